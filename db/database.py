@@ -1,0 +1,120 @@
+"""One database behind one door: `Database(url).transaction()`.
+
+SQLite (WAL) and Postgres 15+ take the same statements. On SQLite every transaction begins as a
+writer, so that two of them wait for each other instead of failing half-way; reads that need no
+lock use `snapshot()`.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from db.errors import StorageError
+
+Transaction = Connection
+Result = TypeVar("Result")
+
+#: How long a writer waits for another on SQLite.
+BUSY_MILLISECONDS = 30_000
+
+
+class Database:
+    """A pool of connections to one database.
+
+    Args:
+        url: SQLAlchemy URL of a SQLite file or a Postgres database.
+        pool: Most connections kept open.
+    """
+
+    def __init__(self, url: str, *, pool: int = 8) -> None:
+        parsed = make_url(url)
+        self.url = url
+        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        if self.is_sqlite and parsed.database:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        options: dict[str, Any] = {} if self.is_sqlite else {"connect_args": {"connect_timeout": 5}}
+        self.engine: Engine = create_engine(
+            parsed, pool_size=pool, max_overflow=0, pool_timeout=10, pool_pre_ping=True, **options
+        )
+        if self.is_sqlite:
+            event.listen(self.engine, "connect", _set_up_sqlite)
+            event.listen(self.engine, "begin", _begin_sqlite)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """A transaction that commits at the end of the block, or leaves nothing behind.
+
+        Raises:
+            StorageError: The database is away or refuses to work; nothing was committed, or,
+                if the connection broke during the commit itself, it is not known.
+        """
+        with _translated(), self.engine.begin() as transaction:
+            yield transaction
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Transaction]:
+        """A transaction that only reads and sees one moment of the record."""
+        with _translated():
+            reader = self.engine.execution_options(idefiq_reads=True)
+            if not self.is_sqlite:  # one moment is all that a transaction of SQLite ever sees
+                reader = reader.execution_options(isolation_level="REPEATABLE READ")
+            with reader.begin() as connection:
+                yield connection
+
+    def retrying(self, work: Callable[[Transaction], Result], *, patience_seconds: float) -> Result:
+        """Run `work` in a transaction, again after a StorageError until patience runs out.
+
+        Only for work that may run twice.
+        """
+        deadline = time.monotonic() + patience_seconds
+        pause = 0.05
+        while True:
+            try:
+                with self.transaction() as transaction:
+                    return work(transaction)
+            except StorageError:
+                if time.monotonic() + pause > deadline:
+                    raise
+                time.sleep(pause)
+                pause = min(pause * 2, 2.0)
+
+    def dispose(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn "the database is away" into StorageError; leave programming errors as they are."""
+    try:
+        yield
+    except OperationalError as error:
+        raise StorageError(f"the database cannot be used: {_first_line(error)}") from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise StorageError(f"the database went away: {_first_line(error)}") from error
+        raise
+
+
+def _first_line(error: DBAPIError) -> str:
+    return str(error.orig).partition("\n")[0]
+
+
+def _set_up_sqlite(connection: Any, _: object) -> None:
+    connection.isolation_level = None  # BEGIN is sent by _begin_sqlite, not by the driver
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")  # a 202 has to survive a power cut
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    reads = connection.get_execution_options().get("idefiq_reads", False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

@@ -1,0 +1,390 @@
+"""The worker's statements: claim, and the four ways in which a lease ends.
+
+    claim ──▶ running, attempt + 1 ──▶ complete   an answer        (advance: its images are in)
+                                   ──▶ fail       an error, final or tried again later
+                                   ──▶ release    handed back, charged to nobody
+                                   ──▶ rescue     the session died; taken back
+
+Every write after the claim names the attempt and demands `state = 'running'`. A row that does
+not come back was somebody else's by then: a lost lease, whose answer is dropped.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, func, select, update
+
+from db import jobs as job_statements
+from db.clock import now
+from db.errors import IdefiqError, StorageError
+from db.requests import effective
+from db.sql import Statement
+from db.states import FINAL_STATES, ItemState, Stage
+from db.tables import items, jobs
+
+#: Longest wait before a retry.
+MAX_RETRY_SECONDS = 300.0
+#: Open jobs looked at in one claim, oldest first.
+CLAIM_JOBS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One item, claimed: what to do, and the token that proves the claim.
+
+    Attributes:
+        attempt: The fencing token.
+        tries: Attempts charged so far, this one not included.
+        request: The effective request, see db/requests.py.
+        images: References after intake, those of examples last; None before intake.
+    """
+
+    item_id: int
+    attempt: int
+    tries: int
+    job_id: str
+    owner_id: int
+    model: str
+    request: dict[str, Any]
+    options_digest: str
+    images: list[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A lease that ends with an error."""
+
+    lease: Lease
+    error: IdefiqError
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often a retryable error is tried, and how long to wait before the first retry."""
+
+    max_tries: int
+    first_wait_seconds: float
+
+    def wait_seconds(self, tries: int) -> float:
+        """The wait before the next attempt when `tries` were charged before."""
+        return min(self.first_wait_seconds * 2.0**tries, MAX_RETRY_SECONDS)
+
+
+# ---- claim --------------------------------------------------------------------------
+
+_DUE = Statement(
+    """
+    SELECT id FROM jobs
+    WHERE finished_at IS NULL AND sealed_at IS NOT NULL AND cancelled_at IS NULL
+      AND paused_at IS NULL AND queued > 0 AND (CAST(:model AS text) IS NULL OR model = :model)
+      AND EXISTS (
+        SELECT 1 FROM items
+        WHERE items.job_id = jobs.id AND stage = :stage AND state = 'queued' AND due_at <= {now})
+    ORDER BY id LIMIT :limit
+    """,
+    jobs.c.id,
+)
+_CLAIM = Statement(
+    """
+    WITH due AS MATERIALIZED (
+        SELECT id FROM items
+        WHERE job_id = :job AND stage = :stage AND state = 'queued' AND due_at <= {now}
+          AND EXISTS (SELECT 1 FROM sessions WHERE id = :session AND alive_until > {now})
+        ORDER BY due_at, id LIMIT :limit {skip_locked}
+    )
+    UPDATE items SET state = 'running', attempt = attempt + 1, session_id = :session,
+        claimed_at = {now}
+    FROM due WHERE items.id = due.id
+    RETURNING items.id, items.attempt, items.tries, items.job_id, items.owner_id, items.request,
+        items.options_digest, items.images
+    """,
+    items.c.id,
+    items.c.attempt,
+    items.c.tries,
+    items.c.job_id,
+    items.c.owner_id,
+    items.c.request,
+    items.c.options_digest,
+    items.c.images,
+)
+
+
+def claim(
+    transaction: Connection, *, session: str, stage: Stage, model: str | None, limit: int
+) -> list[Lease]:
+    """Take up to `limit` due items, those of the oldest jobs first.
+
+    Takes nothing for a session that has expired, and nothing of a job that is paused, cancelled
+    or not sealed. Two claims never take the same item.
+
+    Args:
+        session: The claiming session, see db/sessions.py.
+        stage: Which of the two stages.
+        model: Only items of this model; None for all, as intake does.
+        limit: Most items to take, >= 1.
+    """
+    leases: list[Lease] = []
+    for job_id in _DUE.run(transaction, stage=stage.value, model=model, limit=CLAIM_JOBS).scalars():
+        if len(leases) >= limit:
+            break
+        leases += _claim_of(transaction, job_id, session, stage, limit - len(leases))
+    return leases
+
+
+def _claim_of(
+    transaction: Connection, job_id: str, session: str, stage: Stage, limit: int
+) -> list[Lease]:
+    # Asked again under the lock: a pause or a cancel that was answered holds for this claim.
+    job = transaction.execute(
+        select(jobs.c.model, jobs.c.defaults)
+        .where(jobs.c.id == job_id, jobs.c.cancelled_at.is_(None), jobs.c.paused_at.is_(None))
+        .with_for_update()
+    ).first()
+    if job is None:
+        return []
+    rows = _CLAIM.run(
+        transaction, job=job_id, stage=stage.value, session=session, limit=limit
+    ).all()
+    _move(transaction, {job_id: len(rows)}, ItemState.QUEUED, ItemState.RUNNING)
+    return [
+        Lease(
+            item_id=row.id,
+            attempt=row.attempt,
+            tries=row.tries,
+            job_id=row.job_id,
+            owner_id=row.owner_id,
+            model=job.model,
+            request=effective(job.defaults, row.request),
+            options_digest=row.options_digest,
+            images=row.images,
+        )
+        for row in sorted(rows, key=lambda row: int(row.id))
+    ]
+
+
+# ---- the four ends ------------------------------------------------------------------
+
+_COMPLETE = Statement(
+    """
+    UPDATE items SET state = 'succeeded', answer = records.answer, finished_at = {now},
+        session_id = NULL, result_number = records.number
+    FROM {records:id bigint, attempt integer, answer jsonb, number bigint}
+    WHERE items.id = records.id AND items.attempt = records.attempt AND state = 'running'
+    RETURNING items.id
+    """
+)
+_FAIL = Statement(
+    """
+    UPDATE items SET state = 'failed', error_code = records.code, error_message = records.message,
+        finished_at = {now}, session_id = NULL, result_number = records.number,
+        tries = items.tries + 1
+    FROM {records:id bigint, attempt integer, code text, message text, number bigint}
+    WHERE items.id = records.id AND items.attempt = records.attempt AND state = 'running'
+    RETURNING items.id
+    """
+)
+_REQUEUE = Statement(
+    """
+    UPDATE items SET state = 'queued', session_id = NULL, due_at = {after:wait},
+        tries = items.tries + :charge
+    FROM {records:id bigint, attempt integer}
+    WHERE items.id = records.id AND items.attempt = records.attempt AND state = 'running'
+    RETURNING items.id
+    """
+)
+_ADVANCE = Statement(
+    """
+    UPDATE items SET state = 'queued', stage = 'generate', session_id = NULL, due_at = {now},
+        images = records.images, tries = 0
+    FROM {records:id bigint, attempt integer, images jsonb}
+    WHERE items.id = records.id AND items.attempt = records.attempt AND state = 'running'
+    RETURNING items.id
+    """
+)
+
+
+def complete(transaction: Connection, answers: Sequence[tuple[Lease, dict[str, Any]]]) -> set[int]:
+    """Write answers. Returns the ids that were still ours; safe to repeat."""
+    leases = [lease for lease, _ in answers]
+    numbers = _number(transaction, leases)
+    records = [
+        {"id": lease.item_id, "attempt": lease.attempt, "answer": answer, "number": number}
+        for (lease, answer), number in zip(answers, numbers, strict=True)
+    ]
+    return _end(transaction, leases, _COMPLETE, records, ItemState.SUCCEEDED)
+
+
+def fail(transaction: Connection, failures: Sequence[Failure], policy: RetryPolicy) -> set[int]:
+    """End leases with an error: for good, or until a later `due_at` if another try may help.
+
+    A StorageError is charged to nobody. Returns the ids that were still ours; safe to repeat.
+    """
+    final: list[Failure] = []
+    later: list[Failure] = []
+    for failure in failures:
+        exhausted = failure.lease.tries + 1 >= policy.max_tries
+        charged = not isinstance(failure.error, StorageError)
+        retried = failure.error.retryable and not (charged and exhausted)
+        (later if retried else final).append(failure)
+    ours = _fail_for_good(transaction, final)
+    for (wait, charge), leases in _by_wait(later, policy).items():
+        ours |= _requeue(transaction, leases, wait_seconds=wait, charge=charge)
+    return ours
+
+
+def _by_wait(
+    failures: Sequence[Failure], policy: RetryPolicy
+) -> dict[tuple[float, int], list[Lease]]:
+    groups: dict[tuple[float, int], list[Lease]] = {}
+    for failure in failures:
+        charge = 0 if isinstance(failure.error, StorageError) else 1
+        wait = policy.wait_seconds(failure.lease.tries)
+        groups.setdefault((wait, charge), []).append(failure.lease)
+    return groups
+
+
+def _fail_for_good(transaction: Connection, failures: Sequence[Failure]) -> set[int]:
+    leases = [failure.lease for failure in failures]
+    numbers = _number(transaction, leases)
+    records = [
+        {
+            "id": failure.lease.item_id,
+            "attempt": failure.lease.attempt,
+            "code": failure.error.code,
+            "message": str(failure.error)[:500],
+            "number": number,
+        }
+        for failure, number in zip(failures, numbers, strict=True)
+    ]
+    return _end(transaction, leases, _FAIL, records, ItemState.FAILED)
+
+
+def release(
+    transaction: Connection, leases: Sequence[Lease], *, wait_seconds: float = 0.0
+) -> set[int]:
+    """Hand items back, charged to nobody. Returns the ids that were ours; safe to repeat."""
+    return _requeue(transaction, leases, wait_seconds=wait_seconds, charge=0)
+
+
+def _requeue(
+    transaction: Connection, leases: Sequence[Lease], *, wait_seconds: float, charge: int
+) -> set[int]:
+    records = [{"id": lease.item_id, "attempt": lease.attempt} for lease in leases]
+    return _end(
+        transaction,
+        leases,
+        _REQUEUE,
+        records,
+        ItemState.QUEUED,
+        wait=wait_seconds,
+        charge=charge,
+    )
+
+
+def advance(transaction: Connection, arrived: Sequence[tuple[Lease, list[str]]]) -> set[int]:
+    """Move items from intake to generate: their images are stored and good. Safe to repeat."""
+    leases = [lease for lease, _ in arrived]
+    records = [
+        {"id": lease.item_id, "attempt": lease.attempt, "images": images}
+        for lease, images in arrived
+    ]
+    return _end(transaction, leases, _ADVANCE, records, ItemState.QUEUED)
+
+
+_DEAD = Statement(
+    """
+    SELECT items.job_id FROM items JOIN sessions ON sessions.id = items.session_id
+    WHERE items.state = 'running' AND sessions.alive_until < {now} LIMIT :limit
+    """
+)
+#: The dead session is looked up again by the statement that writes: between the two, an item
+#: may have been completed, and a completed item stays as it is.
+_RESCUE = Statement(
+    """
+    WITH dead AS MATERIALIZED (
+        SELECT items.id FROM items JOIN sessions ON sessions.id = items.session_id
+        WHERE items.job_id = :job AND items.state = 'running' AND sessions.alive_until < {now}
+        ORDER BY items.id LIMIT :limit
+    )
+    UPDATE items SET state = 'queued', session_id = NULL, due_at = {now}
+    FROM dead WHERE items.id = dead.id AND items.state = 'running'
+      AND EXISTS (
+        SELECT 1 FROM sessions
+        WHERE sessions.id = items.session_id AND sessions.alive_until < {now})
+    RETURNING items.id
+    """
+)
+
+
+def rescue(transaction: Connection, limit: int = 1_000) -> int:
+    """Take back items of dead sessions, charged to nobody. Safe to repeat; returns how many."""
+    affected = sorted({row.job_id for row in _DEAD.run(transaction, limit=limit)})
+    if not affected:
+        return 0
+    job_statements.lock(transaction, affected)
+    counts = {job: len(_RESCUE.run(transaction, job=job, limit=limit).all()) for job in affected}
+    _move(transaction, counts, ItemState.RUNNING, ItemState.QUEUED)
+    return sum(counts.values())
+
+
+# ---- counts -------------------------------------------------------------------------
+
+
+def _number(transaction: Connection, leases: Sequence[Lease]) -> list[int]:
+    """Give each lease the next result number of its job.
+
+    Numbers given to leases that turn out to be lost stay unused: a gap is harmless, a number
+    below one that a reader has already passed would be a result never seen.
+    """
+    wanted = Counter(lease.job_id for lease in leases)
+    last = {}
+    for job_id, count in sorted(wanted.items()):
+        last[job_id] = transaction.execute(
+            update(jobs)
+            .where(jobs.c.id == job_id)
+            .values(results=jobs.c.results + count)
+            .returning(jobs.c.results)
+        ).scalar_one()
+    following = {job_id: last[job_id] - count for job_id, count in wanted.items()}
+    numbers = []
+    for lease in leases:
+        following[lease.job_id] += 1
+        numbers.append(following[lease.job_id])
+    return numbers
+
+
+def _end(
+    transaction: Connection,
+    leases: Sequence[Lease],
+    statement: Statement,
+    records: Sequence[dict[str, Any]],
+    state: ItemState,
+    **parameters: float,
+) -> set[int]:
+    if not leases:
+        return set()
+    job_of = {lease.item_id: lease.job_id for lease in leases}
+    job_statements.lock(transaction, job_of.values())
+    rows = statement.run(transaction, records=records, **parameters)
+    ours: set[int] = {int(row.id) for row in rows}
+    _move(transaction, Counter(job_of[item] for item in ours), ItemState.RUNNING, state)
+    return ours
+
+
+def _move(
+    transaction: Connection, counts: Mapping[str, int], origin: ItemState, target: ItemState
+) -> None:
+    """Move items between two counts of their jobs, whose rows this transaction has locked."""
+    changed = sorted(job_id for job_id, count in counts.items() if count)
+    for job_id in changed:
+        changes: dict[str, Any] = {
+            origin.value: jobs.c[origin.value] - counts[job_id],
+            target.value: jobs.c[target.value] + counts[job_id],
+        }
+        if target is ItemState.RUNNING:
+            changes["started_at"] = func.coalesce(jobs.c.started_at, now())
+        transaction.execute(update(jobs).where(jobs.c.id == job_id).values(changes))
+    if target in FINAL_STATES:
+        job_statements.finish_if_done(transaction, changed)

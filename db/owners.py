@@ -1,0 +1,170 @@
+"""Owners, their API keys and what they may read.
+
+A key is `idq_ID_SECRET`: looked up by its id, compared by the SHA-256 of the whole, shown once.
+160 bits of chance need no slow hash.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from db.clock import now
+from db.errors import NotFound, RequestError, Unauthorized
+from db.tables import api_keys, grants, owners
+
+#: The owner of everything submitted without a key, which only a loopback service accepts.
+LOCAL_OWNER = "local"
+_KEY = re.compile(r"idq_([0-9a-f]{12})_([0-9a-f]{40})")
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The tenant that an API key belongs to."""
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key without its secret."""
+
+    id: str
+    owner: str
+    note: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+def get_or_create(transaction: Connection, name: str) -> Owner:
+    """The owner of this name, made if there is none.
+
+    Raises:
+        RequestError: The name is not 1 to 63 of a-z, 0-9, dot, dash and underscore.
+    """
+    if not _NAME.fullmatch(name):
+        raise RequestError(
+            f"{name!r} is no owner name: use 1 to 63 of a-z 0-9 . _ -, a letter or digit first",
+            field="owner",
+        )
+    query = select(owners.c.id, owners.c.name).where(owners.c.name == name)
+    row = transaction.execute(query).first()
+    if row is None:
+        try:
+            with transaction.begin_nested():
+                transaction.execute(insert(owners).values(name=name, created_at=now()))
+        except IntegrityError:
+            pass  # made by somebody else since we looked
+        row = transaction.execute(query).one()
+    return Owner(row.id, row.name)
+
+
+def create_key(
+    transaction: Connection, owner: Owner, *, note: str = "", expires_at: datetime | None = None
+) -> str:
+    """Make a key and return it whole: the only time that anybody sees it."""
+    key_id, secret = secrets.token_hex(6), secrets.token_hex(20)
+    key = f"idq_{key_id}_{secret}"
+    transaction.execute(
+        insert(api_keys).values(
+            id=key_id,
+            owner_id=owner.id,
+            secret_hash=_digest(key),
+            note=note,
+            created_at=now(),
+            expires_at=expires_at,
+        )
+    )
+    return key
+
+
+def authenticate(transaction: Connection, key: str) -> Owner:
+    """The owner of a key.
+
+    Raises:
+        Unauthorized: The key is malformed, unknown, revoked or expired; which, is not said.
+    """
+    matched = _KEY.fullmatch(key)
+    row = (
+        matched
+        and transaction.execute(
+            select(api_keys.c.secret_hash, owners.c.id, owners.c.name)
+            .join(owners, owners.c.id == api_keys.c.owner_id)
+            .where(
+                api_keys.c.id == matched[1],
+                api_keys.c.revoked_at.is_(None),
+                or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > now()),
+            )
+        ).first()
+    )
+    if not row or not hmac.compare_digest(row.secret_hash, _digest(key)):
+        raise Unauthorized("the API key is not valid")
+    return Owner(row.id, row.name)
+
+
+def revoke_key(transaction: Connection, key_id: str) -> None:
+    """Make a key invalid from now on.
+
+    Raises:
+        NotFound: There is no such key, or it was revoked before.
+    """
+    revoked = transaction.execute(
+        update(api_keys)
+        .where(api_keys.c.id == key_id, api_keys.c.revoked_at.is_(None))
+        .values(revoked_at=now())
+    )
+    if not revoked.rowcount:
+        raise NotFound(f"there is no key {key_id!r} that could be revoked")
+
+
+def keys(transaction: Connection) -> list[Key]:
+    """All keys, oldest first."""
+    rows = transaction.execute(
+        select(
+            api_keys.c.id,
+            owners.c.name,
+            api_keys.c.note,
+            api_keys.c.created_at,
+            api_keys.c.expires_at,
+            api_keys.c.revoked_at,
+        )
+        .join(owners, owners.c.id == api_keys.c.owner_id)
+        .order_by(api_keys.c.created_at, api_keys.c.id)
+    )
+    return [Key(*row) for row in rows]
+
+
+def grant(transaction: Connection, owner: Owner, *, bucket: str, prefix: str) -> None:
+    """Let an owner's `s3://` references read below a prefix of a bucket. Safe to repeat."""
+    if not may_read_exactly(transaction, owner.id, bucket, prefix):
+        transaction.execute(insert(grants).values(owner_id=owner.id, bucket=bucket, prefix=prefix))
+
+
+def may_read_exactly(transaction: Connection, owner_id: int, bucket: str, prefix: str) -> bool:
+    """Whether this very grant exists."""
+    row = transaction.execute(
+        select(grants.c.id).where(
+            grants.c.owner_id == owner_id, grants.c.bucket == bucket, grants.c.prefix == prefix
+        )
+    ).first()
+    return row is not None
+
+
+def may_read(transaction: Connection, owner_id: int, bucket: str, key: str) -> bool:
+    """Whether some grant of the owner covers an object."""
+    prefixes = transaction.execute(
+        select(grants.c.prefix).where(grants.c.owner_id == owner_id, grants.c.bucket == bucket)
+    ).scalars()
+    return any(key.startswith(prefix) for prefix in prefixes)
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()

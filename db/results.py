@@ -1,0 +1,80 @@
+"""Reading items: one at a time, or an owner's job in the order in which its items finished.
+
+A page starts after a result number and never misses one: numbers are given under the lock of
+the job's row, so none appears below one that a reader has already seen.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, select
+
+from db import jobs as job_statements
+from db.errors import NotFound
+from db.tables import items
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An item as its owner sees it. `images` are references, filled by intake."""
+
+    ordinal: int
+    custom_id: str | None
+    state: str
+    stage: str
+    attempt: int
+    request: dict[str, Any]
+    images: list[str] | None
+    answer: dict[str, Any] | None
+    error_code: str | None
+    error_message: str | None
+    finished_at: datetime | None
+    result_number: int | None
+
+
+_COLUMNS = [items.c[name] for name in Item.__dataclass_fields__]
+
+
+def _item(row: Row[Any]) -> Item:
+    return Item(**row._mapping)
+
+
+def get(transaction: Connection, owner_id: int, job_id: str, ordinal: int) -> Item:
+    """One item of an owner's job.
+
+    Raises:
+        NotFound: There is no such job of this owner, or no such item in it.
+    """
+    job_statements.get(transaction, owner_id, job_id)
+    row = transaction.execute(
+        select(*_COLUMNS).where(items.c.job_id == job_id, items.c.ordinal == ordinal)
+    ).first()
+    if row is None:
+        raise NotFound(f"job {job_id} has no item {ordinal}")
+    return _item(row)
+
+
+def finished_after(
+    transaction: Connection, job_id: str, *, number: int, limit: int
+) -> Sequence[Item]:
+    """Up to `limit` final items with result numbers above `number`, in that order."""
+    rows = transaction.execute(
+        select(*_COLUMNS)
+        .where(items.c.job_id == job_id, items.c.result_number > number)
+        .order_by(items.c.result_number)
+        .limit(limit)
+    )
+    return [_item(row) for row in rows]
+
+
+def in_order(transaction: Connection, job_id: str, *, first: int, limit: int) -> Sequence[Item]:
+    """Up to `limit` items from ordinal `first` on, in the order of the submission."""
+    rows = transaction.execute(
+        select(*_COLUMNS)
+        .where(items.c.job_id == job_id, items.c.ordinal >= first)
+        .order_by(items.c.ordinal)
+        .limit(limit)
+    )
+    return [_item(row) for row in rows]

@@ -1,0 +1,49 @@
+"""Settings of the record and the blob store, read once at each entry point."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class RecordSettings(BaseSettings):
+    """Where jobs, items and blobs are kept. Environment variables start with `IDEFIQ_`."""
+
+    model_config = SettingsConfigDict(env_prefix="IDEFIQ_", frozen=True, extra="ignore")
+
+    database_url: str = Field(
+        "sqlite:///data/idefiq.db",
+        description="SQLAlchemy URL: sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST/NAME",
+    )
+    database_pool: Annotated[int, Field(ge=1, le=200)] = Field(
+        8, description="Most database connections a process keeps open"
+    )
+    store: Literal["folder", "s3"] = Field("folder", description="Where blobs go: folder or s3")
+    store_folder: Path = Field(Path("data/blobs"), description="Folder of the folder store")
+    s3_bucket: str = Field("", description="Bucket of the s3 store; it has to exist")
+    s3_prefix: str = Field("", description="Prefix of every key in the bucket")
+    s3_endpoint: str = Field("", description="Endpoint URL of an S3 store other than AWS")
+    s3_region: str = Field("us-east-1", description="Region that requests are signed for")
+    s3_access_key: str = Field("", description="Access key; empty for boto3's own search order")
+    s3_secret_key: SecretStr = Field(SecretStr(""), description="Secret key")
+    s3_path_style: bool = Field(
+        True,
+        description="Bucket in the path, not the host name, as most stores other than AWS want",
+    )
+    s3_connect_timeout_seconds: Seconds = Field(
+        3.0, description="Longest wait for a connection to S3"
+    )
+    s3_read_timeout_seconds: Seconds = Field(20.0, description="Longest wait for bytes from S3")
+    lease_seconds: Seconds = Field(
+        20.0, description="How long a worker's session lives without a heartbeat"
+    )
+    heartbeat_seconds: Seconds = Field(5.0, description="Time between two heartbeats of a worker")
+    max_tries: Annotated[int, Field(ge=1, le=100)] = Field(
+        5, description="How often a retryable error of an item is tried before it fails"
+    )
+    retry_seconds: Seconds = Field(
+        2.0, description="Wait before the first retry; doubles with each try, up to five minutes"
+    )

@@ -1,0 +1,83 @@
+"""The life of an item, and what a job's facts add up to.
+
+    queued ──claim──▶ running ──complete──▶ succeeded
+      ▲                 │  └────fail──────▶ failed
+      └─release/rescue──┘        queued ──cancel──▶ cancelled
+
+An item goes through two stages, each with its own claim: intake brings its images into the
+blob store, generate answers it. Waiting for a retry is `queued` with a later `due_at`.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+
+
+class Stage(StrEnum):
+    """What an item waits for next."""
+
+    #: Its images are to be fetched and checked. Moved on by an intake worker.
+    INTAKE = "intake"
+    #: Its answer is to be generated. Claimed by an engine worker of the item's model.
+    GENERATE = "generate"
+
+
+class ItemState(StrEnum):
+    """Where an item is. The last three are final."""
+
+    #: Waiting for a worker. Entered by submit, release, rescue and a retryable failure.
+    QUEUED = "queued"
+    #: Leased to one worker's session. Entered by claim only.
+    RUNNING = "running"
+    #: Answered. Entered by complete.
+    SUCCEEDED = "succeeded"
+    #: Given up with a code and a sentence. Entered by fail.
+    FAILED = "failed"
+    #: Never to be run. Entered from queued when its job is cancelled.
+    CANCELLED = "cancelled"
+
+
+FINAL_STATES = (ItemState.SUCCEEDED, ItemState.FAILED, ItemState.CANCELLED)
+
+
+class JobState(StrEnum):
+    """What users see; derived from the job's facts, never stored."""
+
+    #: Accepted and durable; its items are still being imported from the spool.
+    IMPORTING = "importing"
+    #: Sealed; no item has been claimed yet.
+    QUEUED = "queued"
+    RUNNING = "running"
+    #: Paused: nothing new is claimed.
+    PAUSED = "paused"
+    #: Cancelled; items that were running may still finish and keep their answers.
+    CANCELLING = "cancelling"
+    SUCCEEDED = "succeeded"
+    #: Every item is final and at least one failed.
+    FINISHED_WITH_ERRORS = "finished_with_errors"
+    CANCELLED = "cancelled"
+
+
+FINAL_JOB_STATES = (JobState.SUCCEEDED, JobState.FINISHED_WITH_ERRORS, JobState.CANCELLED)
+
+
+def job_state(
+    *,
+    sealed_at: datetime | None,
+    started_at: datetime | None,
+    paused_at: datetime | None,
+    cancelled_at: datetime | None,
+    finished_at: datetime | None,
+    failed: int,
+) -> JobState:
+    """Derive the state of a job from its facts."""
+    if finished_at:
+        if cancelled_at:
+            return JobState.CANCELLED
+        return JobState.FINISHED_WITH_ERRORS if failed else JobState.SUCCEEDED
+    if cancelled_at:
+        return JobState.CANCELLING
+    if not sealed_at:
+        return JobState.IMPORTING
+    if paused_at:
+        return JobState.PAUSED
+    return JobState.RUNNING if started_at else JobState.QUEUED

@@ -1,0 +1,248 @@
+"""The tables. Every CHECK has a name, and every row of a tenant has its `owner_id`.
+
+    owners ─┬─ api_keys          models   (what engines have offered)
+            ├─ grants            sessions (workers alive or lately so)
+            ├─ blobs
+            └─ jobs ── items ──▶ sessions
+
+Only db/ imports this module.
+"""
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from db.clock import UtcDateTime
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+#: SQLite numbers rows by itself only when the key is exactly INTEGER.
+BigId = BigInteger().with_variant(Integer(), "sqlite")
+Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+
+def _at(name: str, *, nullable: bool = True, index: bool = False) -> Column[object]:
+    return Column(name, UtcDateTime(), nullable=nullable, index=index)
+
+
+def _owner() -> Column[object]:
+    return Column("owner_id", BigId, ForeignKey("owners.id"), nullable=False)
+
+
+owners = Table(
+    "owners",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    _at("created_at", nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _owner(),
+    Column("secret_hash", Text, nullable=False),
+    Column("note", Text, nullable=False, server_default=""),
+    _at("created_at", nullable=False),
+    _at("expires_at"),
+    _at("revoked_at"),
+)
+
+#: Buckets and prefixes from which an owner's `s3://` references may be read.
+grants = Table(
+    "grants",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    _owner(),
+    Column("bucket", Text, nullable=False),
+    Column("prefix", Text, nullable=False, server_default=""),
+    UniqueConstraint("owner_id", "bucket", "prefix"),
+)
+
+#: Images in the blob store. `verdict` is NULL until an intake worker has checked the bytes.
+blobs = Table(
+    "blobs",
+    metadata,
+    Column("owner_id", BigId, ForeignKey("owners.id"), primary_key=True),
+    Column("digest", Text, primary_key=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("verdict", Text),
+    Column("verdict_message", Text),
+    Column("format", Text),
+    Column("width", Integer),
+    Column("height", Integer),
+    #: How often a child process died while it checked these bytes.
+    Column("deaths", Integer, nullable=False, server_default="0"),
+    _at("created_at", nullable=False),
+    CheckConstraint("length(digest) = 64", name="digest_is_sha256"),
+    CheckConstraint("verdict <> 'ok' OR width IS NOT NULL", name="ok_is_measured"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _owner(),
+    Column("model", Text, nullable=False),
+    Column("name", Text, nullable=False, server_default=""),
+    Column("defaults", Json, nullable=False),
+    Column("idempotency_key", Text),
+    Column("body_digest", Text),
+    #: Key of the spooled submission, while there is something left to import from it.
+    Column("spool_key", Text),
+    Column("spool_lines", BigInteger, nullable=False, server_default="0"),
+    Column("spool_offset", BigInteger, nullable=False, server_default="0"),
+    Column("results_key", Text),
+    _at("created_at", nullable=False),
+    _at("sealed_at"),
+    _at("started_at"),
+    _at("paused_at"),
+    _at("cancelled_at"),
+    _at("finished_at"),
+    Column("total", BigInteger, nullable=False, server_default="0"),
+    Column("queued", BigInteger, nullable=False, server_default="0"),
+    Column("running", BigInteger, nullable=False, server_default="0"),
+    Column("succeeded", BigInteger, nullable=False, server_default="0"),
+    Column("failed", BigInteger, nullable=False, server_default="0"),
+    Column("cancelled", BigInteger, nullable=False, server_default="0"),
+    #: The highest `items.result_number` handed out.
+    Column("results", BigInteger, nullable=False, server_default="0"),
+    UniqueConstraint("owner_id", "idempotency_key"),
+    CheckConstraint(
+        "total = queued + running + succeeded + failed + cancelled", name="counts_add_up"
+    ),
+    CheckConstraint(
+        "queued >= 0 AND running >= 0 AND succeeded >= 0 AND failed >= 0 AND cancelled >= 0",
+        name="counts_are_not_negative",
+    ),
+    CheckConstraint(
+        "finished_at IS NULL OR (sealed_at IS NOT NULL AND queued = 0 AND running = 0)",
+        name="finished_has_nothing_open",
+    ),
+    Index("ix_jobs_owner_id_id", "owner_id", "id"),
+    Index(
+        "ix_jobs_open",
+        "model",
+        "id",
+        postgresql_where=text("finished_at IS NULL"),
+        sqlite_where=text("finished_at IS NULL"),
+    ),
+    Index(
+        "ix_jobs_unwritten",
+        "id",
+        postgresql_where=text("finished_at IS NOT NULL AND results_key IS NULL"),
+        sqlite_where=text("finished_at IS NOT NULL AND results_key IS NULL"),
+    ),
+)
+
+items = Table(
+    "items",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    _owner(),
+    Column("job_id", Text, ForeignKey("jobs.id"), nullable=False),
+    Column("ordinal", BigInteger, nullable=False),
+    Column("custom_id", Text),
+    #: What the submission says of this item; the job's defaults are laid under it.
+    Column("request", Json, nullable=False),
+    #: Digest of kind and options after the overlay: equal ones may share a batch.
+    Column("options_digest", Text, nullable=False),
+    Column("stage", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    _at("due_at", nullable=False),
+    #: The fencing token: grows with each claim and never falls.
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    #: Attempts charged against the limit.
+    Column("tries", Integer, nullable=False, server_default="0"),
+    Column("session_id", Text, ForeignKey("sessions.id")),
+    #: References of the images after intake, in the order of the request.
+    Column("images", Json),
+    _at("claimed_at"),
+    _at("finished_at"),
+    Column("result_number", BigInteger),
+    Column("answer", Json),
+    Column("error_code", Text),
+    Column("error_message", Text),
+    UniqueConstraint("job_id", "ordinal"),
+    CheckConstraint("stage IN ('intake', 'generate')", name="stage_is_known"),
+    CheckConstraint(
+        "state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')",
+        name="state_is_known",
+    ),
+    CheckConstraint(
+        "(finished_at IS NOT NULL) = (state IN ('succeeded', 'failed', 'cancelled'))",
+        name="final_is_finished",
+    ),
+    CheckConstraint(
+        "(result_number IS NOT NULL) = (finished_at IS NOT NULL)", name="final_is_numbered"
+    ),
+    CheckConstraint("(session_id IS NOT NULL) = (state = 'running')", name="running_is_leased"),
+    CheckConstraint("(answer IS NOT NULL) = (state = 'succeeded')", name="succeeded_is_answered"),
+    CheckConstraint("(error_code IS NOT NULL) = (state = 'failed')", name="failed_has_a_code"),
+    Index(
+        "ix_items_due",
+        "job_id",
+        "stage",
+        "due_at",
+        "id",
+        postgresql_where=text("state = 'queued'"),
+        sqlite_where=text("state = 'queued'"),
+    ),
+    Index(
+        "ix_items_leased",
+        "session_id",
+        "id",
+        postgresql_where=text("state = 'running'"),
+        sqlite_where=text("state = 'running'"),
+    ),
+    Index(
+        "ix_items_results",
+        "job_id",
+        "result_number",
+        unique=True,
+        postgresql_where=text("result_number IS NOT NULL"),
+        sqlite_where=text("result_number IS NOT NULL"),
+    ),
+)
+
+#: One row per start of a worker. Past `alive_until` a session is dead for good.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("worker", Text, nullable=False, index=True),
+    Column("stage", Text, nullable=False),
+    Column("model", Text),
+    _at("started_at", nullable=False),
+    _at("alive_until", nullable=False, index=True),
+)
+
+#: Every model that an engine worker has ever offered, as it described itself.
+models = Table(
+    "models",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("card", Json, nullable=False),
+    _at("offered_at", nullable=False),
+)

@@ -1,0 +1,107 @@
+"""What is known of an owner's images: which bytes are stored, and what checking them found.
+
+    add ─▶ unchecked ──judge──▶ ok (format, width, height) | an error code, for good
+
+A digest is checked once for each owner, however many items refer to it.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from db.clock import now
+from db.tables import blobs
+
+#: Most digests looked up in one statement.
+LOOKUP = 5_000
+OK = "ok"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a check found. `code` is "ok" or that of an ItemError; sizes are pixels."""
+
+    code: str
+    message: str | None = None
+    format: str | None = None
+    width: int | None = None
+    height: int | None = None
+
+
+def add(transaction: Connection, owner_id: int, sizes: dict[str, int]) -> None:
+    """Note that blobs are stored: digest → size in bytes. Safe to repeat."""
+    rows = [
+        {"owner_id": owner_id, "digest": digest, "size_bytes": size}
+        for digest, size in sorted(sizes.items())
+    ]
+    if not rows:
+        return
+    dialect = postgresql if transaction.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(blobs).values(created_at=now()).on_conflict_do_nothing()
+    transaction.execute(statement, rows)
+
+
+def get(transaction: Connection, owner_id: int, digests: Collection[str]) -> dict[str, Verdict]:
+    """The verdicts there are on an owner's blobs, by digest."""
+    columns = [blobs.c.verdict, blobs.c.verdict_message, blobs.c.format, blobs.c.width]
+    found = {}
+    for some in _chunks(sorted(digests)):
+        rows = transaction.execute(
+            select(blobs.c.digest, *columns, blobs.c.height).where(
+                blobs.c.owner_id == owner_id,
+                blobs.c.digest.in_(some),
+                blobs.c.verdict.is_not(None),
+            )
+        )
+        found.update({digest: Verdict(*values) for digest, *values in rows})
+    return found
+
+
+def stored(transaction: Connection, owner_id: int, digests: Collection[str]) -> set[str]:
+    """Those of `digests` whose bytes this owner has stored."""
+    found: set[str] = set()
+    for some in _chunks(sorted(digests)):
+        rows = transaction.execute(
+            select(blobs.c.digest).where(blobs.c.owner_id == owner_id, blobs.c.digest.in_(some))
+        )
+        found.update(rows.scalars())
+    return found
+
+
+def checked(transaction: Connection, owner_id: int, references: Collection[str]) -> set[str]:
+    """Those `blob:` references whose bytes were checked and found good."""
+    digests = {ref.removeprefix("blob:") for ref in references if ref.startswith("blob:")}
+    verdicts = get(transaction, owner_id, digests)
+    return {f"blob:{digest}" for digest, verdict in verdicts.items() if verdict.code == OK}
+
+
+def judge(transaction: Connection, owner_id: int, digest: str, verdict: Verdict) -> None:
+    """Record the verdict on a blob. The first one stays; safe to repeat."""
+    transaction.execute(
+        update(blobs)
+        .where(blobs.c.owner_id == owner_id, blobs.c.digest == digest, blobs.c.verdict.is_(None))
+        .values(
+            verdict=verdict.code,
+            verdict_message=verdict.message,
+            format=verdict.format,
+            width=verdict.width,
+            height=verdict.height,
+        )
+    )
+
+
+def count_death(transaction: Connection, owner_id: int, digest: str) -> int:
+    """Count a child process that died on a blob. Returns how many did so far."""
+    row = transaction.execute(
+        update(blobs)
+        .where(blobs.c.owner_id == owner_id, blobs.c.digest == digest)
+        .values(deaths=blobs.c.deaths + 1)
+        .returning(blobs.c.deaths)
+    ).one()
+    return int(row.deaths)
+
+
+def _chunks(digests: list[str]) -> list[list[str]]:
+    return [digests[start : start + LOOKUP] for start in range(0, len(digests), LOOKUP)]

@@ -1,0 +1,84 @@
+"""Fixtures of all tests: real databases, Redis and an S3 store, each started once."""
+
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from db import schema
+from db.database import Database
+from tests import servers
+
+
+@pytest.fixture(scope="session")
+def _cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with servers.postgres(tmp_path_factory.mktemp("postgres") / "cluster") as url:
+        name = url.rpartition("/")[0] + "/migrated"
+        _run_sql(url, "CREATE DATABASE migrated")
+        database = Database(name)
+        schema.migrate(database)
+        database.dispose()
+        yield url
+
+
+def _run_sql(url: str, statement: str) -> None:
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(statement.encode())
+
+
+@pytest.fixture
+def postgres_url(_cluster: str) -> Iterator[str]:
+    """The URL of a fresh, migrated Postgres database."""
+    name = f"test_{secrets.token_hex(6)}"
+    _run_sql(_cluster, f"CREATE DATABASE {name} TEMPLATE migrated")
+    yield f"{_cluster.rpartition('/')[0]}/{name}"
+    _run_sql(_cluster, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def _migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sqlite") / "migrated.db"
+    database = Database(f"sqlite:///{path}")
+    schema.migrate(database)
+    database.dispose()  # the last connection brings the log into the file
+    return path
+
+
+@pytest.fixture
+def sqlite_url(_migrated_file: Path, tmp_path: Path) -> str:
+    """The URL of a fresh, migrated SQLite database."""
+    path = tmp_path / "idefiq.db"
+    path.write_bytes(_migrated_file.read_bytes())
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """The record on each of the two databases: one contract."""
+    database = Database(request.getfixturevalue(f"{request.param}_url"))
+    yield database
+    database.dispose()
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[servers.RedisServer]:
+    """A Redis that the test may kill, start and empty."""
+    server = servers.RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The endpoint of a real S3 store."""
+    with servers.swift(tmp_path_factory.mktemp("swift")) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def wait_until() -> Callable[..., None]:
+    """Look until a condition holds; see servers.wait_until."""
+    return servers.wait_until

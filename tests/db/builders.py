@@ -1,0 +1,92 @@
+"""Short ways to put a record into the state that a test is about."""
+
+from typing import Any
+
+from sqlalchemy import text
+
+from db import jobs, leases, owners, sessions, verdicts
+from db.database import Database
+from db.jobs import NewItem, NewJob
+from db.leases import Lease
+from db.states import Stage
+
+DIGEST = "0123456789abcdef" * 4
+IMAGE = f"blob:{DIGEST}"
+MODEL = "echo"
+
+
+def owner(database: Database, name: str = "ada") -> int:
+    with database.transaction() as transaction:
+        return owners.get_or_create(transaction, name).id
+
+
+def checked_image(database: Database, owner_id: int, digest: str = DIGEST) -> str:
+    """An image that intake has already found good."""
+    with database.transaction() as transaction:
+        verdicts.add(transaction, owner_id, {digest: 10})
+        good = verdicts.Verdict(verdicts.OK, format="PNG", width=4, height=4)
+        verdicts.judge(transaction, owner_id, digest, good)
+    return f"blob:{digest}"
+
+
+def job(database: Database, items: int = 1, *, owner_id: int | None = None, **fields: Any) -> str:
+    """A sealed job whose items are ready for the engine."""
+    owner_id = owner_id or owner(database)
+    image = checked_image(database, owner_id)
+    new = NewJob(owner_id, fields.pop("model", MODEL), fields.pop("defaults", {}), **fields)
+    requests = [NewItem({"images": [image], "prompt": f"number {n}"}) for n in range(items)]
+    with database.transaction() as transaction:
+        return jobs.submit(transaction, new, requests)
+
+
+def session(database: Database, worker: str = "w1", *, lease_seconds: float = 60.0) -> str:
+    with database.transaction() as transaction:
+        return sessions.start(
+            transaction,
+            worker=worker,
+            stage=Stage.GENERATE,
+            model=MODEL,
+            lease_seconds=lease_seconds,
+        )
+
+
+def claim(database: Database, session_id: str, limit: int = 100) -> list[Lease]:
+    with database.transaction() as transaction:
+        return leases.claim(
+            transaction, session=session_id, stage=Stage.GENERATE, model=MODEL, limit=limit
+        )
+
+
+def complete(database: Database, taken: list[Lease], text: str = "an answer") -> set[int]:
+    with database.transaction() as transaction:
+        return leases.complete(transaction, [(lease, {"text": text}) for lease in taken])
+
+
+def kill(database: Database, session_id: str) -> None:
+    """Let a session expire now, as if its worker had been silent for too long."""
+    with database.transaction() as transaction:
+        sessions.end(transaction, session_id)
+
+
+def make_due(database: Database) -> None:
+    """Let the wait of every retry be over."""
+    with database.transaction() as transaction:
+        transaction.execute(text("UPDATE items SET due_at = '2000-01-01 00:00:00.000000+00:00'"))
+
+
+def counts(database: Database, job_id: str) -> dict[str, int]:
+    """A job's counts, after checking them against its items."""
+    names = ("queued", "running", "succeeded", "failed", "cancelled")
+    with database.snapshot() as transaction:
+        row = transaction.execute(
+            text(f"SELECT total, {', '.join(names)} FROM jobs WHERE id = :id"), {"id": job_id}
+        ).one()
+        found = transaction.execute(
+            text("SELECT state, count(*) FROM items WHERE job_id = :id GROUP BY state"),
+            {"id": job_id},
+        )
+        in_items: dict[str, int] = dict(row._tuple() for row in found)
+    told = {name: getattr(row, name) for name in names}
+    assert told == {name: in_items.get(name, 0) for name in names}
+    assert row.total == sum(told.values())
+    return {name: count for name, count in told.items() if count}

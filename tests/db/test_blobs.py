@@ -1,0 +1,100 @@
+"""Blob stores: one contract for a folder and for a real S3 store."""
+
+import io
+import secrets
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from db.blobs import BlobStore, FolderStore, S3Store, image_key, open_store
+from db.errors import NotFound, StorageError
+from db.settings import RecordSettings
+from tests import servers
+
+
+def s3_settings(endpoint: str, bucket: str = "blobs") -> RecordSettings:
+    return RecordSettings(
+        store="s3",
+        s3_bucket=bucket,
+        s3_prefix="idefiq/",
+        s3_endpoint=endpoint,
+        s3_access_key=servers.SWIFT_ACCESS_KEY,
+        s3_secret_key=servers.SWIFT_SECRET_KEY,
+    )
+
+
+@pytest.fixture(params=["folder", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
+    if request.param == "folder":
+        return FolderStore(tmp_path)
+    settings = s3_settings(request.getfixturevalue("s3_endpoint"), f"b{secrets.token_hex(6)}")
+    made = open_store(settings)
+    assert isinstance(made, S3Store)
+    made.client.create_bucket(Bucket=settings.s3_bucket)
+    return made
+
+
+def test_what_is_put_is_got_whole_and_from_an_offset(store: BlobStore) -> None:
+    key = image_key(1, "ab" * 32)
+    store.put(key, io.BytesIO(b"0123456789"))
+
+    with store.open(key, offset=4) as stream:
+        rest = stream.read()
+
+    assert (store.get(key), rest) == (b"0123456789", b"456789")
+
+
+def test_putting_again_replaces_and_deleting_twice_is_no_error(store: BlobStore) -> None:
+    store.put("1/spool/a.jsonl", io.BytesIO(b"old"))
+    store.put("1/spool/a.jsonl", io.BytesIO(b"new"))
+    assert store.get("1/spool/a.jsonl") == b"new"
+
+    store.delete("1/spool/a.jsonl")
+    store.delete("1/spool/a.jsonl")
+
+    with pytest.raises(NotFound):
+        store.get("1/spool/a.jsonl")
+    with pytest.raises(NotFound):
+        store.open("1/spool/a.jsonl")
+
+
+def test_a_folder_keeps_no_half_written_blob(tmp_path: Path) -> None:
+    class Breaks(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise ConnectionResetError("the client went away")
+
+    store = FolderStore(tmp_path)
+
+    with pytest.raises(StorageError):
+        store.put("1/images/a", Breaks())
+
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_presigned_url_takes_an_upload_where_the_store_can(
+    s3_endpoint: str, tmp_path: Path
+) -> None:
+    settings = s3_settings(s3_endpoint, "uploads")
+    store = S3Store(settings)
+    store.client.create_bucket(Bucket="uploads")
+
+    url = store.presign_put("1/images/x", 60)
+    assert url
+    request = urllib.request.Request(url, data=b"bytes", method="PUT")
+    urllib.request.urlopen(request).close()
+
+    assert store.get("1/images/x") == b"bytes"
+    assert FolderStore(tmp_path).presign_put("1/images/x", 60) is None
+
+
+def test_a_store_that_is_away_is_a_storage_error() -> None:
+    settings = s3_settings(f"http://127.0.0.1:{servers.free_port()}")
+
+    with pytest.raises(StorageError, match="away"):
+        S3Store(settings).get("1/images/x")
+
+
+def test_a_bucket_that_does_not_exist_is_a_storage_error(s3_endpoint: str) -> None:
+    with pytest.raises(StorageError, match="NoSuchBucket"):
+        S3Store(s3_settings(s3_endpoint, "nowhere")).put("1/x", io.BytesIO(b""))
