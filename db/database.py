@@ -66,19 +66,20 @@ class Database:
             with reader.begin() as connection:
                 yield connection
 
-    def retrying(self, work: Callable[[Transaction], Result], *, patience_seconds: float) -> Result:
-        """Run `work` in a transaction, again after a StorageError until patience runs out.
+    def retrying(
+        self, work: Callable[[Transaction], Result], *, while_: Callable[[], bool]
+    ) -> Result:
+        """Run `work` in a transaction, again after a StorageError as long as `while_` says so.
 
         Only for work that may run twice.
         """
-        deadline = time.monotonic() + patience_seconds
         pause = 0.05
         while True:
             try:
                 with self.transaction() as transaction:
                     return work(transaction)
             except StorageError:
-                if time.monotonic() + pause > deadline:
+                if not while_():
                     raise
                 time.sleep(pause)
                 pause = min(pause * 2, 2.0)

@@ -24,7 +24,6 @@ class Item:
     custom_id: str | None
     state: str
     stage: str
-    attempt: int
     request: dict[str, Any]
     images: list[str] | None
     answer: dict[str, Any] | None
@@ -32,6 +31,19 @@ class Item:
     error_message: str | None
     finished_at: datetime | None
     result_number: int | None
+
+    def public(self) -> dict[str, Any]:
+        """The JSON that owners get, in pages, streams and results objects alike."""
+        error = {"code": self.error_code, "message": self.error_message}
+        return {
+            "index": self.ordinal,
+            "custom_id": self.custom_id,
+            "state": self.state,
+            "images": self.images or self.request.get("images", []),
+            "answer": self.answer,
+            "error": error if self.error_code else None,
+            "finished_at": self.finished_at.isoformat() if self.finished_at else None,
+        }
 
 
 _COLUMNS = [items.c[name] for name in Item.__dataclass_fields__]

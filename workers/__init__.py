@@ -1,0 +1,1 @@
+"""What Celery runs: intake, engines and upkeep, all driven by the record in db/."""

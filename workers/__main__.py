@@ -1,0 +1,178 @@
+"""`python -m workers engine|intake|upkeep`: builds a worker from its settings and runs it."""
+
+import argparse
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from db import schema, sessions
+from db.blobs import open_store
+from db.database import Database
+from db.leases import RetryPolicy
+from db.settings import RecordSettings
+from db.states import Stage
+from workers.broker import INTAKE, UPKEEP, Wakes, engine_queue, make_app
+from workers.ends import LeaseEnds
+from workers.loop import ResidentLoop
+from workers.session import Session
+from workers.settings import EngineSettings, IntakeSettings, WorkerSettings
+from workers.tasks import serve
+
+#: Exit status of a process whose generation hung; whoever supervises it starts another.
+STUCK_STATUS = 70
+#: Threads that read and decode images for one engine.
+LOADERS = 4
+
+log = logging.getLogger("workers")
+
+
+def main() -> int:
+    """Parse the role and run it."""
+    parser = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
+    parser.add_argument("role", choices=["engine", "intake", "upkeep"])
+    role = parser.parse_args().role
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format=f"%(asctime)s %(levelname)s {role}[{os.getpid()}] %(message)s",
+    )
+    for talkative in ("celery.worker.strategy", "celery.app.trace", "alembic"):
+        logging.getLogger(talkative).setLevel(logging.WARNING)
+    record = RecordSettings()
+    return {"engine": run_engine, "intake": run_intake, "upkeep": run_upkeep}[role](record)
+
+
+def run_engine(record: RecordSettings) -> int:
+    """Pin a model, say so in the record, and answer its items."""
+    from workers import families
+    from workers.engine.device import Device
+    from workers.engine.engine import Engine
+
+    settings = EngineSettings()
+    family = families.load(settings)
+    log.info("loaded %s (%s)", family.card.name, family.card.family)
+    families.warm_up(family)
+    database = _open(record)
+    device = Device(family, stuck_seconds=settings.stuck_seconds)
+    session = Session(
+        record,
+        worker=f"engine:{settings.model}@{settings.worker_name}",
+        stage=Stage.GENERATE,
+        model=settings.model,
+        is_stuck=device.is_stuck,
+    )
+    with database.transaction() as transaction:
+        sessions.offer(transaction, family.card)
+    session.start()
+    engine = Engine(
+        database,
+        open_store(record),
+        family,
+        device,
+        session,
+        LeaseEnds(database, session, _policy(record)),
+        batch_items=settings.batch_items,
+        loaders=LOADERS,
+    )
+    _end_when_stuck(device.is_stuck)
+    loop = ResidentLoop(
+        engine.look, lanes=settings.lanes, poll_seconds=settings.poll_seconds, name="lane"
+    )
+    engine.loop = loop
+
+    def close() -> None:
+        engine.close()
+        session.stop()
+        database.dispose()
+
+    queue = engine_queue(settings.model)
+    app = make_app(settings, queue)
+    name = f"engine-{settings.model}@{settings.worker_name}".replace("/", "-")
+    return serve(app, loop, queue=queue, name=name, on_stopped=close)
+
+
+def run_intake(record: RecordSettings) -> int:
+    """Bring images in."""
+    from workers.intake.check import Checkers
+    from workers.intake.fetch import Fetcher
+    from workers.intake.intake import Intake
+    from workers.intake.source import Sources
+
+    settings = IntakeSettings()
+    checkers = Checkers(settings)
+    database, store = _open(record), open_store(record)
+    fetcher = Fetcher(settings)
+    app = make_app(settings, INTAKE)
+    session = Session(
+        record, worker=f"intake@{settings.worker_name}", stage=Stage.INTAKE, model=None
+    )
+    session.start()
+    sources = Sources(database, store, fetcher, record, settings.max_image_bytes)
+    intake = Intake(
+        database,
+        store,
+        sources,
+        checkers,
+        session,
+        Wakes(app),
+        LeaseEnds(database, session, _policy(record)),
+        fetches=settings.intake_fetches,
+    )
+    loop = ResidentLoop(intake.look, lanes=2, poll_seconds=settings.poll_seconds, name="lane")
+    intake.loop = loop
+
+    def close() -> None:
+        intake.close()
+        session.stop()
+        fetcher.close()
+        checkers.close()
+        database.dispose()
+
+    return serve(app, loop, queue=INTAKE, name=f"intake@{settings.worker_name}", on_stopped=close)
+
+
+def run_upkeep(record: RecordSettings) -> int:
+    """Import, settle, write results."""
+    from workers.upkeep import Upkeep
+
+    settings = WorkerSettings()
+    database = _open(record)
+    app = make_app(settings, UPKEEP)
+    upkeep = Upkeep(database, open_store(record), Wakes(app))
+    loop = ResidentLoop(upkeep.look, lanes=1, poll_seconds=settings.poll_seconds, name="lane")
+    return serve(
+        app,
+        loop,
+        queue=UPKEEP,
+        name=f"upkeep@{settings.worker_name}",
+        on_stopped=database.dispose,
+    )
+
+
+def _open(record: RecordSettings) -> Database:
+    database = Database(record.database_url, pool=record.database_pool)
+    schema.migrate(database)
+    return database
+
+
+def _policy(record: RecordSettings) -> RetryPolicy:
+    return RetryPolicy(record.max_tries, record.retry_seconds)
+
+
+def _end_when_stuck(is_stuck: Callable[[], bool]) -> None:
+    """End the process at once when a generation hangs: its leases expire, others take over."""
+
+    def watch() -> None:
+        while not is_stuck():
+            time.sleep(1.0)
+        log.critical("the batch on the device hangs; ending the process")
+        os._exit(STUCK_STATUS)
+
+    threading.Thread(target=watch, name="watchdog", daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""Wakes: "this queue has work", sent through Celery and Redis, and nothing else.
+
+The items themselves never travel: Celery pops a message first and notes it second, so a killed
+worker can lose it. With the record in SQL a lost wake is a delay of one poll, and a doubled one
+is harmless. So a wake is sent beside the caller's path, once, and never again.
+"""
+
+import logging
+import threading
+
+import kombu.exceptions
+import redis.exceptions
+from celery import Celery
+from kombu import Queue
+
+from workers.settings import BrokerSettings
+
+INTAKE, UPKEEP = "intake", "upkeep"
+WAKE = "idefiq.wake"
+
+log = logging.getLogger(__name__)
+
+
+def engine_queue(model: str) -> str:
+    """The queue of a model's engine workers."""
+    return f"engine.{model}"
+
+
+def make_app(settings: BrokerSettings, queue: str | None = None) -> Celery:
+    """The Celery application, consuming `queue` when it is a worker's.
+
+    Each transport option answers a failure that was met: without `max_retries: 0` a publish
+    blocks for 2 s while Redis is away; with acknowledgements kept in Redis a worker goes deaf
+    after a reconnect.
+    """
+    app = Celery("idefiq", broker=settings.redis_url, set_as_current=False)
+    app.conf.update(
+        task_ignore_result=True,
+        result_backend=None,
+        task_serializer="json",
+        accept_content=["json"],
+        task_acks_late=False,
+        task_queues=[Queue(queue, routing_key=queue, no_ack=True)] if queue else None,
+        task_create_missing_queues=True,
+        worker_prefetch_multiplier=1,
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        broker_connection_retry=True,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_connection_timeout=2,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        task_publish_retry=False,
+        broker_transport_options={
+            "socket_connect_timeout": 2,
+            "socket_timeout": 30,
+            "socket_keepalive": True,
+            "max_retries": 0,
+            "ack_emulation": False,
+        },
+    )
+    return app
+
+
+class Wakes:
+    """Sends wakes from a thread of its own; several for one queue become one.
+
+    Args:
+        app: From make_app.
+    """
+
+    #: A wake that waited longer than this says nothing new: workers poll more often.
+    EXPIRES_SECONDS = 60
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._waiting: set[str] = set()
+        self._changed = threading.Condition()
+        threading.Thread(target=self._run, name="wakes", daemon=True).start()
+
+    def wake(self, *queues: str) -> None:
+        """Wake the workers of queues soon. Never blocks and never fails."""
+        with self._changed:
+            self._waiting.update(queues)
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting:
+                    self._changed.wait()
+                queues, self._waiting = self._waiting, set()
+            for queue in queues:
+                self._send(queue)
+
+    def _send(self, queue: str) -> None:
+        try:
+            self._app.send_task(WAKE, queue=queue, retry=False, expires=self.EXPIRES_SECONDS)
+        except (kombu.exceptions.OperationalError, redis.exceptions.RedisError, OSError) as error:
+            log.info("wake of %s not sent, workers will poll: %s", queue, type(error).__name__)

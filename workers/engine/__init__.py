@@ -1,0 +1,1 @@
+"""An engine: a model pinned to a device, fed from the record in batches."""

@@ -1,0 +1,143 @@
+"""The generate stage: claim, load, generate, write; several lanes take turns on the device.
+
+    lane 1   claim ─ load ─ ▓ generate ▓ ─ write ─ claim ─ …
+    lane 2           claim ─ load ─ wait ─ ▓ generate ▓ ─ write
+
+A lane looks at its leases again when its turn on the device has come: a process that was
+stopped for a while, or is about to end, starts nothing that others may have by now.
+"""
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from db import leases
+from db.blobs import BlobStore, image_key
+from db.database import Database
+from db.errors import IdefiqError, ImageNotFound, NotFound
+from db.leases import Failure, Lease
+from db.states import Stage
+from workers.ends import LeaseEnds, ending_all
+from workers.engine.batching import plan
+from workers.engine.device import Device
+from workers.families.base import Answer, Family, Prepared
+from workers.images import decode
+from workers.loop import ResidentLoop
+from workers.session import Session
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A lease with its item ready for the device."""
+
+    lease: Lease
+    item: Prepared
+
+
+class Engine:
+    """Does the work of an engine worker; `look` is what its resident loop runs.
+
+    Args:
+        batch_items: Most items in a batch, and in a claim.
+        loaders: Threads that read and decode images.
+    """
+
+    def __init__(  # noqa: PLR0913 - the parts of a worker, wired in __main__
+        self,
+        database: Database,
+        store: BlobStore,
+        family: Family,
+        device: Device,
+        session: Session,
+        ends: LeaseEnds,
+        *,
+        batch_items: int,
+        loaders: int,
+    ) -> None:
+        self._database, self._store = database, store
+        self._family, self._device = family, device
+        self._session, self._ends = session, ends
+        self._batch_items = batch_items
+        self._loaders = ThreadPoolExecutor(loaders, thread_name_prefix="load")
+        self.loop: ResidentLoop | None = None
+
+    def look(self) -> bool:
+        """Claim and answer what is due. Returns whether there may be more."""
+        session = self._session.id
+        with self._database.transaction() as transaction:
+            taken = leases.claim(
+                transaction,
+                session=session,
+                stage=Stage.GENERATE,
+                model=self._family.card.name,
+                limit=self._batch_items,
+            )
+        if not taken:
+            return False
+        if len(taken) == self._batch_items and self.loop:
+            self.loop.wake()  # another lane can load while this one generates
+        with ending_all(self._ends, taken, session):
+            self._work(taken, session)
+        return len(taken) == self._batch_items
+
+    def _work(self, taken: Sequence[Lease], session: str) -> None:
+        loaded = self._load(taken, session)
+        batches = plan(
+            loaded,
+            like=lambda one: one.lease.options_digest,
+            tokens=lambda one: one.item.tokens,
+            max_items=self._batch_items,
+        )
+        for batch in batches:
+            self._answer(batch, session)
+
+    def close(self) -> None:
+        """End the loaders."""
+        self._loaders.shutdown()
+
+    def _may_start(self, session: str) -> bool:
+        stopping = self.loop is not None and self.loop.stopping.is_set()
+        return not stopping and self._session.holds(session)
+
+    def _load(self, taken: Sequence[Lease], session: str) -> list[Loaded]:
+        loaded: list[Loaded] = []
+        failures: list[Failure] = []
+        for lease, outcome in zip(taken, self._loaders.map(self._load_one, taken), strict=True):
+            if isinstance(outcome, Prepared):
+                loaded.append(Loaded(lease, outcome))
+            else:
+                failures.append(Failure(lease, outcome))
+        self._ends.write(session, failures=failures)
+        return loaded
+
+    def _load_one(self, lease: Lease) -> Prepared | IdefiqError:
+        try:
+            images = [decode(self._read(lease.owner_id, ref)) for ref in lease.images or ()]
+            return self._family.prepare(lease.request, images)
+        except IdefiqError as error:
+            return error
+        except Exception:  # nobody's item may take a neighbour down with it
+            log.exception("item %d could not be prepared", lease.item_id)
+            return IdefiqError("preparing the item failed unexpectedly; see the worker's log")
+
+    def _read(self, owner_id: int, reference: str) -> bytes:
+        try:
+            return self._store.get(image_key(owner_id, reference.removeprefix("blob:")))
+        except NotFound as error:
+            raise ImageNotFound(f"{reference} is not in the blob store any more") from error
+
+    def _answer(self, batch: Sequence[Loaded], session: str) -> None:
+        outcomes = self._device.run([one.item for one in batch], lambda: self._may_start(session))
+        if outcomes is None:
+            self._ends.release(session, [one.lease for one in batch])
+            return
+        answers, failures = [], []
+        for one, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, Answer):
+                answers.append((one.lease, outcome.record()))
+            else:
+                failures.append(Failure(one.lease, outcome))
+        self._ends.write(session, answers=answers, failures=failures)

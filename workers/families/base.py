@@ -1,0 +1,80 @@
+"""What a family is: load once, prepare items on the CPU, generate batches on the device.
+
+load(settings) ─▶ Family
+family.prepare(request, images) ─▶ Prepared       one item, any thread, errors are its own
+family.generate([Prepared, …])  ─▶ [Answer, …]    like options, same order and length
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from PIL import Image
+
+from db.requests import ModelCard
+from workers.settings import EngineSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An item ready for the device.
+
+    Attributes:
+        request: The effective request, see db/requests.py.
+        tokens: Length of the prompt with its image tokens; what batches are sorted by.
+        inputs: The family's own, not looked at by anybody else.
+    """
+
+    request: dict[str, Any]
+    tokens: int
+    inputs: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model said.
+
+    Attributes:
+        finish_reason: "stop" when the model ended, "length" when `max_new_tokens` did.
+        prompt_tokens: Tokens of the prompt, those of images included.
+        completion_tokens: Tokens generated, the one that ends included.
+        template: Name and version of the prompt template.
+    """
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    template: str
+
+    def record(self) -> dict[str, Any]:
+        """The JSON that is stored and sent."""
+        return asdict(self)
+
+
+class Family(Protocol):
+    """A loaded model."""
+
+    card: ModelCard
+
+    def prepare(self, request: dict[str, Any], images: Sequence[Image.Image]) -> Prepared:
+        """Make one item ready; called from several threads at once.
+
+        Args:
+            request: The effective request.
+            images: RGB, those of the request and then those of its examples.
+
+        Raises:
+            ItemError: The item cannot be answered by this model.
+        """
+
+    def generate(self, batch: Sequence[Prepared]) -> list[Answer]:
+        """Answer a batch whose items have the same kind and options, in its order.
+
+        Raises:
+            MemoryError: The device has not enough memory for the batch.
+            EngineError: The device failed.
+        """
+
+
+LoadFamily = Callable[[EngineSettings], Family]

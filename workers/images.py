@@ -1,0 +1,61 @@
+"""Image bytes to pixels: the formats that are accepted, and RGB as every family wants it.
+
+`open_image` only reads the header. Bytes are decoded by `decode` in an engine only after a
+disposable child of intake has survived decoding them.
+"""
+
+import io
+
+import pillow_heif
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from db.errors import ImageUnreadable
+
+pillow_heif.register_heif_opener()
+#: Pixels are bounded by intake, before they are decoded, with an error of its own.
+Image.MAX_IMAGE_PIXELS = None
+
+#: Nothing else is ever tried: most holes of the past were in formats that nobody captions.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "HEIF")
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Read an image's header; of several frames, the first.
+
+    Raises:
+        ImageUnreadable: None of the accepted formats, or a broken header.
+    """
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise ImageUnreadable(f"not an image of {', '.join(FORMATS)}") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ImageUnreadable(f"broken image: {error}") from error
+
+
+def decode(data: bytes) -> Image.Image:
+    """Decode to RGB, upright and without metadata; what is transparent becomes white.
+
+    Raises:
+        ImageUnreadable: None of the accepted formats, or broken.
+    """
+    image = open_image(data)
+    try:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise ImageUnreadable(f"broken image: {error}") from error
+    return _rgb(upright)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16") or image.mode == "I":
+        # Pillow clips sixteen bits to eight instead of scaling them.
+        return image.point(lambda value: value / 257, "F").convert("L").convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")

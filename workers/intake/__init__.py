@@ -1,0 +1,1 @@
+"""Intake: brings every image into the blob store and checks it once, without torch."""

@@ -1,0 +1,191 @@
+"""The intake stage: claim items, bring their images in, hand them on to the engines.
+
+claim ─▶ known digest ────────────────────────────────▶ advance ─▶ wake(engine)
+     └─▶ read ─▶ store ─▶ check in a child ─▶ verdict ─┘   └─ bad: fail, its neighbours go on
+"""
+
+import hashlib
+import io
+import logging
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+from db import leases, verdicts
+from db.blobs import BlobStore, image_key
+from db.database import Database
+from db.errors import CheckDied, IdefiqError, ImagePoison, ItemError
+from db.leases import Failure, Lease
+from db.requests import references
+from db.states import Stage
+from db.verdicts import OK, Verdict
+from workers.broker import Wakes, engine_queue
+from workers.ends import LeaseEnds, ending_all
+from workers.intake.check import Checkers
+from workers.intake.source import Sources
+from workers.loop import ResidentLoop
+from workers.session import Session
+
+#: Items claimed at a time by one lane.
+CLAIM_ITEMS = 128
+#: Finished items are written together after at most this long.
+WRITE_SECONDS = 0.05
+#: A second child that dies on the same bytes is no chance any more.
+MAX_DEATHS = 2
+
+Outcome = list[str] | IdefiqError
+
+log = logging.getLogger(__name__)
+
+
+class Intake:
+    """Does the work of an intake worker; `look` is what its resident loop runs.
+
+    Args:
+        fetches: Images fetched at the same time.
+    """
+
+    def __init__(  # noqa: PLR0913 - the parts of a worker, wired in __main__
+        self,
+        database: Database,
+        store: BlobStore,
+        sources: Sources,
+        checkers: Checkers,
+        session: Session,
+        wakes: Wakes,
+        ends: LeaseEnds,
+        *,
+        fetches: int,
+    ) -> None:
+        self._database, self._store = database, store
+        self._sources, self._checkers = sources, checkers
+        self._session, self._wakes, self._ends = session, wakes, ends
+        self._fetches = ThreadPoolExecutor(fetches, thread_name_prefix="fetch")
+        self.loop: ResidentLoop | None = None
+
+    def look(self) -> bool:
+        """Claim what is due and bring it in. Returns whether there may be more."""
+        session = self._session.id
+        with self._database.transaction() as transaction:
+            taken = leases.claim(
+                transaction, session=session, stage=Stage.INTAKE, model=None, limit=CLAIM_ITEMS
+            )
+        with ending_all(self._ends, taken, session):
+            self._work(taken, session)
+        return len(taken) == CLAIM_ITEMS
+
+    def close(self) -> None:
+        """Wait for fetches that run."""
+        self._fetches.shutdown(cancel_futures=True)
+
+    def _work(self, taken: Sequence[Lease], session: str) -> None:
+        known, new = self._split(taken)
+        self._write(session, known, [])
+        pending = {self._fetches.submit(self._bring_in, lease): lease for lease in new}
+        while pending:
+            self._write_done(session, pending)
+            if self.loop and self.loop.stopping.is_set():
+                # What has begun is short and finishes; the rest goes back.
+                unbegun = [future for future in pending if future.cancel()]
+                self._ends.release(session, [pending.pop(future) for future in unbegun])
+
+    def _split(self, taken: Sequence[Lease]) -> tuple[list[tuple[Lease, list[str]]], list[Lease]]:
+        """Items whose images were all checked before, with those, and the others."""
+        wanted: dict[int, set[str]] = {}
+        for lease in taken:
+            wanted.setdefault(lease.owner_id, set()).update(references(lease.request))
+        with self._database.snapshot() as transaction:
+            checked = {
+                owner_id: verdicts.checked(transaction, owner_id, images)
+                for owner_id, images in wanted.items()
+            }
+        known: list[tuple[Lease, list[str]]] = []
+        new: list[Lease] = []
+        for lease in taken:
+            images = references(lease.request)
+            if checked[lease.owner_id].issuperset(images):
+                known.append((lease, images))
+            else:
+                new.append(lease)
+        return known, new
+
+    def _write_done(self, session: str, pending: dict[Future[Outcome], Lease]) -> None:
+        wait(pending, return_when=FIRST_COMPLETED)
+        wait(pending, timeout=WRITE_SECONDS)
+        arrived: list[tuple[Lease, list[str]]] = []
+        failures: list[Failure] = []
+        for future in [future for future in pending if future.done()]:
+            lease, outcome = pending.pop(future), future.result()
+            if isinstance(outcome, IdefiqError):
+                failures.append(Failure(lease, outcome))
+            else:
+                arrived.append((lease, outcome))
+        self._write(session, arrived, failures)
+
+    def _write(
+        self,
+        session: str,
+        arrived: Sequence[tuple[Lease, list[str]]],
+        failures: Sequence[Failure],
+    ) -> None:
+        self._ends.write(session, arrived=arrived, failures=failures)
+        self._wakes.wake(*{engine_queue(lease.model) for lease, _ in arrived})
+
+    # ---- one item -------------------------------------------------------------------
+
+    def _bring_in(self, lease: Lease) -> Outcome:
+        try:
+            return [
+                self._bring_in_one(lease.owner_id, reference)
+                for reference in references(lease.request)
+            ]
+        except IdefiqError as error:
+            return error
+        except Exception:  # nobody's image may take a neighbour down with it
+            log.exception("item %d could not be brought in", lease.item_id)
+            return IdefiqError("intake failed unexpectedly; the log of the worker says how")
+
+    def _bring_in_one(self, owner_id: int, reference: str) -> str:
+        """Store and check one image; returns its `blob:` reference."""
+        digest = reference.removeprefix("blob:") if reference.startswith("blob:") else None
+        if digest and (verdict := self._verdict(owner_id, digest)):
+            return _accept(digest, verdict)
+        data = self._sources.read(owner_id, reference)
+        if digest is None:
+            digest = hashlib.sha256(data).hexdigest()
+            if verdict := self._verdict(owner_id, digest):
+                return _accept(digest, verdict)
+            self._store.put(image_key(owner_id, digest), io.BytesIO(data))
+        with self._database.transaction() as transaction:
+            verdicts.add(transaction, owner_id, {digest: len(data)})
+        verdict = self._check(owner_id, digest, data)
+        with self._database.transaction() as transaction:
+            verdicts.judge(transaction, owner_id, digest, verdict)
+        return _accept(digest, verdict)
+
+    def _verdict(self, owner_id: int, digest: str) -> Verdict | None:
+        with self._database.snapshot() as transaction:
+            return verdicts.get(transaction, owner_id, [digest]).get(digest)
+
+    def _check(self, owner_id: int, digest: str, data: bytes) -> Verdict:
+        try:
+            return self._checkers.check(data)
+        except CheckDied as error:
+            with self._database.transaction() as transaction:
+                deaths = verdicts.count_death(transaction, owner_id, digest)
+            if deaths < MAX_DEATHS:
+                raise
+            return Verdict(ImagePoison.code, f"{error}, {deaths} times")
+
+
+def _accept(digest: str, verdict: Verdict) -> str:
+    if verdict.code != OK:
+        raise BadImage(verdict)
+    return f"blob:{digest}"
+
+
+class BadImage(ItemError):
+    """An image that was checked and found bad, perhaps long ago; carries that verdict's code."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict.message or "the image is bad")
+        self.code = verdict.code  # type: ignore[misc] - the class's own code is never sent

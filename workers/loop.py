@@ -1,0 +1,79 @@
+"""The resident loop: look for work until there is none, then wait for a wake or the poll.
+
+    wake ─┐
+          ├─▶ look() ──True──▶ look() …        True: there may be more
+    poll ─┘      └────False──▶ wait
+
+A worker has several lanes, so that one loads while another generates. Work is found in the
+record, never in a message, so the loop starts, works and stops without Redis.
+"""
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+
+from db.errors import StorageError
+
+#: Pause after a failure, so that a broken database is not asked in a hot loop.
+FAILURE_PAUSE_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class ResidentLoop:
+    """Runs `look` in `lanes` threads until it is stopped.
+
+    Args:
+        look: Does some work; returns whether there may be more. It is to return soon after
+            `stopping` is set.
+        lanes: Threads, >= 1.
+        poll_seconds: Longest wait between two looks of a lane.
+    """
+
+    def __init__(
+        self, look: Callable[[], bool], *, lanes: int, poll_seconds: float, name: str
+    ) -> None:
+        self._look = look
+        self._poll_seconds = poll_seconds
+        self._event = threading.Event()
+        self.stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._lane, name=f"{name}-{lane}") for lane in range(lanes)
+        ]
+
+    def start(self) -> None:
+        """Start the lanes."""
+        for thread in self._threads:
+            thread.start()
+
+    def wake(self) -> None:
+        """Let lanes that wait look now."""
+        self._event.set()
+
+    def stop(self) -> None:
+        """Let no lane look again and wait until all have returned."""
+        self.stopping.set()
+        self._event.set()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
+
+    def _lane(self) -> None:
+        while not self.stopping.is_set():
+            if self._look_guarded():
+                self._event.set()  # more than one lane can take: let the others look too
+                continue
+            # Spread, so that the lanes of many workers do not all ask at once.
+            self._event.wait(self._poll_seconds * random.uniform(0.7, 1.0))  # noqa: S311
+            self._event.clear()
+
+    def _look_guarded(self) -> bool:
+        try:
+            return self._look()
+        except StorageError as error:
+            log.warning("%s; trying again", error)
+        except Exception:  # one of the two outermost loops: a lane must not end
+            log.exception("unexpected error in a lane; trying again")
+        self.stopping.wait(FAILURE_PAUSE_SECONDS)
+        return False

@@ -1,0 +1,118 @@
+"""A worker's session: its heartbeat, and whether its leases can still be relied on.
+
+The heartbeat has a thread and a database connection of its own, so that neither a busy lane nor
+an exhausted pool can silence it. What can: a process that is stopped, and `is_stuck`.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from db import leases, sessions
+from db.database import Database
+from db.errors import StorageError
+from db.settings import RecordSettings
+from db.states import Stage
+
+log = logging.getLogger(__name__)
+
+
+class Session:
+    """Opens a session at start, keeps it alive, and opens a new one if it was lost.
+
+    Args:
+        record: Settings of the record; a connection of its own is made from them.
+        worker: The worker's name, its own among all workers.
+        stage: What it claims.
+        model: The engine's model, None for intake.
+        is_stuck: Asked before each heartbeat; True withholds it.
+    """
+
+    def __init__(
+        self,
+        record: RecordSettings,
+        *,
+        worker: str,
+        stage: Stage,
+        model: str | None,
+        is_stuck: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._database = Database(record.database_url, pool=1)
+        self._settings = record
+        self._worker, self._stage, self._model = worker, stage, model
+        self._is_stuck = is_stuck
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._id = ""
+        self._safe_until = 0.0
+
+    @property
+    def id(self) -> str:
+        """The id under which to claim."""
+        return self._id
+
+    def start(self) -> None:
+        """Open the session, waiting for the database if need be, and start the heartbeat."""
+        while not self._id and not self._stopping.is_set():
+            try:
+                self._open()
+            except StorageError as error:
+                log.warning("%s; waiting for it", error)
+                self._stopping.wait(1.0)
+        self._thread.start()
+
+    def holds(self, session_id: str) -> bool:
+        """Whether leases claimed under `session_id` cannot have expired yet.
+
+        Judged by this process's monotonic clock, counted from before the last heartbeat was
+        sent, so it turns False before the database's clock lets anybody else in.
+        """
+        return session_id == self._id and time.monotonic() < self._safe_until
+
+    def stop(self) -> None:
+        """End the session; to be called when nothing is leased any more."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        try:
+            with self._database.transaction() as transaction:
+                sessions.end(transaction, self._id)
+        except StorageError as error:
+            log.warning("session not ended, it will expire: %s", error)
+        self._database.dispose()
+
+    def _open(self) -> None:
+        before = time.monotonic()
+        with self._database.transaction() as transaction:
+            self._id = sessions.start(
+                transaction,
+                worker=self._worker,
+                stage=self._stage,
+                model=self._model,
+                lease_seconds=self._settings.lease_seconds,
+            )
+        self._safe_until = before + self._settings.lease_seconds
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._settings.heartbeat_seconds):
+            if self._is_stuck():
+                log.error("no progress; the heartbeat is withheld")
+                continue
+            try:
+                self._beat()
+            except StorageError as error:
+                log.warning("no heartbeat: %s", error)
+
+    def _beat(self) -> None:
+        before = time.monotonic()
+        with self._database.transaction() as transaction:
+            alive = sessions.heartbeat(transaction, self._id, self._settings.lease_seconds)
+        if alive:
+            self._safe_until = before + self._settings.lease_seconds
+        else:
+            log.warning("session %s expired; its items belong to others now", self._id)
+            self._open()
+        with self._database.transaction() as transaction:
+            if rescued := leases.rescue(transaction):
+                log.info("rescued %d items of dead sessions", rescued)

@@ -1,0 +1,99 @@
+"""Settings of the workers, read once in workers/__main__.py and handed down."""
+
+import socket
+from ipaddress import IPv4Network, IPv6Network
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+_CONFIG = SettingsConfigDict(
+    env_prefix="IDEFIQ_", frozen=True, extra="ignore", protected_namespaces=()
+)
+
+
+class BrokerSettings(BaseSettings):
+    """How wakes travel. Losing all of Redis costs at most one poll interval."""
+
+    model_config = _CONFIG
+
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        description="Redis that carries wakes: redis://, rediss:// or redis+socket://PATH",
+    )
+
+
+class WorkerSettings(BrokerSettings):
+    """What every worker has."""
+
+    worker_name: str = Field(
+        default_factory=socket.gethostname,
+        description="Name of this worker, its own among all: a restart under it frees at once"
+        " what its dead self held",
+    )
+    poll_seconds: Annotated[float, Field(ge=0.05, le=60)] = Field(
+        1.0, description="How often a worker looks for work that no wake told it of"
+    )
+
+
+class IntakeSettings(WorkerSettings):
+    """How images are fetched and checked."""
+
+    intake_children: Count = Field(2, description="Processes that check images")
+    intake_fetches: Count = Field(16, description="Images fetched at the same time")
+    max_image_bytes: Count = Field(20 * 2**20, description="Largest image file, in bytes")
+    max_image_pixels: Count = Field(50_000_000, description="Most pixels of an image")
+    max_image_aspect: Annotated[float, Field(ge=1)] = Field(
+        50.0, description="Longest side of an image divided by its shortest, at most"
+    )
+    check_seconds: Seconds = Field(20.0, description="Longest time one check may take")
+    check_memory_bytes: Annotated[int, Field(ge=2**28)] = Field(
+        2**31, description="Most address space of a process that checks images, in bytes"
+    )
+    fetch_connect_seconds: Seconds = Field(5.0, description="Longest wait for a connection")
+    fetch_read_seconds: Seconds = Field(10.0, description="Longest wait for the next bytes")
+    fetch_total_seconds: Seconds = Field(30.0, description="Longest time for a whole image")
+    fetch_redirects: Annotated[int, Field(ge=0, le=20)] = Field(4, description="Most redirects")
+    fetch_per_host: Count = Field(4, description="Images fetched from one host at a time")
+    fetch_ports: frozenset[Annotated[int, Field(ge=1, le=65535)]] = Field(
+        frozenset({80, 443}), description="Ports from which images may be fetched, as JSON"
+    )
+    fetch_networks: list[IPv4Network | IPv6Network] = Field(
+        [], description="Networks beyond the public ones from which images may be fetched, as JSON"
+    )
+
+
+class EngineSettings(WorkerSettings):
+    """Which model an engine worker pins, and how."""
+
+    model: str = Field(
+        "demo",
+        description="Model to serve: demo, echo, a folder, or a checkpoint such as"
+        " HuggingFaceM4/idefics2-8b",
+    )
+    model_path: str = Field(
+        "", description="Folder or hub name of the checkpoint, if it is not the model's own name"
+    )
+    model_revision: str = Field("", description="Commit of the checkpoint on the hub")
+    model_licence: str = Field("", description="Licence of the checkpoint, shown by /v1/models")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Number format of the weights; bfloat16 on a GPU"
+    )
+    device: str = Field("cpu", description="Where the model runs: cpu, cuda or cuda:N")
+    batch_items: Annotated[int, Field(ge=1, le=4096)] = Field(
+        32, description="Most items in a batch"
+    )
+    lanes: Annotated[int, Field(ge=1, le=16)] = Field(
+        3, description="Batches in hand at once: one loads while another generates"
+    )
+    max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = Field(
+        64, description="Most tokens of an answer, and what an item gets that asks for none"
+    )
+    torch_threads: Annotated[int, Field(ge=0)] = Field(
+        0, description="Threads of one operation on a CPU; 0 leaves it to torch"
+    )
+    stuck_seconds: Seconds = Field(
+        600.0, description="A batch that takes longer ends the process, so that others take over"
+    )
