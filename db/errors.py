@@ -16,7 +16,7 @@ from typing import ClassVar
 class IdefiqError(Exception):
     """Base of all errors of this service; its message is one sentence for a user."""
 
-    code: ClassVar[str] = "internal"
+    code: str = "internal"
     retryable: ClassVar[bool] = False
 
 
@@ -62,6 +62,18 @@ class Unauthorized(RequestError):
     """No API key, or one that is unknown, revoked or expired."""
 
     code = "unauthorized"
+
+
+class Forbidden(RequestError):
+    """This caller may not ask for it in this way."""
+
+    code = "forbidden"
+
+
+class WrongMediaType(RequestError):
+    """The body's Content-Type is none of those that are understood here."""
+
+    code = "wrong_media_type"
 
 
 class TooLarge(RequestError):

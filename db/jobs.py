@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
 
 from db import sql, verdicts
 from db.clock import now
@@ -126,9 +127,33 @@ def create(transaction: Connection, job: NewJob) -> str:
     return job_id
 
 
+def create_once(transaction: Connection, job: NewJob) -> tuple[str, bool]:
+    """Create a job, or find the one that an earlier submission under the same key made.
+
+    Returns:
+        The job's id, and whether it was created now.
+
+    Raises:
+        IdempotencyConflict: The key was used with another body.
+    """
+    if earlier := submitted_before(transaction, job):
+        return earlier, False
+    try:
+        with transaction.begin_nested():
+            return create(transaction, job), True
+    except IntegrityError:
+        # Submitted at the same moment by somebody else, who was first.
+        earlier = submitted_before(transaction, job)
+        if earlier is None:
+            raise
+        return earlier, False
+
+
 def submit(transaction: Connection, job: NewJob, new_items: Sequence[NewItem]) -> str:
-    """Create a job with all its items and seal it: the whole of a small submission."""
-    job_id = create(transaction, job)
+    """Submit a small job whole: create it once, with all its items, sealed. Returns its id."""
+    job_id, created = create_once(transaction, job)
+    if not created:
+        return job_id
     _insert(transaction, job_id, job, 0, new_items)
     seal(transaction, job_id)
     return job_id

@@ -4,6 +4,7 @@ A page starts after a result number and never misses one: numbers are given unde
 the job's row, so none appears below one that a reader has already seen.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -44,6 +45,10 @@ class Item:
             "error": error if self.error_code else None,
             "finished_at": self.finished_at.isoformat() if self.finished_at else None,
         }
+
+    def line(self) -> bytes:
+        """The same as one line of JSON."""
+        return json.dumps(self.public(), ensure_ascii=False).encode() + b"\n"
 
 
 _COLUMNS = [items.c[name] for name in Item.__dataclass_fields__]

@@ -30,11 +30,11 @@ def serve(
         The exit status of the process.
     """
 
-    @app.task(name=WAKE, ignore_result=True)
+    @app.task(name=WAKE, ignore_result=True)  # type: ignore[untyped-decorator]
     def wake() -> None:
         loop.wake()
 
-    class Resident(bootsteps.StartStopStep):  # type: ignore[misc] - Celery has no types
+    class Resident(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
         """Starts the loop, and at the end waits for it."""
 
         requires = {"celery.worker.components:Pool"}  # noqa: RUF012 - Celery's own form
@@ -49,7 +49,7 @@ def serve(
 
         terminate = stop
 
-    @signals.worker_shutting_down.connect(weak=False)
+    @signals.worker_shutting_down.connect(weak=False)  # type: ignore[untyped-decorator]
     def stop_claiming(**_: Any) -> None:
         # Runs inside the signal handler, where no lock may be waited for.
         loop.stopping.set()

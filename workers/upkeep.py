@@ -77,7 +77,7 @@ class Upkeep:
         key = results_key(job.owner_id, job.id)
         with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as file:
             for page in self._pages(job.id):
-                file.write(b"".join(_result_line(item) for item in page))
+                file.write(b"".join(item.line() for item in page))
             file.seek(0)
             self._store.put(key, file)
         with self._database.transaction() as transaction:
@@ -99,7 +99,3 @@ def _read_line(line: bytes) -> NewItem:
     """A line of the spool, which was checked and made canonical when it was submitted."""
     item = json.loads(line)
     return NewItem(item["request"], item["custom_id"])
-
-
-def _result_line(item: Item) -> bytes:
-    return json.dumps(item.public(), ensure_ascii=False).encode() + b"\n"

@@ -5,6 +5,7 @@ knows its own truth. The difficulty (8 colours, 6 shapes, 2 sizes, 5 backgrounds
 3 canvases) is part of what the model's figures mean, so it is not to be made easier.
 """
 
+import io
 import itertools
 import math
 import random
@@ -194,6 +195,13 @@ def draw(scene: Scene, seed: int, *, scale: int = 1) -> Image.Image:
     for shape in scene.shapes:
         _draw_shape(rng, pen, shape, unit)
     return image.reduce(SUPERSAMPLING)
+
+
+def encode(scene: Scene, seed: int, *, scale: int = 1) -> bytes:
+    """The picture of `scene` as PNG bytes."""
+    buffer = io.BytesIO()
+    draw(scene, seed, scale=scale).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _shade(rng: random.Random, color: RGB, spread: int) -> RGB:

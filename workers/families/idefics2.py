@@ -105,7 +105,7 @@ class Idefics2:
 
     # ---- device ---------------------------------------------------------------------
 
-    @torch.inference_mode()
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
     def generate(self, batch: Sequence[Prepared]) -> list[Answer]:
         """See Family.generate."""
         tensors = self._collate([item.inputs for item in batch])

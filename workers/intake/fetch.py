@@ -26,7 +26,12 @@ from workers.settings import IntakeSettings
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolver = Callable[[str, int], Iterable[str]]
 
-_USER_AGENT = "idefiq/0.1 (image fetcher)"
+#: No compression: a small body must not become a large one after the size was counted.
+_HEADERS = [
+    ("User-Agent", "idefiq/0.1 (image fetcher)"),
+    ("Accept", "image/*"),
+    ("Accept-Encoding", "identity"),
+]
 _REDIRECTS = (301, 302, 303, 307, 308)
 _BUSY = (408, 425, 429)
 #: Prefixes that carry an IPv4 address inside, through which a private one could be reached.
@@ -173,14 +178,9 @@ class Fetcher:
             "write": settings.fetch_read_seconds,
             "pool": settings.fetch_total_seconds,
         }
-        headers = {
-            "User-Agent": _USER_AGENT,
-            "Accept": "image/*",
-            "Accept-Encoding": "identity",
-        }
         try:
             with self._pool.stream(
-                "GET", url.partition("#")[0], headers=headers, extensions={"timeout": timeouts}
+                "GET", url.partition("#")[0], headers=_HEADERS, extensions={"timeout": timeouts}
             ) as response:
                 fields = {name.lower(): value for name, value in response.headers}
                 if response.status in _REDIRECTS and b"location" in fields:

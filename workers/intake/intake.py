@@ -188,4 +188,4 @@ class BadImage(ItemError):
 
     def __init__(self, verdict: Verdict) -> None:
         super().__init__(verdict.message or "the image is bad")
-        self.code = verdict.code  # type: ignore[misc] - the class's own code is never sent
+        self.code = verdict.code

@@ -1,0 +1,1 @@
+"""The HTTP face: takes jobs, tells of them, and loads no model."""

@@ -1,0 +1,106 @@
+"""`python -m api serve|migrate|keys|grant`: the API and its operator's commands."""
+
+import logging
+import os
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from api.app import create_app
+from api.settings import ApiSettings
+from db import owners, schema
+from db.database import Database
+from db.errors import IdefiqError, RequestError
+from db.owners import LOCAL_OWNER
+from db.settings import RecordSettings
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+keys = typer.Typer(no_args_is_help=True, help="API keys.")
+app.add_typer(keys, name="keys")
+
+
+def _database() -> Database:
+    database = Database(RecordSettings().database_url, pool=1)
+    schema.migrate(database)
+    return database
+
+
+@app.command()
+def serve() -> None:
+    """Run the API."""
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format=f"%(asctime)s %(levelname)s api[{os.getpid()}] %(message)s",
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    settings = ApiSettings()
+    uvicorn.run(
+        create_app(RecordSettings(), settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=10,
+    )
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database up to date."""
+    _database().dispose()
+    print("the database is up to date")
+
+
+@app.command()
+def grant(owner: str, prefix: Annotated[str, typer.Argument(help="s3://bucket/prefix")]) -> None:
+    """Let an owner's s3:// references read below a prefix."""
+    form, _, rest = prefix.partition("://")
+    bucket, _, path = rest.partition("/")
+    if form != "s3" or not bucket:
+        raise RequestError(f"{prefix!r} is not of the form s3://bucket/prefix")
+    with _database().transaction() as transaction:
+        found = owners.get_or_create(transaction, owner)
+        owners.grant(transaction, found, bucket=bucket, prefix=path)
+    print(f"{owner} may read s3://{bucket}/{path}")
+
+
+@keys.command("create")
+def create_key(
+    owner: str = LOCAL_OWNER,
+    note: str = "",
+    days: Annotated[int, typer.Option(help="Valid for so many days; 0 is for ever")] = 0,
+) -> None:
+    """Make a key and print it: it is shown this once."""
+    expires_at = datetime.now(UTC) + timedelta(days=days) if days else None
+    with _database().transaction() as transaction:
+        found = owners.get_or_create(transaction, owner)
+        print(owners.create_key(transaction, found, note=note, expires_at=expires_at))
+
+
+@keys.command("list")
+def list_keys() -> None:
+    """List keys, without their secrets."""
+    with _database().snapshot() as transaction:
+        for key in owners.keys(transaction):
+            state = "revoked" if key.revoked_at else f"until {key.expires_at or 'revoked'}"
+            print(f"{key.id}  {key.owner}  {key.created_at:%Y-%m-%d}  {state}  {key.note}")
+
+
+@keys.command("revoke")
+def revoke_key(key_id: str) -> None:
+    """Make a key invalid at once."""
+    with _database().transaction() as transaction:
+        owners.revoke_key(transaction, key_id)
+    print(f"{key_id} is revoked")
+
+
+if __name__ == "__main__":
+    try:
+        app()
+    except IdefiqError as error:
+        sys.exit(f"error: {error}")

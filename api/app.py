@@ -1,0 +1,60 @@
+"""The application: parts in, endpoints out. No work at import."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from api import errors, health, images, jobs, models
+from api.guard import CountBody
+from api.services import Services
+from api.settings import ApiSettings
+from api.waits import Waits
+from db import schema
+from db.blobs import open_store
+from db.database import Database
+from db.settings import RecordSettings
+from workers.broker import Wakes, make_app
+
+VERSION = "0.1.0"
+
+
+def create_app(record: RecordSettings, settings: ApiSettings) -> FastAPI:
+    """Build the API and bring its database up to date."""
+    database = Database(record.database_url, pool=record.database_pool)
+    schema.migrate(database)
+    app = FastAPI(
+        title="idefiq",
+        version=VERSION,
+        summary="Bulk image captioning, visual question answering and alt text",
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+    )
+    app.state.services = Services(
+        settings, database, open_store(record), Wakes(make_app(settings)), Waits(database)
+    )
+    app.add_middleware(CountBody, settings=settings)
+    errors.install(app)
+    for part in (jobs, images, models, health):
+        app.include_router(part.router)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's document, with the schemas that only hand-written bodies refer to."""
+    if not app.openapi_schema:
+        document = get_openapi(
+            title=app.title,
+            version=app.version,
+            summary=app.summary,
+            license_info=app.license_info,
+            routes=app.routes,
+        )
+        known = document["components"]["schemas"]
+        for schema_class in jobs.SCHEMAS:
+            described = schema_class.model_json_schema(ref_template="#/components/schemas/{model}")
+            for name, nested in described.pop("$defs", {}).items():
+                known.setdefault(name, nested)
+            known.setdefault(schema_class.__name__, described)
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -1,0 +1,124 @@
+"""Errors as problem+json (RFC 9457); the one place that knows HTTP statuses.
+
+{"type": "urn:idefiq:error:unknown_model", "title": …, "status": 422, "code": "unknown_model",
+ "detail": "one sentence", "errors": [{"field": "items.3.question", "line": 4, "message": …}]}
+"""
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from db import errors
+
+STATUS: Mapping[type[errors.IdefiqError], int] = {
+    errors.RequestError: 422,
+    errors.NotFound: 404,
+    errors.UnknownModel: 422,
+    errors.UnsupportedKind: 422,
+    errors.IdempotencyConflict: 422,
+    errors.Unauthorized: 401,
+    errors.Forbidden: 403,
+    errors.TooLarge: 413,
+    errors.Unsupported: 501,
+    errors.WrongMediaType: 415,
+    errors.StorageError: 503,
+}
+#: Sent with 503, and short enough that clients do wait.
+RETRY_AFTER_SECONDS = 2
+
+log = logging.getLogger(__name__)
+
+
+def problem(
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    errors: list[dict[str, Any]] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """One problem document."""
+    body: dict[str, Any] = {
+        "type": f"urn:idefiq:error:{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "code": code,
+        "detail": detail,
+    }
+    if errors:
+        body["errors"] = errors
+    return JSONResponse(
+        body, status, headers=dict(headers or {}), media_type="application/problem+json"
+    )
+
+
+def request_error(error: ValidationError, *, line: int | None = None) -> errors.RequestError:
+    """The first complaint of a validation as a RequestError that names its field."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"]) or None
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return errors.RequestError(f"{field}: {message}" if field else message, field=field, line=line)
+
+
+def install(app: FastAPI) -> None:
+    """Render every error of `app` as a problem."""
+    app.add_exception_handler(errors.IdefiqError, _ours)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def _status(error: errors.IdefiqError) -> int:
+    for kind in type(error).__mro__:
+        if kind in STATUS:
+            return STATUS[kind]
+    return 500
+
+
+def _ours(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, errors.IdefiqError)
+    status, headers, where = _status(error), {}, {}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if status == 503:
+        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        log.warning("%s %s: %s", request.method, request.url.path, error)
+    if isinstance(error, errors.RequestError):
+        named = {"field": error.field, "line": error.line}
+        where = {name: value for name, value in named.items() if value is not None}
+    listed = [{**where, "message": str(error)}] if where else None
+    detail = f"line {where['line']}: {error}" if "line" in where else str(error)
+    return problem(status, error.code, detail, errors=listed, headers=headers)
+
+
+def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    listed = [
+        {"field": ".".join(str(part) for part in one["loc"][1:]), "message": one["msg"]}
+        for one in error.errors()
+    ]
+    detail = "; ".join(f"{one['field']}: {one['message']}" for one in listed[:3])
+    return problem(422, errors.RequestError.code, detail, errors=listed)
+
+
+def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    codes = {404: errors.NotFound.code, 405: "method_not_allowed"}
+    return problem(
+        error.status_code,
+        codes.get(error.status_code, errors.RequestError.code),
+        str(error.detail),
+        headers=error.headers,
+    )
+
+
+def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return problem(500, errors.IdefiqError.code, "the service failed; its log says how")

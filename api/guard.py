@@ -1,0 +1,66 @@
+"""What is looked at before any endpoint: who may talk to us, and how much a body may hold.
+
+Plain ASGI, because a body has to be counted while it streams.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.settings import ApiSettings
+from db.errors import Forbidden, TooLarge
+
+_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
+NDJSON = "application/x-ndjson"
+
+
+class CountBody:
+    """Ends a request whose body grows past its limit with TooLarge, however it is sent."""
+
+    def __init__(self, app: ASGIApp, settings: ApiSettings) -> None:
+        self._app, self._settings = app, settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        media_type = Headers(scope=scope).get("content-type", "").partition(";")[0].strip()
+        most = (
+            self._settings.max_stream_bytes
+            if media_type == NDJSON
+            else self._settings.max_body_bytes
+        )
+        await self._app(scope, _counting(receive, most), send)
+
+
+def _counting(receive: Receive, most: int) -> Callable[[], Any]:
+    seen = 0
+
+    async def counted() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > most:
+            raise TooLarge(f"the body is larger than {most} bytes")
+        return message
+
+    return counted
+
+
+def check_local(headers: Headers) -> None:
+    """Refuse what a web page could send to a service that asks for no key.
+
+    A page in the user's browser can reach loopback: under its own name after rebinding its DNS,
+    or with a plain form. Neither names this host, or says that it comes from here.
+
+    Raises:
+        Forbidden: The Host header is not a loopback name, or a browser says that the request
+            comes from another site.
+    """
+    name = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
+    if name not in _LOCAL_NAMES:
+        raise Forbidden("without API keys only requests to localhost are answered")
+    if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        raise Forbidden("without API keys requests from other web sites are refused")

@@ -1,0 +1,37 @@
+"""Health: alive, and ready to answer."""
+
+from fastapi import APIRouter, Response
+
+from api.services import Parts
+from db import schema, sessions
+from db.errors import StorageError
+from db.states import Stage
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """The process answers; nothing else is asked."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz")
+def readyz(services: Parts, response: Response) -> dict[str, object]:
+    """200 when the record is there and a worker with a loaded model and an intake are alive."""
+    try:
+        with services.database.snapshot() as transaction:
+            current = schema.is_current(transaction)
+            engines = sessions.alive(transaction, Stage.GENERATE) if current else 0
+            intakes = sessions.alive(transaction, Stage.INTAKE) if current else 0
+    except StorageError as error:
+        response.status_code = 503
+        return {"status": "unavailable", "record": str(error), "engines": 0, "intakes": 0}
+    ready = current and engines > 0 and intakes > 0
+    response.status_code = 200 if ready else 503
+    return {
+        "status": "ready" if ready else "starting",
+        "record": "ok" if current else "its schema is not this version's: migrate",
+        "engines": engines,
+        "intakes": intakes,
+    }

@@ -1,0 +1,93 @@
+"""Images: upload them through the API, or straight to the store where it can."""
+
+import hashlib
+
+from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+
+from api.schemas import ImageOut, ImagesOut, PresignIn, PresignOut
+from api.services import CurrentOwner, Parts, Services
+from db import verdicts
+from db.blobs import image_key
+from db.errors import RequestError, TooLarge, Unsupported, WrongMediaType
+
+router = APIRouter(prefix="/v1/images", tags=["images"])
+
+MAX_FILES = 1_000
+PRESIGN_SECONDS = 900
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "file": {
+                            "type": "array",
+                            "items": {"type": "string", "format": "binary"},
+                        }
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.post("", status_code=201, openapi_extra=_BODY)
+async def upload(request: Request, services: Parts, owner: CurrentOwner) -> ImagesOut:
+    """Upload one image or many as multipart parts named `file`.
+
+    The bytes are stored under their SHA-256 and checked by intake when an item uses them.
+    """
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        raise WrongMediaType("send images as multipart/form-data, in parts named `file`")
+    async with request.form(max_files=MAX_FILES, max_fields=1) as form:
+        files = [part for part in form.getlist("file") if isinstance(part, UploadFile)]
+        if not files:
+            raise RequestError("no part named `file` with a file in it", field="file")
+        return await run_in_threadpool(_store, services, owner.id, files)
+
+
+def _store(services: Services, owner_id: int, files: list[UploadFile]) -> ImagesOut:
+    most, shown, sizes = services.settings.max_upload_bytes, [], {}
+    for part in files:
+        name = part.filename or ""
+        if (part.size or 0) > most:
+            raise TooLarge(f"{name!r} has {part.size} bytes; at most {most} are taken", field=name)
+        digest = hashlib.file_digest(part.file, "sha256").hexdigest()
+        size = part.file.tell()
+        if size == 0:
+            raise RequestError(f"{name!r} is empty", field=name)
+        part.file.seek(0)
+        services.store.put(image_key(owner_id, digest), part.file)
+        sizes[digest] = size
+        shown.append(ImageOut(image=f"blob:{digest}", filename=name, size_bytes=size))
+    with services.database.transaction() as transaction:
+        verdicts.add(transaction, owner_id, sizes)
+    return ImagesOut(data=shown)
+
+
+@router.post("/presign")
+def presign(wanted: PresignIn, services: Parts, owner: CurrentOwner) -> PresignOut:
+    """A URL to which the bytes of one image can be PUT without passing through the API."""
+    if wanted.size_bytes > services.settings.max_upload_bytes:
+        raise TooLarge(
+            f"at most {services.settings.max_upload_bytes} bytes are taken", field="size_bytes"
+        )
+    url = services.store.presign_put(image_key(owner.id, wanted.sha256), PRESIGN_SECONDS)
+    if url is None:
+        raise Unsupported("this service's blob store takes no direct uploads; use POST /v1/images")
+    with services.database.transaction() as transaction:
+        verdicts.add(transaction, owner.id, {wanted.sha256: wanted.size_bytes})
+    return PresignOut(image=f"blob:{wanted.sha256}", url=url, expires_seconds=PRESIGN_SECONDS)
+
+
+@router.post("/known")
+def known(digests: list[str], services: Parts, owner: CurrentOwner) -> list[str]:
+    """Those of some SHA-256 digests that need no upload, because the owner has them stored."""
+    with services.database.snapshot() as transaction:
+        stored = verdicts.stored(transaction, owner.id, digests[:10_000])
+    return sorted(stored)

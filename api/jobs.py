@@ -1,0 +1,259 @@
+"""Jobs: submit, look, read results, steer."""
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from api.guard import NDJSON
+from api.schemas import (
+    ItemIn,
+    JobIn,
+    JobOut,
+    JobPage,
+    ResultPage,
+    SubmissionIn,
+    decode_cursor,
+    encode_cursor,
+)
+from api.services import CurrentOwner, Parts, Services
+from api.submissions import Envelope, Spool, submit_json
+from db import jobs, results
+from db.errors import NotFound, RequestError, WrongMediaType
+from db.results import Item
+from workers.broker import INTAKE, UPKEEP, engine_queue
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+#: A stream's bytes are handed to the checking thread in pieces of about this size.
+PIECE_BYTES = 256 * 1024
+#: What `Retry-After` says on 202: how soon it makes sense to look.
+RETRY_AFTER_SECONDS = 1
+PAGE_LIMIT = 1_000
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(max_length=255, description="The same key with the same body makes one job"),
+]
+Prefer = Annotated[
+    str | None, Header(description="`wait=n`: answer when the job has finished, or after n seconds")
+]
+Limit = Annotated[int, Query(ge=1, le=PAGE_LIMIT)]
+After = Annotated[str | None, Query(description="`next` of the page before")]
+
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/SubmissionIn"}},
+            NDJSON: {
+                "schema": {"$ref": "#/components/schemas/ItemIn"},
+                "examples": {
+                    "stream": {
+                        "summary": 'One item a line; the first line may be {"job": …}',
+                        "value": '{"job": {"model": "demo"}}\n{"images": ["https://…"]}\n',
+                    }
+                },
+            },
+        },
+    }
+}
+
+
+@router.post("", status_code=202, response_model=JobOut, openapi_extra=_BODY)
+async def submit(
+    request: Request,
+    services: Parts,
+    owner: CurrentOwner,
+    idempotency_key: IdempotencyKey = None,
+    prefer: Prefer = None,
+) -> Response:
+    """Submit a job: a JSON document, or a stream of items as `application/x-ndjson`.
+
+    202 means that it is durable. Nothing of a body with a mistake in it is kept.
+    """
+    envelope = Envelope(owner.id, idempotency_key.strip('"') if idempotency_key else None)
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip()
+    if media_type == NDJSON:
+        job_id = await _spool(request, services, envelope)
+    elif media_type == "application/json":
+        job_id = await run_in_threadpool(submit_json, services, envelope, await request.body())
+    else:
+        raise WrongMediaType(f"send application/json or {NDJSON}, not {media_type or 'nothing'}")
+    return await _shown(services, owner.id, job_id, prefer, created=True)
+
+
+async def _spool(request: Request, services: Services, envelope: Envelope) -> str:
+    """Take a stream in pieces. No thread and no transaction waits for a slow client."""
+    spool = Spool(services, envelope)
+    piece = bytearray()
+    try:
+        async for data in request.stream():
+            piece += data
+            if len(piece) >= PIECE_BYTES:
+                await run_in_threadpool(spool.feed, bytes(piece))
+                piece.clear()
+        await run_in_threadpool(spool.feed, bytes(piece))
+        return await run_in_threadpool(spool.finish)
+    finally:
+        spool.discard()
+
+
+@router.get("")
+def list_jobs(
+    services: Parts, owner: CurrentOwner, limit: Limit = 20, after: After = None
+) -> JobPage:
+    """The owner's jobs, newest first."""
+    before = decode_cursor(after) if after else None
+    with services.database.snapshot() as transaction:
+        found = jobs.page(transaction, owner.id, before=before, limit=limit + 1)
+    shown, more = found[:limit], len(found) > limit
+    return JobPage(
+        data=[JobOut.of(job) for job in shown],
+        has_more=more,
+        next=encode_cursor(shown[-1].id) if more else None,
+    )
+
+
+@router.get("/{job_id}", response_model=JobOut)
+async def get_job(
+    job_id: str, services: Parts, owner: CurrentOwner, prefer: Prefer = None
+) -> Response:
+    """A job with its counts, rate and time left; with `Prefer: wait=n`, when it has finished."""
+    return await _shown(services, owner.id, job_id, prefer, created=False)
+
+
+async def _shown(
+    services: Services, owner_id: int, job_id: str, prefer: str | None, *, created: bool
+) -> Response:
+    def look() -> JobOut:
+        with services.database.snapshot() as transaction:
+            return JobOut.of(jobs.get(transaction, owner_id, job_id))
+
+    shown = await run_in_threadpool(look)
+    headers = {}
+    if seconds := _wait_seconds(prefer, services.settings.max_wait_seconds):
+        if shown.finished_at is None:
+            await services.waits.finished(job_id, seconds)
+            shown = await run_in_threadpool(look)
+        headers["Preference-Applied"] = f"wait={seconds}"
+    pending = created and shown.finished_at is None
+    if created:
+        headers["Location"] = f"/v1/jobs/{job_id}"
+    if pending:
+        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    waited_out = created and not pending and "Preference-Applied" in headers
+    status = 202 if created and not waited_out else 200
+    return JSONResponse(shown.model_dump(mode="json"), status, headers=headers)
+
+
+def _wait_seconds(prefer: str | None, most: int) -> int:
+    matched = re.search(r"(?:^|[,;\s])wait=(\d{1,6})", prefer or "")
+    return min(int(matched[1]), most) if matched else 0
+
+
+@router.get("/{job_id}/results")
+def get_results(
+    request: Request,
+    job_id: str,
+    services: Parts,
+    owner: CurrentOwner,
+    limit: Limit = 100,
+    after: After = None,
+) -> ResultPage:
+    """Results so far, in the order in which items finished; a cursor never misses one.
+
+    With `Accept: application/x-ndjson` all of them from the cursor on, one a line; the header
+    `X-Incomplete` says whether more will come.
+    """
+    number = _number(after)
+    with services.database.snapshot() as transaction:
+        job = jobs.get(transaction, owner.id, job_id)
+        if NDJSON not in request.headers.get("accept", ""):
+            page = results.finished_after(transaction, job_id, number=number, limit=limit)
+    if NDJSON in request.headers.get("accept", ""):
+        headers = {"X-Incomplete": "false" if job.finished_at else "true"}
+        return StreamingResponse(  # type: ignore[return-value]  # not what the schema describes
+            _lines(services, job_id, number), media_type=NDJSON, headers=headers
+        )
+    last = page[-1].result_number or number if page else number
+    return ResultPage(
+        data=[item.public() for item in page],
+        complete=job.finished_at is not None and len(page) < limit,
+        next=encode_cursor(str(last)),
+    )
+
+
+def _number(after: str | None) -> int:
+    text = decode_cursor(after) if after else "0"
+    if not text.isdecimal():
+        raise RequestError(f"{after!r} is no cursor of results", field="after")
+    return int(text)
+
+
+def _lines(services: Services, job_id: str, number: int) -> Iterator[bytes]:
+    while True:
+        with services.database.snapshot() as transaction:
+            page = results.finished_after(transaction, job_id, number=number, limit=PAGE_LIMIT)
+        if not page:
+            return
+        yield b"".join(item.line() for item in page)
+        number = page[-1].result_number or number
+
+
+@router.get("/{job_id}/results.jsonl", response_class=StreamingResponse)
+def get_results_file(job_id: str, services: Parts, owner: CurrentOwner) -> StreamingResponse:
+    """The results object of a finished job: every item, in the order of the submission."""
+    with services.database.snapshot() as transaction:
+        job = jobs.get(transaction, owner.id, job_id)
+    if job.results_key is None:
+        raise NotFound(f"the results file of job {job_id} is not written yet; it is {job.state}")
+    stream = services.store.open(job.results_key)
+
+    def pieces() -> Iterator[bytes]:
+        with stream:
+            while piece := stream.read(PIECE_BYTES):
+                yield piece
+
+    name = f'attachment; filename="{job_id}.jsonl"'
+    return StreamingResponse(pieces(), media_type=NDJSON, headers={"Content-Disposition": name})
+
+
+@router.get("/{job_id}/items/{index}")
+def get_item(job_id: str, index: int, services: Parts, owner: CurrentOwner) -> dict[str, Any]:
+    """One item, whatever its state."""
+    with services.database.snapshot() as transaction:
+        item: Item = results.get(transaction, owner.id, job_id, index)
+    return {**item.public(), "stage": item.stage, "request": item.request}
+
+
+@router.post("/{job_id}/cancel")
+def cancel(job_id: str, services: Parts, owner: CurrentOwner) -> JobOut:
+    """Start no more items of the job. Answers there are stay; running items finish."""
+    with services.database.transaction() as transaction:
+        job = jobs.cancel(transaction, owner.id, job_id)
+    services.wakes.wake(UPKEEP)
+    return JobOut.of(job)
+
+
+@router.post("/{job_id}/pause")
+def pause(job_id: str, services: Parts, owner: CurrentOwner) -> JobOut:
+    """Start nothing new of the job until it is resumed."""
+    with services.database.transaction() as transaction:
+        return JobOut.of(jobs.pause(transaction, owner.id, job_id, paused=True))
+
+
+@router.post("/{job_id}/resume")
+def resume(job_id: str, services: Parts, owner: CurrentOwner) -> JobOut:
+    """Go on with a paused job."""
+    with services.database.transaction() as transaction:
+        job = jobs.pause(transaction, owner.id, job_id, paused=False)
+    services.wakes.wake(INTAKE, engine_queue(job.model))
+    return JobOut.of(job)
+
+
+#: Models that only the hand-written request body names.
+SCHEMAS = (SubmissionIn, ItemIn, JobIn)

@@ -1,0 +1,180 @@
+"""The JSON that goes in and out. Requests are db.requests; here is what surrounds them."""
+
+import base64
+import binascii
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from db.errors import RequestError
+from db.jobs import Job
+from db.requests import ModelCard, Request
+
+Name = Annotated[str, StringConstraints(max_length=200)]
+CustomId = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+class ItemIn(Request):
+    """An item: its request, and the caller's own id for it."""
+
+    custom_id: CustomId | None = None
+
+
+class JobIn(BaseModel):
+    """A job without its items; the first line of a stream may hold it as {"job": …}."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str | None = Field(None, description="Which model; may be left out if there is one")
+    name: Name = Field("", description="For people; shown in lists")
+    defaults: Request = Field(Request(), description="Laid under every item")
+
+
+class SubmissionIn(JobIn):
+    """A whole job as JSON."""
+
+    items: list[ItemIn]
+
+
+class Counts(BaseModel):
+    """Items by state; total is always the sum of the others."""
+
+    total: int
+    queued: int
+    running: int
+    succeeded: int
+    failed: int
+    cancelled: int
+
+
+class JobOut(BaseModel):
+    """A job."""
+
+    id: str
+    state: str
+    model: str
+    name: str
+    counts: Counts
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    items_per_second: float | None = Field(description="Average since the job started")
+    eta_seconds: float | None = Field(description="Time left at that rate")
+    results_url: str
+    results_file_url: str | None = Field(description="Set when the results object is written")
+
+    @classmethod
+    def of(cls, job: Job, now: datetime | None = None) -> "JobOut":
+        """Show a job as it is at `now`."""
+        done = job.succeeded + job.failed + job.cancelled
+        rate = _rate(job, done, now or datetime.now(UTC))
+        left = job.total - done if job.sealed_at else None
+        return cls(
+            id=job.id,
+            state=job.state.value,
+            model=job.model,
+            name=job.name,
+            counts=Counts(
+                total=job.total,
+                queued=job.queued,
+                running=job.running,
+                succeeded=job.succeeded,
+                failed=job.failed,
+                cancelled=job.cancelled,
+            ),
+            created_at=job.created_at,
+            started_at=job.started_at,
+            finished_at=job.finished_at,
+            items_per_second=rate,
+            eta_seconds=left / rate if left is not None and rate else None,
+            results_url=f"/v1/jobs/{job.id}/results",
+            results_file_url=f"/v1/jobs/{job.id}/results.jsonl" if job.results_key else None,
+        )
+
+
+def _rate(job: Job, done: int, now: datetime) -> float | None:
+    if not job.started_at or not done:
+        return None
+    seconds = ((job.finished_at or now) - job.started_at).total_seconds()
+    return done / max(seconds, 0.001)
+
+
+class JobPage(BaseModel):
+    """Jobs, newest first."""
+
+    data: list[JobOut]
+    has_more: bool
+    next: str | None = Field(description="Cursor of the next page")
+
+
+class ResultPage(BaseModel):
+    """Results in the order in which items finished."""
+
+    data: list[dict[str, Any]]
+    complete: bool = Field(description="No more results will come after this page")
+    next: str = Field(description="Cursor to go on from, also when there is nothing more yet")
+
+
+class ImageOut(BaseModel):
+    """An uploaded image."""
+
+    image: str = Field(description="Its reference, for `images` of an item")
+    filename: str
+    size_bytes: int
+
+
+class ImagesOut(BaseModel):
+    """Uploaded images, in the order of the request."""
+
+    data: list[ImageOut]
+
+
+class PresignIn(BaseModel):
+    """What will be uploaded straight to the store."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    size_bytes: Annotated[int, Field(ge=1)]
+
+
+class PresignOut(BaseModel):
+    """Where to PUT the bytes; what is there under another digest is refused by intake."""
+
+    image: str
+    url: str
+    method: str = "PUT"
+    expires_seconds: int
+
+
+class ModelOut(BaseModel):
+    """A model and whether it can be used now."""
+
+    card: ModelCard
+    state: str = Field(description="ready, or offline when no worker has it loaded")
+    workers: int
+
+
+class ModelsOut(BaseModel):
+    """All models that workers have ever offered."""
+
+    data: list[ModelOut]
+
+
+def encode_cursor(value: str) -> str:
+    """Make a position opaque, so that nobody builds one."""
+    return base64.urlsafe_b64encode(value.encode()).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str) -> str:
+    """Read a cursor back.
+
+    Raises:
+        RequestError: It is not one of ours.
+    """
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        return base64.b64decode(padded, altchars=b"-_", validate=True).decode()
+    except (binascii.Error, UnicodeError) as error:
+        raise RequestError(f"{cursor!r} is no cursor", field="after") from error

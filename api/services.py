@@ -1,0 +1,52 @@
+"""What endpoints work with, and who is asking."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from api.guard import check_local
+from api.settings import ApiSettings
+from api.waits import Waits
+from db import owners
+from db.blobs import BlobStore
+from db.database import Database
+from db.errors import Unauthorized
+from db.owners import LOCAL_OWNER, Owner
+from workers.broker import Wakes
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts of the running API."""
+
+    settings: ApiSettings
+    database: Database
+    store: BlobStore
+    wakes: Wakes
+    waits: Waits
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+Parts = Annotated[Services, Depends(_services)]
+
+
+def _owner(request: Request, services: Parts) -> Owner:
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if key:
+        if scheme.lower() != "bearer":
+            raise Unauthorized("send the API key as `Authorization: Bearer KEY`")
+        with services.database.snapshot() as transaction:
+            return owners.authenticate(transaction, key.strip())
+    if services.settings.keys_required:
+        raise Unauthorized("an API key is required: send it as `Authorization: Bearer KEY`")
+    check_local(request.headers)
+    with services.database.transaction() as transaction:
+        return owners.get_or_create(transaction, LOCAL_OWNER)
+
+
+CurrentOwner = Annotated[Owner, Depends(_owner)]

@@ -1,0 +1,47 @@
+"""Settings of the API, read once in api/__main__.py and handed down."""
+
+import ipaddress
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from workers.settings import BrokerSettings
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class ApiSettings(BrokerSettings):
+    """Where the API listens and how much it takes at once."""
+
+    model_config = SettingsConfigDict(env_prefix="IDEFIQ_", frozen=True, extra="ignore")
+
+    host: str = Field("127.0.0.1", description="Address to listen on")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port to listen on")
+    keys: Literal["beyond-loopback", "always"] = Field(
+        "beyond-loopback",
+        description="When an API key is required: as soon as the API listens beyond loopback, or always",
+    )
+    max_body_bytes: Count = Field(64 * 2**20, description="Largest JSON body or upload request")
+    max_items: Count = Field(10_000, description="Most items of a job submitted as JSON")
+    max_stream_bytes: Count = Field(4 * 2**30, description="Largest streamed submission")
+    max_lines: Count = Field(5_000_000, description="Most lines of a streamed submission")
+    max_line_bytes: Count = Field(32 * 2**20, description="Longest line of a streamed submission")
+    max_upload_bytes: Count = Field(20 * 2**20, description="Largest image in an upload")
+    max_wait_seconds: Annotated[int, Field(ge=0, le=600)] = Field(
+        60, description="Longest wait that `Prefer: wait=n` is granted"
+    )
+
+    @property
+    def keys_required(self) -> bool:
+        """Whether a request without an API key is refused."""
+        return self.keys == "always" or not _is_loopback(self.host)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
