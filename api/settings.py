@@ -20,7 +20,7 @@ class ApiSettings(BrokerSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port to listen on")
     keys: Literal["beyond-loopback", "always"] = Field(
         "beyond-loopback",
-        description="When an API key is required: as soon as the API listens beyond loopback, or always",
+        description="When an API key is required: as soon as it listens beyond loopback, or always",
     )
     max_body_bytes: Count = Field(64 * 2**20, description="Largest JSON body or upload request")
     max_items: Count = Field(10_000, description="Most items of a job submitted as JSON")

@@ -94,6 +94,9 @@ class EngineSettings(WorkerSettings):
     torch_threads: Annotated[int, Field(ge=0)] = Field(
         0, description="Threads of one operation on a CPU; 0 leaves it to torch"
     )
+    echo_batch_seconds: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="Echo only: how long a full batch takes, to rehearse a model's pace"
+    )
     stuck_seconds: Seconds = Field(
         600.0, description="A batch that takes longer ends the process, so that others take over"
     )

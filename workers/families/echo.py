@@ -5,6 +5,7 @@ swapped neighbour shows. It needs no torch and no checkpoint.
 """
 
 import hashlib
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,8 +20,9 @@ from workers.settings import EngineSettings
 class Echo:
     """See the module."""
 
-    def __init__(self, card: ModelCard) -> None:
+    def __init__(self, card: ModelCard, *, seconds_per_item: float) -> None:
         self.card = card
+        self._seconds_per_item = seconds_per_item
 
     def prepare(self, request: dict[str, Any], images: Sequence[Image.Image]) -> Prepared:
         """Digest the pixels."""
@@ -31,6 +33,7 @@ class Echo:
 
     def generate(self, batch: Sequence[Prepared]) -> list[Answer]:
         """Say what was seen, cut to `max_new_tokens` words."""
+        time.sleep(self._seconds_per_item * len(batch))
         return [self._answer(item) for item in batch]
 
     def _answer(self, item: Prepared) -> Answer:
@@ -64,5 +67,6 @@ def load(settings: EngineSettings) -> Echo:
             limits=Limits(max_images=8, max_new_tokens=settings.max_new_tokens),
             licence="Apache-2.0",
             note="Not a model: answers are made from the pixels, for dry runs and tests.",
-        )
+        ),
+        seconds_per_item=settings.echo_batch_seconds / settings.batch_items,
     )

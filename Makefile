@@ -1,0 +1,71 @@
+# What a developer types; CI types `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export HF_HUB_OFFLINE := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test check format up train-demo eval-demo bench bench-service bench-redis lock clean
+
+help:
+	@echo "make demo           caption drawn scenes with the whole service, on this machine"
+	@echo "make test           install what the tests need, run them all, then the checks"
+	@echo "make check          format, lint, types, import rules"
+	@echo "make up             run the service until Ctrl-C"
+	@echo "make train-demo     train the demonstration model again (about an hour)"
+	@echo "make eval-demo      measure it on scenes it was never trained on"
+	@echo "make bench          all benchmarks; bench-service, bench-redis for one"
+
+$(VENV)/python: # the environment itself
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/run: $(VENV)/python pyproject.toml constraints.txt # what the service needs to run here
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[api,engine,embedded]'
+	touch $@
+
+$(VENV)/dev: $(VENV)/run # what tests and checks need besides
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/run
+	$(BIN)/python -m workers.demo.show
+
+up: $(VENV)/run
+	$(BIN)/idefiq up
+
+test: $(VENV)/dev
+	tests/install-servers
+	$(BIN)/python -m pytest
+	$(MAKE) check
+
+check: $(VENV)/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+train-demo: $(VENV)/run
+	$(BIN)/python -m workers.demo.train
+
+eval-demo: $(VENV)/run
+	$(BIN)/python -m workers.demo.evaluate
+
+bench: bench-service bench-redis
+
+bench-service: $(VENV)/dev
+	$(BIN)/python -m benchmarks.service
+
+bench-redis: $(VENV)/dev
+	$(BIN)/python -m benchmarks.redis_down
+
+lock: $(VENV)/dev
+	$(BIN)/python -m pip list --format freeze --exclude-editable | sed 's/+cpu//' >constraints.txt
+
+clean:
+	rm -rf build data $(VENV)

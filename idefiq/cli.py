@@ -1,0 +1,197 @@
+"""The `idefiq` command."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column, Table
+
+from idefiq import batch
+from idefiq.client import DEFAULT_URL, Client
+from idefiq.types import IdefiqError, Job
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Captions and answers for many images, from a service of your own.",
+)
+
+Url = Annotated[str, typer.Option(envvar="IDEFIQ_URL", help="Where the service is")]
+Key = Annotated[str | None, typer.Option(envvar="IDEFIQ_API_KEY", help="API key")]
+Paths = Annotated[list[Path], typer.Argument(help="Images, and folders of them")]
+ModelName = Annotated[str | None, typer.Option(help="Which model; not needed if there is one")]
+Out = Annotated[Path | None, typer.Option(help="FILE.jsonl, .csv or .txt; else standard output")]
+
+errors = Console(stderr=True, highlight=False)
+
+
+@app.command()
+def caption(
+    paths: Paths,
+    prompt: Annotated[str | None, typer.Option(help="What to say instead of the default")] = None,
+    model: ModelName = None,
+    out: Out = None,
+    url: Url = DEFAULT_URL,
+    api_key: Key = None,
+) -> None:
+    """Caption images."""
+    request: dict[str, Any] = {"kind": "caption"}
+    if prompt:
+        request["prompt"] = prompt
+    _run(paths, request, model, out, Client(url, api_key))
+
+
+@app.command()
+def ask(
+    question: str,
+    paths: Paths,
+    model: ModelName = None,
+    out: Out = None,
+    url: Url = DEFAULT_URL,
+    api_key: Key = None,
+) -> None:
+    """Ask one question about every image."""
+    _run(paths, {"kind": "vqa", "question": question}, model, out, Client(url, api_key))
+
+
+def _run(
+    paths: list[Path],
+    request: dict[str, Any],
+    model: str | None,
+    out: Path | None,
+    client: Client,
+) -> None:
+    form = out.suffix.lstrip(".") if out else "txt"
+    if form not in ("jsonl", "csv", "txt"):
+        raise IdefiqError(f"{str(out)!r}: write to a .jsonl, .csv or .txt file")
+    found = batch.find_images(paths)
+    if not found:
+        raise IdefiqError("no images there")
+    with client, _progress() as report:
+        outcomes = batch.run(client, found, request=request, model=model, report=report)
+    if out:
+        with out.open("w", encoding="utf-8", newline="") as file:
+            batch.write(outcomes, file, form)
+    else:
+        batch.write(outcomes, sys.stdout, form)
+    failed = [one for one in outcomes if one.error]
+    for one in failed:
+        errors.print(f"failed: {one.path}: {one.error}", style="red", markup=False)
+    if failed:
+        errors.print(f"{len(failed)} of {len(outcomes)} failed")
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _progress() -> Iterator[batch.Report]:
+    """A bar on standard error with rate and time left."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=errors) as progress:
+        bars: dict[str, Any] = {}
+
+        def report(step: str, done: int, total: int, job: Job | None) -> None:
+            if step not in bars:
+                bars[step] = progress.add_task(step, total=total, rate="")
+            rate = f"{job.items_per_second:.1f}/s" if job and job.items_per_second else ""
+            progress.update(bars[step], completed=done, rate=rate)
+
+        yield report
+
+
+@app.command()
+def jobs(url: Url = DEFAULT_URL, api_key: Key = None, limit: int = 20) -> None:
+    """List jobs, newest first."""
+    table = Table(Column("job", no_wrap=True), "state", "model", "done", "failed", "total", "name", box=None)
+    with Client(url, api_key) as client:
+        for _, job in zip(range(limit), client.jobs(), strict=False):
+            counts = job.counts
+            numbers = [str(n) for n in (counts.finished, counts.failed, counts.total)]
+            table.add_row(job.id, job.state, job.model, *numbers, job.name)
+    Console().print(table)
+
+
+@app.command()
+def results(
+    job_id: str, out: Out = None, url: Url = DEFAULT_URL, api_key: Key = None
+) -> None:
+    """Print the results of a job so far, in the order of its submission."""
+    form = out.suffix.lstrip(".") if out else "jsonl"
+    with Client(url, api_key) as client:
+        found = sorted(client.results(job_id), key=lambda result: result.index)
+    outcomes = [
+        batch.Outcome(
+            result.custom_id or str(result.index),
+            result.answer,
+            result.error or (None if result.answer is not None else result.state),
+        )
+        for result in found
+    ]
+    if out:
+        with out.open("w", encoding="utf-8", newline="") as file:
+            batch.write(outcomes, file, form)
+    else:
+        batch.write(outcomes, sys.stdout, form)
+
+
+@app.command()
+def cancel(job_id: str, url: Url = DEFAULT_URL, api_key: Key = None) -> None:
+    """Start no more items of a job; what is answered stays."""
+    with Client(url, api_key) as client:
+        print(f"{job_id} is {client.cancel(job_id).state}")
+
+
+@app.command()
+def models(url: Url = DEFAULT_URL, api_key: Key = None) -> None:
+    """List the models that the service knows."""
+    table = Table("model", "state", "kinds", "licence", "note", box=None)
+    with Client(url, api_key) as client:
+        for model in client.models():
+            state = "ready" if model.ready else "offline"
+            table.add_row(model.name, state, ", ".join(model.kinds), model.licence, model.note)
+    Console().print(table)
+
+
+@app.command()
+def up(
+    data: Annotated[Path, typer.Option(help="Where jobs, images and the key are kept")] = Path(
+        "data"
+    ),
+    port: Annotated[int, typer.Option(help="Port of the API; 0 picks a free one")] = 8000,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Model to serve; may be repeated")
+    ] = None,
+) -> None:
+    """Run the whole service on this machine until Ctrl-C."""
+    from idefiq.up import Stack, run_until_stopped
+
+    run_until_stopped(Stack(data, port=port, models=model or None))
+
+
+def main() -> None:
+    """Run the command; what goes wrong is one line on standard error."""
+    try:
+        app()
+    except (IdefiqError, OSError) as error:
+        errors.print(f"error: {error}", style="red", markup=False)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""What the service says, as frozen dataclasses, and what can go wrong."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+FINAL_STATES = frozenset({"succeeded", "finished_with_errors", "cancelled"})
+
+
+class IdefiqError(Exception):
+    """Base of the client's errors."""
+
+
+class ApiError(IdefiqError):
+    """The service refused a request.
+
+    Attributes:
+        status: HTTP status.
+        code: Stable name of the error, for example "unknown_model".
+        errors: What is wrong with which field or line.
+    """
+
+    def __init__(
+        self, status: int, code: str, detail: str, errors: list[dict[str, Any]] | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.code, self.errors = status, code, errors or []
+
+
+class TooLong(IdefiqError):
+    """The job had not finished when the patience of `wait` ran out; it goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Items by state; total is the sum of the others."""
+
+    total: int
+    queued: int
+    running: int
+    succeeded: int
+    failed: int
+    cancelled: int
+
+    @property
+    def finished(self) -> int:
+        """Items that will not change any more."""
+        return self.succeeded + self.failed + self.cancelled
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job at the moment it was asked for."""
+
+    id: str
+    state: str
+    model: str
+    name: str
+    counts: Counts
+    created_at: datetime
+    finished_at: datetime | None
+    items_per_second: float | None
+    eta_seconds: float | None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job has finished, in whatever way."""
+        return self.state in FINAL_STATES
+
+    @classmethod
+    def of(cls, body: dict[str, Any]) -> "Job":
+        """Read the service's JSON."""
+        return cls(
+            id=body["id"],
+            state=body["state"],
+            model=body["model"],
+            name=body["name"],
+            counts=Counts(**body["counts"]),
+            created_at=_time(body["created_at"]),
+            finished_at=_time(body["finished_at"]) if body["finished_at"] else None,
+            items_per_second=body["items_per_second"],
+            eta_seconds=body["eta_seconds"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one item.
+
+    Attributes:
+        index: Its place in the submission, from 0.
+        custom_id: The caller's own id for it.
+        state: "succeeded", "failed" or "cancelled".
+        images: References of its images in the service's store.
+        answer: The text, or None.
+        detail: The whole answer: text, finish reason, token counts, template.
+        error_code: Stable name of the error, or None.
+        error: One sentence that says what is wrong, or None.
+    """
+
+    index: int
+    custom_id: str | None
+    state: str
+    images: list[str]
+    answer: str | None
+    detail: dict[str, Any] | None
+    error_code: str | None
+    error: str | None
+
+    @classmethod
+    def of(cls, body: dict[str, Any]) -> "Result":
+        """Read the service's JSON."""
+        answer, error = body["answer"], body["error"] or {}
+        return cls(
+            index=body["index"],
+            custom_id=body["custom_id"],
+            state=body["state"],
+            images=body["images"],
+            answer=answer["text"] if answer else None,
+            detail=answer,
+            error_code=error.get("code"),
+            error=error.get("message"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that the service knows."""
+
+    name: str
+    family: str
+    kinds: list[str]
+    licence: str
+    note: str
+    ready: bool
+
+    @classmethod
+    def of(cls, body: dict[str, Any]) -> "Model":
+        """Read the service's JSON."""
+        card = body["card"]
+        return cls(
+            name=card["name"],
+            family=card["family"],
+            kinds=card["kinds"],
+            licence=card["licence"],
+            note=card["note"],
+            ready=body["state"] == "ready",
+        )
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
