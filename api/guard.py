@@ -23,6 +23,7 @@ class CountBody:
         self._app, self._settings = app, settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count, and hand on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -1,6 +1,7 @@
 """Images: upload them through the API, or straight to the store where it can."""
 
 import hashlib
+from typing import IO
 
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
@@ -16,6 +17,7 @@ router = APIRouter(prefix="/v1/images", tags=["images"])
 
 MAX_FILES = 1_000
 PRESIGN_SECONDS = 900
+PIECE_BYTES = 256 * 1024
 _BODY = {
     "requestBody": {
         "required": True,
@@ -57,8 +59,7 @@ def _store(services: Services, owner_id: int, files: list[UploadFile]) -> Images
         name = part.filename or ""
         if (part.size or 0) > most:
             raise TooLarge(f"{name!r} has {part.size} bytes; at most {most} are taken", field=name)
-        digest = hashlib.file_digest(part.file, "sha256").hexdigest()
-        size = part.file.tell()
+        digest, size = _digest(part.file)
         if size == 0:
             raise RequestError(f"{name!r} is empty", field=name)
         part.file.seek(0)
@@ -68,6 +69,15 @@ def _store(services: Services, owner_id: int, files: list[UploadFile]) -> Images
     with services.database.transaction() as transaction:
         verdicts.add(transaction, owner_id, sizes)
     return ImagesOut(data=shown)
+
+
+def _digest(file: IO[bytes]) -> tuple[str, int]:
+    """SHA-256 and size of a file that is read to its end."""
+    digest, size = hashlib.sha256(), 0
+    while piece := file.read(PIECE_BYTES):
+        digest.update(piece)
+        size += len(piece)
+    return digest.hexdigest(), size
 
 
 @router.post("/presign")

@@ -1,12 +1,12 @@
 """idefiq: captions, answers and alt text for many images, from a service of your own.
 
-    from idefiq import Client
+from idefiq import Client
 
-    with Client() as client:
-        images = client.upload(["a.jpg", "b.jpg"])
-        job = client.submit({"images": [image]} for image in images)
-        for result in client.results(client.wait(job).id):
-            print(result.answer)
+with Client() as client:
+    images = client.upload(["a.jpg", "b.jpg"])
+    job = client.submit({"images": [image]} for image in images)
+    for result in client.results(client.wait(job).id):
+        print(result.answer)
 """
 
 from idefiq.client import Client

@@ -118,7 +118,9 @@ def _progress() -> Iterator[batch.Report]:
 @app.command()
 def jobs(url: Url = DEFAULT_URL, api_key: Key = None, limit: int = 20) -> None:
     """List jobs, newest first."""
-    table = Table(Column("job", no_wrap=True), "state", "model", "done", "failed", "total", "name", box=None)
+    table = Table(
+        Column("job", no_wrap=True), "state", "model", "done", "failed", "total", "name", box=None
+    )
     with Client(url, api_key) as client:
         for _, job in zip(range(limit), client.jobs(), strict=False):
             counts = job.counts
@@ -128,9 +130,7 @@ def jobs(url: Url = DEFAULT_URL, api_key: Key = None, limit: int = 20) -> None:
 
 
 @app.command()
-def results(
-    job_id: str, out: Out = None, url: Url = DEFAULT_URL, api_key: Key = None
-) -> None:
+def results(job_id: str, out: Out = None, url: Url = DEFAULT_URL, api_key: Key = None) -> None:
     """Print the results of a job so far, in the order of its submission."""
     form = out.suffix.lstrip(".") if out else "jsonl"
     with Client(url, api_key) as client:
@@ -174,9 +174,7 @@ def up(
         "data"
     ),
     port: Annotated[int, typer.Option(help="Port of the API; 0 picks a free one")] = 8000,
-    model: Annotated[
-        list[str] | None, typer.Option(help="Model to serve; may be repeated")
-    ] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Model to serve; may be repeated")] = None,
 ) -> None:
     """Run the whole service on this machine until Ctrl-C."""
     from idefiq.up import Stack, run_until_stopped

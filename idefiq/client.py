@@ -77,11 +77,11 @@ class Client:
         for group in _groups([Path(path) for path in paths]):
             digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in group]
             known = set(self._json("POST", "/v1/images/known", json=digests))
-            missing = dict(
-                (digest, path)
+            missing = {
+                digest: path
                 for digest, path in zip(digests, group, strict=True)
                 if digest not in known
-            )
+            }
             if missing:
                 files = [("file", (path.name, path.read_bytes())) for path in missing.values()]
                 self._json("POST", "/v1/images", files=files)
@@ -225,9 +225,7 @@ def _pause(attempt: int, retry_after: str | None) -> None:
 def _api_error(response: httpx2.Response) -> ApiError:
     try:
         body = response.json()
-        return ApiError(
-            response.status_code, body["code"], body["detail"], body.get("errors")
-        )
+        return ApiError(response.status_code, body["code"], body["detail"], body.get("errors"))
     except (ValueError, KeyError, TypeError):
         text = response.text[:200] or response.reason_phrase
         return ApiError(response.status_code, "unknown", f"{response.status_code}: {text}")

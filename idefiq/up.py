@@ -64,12 +64,12 @@ class Service:
             stderr=self.output,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=_end_with_parent,  # noqa: PLW1509 - the supervisor has one thread
+            preexec_fn=_end_with_parent,
         )
         self.started = time.monotonic()
 
     def look(self) -> str | None:
-        """Start it again if it has ended and its pause is over. Returns what happened, if anything."""
+        """Start it again if it has ended and its pause is over; returns what happened, if so."""
         now = time.monotonic()
         if self.process is None:
             if now >= self.due:

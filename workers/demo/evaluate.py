@@ -45,7 +45,8 @@ def picture(scene: Scene, seed: int) -> Any:
 
 def ask(count: int, seed: int, kind: str, combinations: Any = "trained") -> list[Question]:
     """`count` questions of one kind ("caption", "detailed_caption" or a VQA type)."""
-    rng, questions = random.Random(seed), []
+    rng = random.Random(seed)
+    questions: list[Question] = []
     askers = {"caption": texts.ask_caption, "detailed_caption": texts.ask_detailed_caption}
     asker = askers.get(kind) or texts.QUESTIONS[kind][0]
     while len(questions) < count:

@@ -1,7 +1,7 @@
 """`make demo`: the whole service on this machine, captioning scenes drawn a moment ago.
 
-    draw 48 scenes ─▶ start the stack ─▶ caption and ask, by the command line's own code
-                                          └─▶ answers beside the truth, a contact sheet, the end
+draw 48 scenes ─▶ start the stack ─▶ caption and ask, by the command line's own code
+                                      └─▶ answers beside the truth, a contact sheet, the end
 """
 
 import argparse
@@ -80,7 +80,7 @@ def _drawn(folder: Path, rng: random.Random, number: int, request: Any, truth: A
 
 def answer(client: Client, shown: Sequence[Shown]) -> dict[Path, batch.Outcome]:
     """Ask the service, a job for each request."""
-    outcomes = {}
+    outcomes: dict[Path, batch.Outcome] = {}
     for request in dict.fromkeys(one.request for one in shown):
         paths = [one.path for one in shown if one.request == request]
         answered = batch.run(client, paths, request=dict(request), model="demo", report=_quiet)
