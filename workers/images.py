@@ -45,12 +45,14 @@ def decode(data: bytes) -> Image.Image:
         upright = ImageOps.exif_transpose(image)
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise ImageUnreadable(f"broken image: {error}") from error
-    return _rgb(upright)
+    bare = _rgb(upright)
+    bare.info = {}
+    return bare
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
-        return image
+        return image.copy()  # as a plain image, without what the file's own class remembers
     if image.mode.startswith("I;16") or image.mode == "I":
         # Pillow clips sixteen bits to eight instead of scaling them.
         return image.point(lambda value: value / 257, "F").convert("L").convert("RGB")

@@ -84,10 +84,12 @@ class Checkers:
         Raises:
             CheckDied: The child died on these bytes, or took too long.
         """
+        verdict: Verdict = self._result(self._pool.apply_async(check, (data, self._limits)))
+        return verdict
+
+    def _result(self, pending: Any) -> Any:
         try:
-            verdict: Verdict = self._pool.apply_async(check, (data, self._limits)).get(
-                self._patience_seconds
-            )
+            return pending.get(self._patience_seconds)
         except Exception as wrapped:
             error = getattr(wrapped, "exc", wrapped)
             if isinstance(error, TimeLimitExceeded):
@@ -95,7 +97,6 @@ class Checkers:
             if isinstance(error, WorkerLostError):
                 raise CheckDied("the process that checked the image died") from error
             raise
-        return verdict
 
     def close(self) -> None:
         """End the children."""

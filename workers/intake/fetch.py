@@ -37,6 +37,8 @@ _BUSY = (408, 425, 429)
 #: Prefixes that carry an IPv4 address inside, through which a private one could be reached.
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _NAT64_LOCAL = ipaddress.ip_network("64:ff9b:1::/48")
+#: Not global either, whatever this Python's tables say: IETF protocols and 6to4 relays.
+_SPECIAL = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24")))
 
 
 def resolve(host: str, port: int) -> list[str]:
@@ -57,6 +59,8 @@ def is_public(address: Address) -> bool:
             return False
         if inner is not None:
             return is_public(inner)
+    if any(address in network for network in _SPECIAL):
+        return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
