@@ -1,5 +1,7 @@
 """The application: parts in, endpoints out. No work at import."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
@@ -23,7 +25,14 @@ def create_app(record: RecordSettings, settings: ApiSettings) -> FastAPI:
     """Build the API and bring its database up to date."""
     database = Database(record.database_url, pool=record.database_pool)
     schema.migrate(database)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        database.dispose()
+
     app = FastAPI(
+        lifespan=lifespan,
         title="idefiq",
         version=VERSION,
         summary="Bulk image captioning, visual question answering and alt text",

@@ -1,0 +1,211 @@
+"""Who is answered: keys, owners, and web pages that reach for a service on loopback."""
+
+import os
+import subprocess
+import sys
+
+import httpx2
+import pytest
+
+from api import errors as api_errors
+from api.app import create_app
+from api.settings import ApiSettings
+from db import errors, owners, sessions
+from db.database import Database
+from db.settings import RecordSettings
+from tests.api.conftest import CARD, Serve
+
+IMAGE = "blob:" + "ab" * 32
+
+
+@pytest.fixture
+def keys(offered: Database) -> dict[str, dict[str, str]]:
+    """Headers of two owners."""
+    made = {}
+    for name in ("ada", "eve"):
+        with offered.transaction() as transaction:
+            key = owners.create_key(transaction, owners.get_or_create(transaction, name))
+        made[name] = {"Authorization": f"Bearer {key}"}
+    return made
+
+
+@pytest.fixture
+def http(serve: Serve, offered: Database) -> httpx2.Client:
+    return serve(offered.url, keys="always")
+
+
+@pytest.mark.parametrize(
+    ("host", "required"),
+    [("127.0.0.1", False), ("::1", False), ("localhost", False), ("0.0.0.0", True), ("::", True)],
+)
+def test_a_key_is_required_as_soon_as_it_listens_beyond_loopback(
+    host: str, required: bool
+) -> None:
+    assert ApiSettings(host=host).keys_required is required
+
+
+@pytest.mark.parametrize("value", ["", "Bearer", "Bearer x", "Basic x", "Bearer idq_0_0"])
+def test_a_request_without_a_good_key_is_refused(http: httpx2.Client, value: str) -> None:
+    response = http.get("/v1/jobs", headers={"Authorization": value})
+
+    assert (response.status_code, response.json()["code"]) == (401, "unauthorized")
+    assert response.headers["www-authenticate"] == "Bearer"
+
+
+def test_health_needs_no_key(http: httpx2.Client) -> None:
+    assert http.get("/healthz").json() == {"status": "ok"}
+    assert http.get("/readyz").json()["status"] == "starting"
+
+
+def test_no_route_shows_or_changes_anything_of_another_owner(
+    http: httpx2.Client, keys: dict[str, dict[str, str]]
+) -> None:
+    body = {"items": [{"images": [IMAGE]}]}
+    job = http.post("/v1/jobs", json=body, headers=keys["ada"]).json()["id"]
+    schema = http.get("/openapi.json").json()
+    tried = 0
+
+    for path, methods in schema["paths"].items():
+        if "{job_id}" not in path:
+            continue
+        for method in methods:
+            url = path.format(job_id=job, index=0)
+            assert http.request(method, url, headers=keys["eve"]).status_code == 404, url
+            tried += 1
+
+    assert tried >= 7
+    assert http.get("/v1/jobs", headers=keys["eve"]).json()["data"] == []
+    assert http.get(f"/v1/jobs/{job}", headers=keys["ada"]).json()["state"] == "queued"
+
+
+def test_an_image_of_another_owner_is_not_known(
+    http: httpx2.Client, keys: dict[str, dict[str, str]]
+) -> None:
+    uploaded = http.post("/v1/images", files={"file": b"bytes"}, headers=keys["ada"]).json()
+    digest = uploaded["data"][0]["image"].removeprefix("blob:")
+
+    asked = {
+        name: http.post("/v1/images/known", json=[digest], headers=headers).json()
+        for name, headers in keys.items()
+    }
+
+    assert asked == {"ada": [digest], "eve": []}
+
+
+class TestWithoutKeys:
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"Host": "evil.example"},
+            {"Host": "evil.example:8000"},
+            {"Sec-Fetch-Site": "cross-site"},
+            {"Sec-Fetch-Site": "same-site"},
+        ],
+    )
+    def test_what_a_web_page_could_send_is_refused(
+        self, http_sqlite: httpx2.Client, headers: dict[str, str]
+    ) -> None:
+        response = http_sqlite.get("/v1/jobs", headers=headers)
+
+        assert (response.status_code, response.json()["code"]) == (403, "forbidden")
+
+    def test_requests_of_this_machine_are_answered(self, http_sqlite: httpx2.Client) -> None:
+        for headers in ({}, {"Host": "localhost"}, {"Sec-Fetch-Site": "same-origin"}):
+            assert http_sqlite.get("/v1/jobs", headers=headers).status_code == 200
+
+
+def test_every_error_of_a_caller_has_a_status_of_its_own_choice() -> None:
+    def all_below(kind: type[errors.IdefiqError]) -> list[type[errors.IdefiqError]]:
+        return [kind, *(found for child in kind.__subclasses__() for found in all_below(child))]
+
+    assert set(all_below(errors.RequestError)) <= set(api_errors.STATUS)
+    assert errors.StorageError in api_errors.STATUS
+
+
+def test_no_two_errors_share_a_code() -> None:
+    codes = [
+        kind.code
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.IdefiqError)
+    ]
+
+    assert len(codes) == len(set(codes))
+
+
+def test_the_api_loads_no_torch_and_no_worker(sqlite_url: str) -> None:
+    program = (
+        "import sys; from api.app import create_app; from api.settings import ApiSettings;"
+        "from db.settings import RecordSettings; create_app(RecordSettings(), ApiSettings());"
+        "print(sorted(m for m in sys.modules if m.split('.')[0] in ('torch','transformers','PIL')"
+        " or m in ('workers.tasks','workers.loop','workers.intake','workers.engine')))"
+    )
+    env = {**os.environ, "IDEFIQ_DATABASE_URL": sqlite_url}  # noqa: TID251 - for the process
+
+    output = subprocess.check_output([sys.executable, "-c", program], env=env, text=True)
+
+    assert output.strip() == "[]"
+
+
+def test_models_are_listed_with_what_they_can_do(
+    http: httpx2.Client, keys: dict[str, dict[str, str]]
+) -> None:
+    [model] = http.get("/v1/models", headers=keys["ada"]).json()["data"]
+
+    assert model == {"card": CARD.model_dump(mode="json"), "state": "offline", "workers": 0}
+
+
+def test_the_openapi_document_is_valid_and_names_the_hand_read_bodies(sqlite_url: str) -> None:
+    from openapi_spec_validator import validate
+
+    app = create_app(RecordSettings(database_url=sqlite_url), ApiSettings())
+    document = app.openapi()
+    app.state.services.database.dispose()
+
+    validate(document)  # type: ignore[arg-type]
+    assert document["openapi"].startswith("3.1")
+    assert {"SubmissionIn", "ItemIn", "JobOut"} <= document["components"]["schemas"].keys()
+
+
+def test_readiness_needs_a_loaded_model_and_an_intake(
+    http_sqlite: httpx2.Client, sqlite_url: str
+) -> None:
+    from db.states import Stage
+
+    database, told = Database(sqlite_url), []
+    for stage in (Stage.GENERATE, Stage.INTAKE):
+        told.append(http_sqlite.get("/readyz").status_code)
+        with database.transaction() as transaction:
+            sessions.start(
+                transaction, worker=stage.value, stage=stage, model="echo", lease_seconds=60
+            )
+    told.append(http_sqlite.get("/readyz").status_code)
+    database.dispose()
+
+    assert told == [503, 503, 200]
+
+
+class TestOperatorsCommands:
+    def run(self, sqlite_url: str, *words: str) -> "subprocess.CompletedProcess[str]":
+        env = {**os.environ, "IDEFIQ_DATABASE_URL": sqlite_url}  # noqa: TID251 - for the process
+        command = [sys.executable, "-m", "api", *words]
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+    def test_a_key_is_made_listed_and_revoked(self, sqlite_url: str, serve: Serve) -> None:
+        key = self.run(sqlite_url, "keys", "create", "--owner", "ada").stdout.strip()
+        http = serve(sqlite_url, keys="always")
+        bearer = {"Authorization": f"Bearer {key}"}
+
+        before = http.get("/v1/jobs", headers=bearer).status_code
+        listed = self.run(sqlite_url, "keys", "list").stdout
+        self.run(sqlite_url, "keys", "revoke", key.split("_")[1])
+        after = http.get("/v1/jobs", headers=bearer).status_code
+
+        assert (before, after) == (200, 401)
+        assert "ada" in listed
+        assert key.split("_")[2] not in listed
+
+    def test_a_mistake_is_one_line(self, sqlite_url: str) -> None:
+        failed = self.run(sqlite_url, "grant", "ada", "photos/2026")
+
+        assert failed.returncode == 1
+        assert failed.stderr.strip().splitlines()[-1].startswith("error: 'photos/2026'")
