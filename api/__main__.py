@@ -12,6 +12,7 @@ import uvicorn
 from api.app import create_app
 from api.settings import ApiSettings
 from db import owners, schema
+from db.blobs import open_store
 from db.database import Database
 from db.errors import IdefiqError, RequestError
 from db.owners import LOCAL_OWNER
@@ -51,9 +52,10 @@ def serve() -> None:
 
 @app.command()
 def migrate() -> None:
-    """Bring the database up to date."""
+    """Bring the database up to date, and make the bucket if there is none."""
     _database().dispose()
-    print("the database is up to date")
+    open_store(RecordSettings()).prepare()
+    print("the database and the blob store are ready")
 
 
 @app.command()

@@ -11,7 +11,7 @@ from db.database import Database
 from db.errors import StorageError
 
 #: Time between two looks at the record while anybody waits.
-LOOK_SECONDS = 0.25
+LOOK_SECONDS = 0.1
 
 log = logging.getLogger(__name__)
 

@@ -64,6 +64,9 @@ class BlobStore(Protocol):
     def presign_put(self, key: str, seconds: int) -> str | None:
         """A URL to which a client may PUT these bytes itself, or None if the store has none."""
 
+    def prepare(self) -> None:
+        """Make the bucket or folder if it is not there. Safe to repeat."""
+
 
 class FolderStore:
     """Blobs as files below a folder, each written aside and renamed into place."""
@@ -109,6 +112,9 @@ class FolderStore:
         """A folder cannot be written to from elsewhere."""
         return None
 
+    def prepare(self) -> None:
+        """The folder was made when the store was opened."""
+
 
 @contextmanager
 def _file_errors(key: str) -> Iterator[None]:
@@ -147,8 +153,12 @@ class S3Store:
     def open(self, key: str, offset: int = 0) -> IO[bytes]:
         """See BlobStore.open. Spooled to a local file, so that no connection waits for a reader."""
         file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
-        with _s3_errors(key):
-            self.client.download_fileobj(self.bucket, self.prefix + key, file)
+        try:
+            with _s3_errors(key):
+                self.client.download_fileobj(self.bucket, self.prefix + key, file)
+        except BaseException:
+            file.close()
+            raise
         file.seek(offset)
         return file
 
@@ -165,6 +175,13 @@ class S3Store:
             ExpiresIn=seconds,
         )
         return url
+
+    def prepare(self) -> None:
+        """See BlobStore.prepare."""
+        with _s3_errors(self.bucket):
+            listed = self.client.list_buckets()["Buckets"]
+            if self.bucket not in {bucket["Name"] for bucket in listed}:
+                self.client.create_bucket(Bucket=self.bucket)
 
 
 def s3_client(settings: RecordSettings) -> Any:

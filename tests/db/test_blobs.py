@@ -30,8 +30,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
         return FolderStore(tmp_path)
     settings = s3_settings(request.getfixturevalue("s3_endpoint"), f"b{secrets.token_hex(6)}")
     made = open_store(settings)
-    assert isinstance(made, S3Store)
-    made.client.create_bucket(Bucket=settings.s3_bucket)
+    made.prepare()
+    made.prepare()  # as every start of a service does
     return made
 
 

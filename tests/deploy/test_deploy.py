@@ -1,0 +1,87 @@
+"""What operators copy is complete and agrees with the code."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic_core import PydanticUndefined
+from pydantic_settings import BaseSettings
+
+from api.settings import ApiSettings
+from db.settings import RecordSettings
+from workers.settings import EngineSettings, IntakeSettings
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+SETTINGS: list[type[BaseSettings]] = [RecordSettings, ApiSettings, IntakeSettings, EngineSettings]
+
+
+def fields() -> dict[str, Any]:
+    return {
+        f"IDEFIQ_{name.upper()}": field
+        for settings in SETTINGS
+        for name, field in settings.model_fields.items()
+    }
+
+
+def test_the_example_lists_every_setting_with_its_words_and_its_default() -> None:
+    text = (DEPLOY / "env.example").read_text()
+    listed = dict(re.findall(r"^#(IDEFIQ_\w+)=(.*)$", text, re.MULTILINE))
+
+    assert listed.keys() == fields().keys()
+    for name, field in fields().items():
+        assert f"# {field.description}\n#{name}=" in text, name
+        if isinstance(field.default, int | float | str) and not isinstance(field.default, bool):
+            assert listed[name] == str(field.default), name
+        assert field.default is not PydanticUndefined or listed[name] == "", name
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert [name for name, field in fields().items() if not field.description] == []
+
+
+def compose() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    return loaded
+
+
+def test_compose_uses_only_settings_that_exist() -> None:
+    used = {
+        name
+        for service in compose()["services"].values()
+        for name in service.get("environment", {})
+        if name.startswith("IDEFIQ_")
+    }
+
+    assert used
+    assert used <= fields().keys()
+
+
+def test_compose_builds_from_files_that_are_there_and_runs_every_process() -> None:
+    services = compose()["services"]
+
+    for service in services.values():
+        if "build" in service:
+            assert (ROOT / service["build"]["dockerfile"]).is_file()
+    assert {"postgres", "redis", "store", "api", "upkeep", "intake", "engine"} <= services.keys()
+
+
+@pytest.mark.parametrize("name", ["api", "intake", "engine"])
+def test_an_image_copies_what_is_there_and_runs_as_nobody_special(name: str) -> None:
+    text = (DEPLOY / f"{name}.Dockerfile").read_text()
+
+    copied = [word for line in re.findall(r"^COPY (.+)$", text, re.M) for word in line.split()[:-1]]
+    assert [path for path in copied if not (ROOT / path).exists()] == []
+    assert "USER 10001" in text
+    assert "constraints.txt" in text
+
+
+def test_images_without_a_model_install_no_torch() -> None:
+    extras = (ROOT / "pyproject.toml").read_text()
+
+    for name in ("api", "intake"):
+        [extra] = re.findall(rf"^{name} = \[(.*)\]$", extras, re.M)
+        assert "torch" not in extra
+        assert "transformers" not in extra
