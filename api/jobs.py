@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -22,7 +22,7 @@ from api.schemas import (
 from api.services import CurrentOwner, Parts, Services
 from api.submissions import Envelope, Spool, submit_json
 from db import jobs, results
-from db.errors import NotFound, RequestError, WrongMediaType
+from db.errors import NotReady, RequestError, WrongMediaType
 from db.results import Item
 from workers.broker import INTAKE, UPKEEP, engine_queue
 
@@ -173,16 +173,17 @@ def get_results(
     with services.database.snapshot() as transaction:
         job = jobs.get(transaction, owner.id, job_id)
         if NDJSON not in request.headers.get("accept", ""):
-            page = results.finished_after(transaction, job_id, number=number, limit=limit)
+            page = results.finished_after(transaction, job_id, number=number, limit=limit + 1)
     if NDJSON in request.headers.get("accept", ""):
         headers = {"X-Incomplete": "false" if job.finished_at else "true"}
         return StreamingResponse(  # type: ignore[return-value]  # not what the schema describes
             _lines(services, job_id, number), media_type=NDJSON, headers=headers
         )
-    last = page[-1].result_number or number if page else number
+    shown = page[:limit]
+    last = shown[-1].result_number or number if shown else number
     return ResultPage(
-        data=[item.public() for item in page],
-        complete=job.finished_at is not None and len(page) < limit,
+        data=[item.public() for item in shown],
+        complete=job.finished_at is not None and len(page) <= limit,
         next=encode_cursor(str(last)),
     )
 
@@ -206,20 +207,34 @@ def _lines(services: Services, job_id: str, number: int) -> Iterator[bytes]:
 
 @router.get("/{job_id}/results.jsonl", response_class=StreamingResponse)
 def get_results_file(job_id: str, services: Parts, owner: CurrentOwner) -> StreamingResponse:
-    """The results object of a finished job: every item, in the order of the submission."""
+    """All results of a finished job, in the order of the submission."""
     with services.database.snapshot() as transaction:
         job = jobs.get(transaction, owner.id, job_id)
-    if job.results_key is None:
-        raise NotFound(f"the results file of job {job_id} is not written yet; it is {job.state}")
-    stream = services.store.open(job.results_key)
-
-    def pieces() -> Iterator[bytes]:
-        with stream:
-            while piece := stream.read(PIECE_BYTES):
-                yield piece
-
+    if job.finished_at is None:
+        raise NotReady(f"job {job_id} is {job.state}; its results so far are at …/results")
+    if job.results_key:
+        pieces = _pieces(services.store.open(job.results_key))
+    else:  # upkeep has not written the file yet
+        pieces = _lines_in_order(services, job_id)
     name = f'attachment; filename="{job_id}.jsonl"'
-    return StreamingResponse(pieces(), media_type=NDJSON, headers={"Content-Disposition": name})
+    return StreamingResponse(pieces, media_type=NDJSON, headers={"Content-Disposition": name})
+
+
+def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
+    with stream:
+        while piece := stream.read(PIECE_BYTES):
+            yield piece
+
+
+def _lines_in_order(services: Services, job_id: str) -> Iterator[bytes]:
+    first = 0
+    while True:
+        with services.database.snapshot() as transaction:
+            page = results.in_order(transaction, job_id, first=first, limit=PAGE_LIMIT)
+        if not page:
+            return
+        yield b"".join(item.line() for item in page)
+        first = page[-1].ordinal + 1
 
 
 @router.get("/{job_id}/items/{index}")

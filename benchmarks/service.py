@@ -132,9 +132,7 @@ def measure(folder: Path, items: int, rounds: int) -> dict[str, Any]:
     """Run both arms in turn."""
     paths = draw(folder, items)
     extra = {"IDEFIQ_BATCH_ITEMS": str(BATCH)}
-    stack = Stack(
-        folder / "data", port=0, models=["demo"], log=folder / "service.log", extra=extra
-    )
+    stack = Stack(folder / "data", port=0, models=["demo"], log=folder / "service.log", extra=extra)
     rates: dict[str, list[float]] = {"alone": [], "service": []}
     with stack.running(), Client(stack.url) as client:
         images = client.upload(paths)

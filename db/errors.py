@@ -82,6 +82,12 @@ class TooLarge(RequestError):
     code = "too_large"
 
 
+class NotReady(RequestError):
+    """It will be there, but is not yet."""
+
+    code = "not_ready"
+
+
 class Unsupported(RequestError):
     """The service, as it is set up, cannot do this."""
 

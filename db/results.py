@@ -43,12 +43,16 @@ class Item:
             "images": self.images or self.request.get("images", []),
             "answer": self.answer,
             "error": error if self.error_code else None,
-            "finished_at": self.finished_at.isoformat() if self.finished_at else None,
+            "finished_at": _shown(self.finished_at),
         }
 
     def line(self) -> bytes:
         """The same as one line of JSON."""
         return json.dumps(self.public(), ensure_ascii=False).encode() + b"\n"
+
+
+def _shown(at: datetime | None) -> str | None:
+    return at.isoformat().replace("+00:00", "Z") if at else None
 
 
 _COLUMNS = [items.c[name] for name in Item.__dataclass_fields__]

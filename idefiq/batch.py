@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from idefiq.client import Client
-from idefiq.types import ApiError, Job
+from idefiq.types import ApiError, Job, TooLong
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif", ".heic", ".heif"})
 #: Files uploaded between two reports of progress.
@@ -33,19 +33,26 @@ class Outcome:
 def find_images(paths: Iterable[Path]) -> list[Path]:
     """Files as they are named, and every image below the folders, sorted.
 
+    In folders, images are told by the ends of their names; hidden files are left alone.
+
     Raises:
         FileNotFoundError: A path does not exist.
     """
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            below = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+            below = (file for file in path.rglob("*") if _is_image(file.relative_to(path)))
             found += sorted(file for file in below if file.is_file())
         elif path.exists():
             found.append(path)
         else:
             raise FileNotFoundError(f"there is no {str(path)!r}")
     return found
+
+
+def _is_image(path: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.parts)
+    return path.suffix.lower() in SUFFIXES and not hidden
 
 
 def run(
@@ -80,8 +87,6 @@ def run(
 
 def _look_again(client: Client, job: Job) -> Job:
     """Wait a little, or until the job ends: a bar that moves once a second is smooth enough."""
-    from idefiq.types import TooLong
-
     try:
         return client.wait(job, seconds=1)
     except TooLong:

@@ -1,5 +1,6 @@
 """The `idefiq` command."""
 
+import importlib.metadata
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,16 +25,39 @@ from idefiq.types import IdefiqError, Job
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Captions and answers for many images, from a service of your own.",
 )
 
-Url = Annotated[str, typer.Option(envvar="IDEFIQ_URL", help="Where the service is")]
-Key = Annotated[str | None, typer.Option(envvar="IDEFIQ_API_KEY", help="API key")]
+Url = Annotated[
+    str | None,
+    typer.Option(help=f"Where the service is; IDEFIQ_URL, or {DEFAULT_URL}, if not said"),
+]
+Key = Annotated[str | None, typer.Option(help="API key; IDEFIQ_API_KEY if not said")]
 Paths = Annotated[list[Path], typer.Argument(help="Images, and folders of them")]
 ModelName = Annotated[str | None, typer.Option(help="Which model; not needed if there is one")]
-Out = Annotated[Path | None, typer.Option(help="FILE.jsonl, .csv or .txt; else standard output")]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="FILE.jsonl, .csv or .txt; else a line each on standard output"),
+]
+ResultsOut = Annotated[
+    Path | None, typer.Option(help="FILE.jsonl, .csv or .txt; else JSON lines on standard output")
+]
 
 errors = Console(stderr=True, highlight=False)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"idefiq {importlib.metadata.version('idefiq')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which this is")
+    ] = False,
+) -> None:
+    """Captions and answers for many images, from a service of your own."""
 
 
 @app.command()
@@ -42,7 +66,7 @@ def caption(
     prompt: Annotated[str | None, typer.Option(help="What to say instead of the default")] = None,
     model: ModelName = None,
     out: Out = None,
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     api_key: Key = None,
 ) -> None:
     """Caption images."""
@@ -58,7 +82,7 @@ def ask(
     paths: Paths,
     model: ModelName = None,
     out: Out = None,
-    url: Url = DEFAULT_URL,
+    url: Url = None,
     api_key: Key = None,
 ) -> None:
     """Ask one question about every image."""
@@ -72,25 +96,41 @@ def _run(
     out: Path | None,
     client: Client,
 ) -> None:
-    form = out.suffix.lstrip(".") if out else "txt"
-    if form not in ("jsonl", "csv", "txt"):
-        raise IdefiqError(f"{str(out)!r}: write to a .jsonl, .csv or .txt file")
+    form = _form(out, "txt")
     found = batch.find_images(paths)
     if not found:
-        raise IdefiqError("no images there")
-    with client, _progress() as report:
-        outcomes = batch.run(client, found, request=request, model=model, report=report)
-    if out:
-        with out.open("w", encoding="utf-8", newline="") as file:
-            batch.write(outcomes, file, form)
-    else:
-        batch.write(outcomes, sys.stdout, form)
+        named = ", ".join(map(str, paths))
+        raise IdefiqError(f"no images in {named}: looked for {' '.join(sorted(batch.SUFFIXES))}")
+    with client:
+        if model and model not in (known := [known.name for known in client.models()]):
+            raise IdefiqError(f"there is no model {model!r}; known models: {', '.join(known)}")
+        with _progress() as report:
+            outcomes = batch.run(client, found, request=request, model=model, report=report)
+    _write(outcomes, out, form)
     failed = [one for one in outcomes if one.error]
     for one in failed:
         errors.print(f"failed: {one.path}: {one.error}", style="red", markup=False)
     if failed:
         errors.print(f"{len(failed)} of {len(outcomes)} failed")
         raise typer.Exit(1)
+
+
+def _form(out: Path | None, default: str) -> str:
+    """The form of the output, by its name; refused before any work is done."""
+    form = out.suffix.lstrip(".") if out else default
+    if form not in ("jsonl", "csv", "txt"):
+        raise IdefiqError(f"{str(out)!r}: write to a .jsonl, .csv or .txt file")
+    if out and not out.parent.is_dir():
+        raise IdefiqError(f"{str(out)!r}: there is no folder {str(out.parent)!r}")
+    return form
+
+
+def _write(outcomes: list[batch.Outcome], out: Path | None, form: str) -> None:
+    if out is None:
+        batch.write(outcomes, sys.stdout, form)
+        return
+    with out.open("w", encoding="utf-8", newline="") as file:
+        batch.write(outcomes, file, form)
 
 
 @contextmanager
@@ -109,30 +149,41 @@ def _progress() -> Iterator[batch.Report]:
         def report(step: str, done: int, total: int, job: Job | None) -> None:
             if step not in bars:
                 bars[step] = progress.add_task(step, total=total, rate="")
+            if job and "job" not in bars:
+                bars["job"] = job.id
+                progress.console.print(f"job {job.id}")
             rate = f"{job.items_per_second:.1f}/s" if job and job.items_per_second else ""
             progress.update(bars[step], completed=done, rate=rate)
 
-        yield report
+        try:
+            yield report
+        except KeyboardInterrupt:
+            if job_id := bars.get("job"):
+                progress.console.print(
+                    f"the job goes on: `idefiq results {job_id}` shows its answers,"
+                    f" `idefiq cancel {job_id}` stops it"
+                )
+            raise
 
 
 @app.command()
-def jobs(url: Url = DEFAULT_URL, api_key: Key = None, limit: int = 20) -> None:
+def jobs(url: Url = None, api_key: Key = None, limit: int = 20) -> None:
     """List jobs, newest first."""
-    table = Table(
-        Column("job", no_wrap=True), "state", "model", "done", "failed", "total", "name", box=None
-    )
+    fixed = ("job", "state", "answered", "failed", "total", "model", "name")
+    table = Table(*[Column(name, no_wrap=True) for name in fixed], box=None)
     with Client(url, api_key) as client:
         for _, job in zip(range(limit), client.jobs(), strict=False):
             counts = job.counts
-            numbers = [str(n) for n in (counts.finished, counts.failed, counts.total)]
-            table.add_row(job.id, job.state, job.model, *numbers, job.name)
-    Console().print(table)
+            numbers = [str(n) for n in (counts.succeeded, counts.failed, counts.total)]
+            table.add_row(job.id, job.state, *numbers, job.model, job.name)
+    # Columns are never cut: a narrow terminal wraps the line instead.
+    Console(width=max(Console().width, 120), soft_wrap=True).print(table)
 
 
 @app.command()
-def results(job_id: str, out: Out = None, url: Url = DEFAULT_URL, api_key: Key = None) -> None:
+def results(job_id: str, out: ResultsOut = None, url: Url = None, api_key: Key = None) -> None:
     """Print the results of a job so far, in the order of its submission."""
-    form = out.suffix.lstrip(".") if out else "jsonl"
+    form = _form(out, "jsonl")
     with Client(url, api_key) as client:
         found = sorted(client.results(job_id), key=lambda result: result.index)
     outcomes = [
@@ -143,22 +194,18 @@ def results(job_id: str, out: Out = None, url: Url = DEFAULT_URL, api_key: Key =
         )
         for result in found
     ]
-    if out:
-        with out.open("w", encoding="utf-8", newline="") as file:
-            batch.write(outcomes, file, form)
-    else:
-        batch.write(outcomes, sys.stdout, form)
+    _write(outcomes, out, form)
 
 
 @app.command()
-def cancel(job_id: str, url: Url = DEFAULT_URL, api_key: Key = None) -> None:
+def cancel(job_id: str, url: Url = None, api_key: Key = None) -> None:
     """Start no more items of a job; what is answered stays."""
     with Client(url, api_key) as client:
         print(f"{job_id} is {client.cancel(job_id).state}")
 
 
 @app.command()
-def models(url: Url = DEFAULT_URL, api_key: Key = None) -> None:
+def models(url: Url = None, api_key: Key = None) -> None:
     """List the models that the service knows."""
     table = Table("model", "state", "kinds", "licence", "note", box=None)
     with Client(url, api_key) as client:

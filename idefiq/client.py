@@ -6,6 +6,7 @@ lost answer finds the job that the first attempt made.
 
 import hashlib
 import json
+import os
 import random
 import time
 import uuid
@@ -26,6 +27,8 @@ RETRIED = frozenset({429, 502, 503, 504})
 FIRST_PAUSE_SECONDS = 0.25
 #: Files and bytes of one upload request, at most.
 UPLOAD_FILES, UPLOAD_BYTES = 100, 16 * 2**20
+#: A longer submission is streamed, a line for each item.
+WHOLE_ITEMS = 1_000
 #: How long one request of `wait` is held by the service.
 WAIT_SECONDS = 20
 
@@ -36,14 +39,22 @@ class Client:
     """Talks to one service.
 
     Args:
-        url: Where the service is.
-        api_key: Needed as soon as the service listens beyond loopback.
+        url: Where the service is; IDEFIQ_URL, or this machine's port 8000, if None.
+        api_key: Needed as soon as the service listens beyond loopback; IDEFIQ_API_KEY if None.
         timeout_seconds: Longest wait for the next bytes of an answer.
     """
 
     def __init__(
-        self, url: str = DEFAULT_URL, api_key: str | None = None, *, timeout_seconds: float = 60.0
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout_seconds: float = 60.0,
     ) -> None:
+        url = url or os.environ.get("IDEFIQ_URL") or DEFAULT_URL  # noqa: TID251 - an entry point
+        api_key = api_key or os.environ.get("IDEFIQ_API_KEY")  # noqa: TID251 - an entry point
+        if not url.startswith(("http://", "https://")):
+            raise IdefiqError(f"{url!r} is no URL: it starts with http:// or https://")
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._http = httpx2.Client(base_url=url, headers=headers, timeout=timeout_seconds)
 
@@ -64,8 +75,8 @@ class Client:
 
     # ---- images ---------------------------------------------------------------------
 
-    def upload(self, paths: Iterable[str | Path]) -> list[str]:
-        """Upload images and return their references, in order.
+    def upload(self, paths: Iterable[str | Path] | str | Path) -> list[str]:
+        """Upload one image or many and return their references, in order.
 
         Only bytes that the service does not have yet are sent.
 
@@ -74,7 +85,8 @@ class Client:
             ApiError: The service refused one.
         """
         references: list[str] = []
-        for group in _groups([Path(path) for path in paths]):
+        several = [paths] if isinstance(paths, str | Path) else paths
+        for group in _groups([Path(path) for path in several]):
             digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in group]
             known = set(self._json("POST", "/v1/images/known", json=digests))
             missing = {
@@ -101,8 +113,8 @@ class Client:
     ) -> Job:
         """Submit a job and return at once.
 
-        A list is sent again if the connection breaks; any other iterable is streamed once, with
-        flat memory however long it is.
+        A list is sent again if the connection breaks; any other iterable, and a list of more
+        than 1,000, is streamed, with flat memory however long it is.
 
         Args:
             items: Each {"images": [reference], "prompt" | "question": …, "custom_id": …, …}.
@@ -117,13 +129,13 @@ class Client:
         job: Item = {"name": name, "defaults": defaults or {}}
         if model:
             job["model"] = model
-        headers = {
-            "Idempotency-Key": idempotency_key or uuid.uuid4().hex,
-            "Content-Type": NDJSON,
-        }
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        if isinstance(items, Sequence) and len(items) <= WHOLE_ITEMS:
+            whole = {**job, "items": list(items)}
+            return Job.of(self._json("POST", "/v1/jobs", json=whole, headers=headers))
+        headers["Content-Type"] = NDJSON
         lines = _lines({"job": job}, items)
-        content = b"".join(lines) if isinstance(items, Sequence) else lines
-        return Job.of(self._json("POST", "/v1/jobs", content=content, headers=headers))
+        return Job.of(self._json("POST", "/v1/jobs", content=lines, headers=headers))
 
     def job(self, job_id: str) -> Job:
         """A job as it is now."""
@@ -205,7 +217,10 @@ class Client:
             except httpx2.TransportError as error:
                 if last:
                     where = self._http.base_url
-                    raise IdefiqError(f"{where} cannot be reached: {error}") from error
+                    raise IdefiqError(
+                        f"{where} cannot be reached ({error}): is the service up, and is this its"
+                        " URL?"
+                    ) from None
                 _pause(attempt, None)
                 continue
             if response.status_code not in RETRIED or last:

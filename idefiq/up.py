@@ -12,6 +12,7 @@ something else. A process that ends is started again, after a while that doubles
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import shutil
 import signal
@@ -36,6 +37,12 @@ HEALTHY_SECONDS = 60.0
 #: How long processes have to end in good order before they are killed.
 STOP_SECONDS = 60.0
 LOOK_SECONDS = 0.1
+#: Exit status of a process that no restart can help (EX_CONFIG of sysexits.h).
+CONFIG_STATUS = 78
+
+READY = """ready: {url}
+  idefiq caption PHOTOS/ --url {url}
+  interactive API: {url}/docs    stop: Ctrl-C"""
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PR_SET_PDEATHSIG = 1
@@ -79,6 +86,8 @@ class Service:
         if status is None:
             return None
         self.process = None
+        if status == CONFIG_STATUS:
+            raise IdefiqError(f"{self.name} cannot run with these settings; its log says why")
         self.pause = 0.5 if now - self.started > HEALTHY_SECONDS else self.pause * 2
         self.pause = min(self.pause, MAX_PAUSE_SECONDS)
         self.due = now + self.pause
@@ -137,10 +146,18 @@ class Stack:
                 "`idefiq up` runs from the repository or an image; this installation is the client"
             )
         self.data.mkdir(parents=True, exist_ok=True)
-        self._folder = tempfile.TemporaryDirectory(prefix="idefiq-")
-        self._output = self.log.open("ab") if self.log else None
+        self._lock()
+        try:
+            self._start()
+        except BaseException:
+            self._locked.close()
+            raise
+
+    def _start(self) -> None:
         env = self._environment()
         self._make_key(env)
+        self._folder = tempfile.TemporaryDirectory(prefix="idefiq-")
+        self._output = self.log.open("ab") if self.log else None
         if "IDEFIQ_REDIS_URL" not in env:
             path = f"{self._folder.name}/redis.sock"
             env["IDEFIQ_REDIS_URL"] = f"redis+socket://{path}"
@@ -153,6 +170,17 @@ class Stack:
             self._add(f"engine {model}", command, {**env, "IDEFIQ_MODEL": model})
         for service in self.services:
             service.start()
+
+    def _lock(self) -> None:
+        """Keep a second supervisor out: its workers would have the same names as ours."""
+        self._locked = (self.data / "lock").open("w")
+        try:
+            fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._locked.close()
+            raise IdefiqError(
+                f"another `idefiq up` uses {str(self.data)!r}; choose another folder with --data"
+            ) from error
 
     def _environment(self) -> dict[str, str]:
         env = {**os.environ, **self.extra}  # noqa: TID251 - handed on to the processes
@@ -228,6 +256,7 @@ class Stack:
         if self._output:
             self._output.close()
         self._folder.cleanup()
+        self._locked.close()
 
     @contextlib.contextmanager
     def running(self, *, seconds: float = 180) -> Iterator["Stack"]:
@@ -259,7 +288,7 @@ def run_until_stopped(stack: Stack) -> None:
                 print(line, file=sys.stderr)
             if not ready and stack.is_ready():
                 ready = True
-                print(f"ready: {stack.url} (interactive API at {stack.url}/docs)", file=sys.stderr)
+                print(READY.format(url=stack.url), file=sys.stderr)
             time.sleep(LOOK_SECONDS)
     finally:
         print("stopping", file=sys.stderr)

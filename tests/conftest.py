@@ -1,15 +1,22 @@
 """Fixtures of all tests: real databases, Redis and an S3 store, each started once."""
 
 import secrets
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx2
 import psycopg
 import pytest
+import uvicorn
 
-from db import schema
+from api.app import create_app
+from api.settings import ApiSettings
+from db import schema, sessions
 from db.database import Database
+from db.settings import RecordSettings
 from tests import servers
+from tests.served import CARD, Serve
 
 
 @pytest.fixture(scope="session")
@@ -82,3 +89,57 @@ def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def wait_until() -> Callable[..., None]:
     """Look until a condition holds; see servers.wait_until."""
     return servers.wait_until
+
+
+# ---- an API, over real HTTP, with a model offered and nobody to run it ----------------
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """Start an API on a record; returns a client of it."""
+    started: list[tuple[uvicorn.Server, threading.Thread, httpx2.Client]] = []
+
+    def start(url: str, **settings: object) -> httpx2.Client:
+        port = servers.free_port()
+        values = {"port": port, "redis_url": "redis://127.0.0.1:1/0", **settings}
+        record = RecordSettings(database_url=url, store_folder=tmp_path / "blobs")
+        app = create_app(record, ApiSettings.model_validate(values))
+        server = uvicorn.Server(
+            uvicorn.Config(app, host="127.0.0.1", port=port, log_config=None, access_log=False)
+        )
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        servers.wait_until(lambda: server.started, what="the API")
+        client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
+        started.append((server, thread, client))
+        return client
+
+    yield start
+    for server, thread, client in started:
+        client.close()
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def offered(database: Database) -> Database:
+    """A record in which the echo model was offered."""
+    with database.transaction() as transaction:
+        sessions.offer(transaction, CARD)
+    return database
+
+
+@pytest.fixture
+def http(serve: Serve, offered: Database) -> httpx2.Client:
+    """A client of an API on each of the two databases."""
+    return serve(offered.url)
+
+
+@pytest.fixture
+def http_sqlite(serve: Serve, sqlite_url: str) -> httpx2.Client:
+    """A client of an API on SQLite, where the database does not matter."""
+    database = Database(sqlite_url)
+    with database.transaction() as transaction:
+        sessions.offer(transaction, CARD)
+    database.dispose()
+    return serve(sqlite_url)

@@ -6,11 +6,15 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
+
+from pydantic import ValidationError
 
 from db import schema, sessions
 from db.blobs import open_store
 from db.database import Database
+from db.errors import RequestError
 from db.leases import RetryPolicy
 from db.settings import RecordSettings
 from db.states import Stage
@@ -23,6 +27,8 @@ from workers.tasks import serve
 
 #: Exit status of a process whose generation hung; whoever supervises it starts another.
 STUCK_STATUS = 70
+#: Exit status when no restart can help (EX_CONFIG of sysexits.h).
+CONFIG_STATUS = 78
 #: Threads that read and decode images for one engine.
 LOADERS = 4
 
@@ -39,10 +45,21 @@ def main() -> int:
         stream=sys.stderr,
         format=f"%(asctime)s %(levelname)s {role}[{os.getpid()}] %(message)s",
     )
-    for talkative in ("celery.worker.strategy", "celery.app.trace", "alembic"):
+    # Celery fears pickled messages as root; only JSON is accepted here.
+    warnings.filterwarnings("ignore", message="You're running the worker with superuser")
+    for talkative in (
+        "celery.worker.strategy",
+        "celery.app.trace",
+        "celery.apps.worker",
+        "alembic",
+    ):
         logging.getLogger(talkative).setLevel(logging.WARNING)
     record = RecordSettings()
-    return {"engine": run_engine, "intake": run_intake, "upkeep": run_upkeep}[role](record)
+    try:
+        return {"engine": run_engine, "intake": run_intake, "upkeep": run_upkeep}[role](record)
+    except (RequestError, ValidationError) as error:
+        log.critical("%s", error)
+        return CONFIG_STATUS
 
 
 def run_engine(record: RecordSettings) -> int:

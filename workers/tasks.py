@@ -64,6 +64,7 @@ def serve(
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,
+        quiet=True,
     )
     worker.start()
     return int(worker.exitcode or 0)

@@ -13,7 +13,7 @@ from api.settings import ApiSettings
 from db import errors, owners, sessions
 from db.database import Database
 from db.settings import RecordSettings
-from tests.api.conftest import CARD, Serve
+from tests.served import CARD, Serve
 
 IMAGE = "blob:" + "ab" * 32
 
@@ -38,9 +38,7 @@ def http(serve: Serve, offered: Database) -> httpx2.Client:
     ("host", "required"),
     [("127.0.0.1", False), ("::1", False), ("localhost", False), ("0.0.0.0", True), ("::", True)],
 )
-def test_a_key_is_required_as_soon_as_it_listens_beyond_loopback(
-    host: str, required: bool
-) -> None:
+def test_a_key_is_required_as_soon_as_it_listens_beyond_loopback(host: str, required: bool) -> None:
     assert ApiSettings(host=host).keys_required is required
 
 
@@ -161,7 +159,7 @@ def test_the_openapi_document_is_valid_and_names_the_hand_read_bodies(sqlite_url
     document = app.openapi()
     app.state.services.database.dispose()
 
-    validate(document)  # type: ignore[arg-type]
+    validate(document)
     assert document["openapi"].startswith("3.1")
     assert {"SubmissionIn", "ItemIn", "JobOut"} <= document["components"]["schemas"].keys()
 

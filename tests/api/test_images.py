@@ -6,7 +6,7 @@ import httpx2
 import pytest
 
 from tests import pictures
-from tests.api.conftest import Serve
+from tests.served import Serve
 
 
 def test_one_image_or_many_are_stored_under_their_digests(http: httpx2.Client) -> None:

@@ -14,8 +14,8 @@ import pytest
 from db import owners
 from db.database import Database
 from tests import pictures
-from tests.api.conftest import Serve
 from tests.db import builders
+from tests.served import Serve
 
 IMAGE = "blob:" + "ab" * 32
 NDJSON = {"content-type": "application/x-ndjson"}
@@ -70,7 +70,7 @@ class TestSubmitting:
             ({"images": ["file:///etc/passwd"]}, "invalid_request", "images", "blob:SHA256"),
             ({"images": [IMAGE], "kind": "vqa"}, "invalid_request", "question", "needs 'question'"),
             ({"images": [IMAGE], "kind": "chat"}, "unsupported_kind", "kind", "caption, vqa"),
-            ({"images": [IMAGE], "promt": "?"}, "invalid_request", "promt", "not permitted"),
+            ({"images": [IMAGE], "promt": "?"}, "invalid_request", "promt", "unknown field"),
             ({"images": ["data:image/png;base64,@"]}, "invalid_request", "images", "reference"),
         ],
     )
@@ -95,7 +95,11 @@ class TestSubmitting:
 
     @pytest.mark.parametrize(
         ("content", "says"),
-        [(b"{", "Invalid JSON"), (b'{"job": 1}\n', "JobIn"), (b'{"job": {"modle": "x"}}', "modle")],
+        [
+            (b"{", "Invalid JSON"),
+            (b'{"job": 1}\n', "JobIn"),
+            (b'{"job": {"modle": "x"}}', "modle: unknown field"),
+        ],
     )
     def test_a_line_that_is_no_item_is_refused(
         self, http_sqlite: httpx2.Client, content: bytes, says: str
@@ -160,9 +164,7 @@ class TestIdempotencyKeys:
     def test_the_same_key_and_body_make_one_job(self, http: httpx2.Client, form: str) -> None:
         body, headers = self.request(form)
 
-        ids = {
-            http.post("/v1/jobs", content=body, headers=headers).json()["id"] for _ in range(3)
-        }
+        ids = {http.post("/v1/jobs", content=body, headers=headers).json()["id"] for _ in range(3)}
 
         assert len(ids) == 1
         assert len(http.get("/v1/jobs").json()["data"]) == 1
@@ -236,6 +238,19 @@ class TestLooking:
         assert [one["custom_id"] for one in found] == ["c0", "c1", "c2"]
         assert [one["answer"] for one in found] == [{"text": "an answer"}] * 3
         assert len(early.text.splitlines()) == 2
+
+    def test_the_results_file_is_there_when_the_job_has_finished(
+        self, http: httpx2.Client, offered: Database
+    ) -> None:
+        image = local_image(offered)
+        job = http.post("/v1/jobs", json={"items": [{"images": [image]}] * 3}).json()["id"]
+
+        early = http.get(f"/v1/jobs/{job}/results.jsonl")
+        answer(offered)
+        late = http.get(f"/v1/jobs/{job}/results.jsonl")
+
+        assert (early.status_code, early.json()["code"]) == (409, "not_ready")
+        assert [json.loads(line)["index"] for line in late.text.splitlines()] == [0, 1, 2]
 
     def test_jobs_are_listed_in_pages(self, http: httpx2.Client) -> None:
         made = [http.post("/v1/jobs", json={"items": []}).json()["id"] for _ in range(3)]
@@ -355,7 +370,9 @@ def test_a_database_that_is_away_is_a_503_that_says_when_to_come_back(
     maintenance, _, name = postgres_url.rpartition("/")
     with psycopg.connect(f"{maintenance}/postgres".replace("+psycopg", ""), autocommit=True) as c:
         c.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
-        c.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        c.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
+        )
         away = http.get("/v1/jobs")
         ready = http.get("/readyz")
         alive = http.get("/healthz")
@@ -374,4 +391,3 @@ def test_no_redis_is_no_reason_to_refuse_a_job(http: httpx2.Client) -> None:
 
     assert response.status_code == 202  # the fixture's Redis is a closed port
     assert time.monotonic() - began < 10
-

@@ -83,4 +83,3 @@ def another_engine(stack: Stack, name: str, log: Path) -> Iterator["subprocess.P
     command = [sys.executable, "-m", "workers", "engine"]
     with servers.running(command, log, env=env) as process:
         yield process
-

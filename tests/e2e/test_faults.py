@@ -30,7 +30,9 @@ def engine_of(stack: Stack) -> Service:
 
 def until_some_are_done(client: Client, job: Job, count: int = 16) -> None:
     servers.wait_until(
-        lambda: client.job(job.id).counts.succeeded >= count and client.job(job.id).counts.running > 0,
+        lambda: (
+            client.job(job.id).counts.succeeded >= count and client.job(job.id).counts.running > 0
+        ),
         what="the first answers",
     )
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from transformers import AutoConfig
 
+from db.errors import RequestError
 from workers.settings import EngineSettings
 
 DEMO = Path(__file__).parent.parent / "demo" / "checkpoint"
@@ -22,8 +23,19 @@ def revision(settings: EngineSettings) -> str | None:
 
 
 def model_type(settings: EngineSettings) -> str:
-    """The architecture that config.json names."""
-    config = AutoConfig.from_pretrained(location(settings), revision=revision(settings))
+    """The architecture that config.json names.
+
+    Raises:
+        RequestError: There is no checkpoint where the settings say.
+    """
+    where = location(settings)
+    try:
+        config = AutoConfig.from_pretrained(where, revision=revision(settings))
+    except (OSError, ValueError) as error:
+        raise RequestError(
+            f"model {settings.model!r}: there is no checkpoint at {where!r}, or none that can be"
+            " read; name a folder, or a checkpoint of the hub, with IDEFIQ_MODEL_PATH"
+        ) from error
     return str(config.model_type)
 
 

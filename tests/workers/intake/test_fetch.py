@@ -27,7 +27,9 @@ class Handler(BaseHTTPRequestHandler):
     lock = threading.Lock()
 
     def do_GET(self) -> None:
-        type(self).seen.append({"path": self.path, **{k.lower(): v for k, v in self.headers.items()}})
+        type(self).seen.append(
+            {"path": self.path, **{k.lower(): v for k, v in self.headers.items()}}
+        )
         getattr(self, "answer_" + self.path.strip("/").partition("/")[0], self.answer_image)()
 
     def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
@@ -166,9 +168,7 @@ def test_a_redirect_is_followed_a_few_times(fetcher: Fetcher, port: int) -> None
         "http://127.0.0.1:22/",
     ],
 )
-def test_a_redirect_is_checked_like_the_first_url(
-    fetcher: Fetcher, port: int, target: str
-) -> None:
+def test_a_redirect_is_checked_like_the_first_url(fetcher: Fetcher, port: int, target: str) -> None:
     with pytest.raises(ImageForbidden):
         fetcher.fetch(f"http://127.0.0.1:{port}/redirect/{target}")
 

@@ -1,0 +1,145 @@
+"""`idefiq up`: what it starts, restarts, refuses and leaves behind."""
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from idefiq.types import IdefiqError
+from idefiq.up import Service, Stack
+from tests import servers
+
+
+def test_it_runs_until_it_is_interrupted_and_leaves_no_process(tmp_path: Path) -> None:
+    port, log = servers.free_port(), tmp_path / "log"
+    command = [sys.executable, "-m", "idefiq.cli", "up", "--data", str(tmp_path / "data")]
+    env = {**os.environ, "IDEFIQ_MODEL": "echo"}  # noqa: TID251 - for the process
+    with servers.running([*command, "--port", str(port)], log, env=env) as process:
+        servers.wait_until(lambda: b"ready: " in log.read_bytes(), process=process)
+        children = _below(process.pid)
+
+        process.send_signal(signal.SIGINT)
+        status = process.wait(60)
+
+    assert status == 0
+    assert len(children) >= 5
+    servers.wait_until(lambda: not any(map(_runs, children)), what="the end of all")
+    key = tmp_path / "data" / "api-key"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert key.read_text().startswith("idq_")
+
+
+def test_its_processes_end_when_it_is_killed(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    port = servers.free_port()
+    command = [sys.executable, "-m", "idefiq.cli", "up", "--data", str(tmp_path / "data")]
+    env = {**os.environ, "IDEFIQ_MODEL": "echo"}  # noqa: TID251 - for the process
+    with servers.running([*command, "--port", str(port)], log, env=env) as process:
+        servers.wait_until(lambda: b"ready: " in log.read_bytes(), process=process)
+        children = _below(process.pid)
+        process.kill()
+
+    servers.wait_until(lambda: not any(map(_runs, children)), what="the end of all")
+
+
+def _runs(pid: int) -> bool:
+    """Whether the process is there and no zombie that nobody has waited for."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def _below(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [found for child in map(int, children) for found in (child, *_below(child))]
+
+
+def test_a_port_that_is_taken_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        stack = Stack(tmp_path / "data", port=taken.getsockname()[1])
+
+        with pytest.raises(IdefiqError, match="choose one with --port"):
+            stack.start()
+
+    assert stack.services == []
+
+
+def test_a_second_one_on_the_same_data_is_refused(tmp_path: Path) -> None:
+    with (
+        Stack(tmp_path, port=0, models=["echo"], log=tmp_path / "log").running(),
+        pytest.raises(IdefiqError, match="choose another folder with --data"),
+    ):
+        Stack(tmp_path, port=0).start()
+
+
+def test_a_model_that_is_not_there_ends_it_with_a_sentence(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    stack = Stack(tmp_path, port=0, models=[str(tmp_path / "nowhere")], log=log)
+
+    with (
+        pytest.raises(IdefiqError, match="engine .*nowhere cannot run with these settings"),
+        stack.running(),
+    ):
+        pass
+
+    assert "there is no checkpoint at" in log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
+def test_a_key_of_an_earlier_start_is_kept(tmp_path: Path) -> None:
+    keys = []
+    for _ in range(2):
+        with Stack(tmp_path, port=0, models=["echo"], log=tmp_path / "log").running() as stack:
+            keys.append((tmp_path / "api-key").read_text())
+            with urllib.request.urlopen(f"{stack.url}/healthz") as answer:
+                assert answer.status == 200
+
+    assert keys[0] == keys[1]
+
+
+def test_a_process_that_keeps_ending_is_started_again_ever_more_slowly() -> None:
+    service = Service("short", [sys.executable, "-c", "raise SystemExit(3)"], {}, None)
+    told: list[str] = []
+
+    def look() -> bool:
+        if happened := service.look():
+            told.append(happened)
+            service.due = time.monotonic()  # do not wait for it here
+        return len(told) == 4
+
+    service.start()
+    servers.wait_until(look)
+    service.stop(time.monotonic())
+
+    assert told == [
+        f"short ended with 3; starting it again in {pause} s" for pause in ("1", "2", "4", "8")
+    ]
+
+
+def test_the_client_alone_says_that_it_cannot_serve(tmp_path: Path) -> None:
+    package = tmp_path / "idefiq"
+    source = Path(__file__).parents[2] / "idefiq"
+    package.mkdir()
+    for file in source.glob("*.py"):
+        (package / file.name).write_text(file.read_text())
+
+    failed = subprocess.run(
+        [sys.executable, "-m", "idefiq.cli", "up"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert failed.returncode == 2
+    assert "this installation is the client" in " ".join(failed.stderr.split())
