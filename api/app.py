@@ -12,9 +12,10 @@ from api.guard import CountBody
 from api.services import Services
 from api.settings import ApiSettings
 from api.waits import Waits
-from db import schema
+from db import owners, schema
 from db.blobs import open_store
 from db.database import Database
+from db.owners import LOCAL_OWNER
 from db.settings import RecordSettings
 from workers.broker import Wakes, make_app
 
@@ -38,8 +39,15 @@ def create_app(record: RecordSettings, settings: ApiSettings) -> FastAPI:
         summary="Bulk image captioning, visual question answering and alt text",
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
+    with database.transaction() as transaction:
+        local_owner = owners.get_or_create(transaction, LOCAL_OWNER)
     app.state.services = Services(
-        settings, database, open_store(record), Wakes(make_app(settings)), Waits(database)
+        settings,
+        database,
+        open_store(record),
+        Wakes(make_app(settings)),
+        Waits(database),
+        local_owner,
     )
     app.add_middleware(CountBody, settings=settings)
     errors.install(app)

@@ -34,6 +34,9 @@ STATUS: Mapping[type[errors.IdefiqError], int] = {
 #: Sent with 409 and 503, and short enough that clients do wait.
 RETRY_AFTER_SECONDS = 2
 
+#: Most mistakes that one answer names.
+MOST_ERRORS = 10
+
 log = logging.getLogger(__name__)
 
 
@@ -108,7 +111,7 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     listed = [
         {"field": ".".join(str(part) for part in one["loc"][1:]), "message": one["msg"]}
-        for one in error.errors()
+        for one in error.errors()[:MOST_ERRORS]
     ]
     detail = "; ".join(": ".join(filter(None, one.values())) for one in listed[:3])
     return problem(422, errors.RequestError.code, detail, errors=listed)

@@ -13,6 +13,8 @@ from api.settings import ApiSettings
 from db.errors import Forbidden, TooLarge
 
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
+#: A proxy in front means callers beyond this machine, whatever name they use for it.
+_PROXIED = frozenset({"forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"})
 NDJSON = "application/x-ndjson"
 
 
@@ -28,11 +30,10 @@ class CountBody:
             await self._app(scope, receive, send)
             return
         media_type = Headers(scope=scope).get("content-type", "").partition(";")[0].strip()
-        most = (
-            self._settings.max_stream_bytes
-            if media_type == NDJSON
-            else self._settings.max_body_bytes
-        )
+        most = {
+            NDJSON: self._settings.max_stream_bytes,
+            "multipart/form-data": self._settings.max_upload_request_bytes,
+        }.get(media_type, self._settings.max_body_bytes)
         await self._app(scope, _counting(receive, most), send)
 
 
@@ -63,5 +64,7 @@ def check_local(headers: Headers) -> None:
     name = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
     if name not in _LOCAL_NAMES:
         raise Forbidden("without API keys only requests to localhost are answered")
+    if _PROXIED & set(headers.keys()):
+        raise Forbidden("without API keys no request through a proxy is answered: require keys")
     if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
         raise Forbidden("without API keys requests from other web sites are refused")

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from api.schemas import ImageOut, ImagesOut, PresignIn, PresignOut
+from api.schemas import Digests, ImageOut, ImagesOut, PresignIn, PresignOut
 from api.services import CurrentOwner, Parts, Services
 from db import verdicts
 from db.blobs import image_key
@@ -90,14 +90,12 @@ def presign(wanted: PresignIn, services: Parts, owner: CurrentOwner) -> PresignO
     url = services.store.presign_put(image_key(owner.id, wanted.sha256), PRESIGN_SECONDS)
     if url is None:
         raise Unsupported("this service's blob store takes no direct uploads; use POST /v1/images")
-    with services.database.transaction() as transaction:
-        verdicts.add(transaction, owner.id, {wanted.sha256: wanted.size_bytes})
     return PresignOut(image=f"blob:{wanted.sha256}", url=url, expires_seconds=PRESIGN_SECONDS)
 
 
 @router.post("/known")
-def known(digests: list[str], services: Parts, owner: CurrentOwner) -> list[str]:
+def known(digests: Digests, services: Parts, owner: CurrentOwner) -> list[str]:
     """Those of some SHA-256 digests that need no upload, because the owner has them stored."""
     with services.database.snapshot() as transaction:
-        stored = verdicts.stored(transaction, owner.id, digests[:10_000])
+        stored = verdicts.stored(transaction, owner.id, digests)
     return sorted(stored)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import IO, Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
@@ -42,6 +42,7 @@ Prefer = Annotated[
     str | None, Header(description="`wait=n`: answer when the job has finished, or after n seconds")
 ]
 Limit = Annotated[int, Query(ge=1, le=PAGE_LIMIT)]
+Index = Annotated[int, Path(ge=0, lt=2**53)]
 After = Annotated[str | None, Query(description="`next` of the page before")]
 
 _BODY: dict[str, Any] = {
@@ -190,7 +191,7 @@ def get_results(
 
 def _number(after: str | None) -> int:
     text = decode_cursor(after) if after else "0"
-    if not text.isdecimal():
+    if not re.fullmatch(r"[0-9]{1,18}", text):
         raise RequestError(f"{after!r} is no cursor of results", field="after")
     return int(text)
 
@@ -238,7 +239,7 @@ def _lines_in_order(services: Services, job_id: str) -> Iterator[bytes]:
 
 
 @router.get("/{job_id}/items/{index}")
-def get_item(job_id: str, index: int, services: Parts, owner: CurrentOwner) -> dict[str, Any]:
+def get_item(job_id: str, index: Index, services: Parts, owner: CurrentOwner) -> dict[str, Any]:
     """One item, whatever its state."""
     with services.database.snapshot() as transaction:
         item: Item = results.get(transaction, owner.id, job_id, index)

@@ -1,18 +1,27 @@
 """The JSON that goes in and out. Requests are db.requests; here is what surrounds them."""
 
 import base64
-import binascii
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    StringConstraints,
+)
 
+from api.settings import MOST_ITEMS
 from db.errors import RequestError
 from db.jobs import Job
-from db.requests import ModelCard, Request
+from db.requests import ModelCard, Request, no_nul
 
-Name = Annotated[str, StringConstraints(max_length=200)]
-CustomId = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Name = Annotated[str, StringConstraints(max_length=200), AfterValidator(no_nul)]
+CustomId = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(no_nul)]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Digests = Annotated[list[Digest], Field(max_length=10_000), FailFast()]
 
 
 class ItemIn(Request):
@@ -31,10 +40,18 @@ class JobIn(BaseModel):
     defaults: Request = Field(Request(), description="Laid under every item")
 
 
+class FirstLine(BaseModel):
+    """The first line of a stream, if it holds the job."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    job: JobIn
+
+
 class SubmissionIn(JobIn):
     """A whole job as JSON."""
 
-    items: list[ItemIn]
+    items: Annotated[list[ItemIn], Field(max_length=MOST_ITEMS), FailFast()]
 
 
 class Counts(BaseModel):
@@ -135,7 +152,7 @@ class PresignIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Digest
     size_bytes: Annotated[int, Field(ge=1)]
 
 
@@ -175,6 +192,6 @@ def decode_cursor(cursor: str) -> str:
     """
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
-        return base64.b64decode(padded, altchars=b"-_", validate=True).decode()
-    except (binascii.Error, UnicodeError) as error:
+        return no_nul(base64.b64decode(padded, altchars=b"-_", validate=True).decode())
+    except ValueError as error:
         raise RequestError(f"{cursor!r} is no cursor", field="after") from error

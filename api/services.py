@@ -12,7 +12,7 @@ from db import owners
 from db.blobs import BlobStore
 from db.database import Database
 from db.errors import Unauthorized
-from db.owners import LOCAL_OWNER, Owner
+from db.owners import Owner
 from workers.broker import Wakes
 
 
@@ -25,6 +25,8 @@ class Services:
     store: BlobStore
     wakes: Wakes
     waits: Waits
+    #: Whose everything is that comes without a key.
+    local_owner: Owner
 
 
 def _services(request: Request) -> Services:
@@ -45,8 +47,7 @@ def _owner(request: Request, services: Parts) -> Owner:
     if services.settings.keys_required:
         raise Unauthorized("an API key is required: send it as `Authorization: Bearer KEY`")
     check_local(request.headers)
-    with services.database.transaction() as transaction:
-        return owners.get_or_create(transaction, LOCAL_OWNER)
+    return services.local_owner
 
 
 CurrentOwner = Annotated[Owner, Depends(_owner)]

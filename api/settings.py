@@ -9,6 +9,8 @@ from pydantic_settings import SettingsConfigDict
 from workers.settings import BrokerSettings
 
 Count = Annotated[int, Field(ge=1)]
+#: No setting allows more: a longer list is refused while it is read.
+MOST_ITEMS = 10_000
 
 
 class ApiSettings(BrokerSettings):
@@ -22,8 +24,13 @@ class ApiSettings(BrokerSettings):
         "beyond-loopback",
         description="When an API key is required: as soon as it listens beyond loopback, or always",
     )
-    max_body_bytes: Count = Field(64 * 2**20, description="Largest JSON body or upload request")
-    max_items: Count = Field(10_000, description="Most items of a job submitted as JSON")
+    max_body_bytes: Count = Field(8 * 2**20, description="Largest body as JSON")
+    max_upload_request_bytes: Count = Field(
+        64 * 2**20, description="Largest request that uploads images"
+    )
+    max_items: Annotated[int, Field(ge=1, le=MOST_ITEMS)] = Field(
+        MOST_ITEMS, description="Most items of a job submitted as JSON"
+    )
     max_stream_bytes: Count = Field(4 * 2**30, description="Largest streamed submission")
     max_lines: Count = Field(5_000_000, description="Most lines of a streamed submission")
     max_line_bytes: Count = Field(32 * 2**20, description="Longest line of a streamed submission")

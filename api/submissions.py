@@ -12,6 +12,7 @@ import binascii
 import hashlib
 import io
 import json
+import re
 import secrets
 import tempfile
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from typing import IO, Any
 from pydantic import ValidationError
 
 from api.errors import request_error
-from api.schemas import ItemIn, JobIn, SubmissionIn
+from api.schemas import FirstLine, ItemIn, JobIn, SubmissionIn
 from api.services import Services
 from db import jobs, sessions, verdicts
 from db.blobs import image_key, spool_key
@@ -29,6 +30,8 @@ from db.jobs import NewItem, NewJob
 from db.requests import ModelCard, check_effective, effective
 from db.sessions import Offer
 from workers.broker import INTAKE, UPKEEP, engine_queue
+
+_FIRST_LINE = re.compile(rb'\s*\{\s*"job"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,14 +237,8 @@ class Spool:
 
     def _took_job(self, line: bytes) -> bool:
         """Whether this first line is {"job": …}, which then is taken."""
-        if not line.lstrip().startswith(b'{"job"'):
+        if not _FIRST_LINE.match(line):
             return False
-        try:
-            document = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise RequestError(f"not JSON: {error.msg}") from error
-        if set(document) != {"job"}:
-            raise RequestError('the first line has "job" and other fields', field="job")
-        self._job = JobIn.model_validate(document["job"])
+        self._job = FirstLine.model_validate_json(line).job
         self._open_checker()
         return True

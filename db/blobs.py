@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 import boto3
+from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from s3transfer.exceptions import RetriesExceededError
 
-from db.errors import NotFound, StorageError
+from db.errors import ImageTooLarge, NotFound, StorageError
 from db.settings import RecordSettings
 
 
@@ -44,11 +46,12 @@ class BlobStore(Protocol):
     def put(self, key: str, source: IO[bytes]) -> None:
         """Store everything that `source` has left; durable when it returns."""
 
-    def get(self, key: str) -> bytes:
-        """The whole blob.
+    def get(self, key: str, most: int | None = None) -> bytes:
+        """The whole blob, of at most `most` bytes.
 
         Raises:
             NotFound: There is none.
+            ImageTooLarge: It is larger; nothing was read.
         """
 
     def open(self, key: str, offset: int = 0) -> IO[bytes]:
@@ -87,14 +90,17 @@ class FolderStore:
                     file.flush()
                     os.fsync(file.fileno())
                 Path(name).replace(path)
+                _sync_folders(path.parent, self.folder)
             except BaseException:
                 Path(name).unlink(missing_ok=True)
                 raise
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, most: int | None = None) -> bytes:
         """See BlobStore.get."""
         with _file_errors(key):
-            return (self.folder / key).read_bytes()
+            path = self.folder / key
+            _check_size(path.stat().st_size, most)
+            return path.read_bytes()
 
     def open(self, key: str, offset: int = 0) -> IO[bytes]:
         """See BlobStore.open."""
@@ -114,6 +120,18 @@ class FolderStore:
 
     def prepare(self) -> None:
         """The folder was made when the store was opened."""
+
+
+def _sync_folders(folder: Path, root: Path) -> None:
+    """Make a new name durable, and those of the folders that may have been made for it."""
+    for parent in (folder, *folder.parents):
+        descriptor = os.open(parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if parent == root:
+            return
 
 
 @contextmanager
@@ -143,10 +161,11 @@ class S3Store:
         with _s3_errors(key):
             self.client.upload_fileobj(source, self.bucket, self.prefix + key)
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, most: int | None = None) -> bytes:
         """See BlobStore.get."""
         with _s3_errors(key):
             found = self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)
+            _check_size(found["ContentLength"], most)
             data: bytes = found["Body"].read()
             return data
 
@@ -205,6 +224,11 @@ def s3_client(settings: RecordSettings) -> Any:
     )
 
 
+def _check_size(size: int, most: int | None) -> None:
+    if most is not None and size > most:
+        raise ImageTooLarge(f"{size} bytes; at most {most} are accepted")
+
+
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 
 
@@ -217,7 +241,7 @@ def _s3_errors(key: str) -> Iterator[None]:
         if code in _MISSING:
             raise NotFound(f"there is no blob {key!r}") from error
         raise StorageError(f"the blob store answered {code}") from error
-    except (BotoCoreError, OSError) as error:
+    except (BotoCoreError, Boto3Error, RetriesExceededError, OSError) as error:
         raise StorageError(f"the blob store is away: {type(error).__name__}") from error
 
 

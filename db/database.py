@@ -5,6 +5,7 @@ writer, so that two of them wait for each other instead of failing half-way; rea
 lock use `snapshot()`.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,15 +13,27 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from db.errors import StorageError
+from db.errors import RequestError, StorageError
 
 Transaction = Connection
 Result = TypeVar("Result")
 
-#: How long a writer waits for another on SQLite.
-BUSY_MILLISECONDS = 30_000
+#: How long a writer waits for another on SQLite; less than a lease lives.
+BUSY_MILLISECONDS = 10_000
+#: A peer that vanished without a word is given up within seconds, a statement in two minutes.
+POSTGRES = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+    "options": "-c statement_timeout=120000 -c idle_in_transaction_session_timeout=60000",
+}
+
+log = logging.getLogger(__name__)
 
 
 class Database:
@@ -37,7 +50,7 @@ class Database:
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         if self.is_sqlite and parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        options: dict[str, Any] = {} if self.is_sqlite else {"connect_args": {"connect_timeout": 5}}
+        options: dict[str, Any] = {} if self.is_sqlite else {"connect_args": POSTGRES}
         self.engine: Engine = create_engine(
             parsed, pool_size=pool, max_overflow=0, pool_timeout=10, pool_pre_ping=True, **options
         )
@@ -94,16 +107,20 @@ def _translated() -> Iterator[None]:
     """Turn "the database is away" into StorageError; leave programming errors as they are."""
     try:
         yield
-    except OperationalError as error:
-        raise StorageError(f"the database cannot be used: {_first_line(error)}") from error
+    except (OperationalError, PoolTimeout) as error:
+        raise _away(error) from error
     except DBAPIError as error:
         if error.connection_invalidated:
-            raise StorageError(f"the database went away: {_first_line(error)}") from error
+            raise _away(error) from error
+        if isinstance(error, DataError):
+            raise RequestError("a value in the request cannot be stored") from error
         raise
 
 
-def _first_line(error: DBAPIError) -> str:
-    return str(error.orig).partition("\n")[0]
+def _away(error: SQLAlchemyError) -> StorageError:
+    # The driver's words name hosts and users: they belong into the log alone.
+    log.warning("database: %s", str(error).partition("\n")[0])
+    return StorageError("the database cannot be used at the moment")
 
 
 def _set_up_sqlite(connection: Any, _: object) -> None:

@@ -3,7 +3,6 @@
     RequestError   the caller can fix it     → HTTP 4xx, nothing stored
     ItemError      this input is at fault    → its item fails, neighbours are untouched
     EngineError    the batch or the device   → retried, bounded
-    LeaseLost      not ours any more         → dropped
     StorageError   database or store away    → retried, charged to nobody
 
 `code` is on the wire and in the row and is never reused for something else. The HTTP status of
@@ -145,6 +144,12 @@ class OutOfMemory(ItemError):
     code = "out_of_memory"
 
 
+class Poison(ItemError):
+    """Workers died or gave up, again and again, while they had the item."""
+
+    code = "poison"
+
+
 class ImagePoison(ItemError):
     """The process that checked the image died or ran out of time, twice."""
 
@@ -178,14 +183,14 @@ class CheckDied(IdefiqError):
 # ---- nobody's fault -----------------------------------------------------------------
 
 
-class LeaseLost(IdefiqError):
-    """The session expired, so its items belong to others now."""
-
-    code = "lease_lost"
-
-
 class StorageError(IdefiqError):
     """The database or the blob store is away or failing."""
 
     code = "storage_unavailable"
     retryable = True
+
+
+class HostBusy(StorageError):
+    """This service fetches from the image's host as much as it allows itself."""
+
+    code = "host_busy"

@@ -221,7 +221,7 @@ def seal(transaction: Connection, job_id: str) -> None:
                 jobs.c.cancelled_at.is_not(None),
             ),
         )
-        .values(sealed_at=now(), spool_key=None)
+        .values(sealed_at=now())
     )
     finish_if_done(transaction, [job_id])
 
@@ -355,13 +355,26 @@ def pause(transaction: Connection, owner_id: int, job_id: str, *, paused: bool) 
 
 
 def to_import(transaction: Connection) -> list[Job]:
-    """Jobs with a spool to import, oldest first."""
+    """Jobs whose spool is still there, to be imported or deleted, oldest first."""
     rows = transaction.execute(
-        select(*_JOB_COLUMNS)
-        .where(jobs.c.finished_at.is_(None), jobs.c.sealed_at.is_(None))
-        .order_by(jobs.c.id)
+        select(*_JOB_COLUMNS).where(jobs.c.spool_key.is_not(None)).order_by(jobs.c.id)
     )
     return [_job(row) for row in rows]
+
+
+def forget_spool(transaction: Connection, job_id: str) -> None:
+    """Note that a sealed job's spool is deleted. Safe to repeat."""
+    transaction.execute(
+        update(jobs)
+        .where(jobs.c.id == job_id, jobs.c.sealed_at.is_not(None))
+        .values(spool_key=None)
+    )
+
+
+def give_up_import(transaction: Connection, job: Job) -> None:
+    """Cancel a job whose spool can never be imported, so that it ends. Safe to repeat."""
+    cancel(transaction, job.owner_id, job.id)
+    seal(transaction, job.id)
 
 
 def to_write(transaction: Connection, limit: int) -> list[Job]:

@@ -37,6 +37,7 @@ class Lease:
     Attributes:
         attempt: The fencing token.
         tries: Attempts charged so far, this one not included.
+        rescues: How often its worker died or gave up while it had the item.
         request: The effective request, see db/requests.py.
         images: References after intake, those of examples last; None before intake.
     """
@@ -44,6 +45,7 @@ class Lease:
     item_id: int
     attempt: int
     tries: int
+    rescues: int
     job_id: str
     owner_id: int
     model: str
@@ -97,12 +99,13 @@ _CLAIM = Statement(
     UPDATE items SET state = 'running', attempt = attempt + 1, session_id = :session,
         claimed_at = {now}
     FROM due WHERE items.id = due.id
-    RETURNING items.id, items.attempt, items.tries, items.job_id, items.owner_id, items.request,
-        items.options_digest, items.images
+    RETURNING items.id, items.attempt, items.tries, items.rescues, items.job_id, items.owner_id,
+        items.request, items.options_digest, items.images
     """,
     items.c.id,
     items.c.attempt,
     items.c.tries,
+    items.c.rescues,
     items.c.job_id,
     items.c.owner_id,
     items.c.request,
@@ -153,6 +156,7 @@ def _claim_of(
             item_id=row.id,
             attempt=row.attempt,
             tries=row.tries,
+            rescues=row.rescues,
             job_id=row.job_id,
             owner_id=row.owner_id,
             model=job.model,
@@ -197,7 +201,7 @@ _REQUEUE = Statement(
 _ADVANCE = Statement(
     """
     UPDATE items SET state = 'queued', stage = 'generate', session_id = NULL, due_at = {now},
-        images = records.images, tries = 0
+        images = records.images, tries = 0, rescues = 0
     FROM {records:id bigint, attempt integer, images jsonb}
     WHERE items.id = records.id AND items.attempt = records.attempt AND state = 'running'
     RETURNING items.id
@@ -308,7 +312,8 @@ _RESCUE = Statement(
         WHERE items.job_id = :job AND items.state = 'running' AND sessions.alive_until < {now}
         ORDER BY items.id LIMIT :limit
     )
-    UPDATE items SET state = 'queued', session_id = NULL, due_at = {now}
+    UPDATE items SET state = 'queued', session_id = NULL, due_at = {now},
+        rescues = items.rescues + 1
     FROM dead WHERE items.id = dead.id AND items.state = 'running'
       AND EXISTS (
         SELECT 1 FROM sessions

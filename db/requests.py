@@ -13,7 +13,14 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+)
 
 from db.errors import RequestError, UnsupportedKind
 
@@ -21,13 +28,28 @@ Kind = Literal["caption", "vqa", "classify", "generate", "chat"]
 
 MAX_IMAGES = 8
 MAX_EXAMPLES = 16
+#: Longest reference that is not `data:`.
+MAX_REFERENCE = 8_192
+# Each form is told by its first characters, so that matching is linear in the length.
 _REFERENCE = re.compile(
-    r"blob:[0-9a-f]{64}|https?://[^\s/]+\S*|s3://[^\s/]+/\S+|data:image/[\w.+-]+;base64,[\w+/=-]*",
+    r"blob:[0-9a-f]{64}|https?://[^\s/]\S*|s3://[^\s/]\S*|data:image/[a-z.+-]+;base64,[\w+/=-]*",
     re.ASCII,
 )
 _REFERENCE_FORMS = "blob:SHA256, http(s)://…, s3://bucket/key or data:image/…;base64,…"
 
-Text = Annotated[str, StringConstraints(min_length=1, max_length=20_000)]
+
+def no_nul(text: str) -> str:
+    """Refuse the one character that Postgres cannot store.
+
+    Raises:
+        ValueError: There is one.
+    """
+    if "\0" in text:
+        raise ValueError("the character NUL cannot be stored")
+    return text
+
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=20_000), AfterValidator(no_nul)]
 
 
 def check_reference(reference: str) -> str:
@@ -36,10 +58,19 @@ def check_reference(reference: str) -> str:
     Raises:
         ValueError: It has none of them.
     """
-    if not _REFERENCE.fullmatch(reference):
+    too_long = len(reference) > MAX_REFERENCE and not reference.startswith("data:")
+    if too_long or "\0" in reference or not _matches(reference):
         shown = reference if len(reference) <= 60 else f"{reference[:57]}…"
         raise ValueError(f"{shown!r} is no image reference; use {_REFERENCE_FORMS}")
     return reference
+
+
+def _matches(reference: str) -> bool:
+    if reference.startswith("s3://"):
+        return bool(reference.removeprefix("s3://").partition("/")[2]) and bool(
+            _REFERENCE.fullmatch(reference)
+        )
+    return bool(_REFERENCE.fullmatch(reference))
 
 
 class _Strict(BaseModel):

@@ -149,6 +149,12 @@ jobs = Table(
         sqlite_where=text("finished_at IS NULL"),
     ),
     Index(
+        "ix_jobs_spooled",
+        "id",
+        postgresql_where=text("spool_key IS NOT NULL"),
+        sqlite_where=text("spool_key IS NOT NULL"),
+    ),
+    Index(
         "ix_jobs_unwritten",
         "id",
         postgresql_where=text("finished_at IS NOT NULL AND results_key IS NULL"),
@@ -175,6 +181,8 @@ items = Table(
     Column("attempt", Integer, nullable=False, server_default="0"),
     #: Attempts charged against the limit.
     Column("tries", Integer, nullable=False, server_default="0"),
+    #: How often its worker died, or gave up, while it had the item.
+    Column("rescues", Integer, nullable=False, server_default="0"),
     Column("session_id", Text, ForeignKey("sessions.id")),
     #: References of the images after intake, in the order of the request.
     Column("images", Json),

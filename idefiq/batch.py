@@ -72,7 +72,8 @@ def run(
     """
     references, outcomes = _upload(client, paths, report)
     if references:
-        items = [{"images": [references[path]], "custom_id": str(path)} for path in references]
+        sent = list(references)
+        items = [{"images": [references[path]], "custom_id": _label(path)} for path in sent]
         job = client.submit(items, model=model, defaults=request, name="command line")
         while not job.is_final:
             report("answer", job.counts.finished, len(items), job)
@@ -80,9 +81,14 @@ def run(
         report("answer", job.counts.finished, len(items), job)
         for result in client.results(job):
             error = result.error or (result.state if result.answer is None else None)
-            path = str(result.custom_id)
+            path = str(sent[result.index])
             outcomes[path] = Outcome(path, result.answer, error)
     return [outcomes[str(path)] for path in paths]
+
+
+def _label(path: Path) -> str:
+    """What the service remembers the file by: the end of its path, as text that can be sent."""
+    return str(path).encode(errors="replace").decode()[-200:]
 
 
 def _look_again(client: Client, job: Job) -> Job:

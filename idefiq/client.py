@@ -6,6 +6,7 @@ lost answer finds the job that the first attempt made.
 
 import hashlib
 import json
+import math
 import os
 import random
 import time
@@ -31,6 +32,8 @@ UPLOAD_FILES, UPLOAD_BYTES = 100, 16 * 2**20
 WHOLE_ITEMS = 1_000
 #: How long one request of `wait` is held by the service.
 WAIT_SECONDS = 20
+
+LOOK_SECONDS = 0.2
 
 Item = dict[str, Any]
 
@@ -95,7 +98,7 @@ class Client:
                 if digest not in known
             }
             if missing:
-                files = [("file", (path.name, path.read_bytes())) for path in missing.values()]
+                files = [("file", (_name(path), path.read_bytes())) for path in missing.values()]
                 self._json("POST", "/v1/images", files=files)
             references += [f"blob:{digest}" for digest in digests]
         return references
@@ -165,13 +168,16 @@ class Client:
         deadline = None if seconds is None else time.monotonic() + seconds
         while True:
             left = WAIT_SECONDS if deadline is None else deadline - time.monotonic()
-            held = max(0, min(WAIT_SECONDS, round(left)))
+            held = max(0, min(WAIT_SECONDS, math.ceil(left)))
+            asked = time.monotonic()
             headers = {"Prefer": f"wait={held}"}
             found = Job.of(self._json("GET", f"/v1/jobs/{job_id}", headers=headers))
             if found.is_final:
                 return found
-            if left <= 0:
+            if deadline and time.monotonic() >= deadline:
                 raise TooLong(f"job {job_id} is {found.state} after {seconds:g} s")
+            if time.monotonic() - asked < LOOK_SECONDS:  # a service that grants no wait
+                time.sleep(LOOK_SECONDS)
 
     def results(self, job: Job | str) -> Iterator[Result]:
         """Results so far, in the order in which items finished; of a finished job, all."""
@@ -227,6 +233,11 @@ class Client:
                 return response
             _pause(attempt, response.headers.get("Retry-After"))
         raise AssertionError("the last attempt returns or raises")
+
+
+def _name(path: Path) -> str:
+    """A file's name as text that can be sent."""
+    return path.name.encode(errors="replace").decode()
 
 
 def _pause(attempt: int, retry_after: str | None) -> None:

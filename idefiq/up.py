@@ -331,5 +331,6 @@ def _redis_command(path: str) -> list[str]:
         "maxmemory": "64mb",
         "maxmemory-policy": "noeviction",
         "loglevel": "warning",
+        "dir": str(Path(path).parent),
     }
     return [program, *(word for name, value in settings.items() for word in (f"--{name}", value))]

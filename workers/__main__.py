@@ -25,12 +25,14 @@ from workers.session import Session
 from workers.settings import EngineSettings, IntakeSettings, WorkerSettings
 from workers.tasks import serve
 
-#: Exit status of a process whose generation hung; whoever supervises it starts another.
-STUCK_STATUS = 70
+#: Exit status when generation hangs or the device is lost; a supervisor starts another process.
+BROKEN_STATUS = 70
 #: Exit status when no restart can help (EX_CONFIG of sysexits.h).
 CONFIG_STATUS = 78
 #: Threads that read and decode images for one engine.
 LOADERS = 4
+#: A slow server holds up the items of one lane only.
+INTAKE_LANES = 4
 
 log = logging.getLogger("workers")
 
@@ -73,7 +75,12 @@ def run_engine(record: RecordSettings) -> int:
     log.info("loaded %s (%s)", family.card.name, family.card.family)
     families.warm_up(family)
     database = _open(record)
-    device = Device(family, stuck_seconds=settings.stuck_seconds)
+    device = Device(
+        family,
+        stuck_seconds=settings.stuck_seconds,
+        probe=lambda: families.warm_up(family),
+        on_broken=lambda: os._exit(BROKEN_STATUS),
+    )
     session = Session(
         record,
         worker=f"engine:{settings.model}@{settings.worker_name}",
@@ -120,7 +127,8 @@ def run_intake(record: RecordSettings) -> int:
 
     settings = IntakeSettings()
     checkers = Checkers(settings)
-    database, store = _open(record), open_store(record)
+    database = _open(record, pool=settings.intake_fetches + INTAKE_LANES)
+    store = open_store(record)
     fetcher = Fetcher(settings)
     app = make_app(settings, INTAKE)
     session = Session(
@@ -138,7 +146,9 @@ def run_intake(record: RecordSettings) -> int:
         LeaseEnds(database, session, _policy(record)),
         fetches=settings.intake_fetches,
     )
-    loop = ResidentLoop(intake.look, lanes=2, poll_seconds=settings.poll_seconds, name="lane")
+    loop = ResidentLoop(
+        intake.look, lanes=INTAKE_LANES, poll_seconds=settings.poll_seconds, name="lane"
+    )
     intake.loop = loop
 
     def close() -> None:
@@ -169,8 +179,8 @@ def run_upkeep(record: RecordSettings) -> int:
     )
 
 
-def _open(record: RecordSettings) -> Database:
-    database = Database(record.database_url, pool=record.database_pool)
+def _open(record: RecordSettings, pool: int = 0) -> Database:
+    database = Database(record.database_url, pool=max(pool, record.database_pool))
     schema.migrate(database)
     return database
 
@@ -186,7 +196,7 @@ def _end_when_stuck(is_stuck: Callable[[], bool]) -> None:
         while not is_stuck():
             time.sleep(1.0)
         log.critical("the batch on the device hangs; ending the process")
-        os._exit(STUCK_STATUS)
+        os._exit(BROKEN_STATUS)
 
     threading.Thread(target=watch, name="watchdog", daemon=True).start()
 

@@ -1,8 +1,8 @@
 """Every lease ends, whatever happens to the worker's own code or to the database.
 
-A write is tried for as long as the session holds: after that the items belong to others and
-there is nothing to write. A lease that nobody ended would stay with a session whose heartbeat
-goes on for ever, so what is left when a look ends in an exception is failed, to be tried again.
+A write is tried for as long as the session holds: after that the items belong to others. When
+anything goes wrong between the claim and the last write, the session is abandoned, and what it
+had is rescued: a lease that nobody ends would otherwise live as long as the heartbeat.
 """
 
 import logging
@@ -10,11 +10,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from db import leases
+from db import jobs, leases
 from db.database import Database, Transaction
-from db.errors import EngineError, StorageError
+from db.errors import Poison
 from db.leases import Failure, Lease, RetryPolicy
 from workers.session import Session
+
+#: An item whose workers died or gave up this often is failed.
+MAX_RESCUES = 10
 
 log = logging.getLogger(__name__)
 
@@ -39,16 +42,20 @@ class LeaseEnds:
         failures: Sequence[Failure] = (),
     ) -> None:
         """Complete, advance and fail, in one transaction."""
-        if not (answers or arrived or failures):
+        ended = [lease for lease, _ in (*answers, *arrived)]
+        ended += [failure.lease for failure in failures]
+        if not ended:
             return
 
         def work(transaction: Transaction) -> int:
+            # All at once and in one order, or two workers could wait for each other.
+            jobs.lock(transaction, {lease.job_id for lease in ended})
             ours = leases.complete(transaction, answers)
             ours |= leases.advance(transaction, arrived)
             return len(ours | leases.fail(transaction, failures, self._policy))
 
         written = self._database.retrying(work, while_=lambda: self._session.holds(session_id))
-        if lost := len(answers) + len(arrived) + len(failures) - written:
+        if lost := len(ended) - written:
             log.info("%d leases were lost; what was found for them is dropped", lost)
 
     def release(self, session_id: str, given_back: Sequence[Lease]) -> None:
@@ -59,15 +66,23 @@ class LeaseEnds:
         )
         log.info("released %d items that had not begun", len(released))
 
+    def fail_poison(self, session_id: str, taken: Sequence[Lease]) -> list[Lease]:
+        """Fail what has cost too many workers already; returns the others."""
+        error = Poison(f"workers died or gave up {MAX_RESCUES} times while they had the item")
+        poison = [lease for lease in taken if lease.rescues >= MAX_RESCUES]
+        self.write(session_id, failures=[Failure(lease, error) for lease in poison])
+        return [lease for lease in taken if lease.rescues < MAX_RESCUES]
+
 
 @contextmanager
-def ending_all(ends: LeaseEnds, taken: Sequence[Lease], session_id: str) -> Iterator[None]:
-    """Fail, as retryable, whatever of `taken` is still leased when the block raises."""
+def holding(session: Session) -> Iterator[str]:
+    """Claim and work inside the block, under the session whose id it yields.
+
+    If the block raises, the session is abandoned with whatever it has leased.
+    """
+    session_id = session.id
     try:
-        yield
-    except StorageError:
-        raise  # writing was tried until the session was lost: nothing is leased any more
-    except Exception:
-        error = EngineError("the worker failed unexpectedly; its log says how")
-        ends.write(session_id, failures=[Failure(lease, error) for lease in taken])
+        yield session_id
+    except BaseException:
+        session.abandon(session_id)
         raise

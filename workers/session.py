@@ -44,7 +44,8 @@ class Session:
         self._is_stuck = is_stuck
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-        self._id = ""
+        self._hurry = threading.Event()
+        self._id = self._abandoned = ""
         self._safe_until = 0.0
 
     @property
@@ -70,9 +71,21 @@ class Session:
         """
         return session_id == self._id and time.monotonic() < self._safe_until
 
+    def abandon(self, session_id: str) -> None:
+        """Give up a session and with it every lease that it may have; a new one is opened soon.
+
+        For whenever it is not known what is leased: a claim whose commit was not answered, a
+        write that failed, an error nobody thought of. The items are rescued.
+        """
+        if session_id == self._id:
+            self._safe_until = 0.0
+            self._abandoned = session_id
+            self._hurry.set()
+
     def stop(self) -> None:
         """End the session; to be called when nothing is leased any more."""
         self._stopping.set()
+        self._hurry.set()
         if self._thread.is_alive():
             self._thread.join()
         try:
@@ -95,24 +108,33 @@ class Session:
         self._safe_until = before + self._settings.lease_seconds
 
     def _run(self) -> None:
-        while not self._stopping.wait(self._settings.heartbeat_seconds):
-            if self._is_stuck():
-                log.error("no progress; the heartbeat is withheld")
-                continue
+        while not self._stopping.is_set():
+            self._hurry.wait(self._settings.heartbeat_seconds)
+            self._hurry.clear()
+            if self._stopping.is_set():
+                return
             try:
                 self._beat()
             except StorageError as error:
                 log.warning("no heartbeat: %s", error)
+            except Exception:  # without its heartbeat a worker would look healthy and do nothing
+                log.exception("no heartbeat")
 
     def _beat(self) -> None:
+        if self._abandoned == self._id:
+            self._open()
+            return
+        if self._is_stuck():
+            log.error("no progress; the heartbeat is withheld")
+            return
         before = time.monotonic()
         with self._database.transaction() as transaction:
             alive = sessions.heartbeat(transaction, self._id, self._settings.lease_seconds)
-        if alive:
-            self._safe_until = before + self._settings.lease_seconds
-        else:
+        if not alive:
             log.warning("session %s expired; its items belong to others now", self._id)
             self._open()
+        elif self._abandoned != self._id:
+            self._safe_until = before + self._settings.lease_seconds
         with self._database.transaction() as transaction:
             if rescued := leases.rescue(transaction):
                 log.info("rescued %d items of dead sessions", rescued)

@@ -7,18 +7,22 @@ finished job ──write──▶ OWNER/results/JOB.jsonl ─▶ its key in the 
 import json
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 
 from db import jobs, results, sessions
 from db.blobs import BlobStore, results_key
 from db.database import Database
+from db.errors import NotFound, RequestError, StorageError
 from db.jobs import Job, NewItem
 from db.results import Item
 from workers.broker import INTAKE, Wakes, engine_queue
 
 #: Lines imported, items cancelled and results written in one transaction.
 PAGE = 2_000
+#: Pages of one job imported before the next job has its turn.
+IMPORT_PAGES = 25
 #: Results are kept in memory up to this size while they are written, then in a file.
 SPOOL_BYTES = 8 * 2**20
 #: Finished jobs whose results are written in one look.
@@ -34,36 +38,73 @@ class Upkeep:
         self._database, self._store, self._wakes = database, store, wakes
 
     def look(self) -> bool:
-        """Run every step that has something to do. Returns whether there may be more."""
+        """Run every step that has something to do. Returns whether there may be more.
+
+        What goes wrong with one job is logged and keeps none of the others from its step.
+        """
         with self._database.snapshot() as transaction:
             imports = jobs.to_import(transaction)
             cancelled = jobs.to_settle(transaction)
             unwritten = jobs.to_write(transaction, WRITE_JOBS)
-        for job in imports:
-            self.import_job(job)
-        for job_id in cancelled:
-            self.settle(job_id)
-        for job in unwritten:
-            self.write_results(job)
+        steps: list[Callable[[], None]] = [
+            *(partial(self.import_job, job) for job in imports),
+            *(partial(self.settle, job_id) for job_id in cancelled),
+            *(partial(self.write_results, job) for job in unwritten),
+        ]
+        failed = [step for step in steps if not self._did(step)]
         with self._database.transaction() as transaction:
             sessions.forget_dead(transaction)
-        return bool(imports or cancelled or unwritten)
+        return len(failed) < len(steps)
+
+    def _did(self, step: Callable[[], None]) -> bool:
+        try:
+            step()
+        except StorageError as error:
+            log.warning("%s; trying again", error)
+        except Exception:
+            log.exception("a step of upkeep failed; trying again")
+        else:
+            return True
+        return False
 
     def import_job(self, job: Job) -> None:
-        """Import what is left of a spooled submission, page by page, and seal the job."""
-        if job.spool_key and not job.cancelled_at:
-            with self._store.open(job.spool_key) as spool:
-                offset = job.spool_offset
-                lines = islice(spool, offset, None)
-                while page := [_read_line(line) for line in islice(lines, PAGE)]:
+        """Import some pages of a spooled submission; after the last, seal the job.
+
+        A spool that is gone, or that the database will never take, ends its job as cancelled.
+        """
+        assert job.spool_key
+        if job.sealed_at is None:
+            try:
+                done = job.cancelled_at is not None or self._import_pages(job)
+            except (NotFound, RequestError, ValueError) as error:
+                log.error("job %s can never be imported and is cancelled: %s", job.id, error)
+                with self._database.transaction() as transaction:
+                    jobs.give_up_import(transaction, job)
+                done = True
+            if not done:
+                return
+            with self._database.transaction() as transaction:
+                jobs.seal(transaction, job.id)
+            self._wakes.wake(INTAKE, engine_queue(job.model))
+        self._store.delete(job.spool_key)
+        with self._database.transaction() as transaction:
+            jobs.forget_spool(transaction, job.id)
+
+    def _import_pages(self, job: Job) -> bool:
+        """Import up to IMPORT_PAGES pages, so that others have their turn. True at the end."""
+        assert job.spool_key
+        offset = job.spool_offset
+        with self._store.open(job.spool_key) as spool:
+            lines = islice(spool, offset, None)
+            for _ in range(IMPORT_PAGES):
+                page = [_read_line(line) for line in islice(lines, PAGE)]
+                if page:
                     with self._database.transaction() as transaction:
                         jobs.import_page(transaction, job, offset, page)
                     offset += len(page)
-        with self._database.transaction() as transaction:
-            jobs.seal(transaction, job.id)
-        if job.spool_key:
-            self._store.delete(job.spool_key)
-        self._wakes.wake(INTAKE, engine_queue(job.model))
+                if len(page) < PAGE:
+                    return True
+        return False
 
     def settle(self, job_id: str) -> None:
         """Cancel the queued items of a cancelled job."""

@@ -98,6 +98,8 @@ class TestWithoutKeys:
             {"Host": "evil.example:8000"},
             {"Sec-Fetch-Site": "cross-site"},
             {"Sec-Fetch-Site": "same-site"},
+            {"X-Forwarded-For": "203.0.113.9"},
+            {"Via": "1.1 proxy"},
         ],
     )
     def test_what_a_web_page_could_send_is_refused(

@@ -45,12 +45,22 @@ def test_uploading_the_same_bytes_again_is_no_error(http: httpx2.Client) -> None
 def test_an_upload_that_cannot_be_taken_is_refused_with_its_name(
     serve: Serve, sqlite_url: str, files: dict[str, bytes], status: int, says: str
 ) -> None:
-    http = serve(sqlite_url, max_upload_bytes=2000, max_body_bytes=10_000)
+    http = serve(sqlite_url, max_upload_bytes=2000, max_upload_request_bytes=10_000)
 
     response = http.post("/v1/images", files=files)
 
     assert response.status_code == status
     assert says in response.json()["detail"]
+
+
+@pytest.mark.parametrize("digests", [["x"], [1] * 100_000, ["\0"], ["0" * 64] * 10_001])
+def test_a_list_of_what_are_no_digests_is_refused_in_few_words(
+    http: httpx2.Client, digests: list[object]
+) -> None:
+    response = http.post("/v1/images/known", json=digests)
+
+    assert response.status_code == 422
+    assert len(response.content) < 2_000
 
 
 def test_anything_but_a_form_is_refused(http_sqlite: httpx2.Client) -> None:

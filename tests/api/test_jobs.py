@@ -109,6 +109,35 @@ class TestSubmitting:
         assert response.status_code == 422
         assert says in response.json()["detail"]
 
+    @pytest.mark.parametrize(
+        "first",
+        [
+            b'{"job": ' + b"[" * 100_000,
+            b'{"job": {"name": "\xff"}}',
+            b'{"job": {"name": ' + b"1" * 5_000 + b"}}",
+            b'{"job": {"name": "a\\u0000b"}}',
+            b'{"images": ["' + IMAGE.encode() + b'"], "prompt": "a\\u0000b"}',
+            b'{"images": ["' + IMAGE.encode() + b'"], "prompt": "\\ud800"}',
+        ],
+        ids=["deep", "not UTF-8", "huge number", "NUL", "NUL in an item", "half a character"],
+    )
+    def test_hostile_lines_are_refused_on_both_databases(
+        self, http: httpx2.Client, first: bytes
+    ) -> None:
+        response = http.post("/v1/jobs", content=first + b"\n", headers=NDJSON)
+
+        assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
+
+    def test_too_many_items_are_refused_while_they_are_read(
+        self, http_sqlite: httpx2.Client
+    ) -> None:
+        bodies = [{"items": [{}] * 500_000}, {"items": [1] * 500_000}]
+
+        responses = [http_sqlite.post("/v1/jobs", json=body) for body in bodies]
+
+        assert [response.status_code for response in responses] == [422, 422]
+        assert all(len(response.content) < 2_000 for response in responses)
+
     def test_an_unknown_model_is_refused_with_those_there_are(
         self, http_sqlite: httpx2.Client
     ) -> None:
@@ -278,13 +307,22 @@ class TestLooking:
 
         assert (response.status_code, response.json()["code"]) == (404, "not_found")
 
-    @pytest.mark.parametrize("cursor", ["!", "bm9wZQ", "x"])
+    @pytest.mark.parametrize(
+        "cursor", ["!", "bm9wZQ", "x", "ü", "OTk5OTk5OTk5OTk5OTk5OTk5OTk5", "AAAA"]
+    )
     def test_a_made_up_cursor_is_refused(self, http_sqlite: httpx2.Client, cursor: str) -> None:
         job = http_sqlite.post("/v1/jobs", json={"items": []}).json()["id"]
 
         response = http_sqlite.get(f"/v1/jobs/{job}/results", params={"after": cursor})
 
         assert (response.status_code, response.json()["errors"][0]["field"]) == (422, "after")
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/jobs/x/items/" + "9" * 25, "/v1/jobs/x/items/-1", "/v1/jobs/a%00b"]
+)
+def test_places_that_cannot_be_are_refused(http: httpx2.Client, path: str) -> None:
+    assert http.get(path).status_code in (404, 422)
 
 
 class TestWaiting:

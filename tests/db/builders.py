@@ -85,7 +85,7 @@ def counts(database: Database, job_id: str) -> dict[str, int]:
             text("SELECT state, count(*) FROM items WHERE job_id = :id GROUP BY state"),
             {"id": job_id},
         )
-        in_items: dict[str, int] = dict(row._tuple() for row in found)
+        in_items: dict[str, int] = {row[0]: row[1] for row in found}
     told = {name: getattr(row, name) for name in names}
     assert told == {name: in_items.get(name, 0) for name in names}
     assert row.total == sum(told.values())

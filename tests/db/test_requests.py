@@ -41,6 +41,26 @@ def test_anything_else_is_refused_with_the_forms_that_work(reference: str) -> No
         Request(images=[reference])
 
 
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "http://" + "a" * 2_000_000 + " ",
+        "s3://" + "a/" * 1_000_000 + " ",
+        "data:image/" + "a" * 10**6,
+    ],
+    ids=["http", "s3", "data"],
+)
+def test_a_long_nonsense_reference_is_refused_in_linear_time(reference: str) -> None:
+    with pytest.raises(ValidationError):  # a second look at each character would take hours
+        Request(images=[reference])
+
+
+@pytest.mark.parametrize("field", ["prompt", "question"])
+def test_the_character_that_postgres_cannot_store_is_refused(field: str) -> None:
+    with pytest.raises(ValidationError, match="NUL"):
+        Request.model_validate({field: "a\0b"})
+
+
 def test_an_unknown_field_is_refused() -> None:
     with pytest.raises(ValidationError, match="promt"):
         Request.model_validate({"promt": "a typo"})

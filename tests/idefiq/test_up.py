@@ -87,7 +87,7 @@ def test_a_model_that_is_not_there_ends_it_with_a_sentence(tmp_path: Path) -> No
     stack = Stack(tmp_path, port=0, models=[str(tmp_path / "nowhere")], log=log)
 
     with (
-        pytest.raises(IdefiqError, match="engine .*nowhere cannot run with these settings"),
+        pytest.raises(IdefiqError, match=r"engine .*nowhere cannot run with these settings"),
         stack.running(),
     ):
         pass

@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 def plan(
     items: Sequence[Item],
     *,
-    like: Callable[[Item], object],
+    like: Callable[[Item], tuple[int, str]],
     tokens: Callable[[Item], int],
     max_items: int,
 ) -> Iterator[list[Item]]:
@@ -17,7 +17,7 @@ def plan(
 
     Args:
         items: In any order.
-        like: Items may share a batch only if this is equal.
+        like: Items may share a batch only if this is equal; batches come in its order.
         tokens: Length of an item's prompt; a batch costs `len(batch) * longest`.
         max_items: Most items in a batch, >= 1.
 
@@ -25,10 +25,10 @@ def plan(
         Non-empty batches, each item exactly once; within like items the longest first, so that
         a batch that does not fit the device fails at the start and not after an hour.
     """
-    groups: dict[object, list[Item]] = {}
+    groups: dict[tuple[int, str], list[Item]] = {}
     for item in items:
         groups.setdefault(like(item), []).append(item)
-    for group in groups.values():
+    for _, group in sorted(groups.items(), key=lambda pair: pair[0]):
         ordered = sorted(group, key=tokens, reverse=True)
         for start in range(0, len(ordered), max_items):
             yield ordered[start : start + max_items]

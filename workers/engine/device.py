@@ -19,10 +19,19 @@ class Device:
     Args:
         family: The loaded model.
         stuck_seconds: A batch that runs longer counts as stuck.
+        probe: Answers a simple item, or raises.
+        on_broken: Ends the process.
     """
 
-    def __init__(self, family: Family, *, stuck_seconds: float) -> None:
-        self._family = family
+    def __init__(
+        self,
+        family: Family,
+        *,
+        stuck_seconds: float,
+        probe: Callable[[], None],
+        on_broken: Callable[[], None],
+    ) -> None:
+        self._family, self._probe, self._on_broken = family, probe, on_broken
         self._stuck_seconds = stuck_seconds
         self._turn = threading.Lock()
         self._began: float | None = None
@@ -45,13 +54,13 @@ class Device:
         with self._turn:
             if not may_start():
                 return None
-            self._began = time.monotonic()
             try:
                 return self._halving(batch)
             finally:
                 self._began = None
 
     def _halving(self, batch: Sequence[Prepared]) -> list[Outcome]:
+        self._began = time.monotonic()
         try:
             answers = self._family.generate(batch)
             if len(answers) != len(batch):
@@ -61,13 +70,24 @@ class Device:
             log.warning("out of memory with %d items", len(batch))
             if len(batch) == 1:
                 return [OutOfMemory("the item does not fit the device's memory, even alone")]
-        except IdefiqError as error:
-            log.warning("batch of %d failed: %s", len(batch), error)
-            if len(batch) == 1:
-                return [error]
         except Exception as error:  # a family's bug in one item must not fail its neighbours
-            log.exception("batch of %d failed unexpectedly", len(batch))
+            log.warning("batch of %d failed", len(batch), exc_info=error)
             if len(batch) == 1:
+                self._check_device()
+                if isinstance(error, IdefiqError):
+                    return [error]
                 return [EngineError(f"generation failed: {type(error).__name__}")]
         middle = len(batch) // 2
         return self._halving(batch[:middle]) + self._halving(batch[middle:])
+
+    def _check_device(self) -> None:
+        """Ask whether it is the item or the device that is at fault.
+
+        A device whose context is lost fails everything from then on. Nothing of that may be
+        charged to the items, so the process ends and its leases are rescued.
+        """
+        try:
+            self._probe()
+        except Exception:
+            log.critical("the device answers not even the simplest item", exc_info=True)
+            self._on_broken()

@@ -7,6 +7,7 @@ A lane looks at its leases again when its turn on the device has come: a process
 stopped for a while, or is about to end, starts nothing that others may have by now.
 """
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,16 +16,19 @@ from dataclasses import dataclass
 from db import leases
 from db.blobs import BlobStore, image_key
 from db.database import Database
-from db.errors import IdefiqError, ImageNotFound, NotFound
+from db.errors import EngineError, IdefiqError, ImageMismatch, ImageNotFound, NotFound
 from db.leases import Failure, Lease
 from db.states import Stage
-from workers.ends import LeaseEnds, ending_all
+from workers.ends import LeaseEnds, holding
 from workers.engine.batching import plan
 from workers.engine.device import Device
 from workers.families.base import Answer, Family, Prepared
 from workers.images import decode
 from workers.loop import ResidentLoop
 from workers.session import Session
+
+#: Once may be chance; after that an item no longer shares a batch.
+SUSPECT_RESCUES = 2
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +39,12 @@ class Loaded:
 
     lease: Lease
     item: Prepared
+
+
+def _batch_key(one: Loaded) -> tuple[int, str]:
+    """What may share a batch; an item that has cost a worker before goes last and alone."""
+    suspect = one.lease.item_id if one.lease.rescues >= SUSPECT_RESCUES else 0
+    return suspect, one.lease.options_digest
 
 
 class Engine:
@@ -66,28 +76,29 @@ class Engine:
 
     def look(self) -> bool:
         """Claim and answer what is due. Returns whether there may be more."""
-        session = self._session.id
-        with self._database.transaction() as transaction:
-            taken = leases.claim(
-                transaction,
-                session=session,
-                stage=Stage.GENERATE,
-                model=self._family.card.name,
-                limit=self._batch_items,
-            )
-        if not taken:
-            return False
-        if len(taken) == self._batch_items and self.loop:
-            self.loop.wake()  # another lane can load while this one generates
-        with ending_all(self._ends, taken, session):
-            self._work(taken, session)
+        with holding(self._session) as session:
+            if not self._session.holds(session):
+                return False
+            with self._database.transaction() as transaction:
+                taken = leases.claim(
+                    transaction,
+                    session=session,
+                    stage=Stage.GENERATE,
+                    model=self._family.card.name,
+                    limit=self._batch_items,
+                )
+            if not taken:
+                return False
+            if len(taken) == self._batch_items and self.loop:
+                self.loop.wake()  # another lane can load while this one generates
+            self._work(self._ends.fail_poison(session, taken), session)
         return len(taken) == self._batch_items
 
     def _work(self, taken: Sequence[Lease], session: str) -> None:
         loaded = self._load(taken, session)
         batches = plan(
             loaded,
-            like=lambda one: one.lease.options_digest,
+            like=_batch_key,
             tokens=lambda one: one.item.tokens,
             max_items=self._batch_items,
         )
@@ -121,13 +132,17 @@ class Engine:
             return error
         except Exception:  # nobody's item may take a neighbour down with it
             log.exception("item %d could not be prepared", lease.item_id)
-            return IdefiqError("preparing the item failed unexpectedly; see the worker's log")
+            return EngineError("preparing the item failed unexpectedly; see the worker's log")
 
     def _read(self, owner_id: int, reference: str) -> bytes:
+        digest = reference.removeprefix("blob:")
         try:
-            return self._store.get(image_key(owner_id, reference.removeprefix("blob:")))
+            data = self._store.get(image_key(owner_id, digest))
         except NotFound as error:
             raise ImageNotFound(f"{reference} is not in the blob store any more") from error
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise ImageMismatch(f"the bytes of {reference} were changed after they were checked")
+        return data
 
     def _answer(self, batch: Sequence[Loaded], session: str) -> None:
         outcomes = self._device.run([one.item for one in batch], lambda: self._may_start(session))

@@ -49,7 +49,8 @@ class Answer:
 
     def record(self) -> dict[str, Any]:
         """The JSON that is stored and sent."""
-        return asdict(self)
+        # A byte-level tokenizer can say NUL, which Postgres cannot store.
+        return {**asdict(self), "text": self.text.replace("\0", "\ufffd")}
 
 
 class Family(Protocol):

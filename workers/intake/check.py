@@ -8,6 +8,7 @@ address-space limit, and neither torch nor the database in them.
 """
 
 import resource
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +70,8 @@ class Checkers:
         self._limits = Limits(
             settings.max_image_bytes, settings.max_image_pixels, settings.max_image_aspect
         )
+        # As many as there are children, so that nobody's time runs while he waits for a turn.
+        self._turns = threading.BoundedSemaphore(settings.intake_children)
         self._patience_seconds = settings.check_seconds * 2 + 60
         self._pool: Any = get_context("spawn").Pool(
             settings.intake_children,
@@ -84,7 +87,9 @@ class Checkers:
         Raises:
             CheckDied: The child died on these bytes, or took too long.
         """
-        verdict: Verdict = self._result(self._pool.apply_async(check, (data, self._limits)))
+        with self._turns:
+            pending = self._pool.apply_async(check, (data, self._limits))
+            verdict: Verdict = self._result(pending)
         return verdict
 
     def _result(self, pending: Any) -> Any:

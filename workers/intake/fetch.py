@@ -13,14 +13,20 @@ import socket
 import ssl
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
 import httpcore2
 
-from db.errors import FetchFailed, ImageForbidden, ImageNotFound, ImageTooLarge, ItemError
+from db.errors import (
+    FetchFailed,
+    HostBusy,
+    ImageForbidden,
+    ImageNotFound,
+    ImageTooLarge,
+    ItemError,
+)
 from workers.settings import IntakeSettings
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -32,6 +38,10 @@ _HEADERS = [
     ("Accept", "image/*"),
     ("Accept-Encoding", "identity"),
 ]
+#: Hosts share this many turnstiles: more than are ever fetched from at once, and not without end.
+HOSTS = 4096
+#: What stays as it is in a path or query; everything else, letters of other scripts say, is quoted.
+_URL_SAFE = "/:?#[]@!$&'()*+,;=%-._~"
 _REDIRECTS = (301, 302, 303, 307, 308)
 _BUSY = (408, 425, 429)
 #: Prefixes that carry an IPv4 address inside, through which a private one could be reached.
@@ -64,10 +74,66 @@ def is_public(address: Address) -> bool:
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
+class Deadline(threading.local):
+    """When the fetch of this thread has to be over, by the monotonic clock."""
+
+    at = float("inf")
+
+    def left(self, timeout: float | None) -> float:
+        """The shorter of `timeout` and the time that is left.
+
+        Raises:
+            FetchFailed: None is left.
+        """
+        left = self.at - time.monotonic()
+        if left <= 0:
+            raise FetchFailed("the image's server took too long")
+        return left if timeout is None else min(left, timeout)
+
+
+class BoundedStream(httpcore2.NetworkStream):
+    """A connection whose every read and write ends at the deadline of the thread that does it.
+
+    Without it a server that sends a byte of its headers now and then would hold us for ever.
+    """
+
+    def __init__(self, stream: httpcore2.NetworkStream, deadline: Deadline) -> None:
+        self._stream, self._deadline = stream, deadline
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """See NetworkStream."""
+        return self._stream.read(max_bytes, self._deadline.left(timeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """See NetworkStream."""
+        self._stream.write(buffer, self._deadline.left(timeout))
+
+    def close(self) -> None:
+        """See NetworkStream."""
+        self._stream.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore2.NetworkStream:
+        """See NetworkStream."""
+        left = self._deadline.left(timeout)
+        return BoundedStream(
+            self._stream.start_tls(ssl_context, server_hostname, left), self._deadline
+        )
+
+    def get_extra_info(self, info: str) -> Any:
+        """See NetworkStream."""
+        return self._stream.get_extra_info(info)
+
+
 class GuardedNetwork(httpcore2.NetworkBackend):
     """Opens connections only to addresses that are allowed, after resolving the name once."""
 
-    def __init__(self, settings: IntakeSettings, resolver: Resolver) -> None:
+    def __init__(self, settings: IntakeSettings, resolver: Resolver, deadline: Deadline) -> None:
+        self._deadline = deadline
         self._networks = settings.fetch_networks
         self._resolver = resolver
         self._sockets = httpcore2.SyncBackend()
@@ -88,9 +154,11 @@ class GuardedNetwork(httpcore2.NetworkBackend):
         failure: Exception = httpcore2.ConnectError(f"{host} has no address")
         for address in self._allowed(host, port):
             try:
-                return self._sockets.connect_tcp(
-                    address, port, timeout, local_address, socket_options
+                left = self._deadline.left(timeout)
+                stream = self._sockets.connect_tcp(
+                    address, port, left, local_address, socket_options
                 )
+                return BoundedStream(stream, self._deadline)
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failure = error
         raise failure
@@ -119,16 +187,14 @@ class Fetcher:
 
     def __init__(self, settings: IntakeSettings, resolver: Resolver = resolve) -> None:
         self._settings = settings
+        self._deadline = Deadline()
         self._pool = httpcore2.ConnectionPool(
             ssl_context=ssl.create_default_context(),
-            network_backend=GuardedNetwork(settings, resolver),
+            network_backend=GuardedNetwork(settings, resolver, self._deadline),
             max_connections=settings.intake_fetches * 2,
             keepalive_expiry=5.0,
         )
-        self._hosts: defaultdict[str, threading.BoundedSemaphore] = defaultdict(
-            lambda: threading.BoundedSemaphore(settings.fetch_per_host)
-        )
-        self._lock = threading.Lock()
+        self._turns = [threading.BoundedSemaphore(settings.fetch_per_host) for _ in range(HOSTS)]
 
     def fetch(self, url: str) -> bytes:
         """The bytes behind an http or https URL.
@@ -139,27 +205,30 @@ class Fetcher:
             ImageTooLarge: More bytes than allowed; the rest is not read.
             FetchFailed: The server is busy, slow, broken or away.
         """
-        deadline = time.monotonic() + self._settings.fetch_total_seconds
+        deadline = self._deadline.at = time.monotonic() + self._settings.fetch_total_seconds
         for _ in range(self._settings.fetch_redirects + 1):
-            host = self._checked_host(url)
-            with self._lock:
-                turn = self._hosts[host]
+            url, host = self._checked(url)
+            turn = self._turns[hash(host) % HOSTS]
             if not turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
-                raise FetchFailed(f"{host} has too many other fetches waiting")
+                raise HostBusy(f"other images of {host} are being fetched")
             try:
                 answer = self._get(url, deadline)
             finally:
                 turn.release()
             if isinstance(answer, bytes):
                 return answer
-            url = urljoin(url, answer)
+            try:
+                url = urljoin(url, answer)
+            except ValueError as error:
+                raise ImageNotFound("the image's server redirects to a malformed URL") from error
         raise ImageNotFound(f"more than {self._settings.fetch_redirects} redirects")
 
     def close(self) -> None:
         """Close every connection."""
         self._pool.close()
 
-    def _checked_host(self, url: str) -> str:
+    def _checked(self, url: str) -> tuple[str, str]:
+        """The URL in ASCII and its host, if it may be fetched at all."""
         try:
             parts = urlsplit(url)
             port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -171,7 +240,15 @@ class Fetcher:
             raise ImageForbidden("a URL with a user name in it is not fetched")
         if port not in self._settings.fetch_ports:
             raise ImageForbidden(f"port {port} is not fetched from")
-        return parts.hostname
+        try:
+            host = parts.hostname if ":" in parts.hostname else _ascii(parts.hostname)
+        except UnicodeError as error:
+            raise ImageForbidden("the URL's host is no name") from error
+        place = f"[{host}]" if ":" in host else host
+        if parts.port is not None:
+            place += f":{parts.port}"
+        path, query = (quote(part, safe=_URL_SAFE) for part in (parts.path or "/", parts.query))
+        return urlunsplit((parts.scheme, place, path, query, "")), host
 
     def _get(self, url: str, deadline: float) -> bytes | str:
         """The body, or where a redirect leads."""
@@ -184,7 +261,7 @@ class Fetcher:
         }
         try:
             with self._pool.stream(
-                "GET", url.partition("#")[0], headers=_HEADERS, extensions={"timeout": timeouts}
+                "GET", url, headers=_HEADERS, extensions={"timeout": timeouts}
             ) as response:
                 fields = {name.lower(): value for name, value in response.headers}
                 if response.status in _REDIRECTS and b"location" in fields:
@@ -203,8 +280,12 @@ class Fetcher:
             if len(body) > self._settings.max_image_bytes:
                 raise ImageTooLarge(f"more than {self._settings.max_image_bytes} bytes")
             if time.monotonic() > deadline:
-                raise FetchFailed(f"took longer than {self._settings.fetch_total_seconds:g} s")
+                raise FetchFailed("the image's server took too long")
         return bytes(body)
+
+
+def _ascii(host: str) -> str:
+    return host if host.isascii() else host.encode("idna").decode()
 
 
 def _check_status(status: int) -> None:

@@ -7,26 +7,28 @@ claim ─▶ known digest ──────────────────
 import hashlib
 import io
 import logging
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 
 from db import leases, verdicts
 from db.blobs import BlobStore, image_key
 from db.database import Database
-from db.errors import CheckDied, IdefiqError, ImagePoison, ItemError
+from db.errors import CheckDied, EngineError, IdefiqError, ImagePoison, ItemError
 from db.leases import Failure, Lease
 from db.requests import references
 from db.states import Stage
 from db.verdicts import OK, Verdict
 from workers.broker import Wakes, engine_queue
-from workers.ends import LeaseEnds, ending_all
+from workers.ends import LeaseEnds, holding
 from workers.intake.check import Checkers
 from workers.intake.source import Sources
 from workers.loop import ResidentLoop
 from workers.session import Session
 
 #: Items claimed at a time by one lane.
-CLAIM_ITEMS = 128
+CLAIM_ITEMS = 64
 #: Finished items are written together after at most this long.
 WRITE_SECONDS = 0.05
 #: A second child that dies on the same bytes is no chance any more.
@@ -59,18 +61,23 @@ class Intake:
         self._database, self._store = database, store
         self._sources, self._checkers = sources, checkers
         self._session, self._wakes, self._ends = session, wakes, ends
+        self._checking: dict[tuple[int, str], threading.Lock] = {}
+        self._checking_lock = threading.Lock()
         self._fetches = ThreadPoolExecutor(fetches, thread_name_prefix="fetch")
         self.loop: ResidentLoop | None = None
 
     def look(self) -> bool:
         """Claim what is due and bring it in. Returns whether there may be more."""
-        session = self._session.id
-        with self._database.transaction() as transaction:
-            taken = leases.claim(
-                transaction, session=session, stage=Stage.INTAKE, model=None, limit=CLAIM_ITEMS
-            )
-        with ending_all(self._ends, taken, session):
-            self._work(taken, session)
+        with holding(self._session) as session:
+            if not self._session.holds(session):
+                return False
+            with self._database.transaction() as transaction:
+                taken = leases.claim(
+                    transaction, session=session, stage=Stage.INTAKE, model=None, limit=CLAIM_ITEMS
+                )
+            if not taken:
+                return False
+            self._work(self._ends.fail_poison(session, taken), session)
         return len(taken) == CLAIM_ITEMS
 
     def close(self) -> None:
@@ -142,7 +149,7 @@ class Intake:
             return error
         except Exception:  # nobody's image may take a neighbour down with it
             log.exception("item %d could not be brought in", lease.item_id)
-            return IdefiqError("intake failed unexpectedly; the log of the worker says how")
+            return EngineError("intake failed unexpectedly; the log of the worker says how")
 
     def _bring_in_one(self, owner_id: int, reference: str) -> str:
         """Store and check one image; returns its `blob:` reference."""
@@ -157,10 +164,21 @@ class Intake:
             self._store.put(image_key(owner_id, digest), io.BytesIO(data))
         with self._database.transaction() as transaction:
             verdicts.add(transaction, owner_id, {digest: len(data)})
-        verdict = self._check(owner_id, digest, data)
-        with self._database.transaction() as transaction:
-            verdicts.judge(transaction, owner_id, digest, verdict)
+        with self._only(owner_id, digest):
+            verdict = self._verdict(owner_id, digest) or self._check(owner_id, digest, data)
+            with self._database.transaction() as transaction:
+                verdicts.judge(transaction, owner_id, digest, verdict)
         return _accept(digest, verdict)
+
+    @contextmanager
+    def _only(self, owner_id: int, digest: str) -> Iterator[None]:
+        """Let one thread at a time check the same bytes, so that they are checked once."""
+        with self._checking_lock:
+            lock = self._checking.setdefault((owner_id, digest), threading.Lock())
+        with lock:
+            yield
+        with self._checking_lock:
+            self._checking.pop((owner_id, digest), None)
 
     def _verdict(self, owner_id: int, digest: str) -> Verdict | None:
         with self._database.snapshot() as transaction:

@@ -68,7 +68,7 @@ class Sources:
 
     def _read_blob(self, owner_id: int, digest: str) -> bytes:
         try:
-            data = self._store.get(image_key(owner_id, digest))
+            data = self._store.get(image_key(owner_id, digest), self._max_bytes)
         except NotFound as error:
             raise ImageNotFound(f"no image {digest} was uploaded") from error
         if hashlib.sha256(data).hexdigest() != digest:

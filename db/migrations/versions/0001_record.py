@@ -111,6 +111,7 @@ def upgrade() -> None:
     with op.batch_alter_table('jobs', schema=None) as batch_op:
         batch_op.create_index('ix_jobs_open', ['model', 'id'], unique=False, postgresql_where=sa.text('finished_at IS NULL'), sqlite_where=sa.text('finished_at IS NULL'))
         batch_op.create_index('ix_jobs_owner_id_id', ['owner_id', 'id'], unique=False)
+        batch_op.create_index('ix_jobs_spooled', ['id'], unique=False, postgresql_where=sa.text('spool_key IS NOT NULL'), sqlite_where=sa.text('spool_key IS NOT NULL'))
         batch_op.create_index('ix_jobs_unwritten', ['id'], unique=False, postgresql_where=sa.text('finished_at IS NOT NULL AND results_key IS NULL'), sqlite_where=sa.text('finished_at IS NOT NULL AND results_key IS NULL'))
 
     op.create_table('items',
@@ -126,6 +127,7 @@ def upgrade() -> None:
     sa.Column('due_at', db.clock.UtcDateTime(timezone=True), nullable=False),
     sa.Column('attempt', sa.Integer(), server_default='0', nullable=False),
     sa.Column('tries', sa.Integer(), server_default='0', nullable=False),
+    sa.Column('rescues', sa.Integer(), server_default='0', nullable=False),
     sa.Column('session_id', sa.Text(), nullable=True),
     sa.Column('images', sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), 'postgresql'), nullable=True),
     sa.Column('claimed_at', db.clock.UtcDateTime(timezone=True), nullable=True),
@@ -165,6 +167,7 @@ def downgrade() -> None:
     op.drop_table('items')
     with op.batch_alter_table('jobs', schema=None) as batch_op:
         batch_op.drop_index('ix_jobs_unwritten', postgresql_where=sa.text('finished_at IS NOT NULL AND results_key IS NULL'), sqlite_where=sa.text('finished_at IS NOT NULL AND results_key IS NULL'))
+        batch_op.drop_index('ix_jobs_spooled', postgresql_where=sa.text('spool_key IS NOT NULL'), sqlite_where=sa.text('spool_key IS NOT NULL'))
         batch_op.drop_index('ix_jobs_owner_id_id')
         batch_op.drop_index('ix_jobs_open', postgresql_where=sa.text('finished_at IS NULL'), sqlite_where=sa.text('finished_at IS NULL'))
 

@@ -16,7 +16,9 @@ class Item:
 
 
 def batches(items: list[Item], most: int) -> list[list[Item]]:
-    return list(plan(items, like=lambda i: i.options, tokens=lambda i: i.tokens, max_items=most))
+    return list(
+        plan(items, like=lambda i: (0, i.options), tokens=lambda i: i.tokens, max_items=most)
+    )
 
 
 ITEMS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 50)), max_size=40).map(

@@ -1,7 +1,7 @@
 """One batch at a time, halved when it does not fit."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -41,8 +41,18 @@ class SmallDevice:
         return [Answer(str(item.tokens), "stop", 1, 1, "t/1") for item in batch]
 
 
+def make(
+    family: SmallDevice,
+    *,
+    stuck_seconds: float = 60.0,
+    probe: Callable[[], None] = lambda: None,
+    on_broken: Callable[[], None] = lambda: None,
+) -> Device:
+    return Device(family, stuck_seconds=stuck_seconds, probe=probe, on_broken=on_broken)
+
+
 def run(family: SmallDevice, *requests: dict[str, Any]) -> list[str]:
-    device = Device(family, stuck_seconds=60)
+    device = make(family)
     outcomes = device.run([family.prepare(r, []) for r in requests], lambda: True)
     assert outcomes is not None
     return [_show(outcome) for outcome in outcomes]
@@ -74,10 +84,29 @@ def test_an_item_that_breaks_the_batch_is_found_and_its_neighbours_are_answered(
     assert said == ["1", EngineError.code, "3"]
 
 
+class Broken(Exception):
+    """The process would end here."""
+
+
+def test_a_device_that_answers_nothing_any_more_ends_the_process_and_blames_no_item() -> None:
+    def probe() -> None:
+        raise RuntimeError("device-side assert")
+
+    def end() -> None:
+        raise Broken
+
+    family = SmallDevice(fits=99)
+    device = make(family, probe=probe, on_broken=end)
+    batch = [family.prepare({"tokens": 1, "breaks": EngineError("lost")}, [])] * 4
+
+    with pytest.raises(Broken):
+        device.run(batch, lambda: True)
+
+
 def test_a_batch_that_may_not_start_is_left_alone() -> None:
     family = SmallDevice(fits=9)
 
-    assert Device(family, stuck_seconds=60).run([], lambda: False) is None
+    assert make(family).run([], lambda: False) is None
     assert family.ran == []
 
 
@@ -90,7 +119,7 @@ def test_a_batch_that_hangs_is_noticed() -> None:
             end.wait()
             return []
 
-    device = Device(Hangs(fits=1), stuck_seconds=0.0)
+    device = make(Hangs(fits=1), stuck_seconds=0.0)
     thread = threading.Thread(target=device.run, args=([], lambda: True))
     before = device.is_stuck()
     thread.start()

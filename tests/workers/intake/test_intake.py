@@ -1,0 +1,249 @@
+"""The intake stage, on a real record, store, S3 and children."""
+
+import hashlib
+import io
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from db import jobs, leases, owners, results, verdicts
+from db.blobs import S3Store, image_key
+from db.database import Database
+from db.errors import CheckDied
+from db.jobs import NewItem, NewJob
+from db.states import Stage
+from db.verdicts import Verdict
+from tests import pictures
+from tests.db import builders
+from tests.db.test_blobs import s3_settings
+from tests.workers import parts
+from workers.intake.check import Checkers
+from workers.intake.fetch import Fetcher
+from workers.intake.intake import Intake
+from workers.intake.source import Sources
+from workers.settings import IntakeSettings
+
+
+@pytest.fixture(scope="module")
+def checkers() -> Iterator[Checkers]:
+    made = Checkers(IntakeSettings(intake_children=1))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def web() -> Iterator[str]:
+    """A web server with one image."""
+
+    class Handler(BaseHTTPRequestHandler):
+        body: ClassVar[bytes] = pictures.plain("green")
+
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/green.png" else 404)
+            self.send_header("Content-Length", str(len(self.body)))
+            self.end_headers()
+            self.wfile.write(self.body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def intake(database: Database, tmp_path: Path, checkers: Checkers, web: str) -> Iterator[Intake]:
+    port = int(web.rpartition(":")[2])
+    settings = IntakeSettings.model_validate(
+        {"fetch_ports": {port}, "fetch_networks": ["127.0.0.1/32"], "max_image_bytes": 100_000}
+    )
+    session, store = parts.session(database, tmp_path, Stage.INTAKE), parts.store(tmp_path)
+    fetcher = Fetcher(settings)
+    record = parts.record(database, tmp_path)
+    made = Intake(
+        database,
+        store,
+        Sources(database, store, fetcher, record, settings.max_image_bytes),
+        checkers,
+        session,
+        parts.wakes(),
+        parts.ends(database, session),
+        fetches=4,
+    )
+    yield made
+    made.close()
+    session.stop()
+    fetcher.close()
+
+
+def upload(database: Database, folder: Path, data: bytes, digest: str = "") -> str:
+    owner_id = builders.owner(database)
+    digest = digest or hashlib.sha256(data).hexdigest()
+    parts.store(folder).put(image_key(owner_id, digest), io.BytesIO(data))
+    return f"blob:{digest}"
+
+
+def submit(database: Database, *references: str) -> str:
+    new = NewJob(builders.owner(database), builders.MODEL, {})
+    with database.transaction() as transaction:
+        return jobs.submit(transaction, new, [NewItem({"images": [ref]}) for ref in references])
+
+
+def outcomes(database: Database, job_id: str) -> list[tuple[str, str | None]]:
+    """Stage, or error code, of each item."""
+    with database.snapshot() as transaction:
+        found = results.in_order(transaction, job_id, first=0, limit=100)
+    return [(item.stage, item.error_code) for item in found]
+
+
+def test_good_images_go_on_and_bad_ones_fail_alone(
+    intake: Intake, database: Database, tmp_path: Path, web: str
+) -> None:
+    good = upload(database, tmp_path, pictures.plain())
+    junk = upload(database, tmp_path, b"junk")
+    job_id = submit(
+        database,
+        good,
+        junk,
+        f"{web}/green.png",
+        f"{web}/missing.png",
+        "http://10.0.0.1/private.png",
+        "blob:" + "0" * 64,
+        upload(database, tmp_path, b"other bytes", digest="1" * 64),
+        upload(database, tmp_path, b"x" * 100_001),
+        "s3://photos/a.png",
+    )
+
+    intake.look()
+
+    assert outcomes(database, job_id) == [
+        ("generate", None),
+        ("intake", "image_unreadable"),
+        ("generate", None),
+        ("intake", "image_not_found"),
+        ("intake", "image_forbidden"),
+        ("intake", "image_not_found"),
+        ("intake", "image_mismatch"),
+        ("intake", "image_too_large"),
+        ("intake", "image_forbidden"),
+    ]
+
+
+def test_what_was_fetched_is_kept_as_a_blob_and_its_reference_in_the_item(
+    intake: Intake, database: Database, tmp_path: Path, web: str
+) -> None:
+    job_id = submit(database, f"{web}/green.png")
+
+    intake.look()
+
+    digest = hashlib.sha256(pictures.plain("green")).hexdigest()
+    with database.snapshot() as transaction:
+        item = results.get(transaction, builders.owner(database), job_id, 0)
+    assert item.images == [f"blob:{digest}"]
+    stored = parts.store(tmp_path).get(image_key(builders.owner(database), digest))
+    assert stored == pictures.plain("green")
+
+
+def test_an_image_is_checked_once_however_many_items_share_it(
+    intake: Intake, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[bytes] = []
+    real = intake._checkers.check
+
+    def counted(data: bytes) -> Verdict:
+        checked.append(data)
+        return real(data)
+
+    monkeypatch.setattr(intake._checkers, "check", counted)
+    image = upload(database, tmp_path, pictures.plain())
+    first = submit(database, *[image] * 20)
+
+    intake.look()
+    second = submit(database, image)
+
+    assert outcomes(database, first) == [("generate", None)] * 20
+    assert outcomes(database, second) == [("generate", None)]  # intake need not even look
+    assert len(checked) == 1
+
+
+def test_an_image_on_which_two_children_die_is_poison_and_one_death_is_none(
+    intake: Intake, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(data: bytes) -> Verdict:
+        raise CheckDied("the process that checked the image died")
+
+    monkeypatch.setattr(intake._checkers, "check", die)
+    job_id = submit(database, upload(database, tmp_path, pictures.plain()))
+
+    intake.look()
+    after_one = outcomes(database, job_id)
+    builders.make_due(database)
+    intake.look()
+
+    assert after_one == [("intake", None)]
+    assert outcomes(database, job_id) == [("intake", "image_poison")]
+
+
+def test_objects_of_a_granted_prefix_are_read_and_never_those_of_our_own_bucket(
+    database: Database, tmp_path: Path, s3_endpoint: str
+) -> None:
+    photos = S3Store(s3_settings(s3_endpoint, "photos").model_copy(update={"s3_prefix": ""}))
+    photos.prepare()
+    photos.put("2026/a.png", io.BytesIO(pictures.plain()))
+    owner_id = builders.owner(database)
+    with database.transaction() as transaction:
+        ada = owners.get_or_create(transaction, "ada")
+        for bucket in ("photos", "own"):
+            owners.grant(transaction, ada, bucket=bucket, prefix="2026/")
+    fetcher = Fetcher(IntakeSettings())
+    sources = Sources(
+        database, parts.store(tmp_path), fetcher, s3_settings(s3_endpoint, "own"), 100_000
+    )
+
+    read = sources.read(owner_id, "s3://photos/2026/a.png")
+    codes = {}
+    for key in ("photos/2025/a.png", "photos/2026/b.png", "own/2026/a.png"):
+        with pytest.raises(Exception) as caught:  # noqa: PT011 - the code is what is compared
+            sources.read(owner_id, f"s3://{key}")
+        codes[key] = getattr(caught.value, "code", None)
+    fetcher.close()
+
+    assert read == pictures.plain()
+    assert codes == {
+        "photos/2025/a.png": "image_forbidden",
+        "photos/2026/b.png": "image_not_found",
+        "own/2026/a.png": "image_forbidden",
+    }
+
+
+def test_a_verdict_is_kept_for_each_owner_apart(database: Database) -> None:
+    builders.checked_image(database, builders.owner(database, "ada"))
+
+    with database.snapshot() as transaction:
+        eve = builders.owner(database, "eve") if not database.is_sqlite else 999
+        assert verdicts.checked(transaction, eve, {builders.IMAGE}) == set()
+
+
+def test_advancing_starts_the_tries_afresh(database: Database, tmp_path: Path) -> None:
+    image = upload(database, tmp_path, pictures.plain())
+    submit(database, image)
+    session = parts.session(database, tmp_path, Stage.INTAKE)
+    with database.transaction() as transaction:
+        [lease] = leases.claim(
+            transaction, session=session.id, stage=Stage.INTAKE, model=None, limit=1
+        )
+        leases.advance(transaction, [(lease, [image])])
+
+    [again] = builders.claim(database, builders.session(database))
+    session.stop()
+
+    assert (again.attempt, again.tries, again.images) == (2, 0, [image])

@@ -1,0 +1,42 @@
+"""Parts of a worker, made from a test's database and folder."""
+
+from pathlib import Path
+
+from db.blobs import FolderStore
+from db.database import Database
+from db.leases import RetryPolicy
+from db.settings import RecordSettings
+from db.states import Stage
+from tests.db import builders
+from workers.broker import Wakes, make_app
+from workers.ends import LeaseEnds
+from workers.session import Session
+from workers.settings import BrokerSettings
+
+
+def record(database: Database, folder: Path, **settings: object) -> RecordSettings:
+    values = {"database_url": database.url, "store_folder": folder, **settings}
+    return RecordSettings.model_validate(values)
+
+
+def session(
+    database: Database, folder: Path, stage: Stage = Stage.GENERATE, **settings: object
+) -> Session:
+    """A session that heartbeats often."""
+    chosen = record(database, folder, **{"heartbeat_seconds": 0.05, **settings})
+    made = Session(chosen, worker=f"{stage}-worker", stage=stage, model=builders.MODEL)
+    made.start()
+    return made
+
+
+def ends(database: Database, session: Session) -> LeaseEnds:
+    return LeaseEnds(database, session, RetryPolicy(max_tries=3, first_wait_seconds=60.0))
+
+
+def store(folder: Path) -> FolderStore:
+    return FolderStore(folder / "blobs")
+
+
+def wakes() -> Wakes:
+    """Wakes for a Redis that is not there."""
+    return Wakes(make_app(BrokerSettings(redis_url="redis://127.0.0.1:1/0")))
