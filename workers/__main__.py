@@ -29,8 +29,6 @@ from workers.tasks import serve
 BROKEN_STATUS = 70
 #: Exit status when no restart can help (EX_CONFIG of sysexits.h).
 CONFIG_STATUS = 78
-#: Threads that read and decode images for one engine.
-LOADERS = 4
 #: A slow server holds up the items of one lane only.
 INTAKE_LANES = 4
 
@@ -99,7 +97,7 @@ def run_engine(record: RecordSettings) -> int:
         session,
         LeaseEnds(database, session, _policy(record)),
         batch_items=settings.batch_items,
-        loaders=LOADERS,
+        loaders=settings.load_threads,
     )
     _end_when_stuck(device.is_stuck)
     loop = ResidentLoop(

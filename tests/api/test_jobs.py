@@ -97,7 +97,7 @@ class TestSubmitting:
         ("content", "says"),
         [
             (b"{", "Invalid JSON"),
-            (b'{"job": 1}\n', "JobIn"),
+            (b'{"job": 1}\n', "job: Input should be an object"),
             (b'{"job": {"modle": "x"}}', "modle: unknown field"),
         ],
     )
