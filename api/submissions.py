@@ -23,12 +23,12 @@ from pydantic import ValidationError
 from api.errors import request_error
 from api.schemas import FirstLine, ItemIn, JobIn, SubmissionIn
 from api.services import Services
-from db import jobs, sessions, verdicts
+from db import sessions, submissions, verdicts
 from db.blobs import image_key, spool_key
 from db.errors import IdempotencyConflict, RequestError, TooLarge, UnknownModel
-from db.jobs import NewItem, NewJob
 from db.requests import ModelCard, check_effective, effective
 from db.sessions import Offer
+from db.submissions import NewItem, NewJob
 from workers.broker import INTAKE, UPKEEP, engine_queue
 
 _FIRST_LINE = re.compile(rb'\s*\{\s*"job"')
@@ -139,7 +139,7 @@ def submit_json(services: Services, envelope: Envelope, body: bytes) -> str:
         body_digest=hashlib.sha256(body).hexdigest(),
     )
     with services.database.transaction() as transaction:
-        job_id = jobs.submit(transaction, job, new_items)
+        job_id = submissions.submit(transaction, job, new_items)
     services.wakes.wake(INTAKE, engine_queue(job.model))
     return job_id
 
@@ -198,7 +198,7 @@ class Spool:
         self.services.store.put(key, self._file)
         try:
             with self.services.database.transaction() as transaction:
-                job_id, created = jobs.create_once(transaction, job)
+                job_id, created = submissions.create_once(transaction, job)
         except IdempotencyConflict:
             self.services.store.delete(key)
             raise

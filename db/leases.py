@@ -10,18 +10,17 @@ not come back was somebody else's by then: a lost lease, whose answer is dropped
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, select
 
-from db import jobs as job_statements
-from db.clock import now
+from db import counts
 from db.errors import IdefiqError, StorageError
 from db.requests import effective
 from db.sql import Statement
-from db.states import FINAL_STATES, ItemState, Stage
+from db.states import ItemState, Stage
 from db.tables import items, jobs
 
 #: Longest wait before a retry.
@@ -150,7 +149,7 @@ def _claim_of(
     rows = _CLAIM.run(
         transaction, job=job_id, stage=stage.value, session=session, limit=limit
     ).all()
-    _move(transaction, {job_id: len(rows)}, ItemState.QUEUED, ItemState.RUNNING)
+    counts.move(transaction, {job_id: len(rows)}, ItemState.QUEUED, ItemState.RUNNING)
     return [
         Lease(
             item_id=row.id,
@@ -212,7 +211,7 @@ _ADVANCE = Statement(
 def complete(transaction: Connection, answers: Sequence[tuple[Lease, dict[str, Any]]]) -> set[int]:
     """Write answers. Returns the ids that were still ours; safe to repeat."""
     leases = [lease for lease, _ in answers]
-    numbers = _number(transaction, leases)
+    numbers = counts.number(transaction, [lease.job_id for lease in leases])
     records = [
         {"id": lease.item_id, "attempt": lease.attempt, "answer": answer, "number": number}
         for (lease, answer), number in zip(answers, numbers, strict=True)
@@ -251,7 +250,7 @@ def _by_wait(
 
 def _fail_for_good(transaction: Connection, failures: Sequence[Failure]) -> set[int]:
     leases = [failure.lease for failure in failures]
-    numbers = _number(transaction, leases)
+    numbers = counts.number(transaction, [lease.job_id for lease in leases])
     records = [
         {
             "id": failure.lease.item_id,
@@ -328,36 +327,10 @@ def rescue(transaction: Connection, limit: int = 1_000) -> int:
     affected = sorted({row.job_id for row in _DEAD.run(transaction, limit=limit)})
     if not affected:
         return 0
-    job_statements.lock(transaction, affected)
-    counts = {job: len(_RESCUE.run(transaction, job=job, limit=limit).all()) for job in affected}
-    _move(transaction, counts, ItemState.RUNNING, ItemState.QUEUED)
-    return sum(counts.values())
-
-
-# ---- counts -------------------------------------------------------------------------
-
-
-def _number(transaction: Connection, leases: Sequence[Lease]) -> list[int]:
-    """Give each lease the next result number of its job.
-
-    Numbers given to leases that turn out to be lost stay unused: a gap is harmless, a number
-    below one that a reader has already passed would be a result never seen.
-    """
-    wanted = Counter(lease.job_id for lease in leases)
-    last = {}
-    for job_id, count in sorted(wanted.items()):
-        last[job_id] = transaction.execute(
-            update(jobs)
-            .where(jobs.c.id == job_id)
-            .values(results=jobs.c.results + count)
-            .returning(jobs.c.results)
-        ).scalar_one()
-    following = {job_id: last[job_id] - count for job_id, count in wanted.items()}
-    numbers = []
-    for lease in leases:
-        following[lease.job_id] += 1
-        numbers.append(following[lease.job_id])
-    return numbers
+    counts.lock(transaction, affected)
+    rescued = {job: len(_RESCUE.run(transaction, job=job, limit=limit).all()) for job in affected}
+    counts.move(transaction, rescued, ItemState.RUNNING, ItemState.QUEUED)
+    return sum(rescued.values())
 
 
 def _end(
@@ -371,25 +344,8 @@ def _end(
     if not leases:
         return set()
     job_of = {lease.item_id: lease.job_id for lease in leases}
-    job_statements.lock(transaction, job_of.values())
+    counts.lock(transaction, job_of.values())
     rows = statement.run(transaction, records=records, **parameters)
     ours: set[int] = {int(row.id) for row in rows}
-    _move(transaction, Counter(job_of[item] for item in ours), ItemState.RUNNING, state)
+    counts.move(transaction, Counter(job_of[item] for item in ours), ItemState.RUNNING, state)
     return ours
-
-
-def _move(
-    transaction: Connection, counts: Mapping[str, int], origin: ItemState, target: ItemState
-) -> None:
-    """Move items between two counts of their jobs, whose rows this transaction has locked."""
-    changed = sorted(job_id for job_id, count in counts.items() if count)
-    for job_id in changed:
-        changes: dict[str, Any] = {
-            origin.value: jobs.c[origin.value] - counts[job_id],
-            target.value: jobs.c[target.value] + counts[job_id],
-        }
-        if target is ItemState.RUNNING:
-            changes["started_at"] = func.coalesce(jobs.c.started_at, now())
-        transaction.execute(update(jobs).where(jobs.c.id == job_id).values(changes))
-    if target in FINAL_STATES:
-        job_statements.finish_if_done(transaction, changed)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from db import jobs, leases
+from db import counts, leases
 from db.database import Database, Transaction
 from db.errors import Poison
 from db.leases import Failure, Lease, RetryPolicy
@@ -49,7 +49,7 @@ class LeaseEnds:
 
         def work(transaction: Transaction) -> int:
             # All at once and in one order, or two workers could wait for each other.
-            jobs.lock(transaction, {lease.job_id for lease in ended})
+            counts.lock(transaction, {lease.job_id for lease in ended})
             ours = leases.complete(transaction, answers)
             ours |= leases.advance(transaction, arrived)
             return len(ours | leases.fail(transaction, failures, self._policy))

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 
-from db import jobs, results, sessions
+from db import jobs, results, sessions, submissions
 from db.blobs import BlobStore, results_key
 from db.database import Database
 from db.errors import NotFound, RequestError, StorageError
-from db.jobs import Job, NewItem
+from db.jobs import Job
 from db.results import Item
+from db.submissions import NewItem
 from workers.broker import INTAKE, Wakes, engine_queue
 
 #: Lines imported, items cancelled and results written in one transaction.
@@ -43,7 +44,7 @@ class Upkeep:
         What goes wrong with one job is logged and keeps none of the others from its step.
         """
         with self._database.snapshot() as transaction:
-            imports = jobs.to_import(transaction)
+            imports = submissions.to_import(transaction)
             cancelled = jobs.to_settle(transaction)
             unwritten = jobs.to_write(transaction, WRITE_JOBS)
         steps: list[Callable[[], None]] = [
@@ -79,16 +80,16 @@ class Upkeep:
             except (NotFound, RequestError, ValueError) as error:
                 log.error("job %s can never be imported and is cancelled: %s", job.id, error)
                 with self._database.transaction() as transaction:
-                    jobs.give_up_import(transaction, job)
+                    submissions.give_up_import(transaction, job)
                 done = True
             if not done:
                 return
             with self._database.transaction() as transaction:
-                jobs.seal(transaction, job.id)
+                submissions.seal(transaction, job.id)
             self._wakes.wake(INTAKE, engine_queue(job.model))
         self._store.delete(job.spool_key)
         with self._database.transaction() as transaction:
-            jobs.forget_spool(transaction, job.id)
+            submissions.forget_spool(transaction, job.id)
 
     def _import_pages(self, job: Job) -> bool:
         """Import up to IMPORT_PAGES pages, so that others have their turn. True at the end."""
@@ -100,7 +101,7 @@ class Upkeep:
                 page = [_read_line(line) for line in islice(lines, PAGE)]
                 if page:
                     with self._database.transaction() as transaction:
-                        jobs.import_page(transaction, job, offset, page)
+                        submissions.import_page(transaction, job, offset, page)
                     offset += len(page)
                 if len(page) < PAGE:
                     return True

@@ -4,11 +4,11 @@ from typing import Any
 
 from sqlalchemy import text
 
-from db import jobs, leases, owners, sessions, verdicts
+from db import leases, owners, sessions, submissions, verdicts
 from db.database import Database
-from db.jobs import NewItem, NewJob
 from db.leases import Lease
 from db.states import Stage
+from db.submissions import NewItem, NewJob
 
 DIGEST = "0123456789abcdef" * 4
 IMAGE = f"blob:{DIGEST}"
@@ -36,7 +36,7 @@ def job(database: Database, items: int = 1, *, owner_id: int | None = None, **fi
     new = NewJob(owner_id, fields.pop("model", MODEL), fields.pop("defaults", {}), **fields)
     requests = [NewItem({"images": [image], "prompt": f"number {n}"}) for n in range(items)]
     with database.transaction() as transaction:
-        return jobs.submit(transaction, new, requests)
+        return submissions.submit(transaction, new, requests)
 
 
 def session(database: Database, worker: str = "w1", *, lease_seconds: float = 60.0) -> str:

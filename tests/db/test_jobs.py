@@ -4,11 +4,11 @@ import threading
 
 import pytest
 
-from db import jobs, owners
+from db import jobs, owners, submissions
 from db.database import Database
 from db.errors import IdempotencyConflict, NotFound, RequestError
-from db.jobs import NewItem, NewJob
 from db.states import JobState
+from db.submissions import NewItem, NewJob
 from tests.db import builders
 
 
@@ -67,27 +67,27 @@ class TestIdempotencyKeys:
         new = self.job(builders.owner(database), "a" * 64)
 
         with database.transaction() as transaction:
-            first = jobs.submit(transaction, new, [])
+            first = submissions.submit(transaction, new, [])
         with database.transaction() as transaction:
-            again = jobs.submitted_before(transaction, new)
+            again = submissions.submitted_before(transaction, new)
 
         assert again == first
 
     def test_the_same_key_with_another_body_is_refused(self, database: Database) -> None:
         owner_id = builders.owner(database)
         with database.transaction() as transaction:
-            jobs.submit(transaction, self.job(owner_id, "a" * 64), [])
+            submissions.submit(transaction, self.job(owner_id, "a" * 64), [])
 
         with database.transaction() as transaction, pytest.raises(IdempotencyConflict):
-            jobs.submitted_before(transaction, self.job(owner_id, "b" * 64))
+            submissions.submitted_before(transaction, self.job(owner_id, "b" * 64))
 
     def test_two_owners_may_use_the_same_key(self, database: Database) -> None:
         ids = []
         for name in ("ada", "eve"):
             with database.transaction() as transaction:
                 new = self.job(owners.get_or_create(transaction, name).id, "a" * 64)
-                assert jobs.submitted_before(transaction, new) is None
-                ids.append(jobs.submit(transaction, new, []))
+                assert submissions.submitted_before(transaction, new) is None
+                ids.append(submissions.submit(transaction, new, []))
 
         assert len(set(ids)) == 2
 
@@ -97,7 +97,7 @@ class TestImports:
         owner_id = builders.owner(database)
         new = NewJob(owner_id, "echo", {}, spool_key="1/spool/x.jsonl", spool_lines=lines)
         with database.transaction() as transaction:
-            return jobs.get(transaction, owner_id, jobs.create(transaction, new))
+            return jobs.get(transaction, owner_id, submissions.create(transaction, new))
 
     def page(self, count: int) -> list[NewItem]:
         return [NewItem({"images": [builders.IMAGE]}) for _ in range(count)]
@@ -108,12 +108,12 @@ class TestImports:
         session = builders.session(database)
 
         with database.transaction() as transaction:
-            jobs.import_page(transaction, job, 0, self.page(2))
-            jobs.seal(transaction, job.id)
+            submissions.import_page(transaction, job, 0, self.page(2))
+            submissions.seal(transaction, job.id)
         early = builders.claim(database, session)
         with database.transaction() as transaction:
-            jobs.import_page(transaction, job, 2, self.page(1))
-            jobs.seal(transaction, job.id)
+            submissions.import_page(transaction, job, 2, self.page(1))
+            submissions.seal(transaction, job.id)
 
         assert early == []
         assert len(builders.claim(database, session)) == 3
@@ -124,7 +124,7 @@ class TestImports:
         wrote = []
         for _ in range(2):
             with database.transaction() as transaction:
-                wrote.append(jobs.import_page(transaction, job, 0, self.page(300)))
+                wrote.append(submissions.import_page(transaction, job, 0, self.page(300)))
 
         assert wrote == [True, False]
         assert builders.counts(database, job.id) == {"queued": 300}
@@ -135,7 +135,7 @@ class TestImports:
         def run() -> None:
             for offset in range(0, 40, 10):
                 with database.transaction() as transaction:
-                    jobs.import_page(transaction, job, offset, self.page(10))
+                    submissions.import_page(transaction, job, offset, self.page(10))
 
         threads = [threading.Thread(target=run) for _ in range(4)]
         for thread in threads:
@@ -149,11 +149,11 @@ class TestImports:
         job = self.spooled(database, lines=20)
 
         with database.transaction() as transaction:
-            jobs.import_page(transaction, job, 0, self.page(10))
+            submissions.import_page(transaction, job, 0, self.page(10))
             jobs.cancel(transaction, job.owner_id, job.id)
         with database.transaction() as transaction:
-            assert not jobs.import_page(transaction, job, 10, self.page(10))
-            jobs.seal(transaction, job.id)
+            assert not submissions.import_page(transaction, job, 10, self.page(10))
+            submissions.seal(transaction, job.id)
             jobs.settle_cancelled(transaction, job.id, 100)
 
         assert builders.counts(database, job.id) == {"cancelled": 10}

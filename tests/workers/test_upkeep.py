@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from db import jobs, leases
+from db import jobs, leases, submissions
 from db.blobs import results_key
 from db.database import Database
-from db.jobs import Job, NewJob
+from db.jobs import Job
 from db.states import JobState
+from db.submissions import NewJob
 from tests.db import builders
 from tests.workers import parts
 from workers import upkeep as upkeep_module
@@ -24,7 +25,7 @@ def spool(database: Database, folder: Path, lines: list[object], key: str = "1/s
     owner_id = builders.owner(database)
     new = NewJob(owner_id, builders.MODEL, {}, spool_key=key, spool_lines=len(lines))
     with database.transaction() as transaction:
-        return jobs.get(transaction, owner_id, jobs.create(transaction, new))
+        return jobs.get(transaction, owner_id, submissions.create(transaction, new))
 
 
 def line(number: int, **fields: object) -> dict[str, object]:
@@ -71,7 +72,7 @@ def test_a_crash_between_sealing_and_deleting_leaves_no_spool_behind(
 ) -> None:
     job = spool(database, tmp_path, [])
     with database.transaction() as transaction:
-        jobs.seal(transaction, job.id)
+        submissions.seal(transaction, job.id)
 
     look(database, tmp_path)
     look(database, tmp_path)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from db import jobs, results
+from db import results, submissions
 from db.blobs import image_key
 from db.database import Database
-from db.jobs import NewItem, NewJob
 from db.results import Item
+from db.submissions import NewItem, NewJob
 from tests import pictures
 from tests.db import builders
 from tests.workers import parts
@@ -51,7 +51,7 @@ def submit(database: Database, folder: Path, count: int) -> str:
         parts.store(folder).put(image_key(owner_id, digest), io.BytesIO(data))
         items.append(NewItem({"images": [builders.checked_image(database, owner_id, digest)]}))
     with database.transaction() as transaction:
-        return jobs.submit(transaction, NewJob(owner_id, builders.MODEL, {}), items)
+        return submissions.submit(transaction, NewJob(owner_id, builders.MODEL, {}), items)
 
 
 def items(database: Database, job_id: str) -> list[Item]:

@@ -10,12 +10,12 @@ from typing import ClassVar
 
 import pytest
 
-from db import jobs, leases, owners, results, verdicts
+from db import leases, owners, results, submissions, verdicts
 from db.blobs import S3Store, image_key
 from db.database import Database
 from db.errors import CheckDied
-from db.jobs import NewItem, NewJob
 from db.states import Stage
+from db.submissions import NewItem, NewJob
 from db.verdicts import Verdict
 from tests import pictures
 from tests.db import builders
@@ -95,7 +95,9 @@ def upload(database: Database, folder: Path, data: bytes, digest: str = "") -> s
 def submit(database: Database, *references: str) -> str:
     new = NewJob(builders.owner(database), builders.MODEL, {})
     with database.transaction() as transaction:
-        return jobs.submit(transaction, new, [NewItem({"images": [ref]}) for ref in references])
+        return submissions.submit(
+            transaction, new, [NewItem({"images": [ref]}) for ref in references]
+        )
 
 
 def outcomes(database: Database, job_id: str) -> list[tuple[str, str | None]]:

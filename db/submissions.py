@@ -1,0 +1,240 @@
+"""From a submission to claimable items.
+
+    create ─▶ one page, or many from a spool ─▶ seal ─▶ claimable
+
+A job is claimable, and can finish, only once it is sealed.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from sqlalchemy import Connection, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from db import counts, verdicts
+from db.clock import now
+from db.errors import IdempotencyConflict
+from db.jobs import JOB_COLUMNS, Job, as_job, cancel, new_id
+from db.requests import effective, options_digest, references
+from db.states import ItemState, Stage
+from db.tables import items, jobs
+
+#: Above this many rows Postgres takes them by COPY.
+COPY_ROWS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class NewItem:
+    """An item as submitted: a canonical request and the caller's own id for it."""
+
+    request: dict[str, Any]
+    custom_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job as submitted.
+
+    Attributes:
+        body_digest: SHA-256 of the whole submission; with `idempotency_key` it tells a repeated
+            submission from another one under the same key.
+        spool_key: Where a streamed submission waits for its import, with `spool_lines` lines.
+    """
+
+    owner_id: int
+    model: str
+    defaults: dict[str, Any]
+    name: str = ""
+    idempotency_key: str | None = None
+    body_digest: str | None = None
+    spool_key: str | None = None
+    spool_lines: int = 0
+
+
+def create(transaction: Connection, job: NewJob) -> str:
+    """Insert a job that is not sealed yet and has no items. Returns its id."""
+    job_id = new_id("job")
+    values = {field.name: getattr(job, field.name) for field in fields(NewJob)}
+    transaction.execute(insert(jobs).values(id=job_id, created_at=now(), **values))
+    return job_id
+
+
+def create_once(transaction: Connection, job: NewJob) -> tuple[str, bool]:
+    """Create a job, or find the one that an earlier submission under the same key made.
+
+    Returns:
+        The job's id, and whether it was created now.
+
+    Raises:
+        IdempotencyConflict: The key was used with another body.
+    """
+    if earlier := submitted_before(transaction, job):
+        return earlier, False
+    try:
+        with transaction.begin_nested():
+            return create(transaction, job), True
+    except IntegrityError:
+        # Submitted at the same moment by somebody else, who was first.
+        earlier = submitted_before(transaction, job)
+        if earlier is None:
+            raise
+        return earlier, False
+
+
+def submit(transaction: Connection, job: NewJob, new_items: Sequence[NewItem]) -> str:
+    """Submit a small job whole: create it once, with all its items, sealed. Returns its id."""
+    job_id, created = create_once(transaction, job)
+    if not created:
+        return job_id
+    _insert(transaction, job_id, job, 0, new_items)
+    seal(transaction, job_id)
+    return job_id
+
+
+def submitted_before(transaction: Connection, job: NewJob) -> str | None:
+    """The job that an earlier submission under the same key made, if any.
+
+    Raises:
+        IdempotencyConflict: The key was used with another body.
+    """
+    if job.idempotency_key is None:
+        return None
+    row = transaction.execute(
+        select(jobs.c.id, jobs.c.body_digest).where(
+            jobs.c.owner_id == job.owner_id, jobs.c.idempotency_key == job.idempotency_key
+        )
+    ).first()
+    if row is None:
+        return None
+    if row.body_digest != job.body_digest:
+        raise IdempotencyConflict(
+            f"Idempotency-Key {job.idempotency_key!r} was used for job {row.id} with another body"
+        )
+    return str(row.id)
+
+
+def import_page(
+    transaction: Connection, job: Job, offset: int, new_items: Sequence[NewItem]
+) -> bool:
+    """Add one page of a spooled submission, whose first line is number `offset`.
+
+    Writes only if the job still waits for exactly this page, so it may run twice and at two
+    places. Returns whether it was this call that wrote it.
+    """
+    counts.lock(transaction, [job.id])
+    advanced = transaction.execute(
+        update(jobs)
+        .where(
+            jobs.c.id == job.id,
+            jobs.c.spool_offset == offset,
+            jobs.c.sealed_at.is_(None),
+            jobs.c.cancelled_at.is_(None),
+        )
+        .values(spool_offset=offset + len(new_items))
+    )
+    if not advanced.rowcount:
+        return False
+    _insert(transaction, job.id, job, offset, new_items)
+    return True
+
+
+def seal(transaction: Connection, job_id: str) -> None:
+    """Say that no more items will come. Safe to repeat; without items a job is finished at once.
+
+    Writes only if the whole spool was imported, or the job was cancelled before that.
+    """
+    transaction.execute(
+        update(jobs)
+        .where(
+            jobs.c.id == job_id,
+            jobs.c.sealed_at.is_(None),
+            or_(
+                jobs.c.spool_offset == jobs.c.spool_lines,
+                jobs.c.cancelled_at.is_not(None),
+            ),
+        )
+        .values(sealed_at=now())
+    )
+    counts.finish_if_done(transaction, [job_id])
+
+
+def _insert(
+    transaction: Connection,
+    job_id: str,
+    job: NewJob | Job,
+    offset: int,
+    new_items: Sequence[NewItem],
+) -> None:
+    due = transaction.execute(select(now())).scalar_one()
+    asked = [effective(job.defaults, item.request) for item in new_items]
+    checked = verdicts.checked(
+        transaction, job.owner_id, {ref for request in asked for ref in references(request)}
+    )
+    rows = []
+    for index, (item, request) in enumerate(zip(new_items, asked, strict=True)):
+        images = references(request)
+        # What intake has checked before needs no intake again.
+        ready = checked.issuperset(images)
+        rows.append(
+            {
+                "owner_id": job.owner_id,
+                "job_id": job_id,
+                "ordinal": offset + index,
+                "custom_id": item.custom_id,
+                "request": item.request,
+                "options_digest": options_digest(request),
+                "stage": (Stage.GENERATE if ready else Stage.INTAKE).value,
+                "state": ItemState.QUEUED.value,
+                "due_at": due,
+                "images": images if ready else None,
+            }
+        )
+    if transaction.dialect.name == "postgresql" and len(rows) > COPY_ROWS:
+        _copy(transaction, rows)
+    elif rows:
+        transaction.execute(insert(items), rows)
+    transaction.execute(
+        update(jobs)
+        .where(jobs.c.id == job_id)
+        .values(total=jobs.c.total + len(rows), queued=jobs.c.queued + len(rows))
+    )
+
+
+def _copy(transaction: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    driver: Any = transaction.connection.dbapi_connection
+    names = list(rows[0])
+    with (
+        driver.cursor() as cursor,
+        cursor.copy(f"COPY items ({', '.join(names)}) FROM STDIN") as copy,
+    ):
+        for row in rows:
+            copy.write_row([_copied(row[name]) for name in names])
+
+
+def _copied(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, dict | list) else value
+
+
+def to_import(transaction: Connection) -> list[Job]:
+    """Jobs whose spool is still there, to be imported or deleted, oldest first."""
+    rows = transaction.execute(
+        select(*JOB_COLUMNS).where(jobs.c.spool_key.is_not(None)).order_by(jobs.c.id)
+    )
+    return [as_job(row) for row in rows]
+
+
+def forget_spool(transaction: Connection, job_id: str) -> None:
+    """Note that a sealed job's spool is deleted. Safe to repeat."""
+    transaction.execute(
+        update(jobs)
+        .where(jobs.c.id == job_id, jobs.c.sealed_at.is_not(None))
+        .values(spool_key=None)
+    )
+
+
+def give_up_import(transaction: Connection, job: Job) -> None:
+    """Cancel a job whose spool can never be imported, so that it ends. Safe to repeat."""
+    cancel(transaction, job.owner_id, job.id)
+    seal(transaction, job.id)
