@@ -26,7 +26,7 @@ from idefiq import Client
 from idefiq.up import Stack
 from workers.demo import scenes
 
-BATCH, LOADERS = 32, 8
+BATCH, LOADERS = 32, 4
 #: Owner of keyless requests in a record that was made by this run.
 OWNER = 1
 

@@ -86,10 +86,10 @@ class EngineSettings(WorkerSettings):
         32, description="Most items in a batch"
     )
     lanes: Annotated[int, Field(ge=1, le=16)] = Field(
-        3, description="Batches in hand at once: one loads while another generates"
+        2, description="Batches in hand at once: one loads while another generates"
     )
     load_threads: Count = Field(
-        8, description="Threads that read and decode images; more where the blob store is far away"
+        4, description="Threads that read and decode images; more where the blob store is far away"
     )
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = Field(
         64, description="Most tokens of an answer, and what an item gets that asks for none"

@@ -1,9 +1,9 @@
 """The device: one batch at a time, halved when it does not fit, watched while it runs."""
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from db.errors import EngineError, IdefiqError, OutOfMemory
 from workers.families.base import Answer, Family, Prepared
@@ -33,7 +33,9 @@ class Device:
     ) -> None:
         self._family, self._probe, self._on_broken = family, probe, on_broken
         self._stuck_seconds = stuck_seconds
-        self._turn = threading.Lock()
+        # One thread drives the device: each that calls torch would get a team of its own, and
+        # idle teams spin on the cores that the busy one needs.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="device")
         self._began: float | None = None
 
     def is_stuck(self) -> bool:
@@ -51,13 +53,21 @@ class Device:
         Returns:
             An answer or an error for each item, in order; None if it was not to start.
         """
-        with self._turn:
-            if not may_start():
-                return None
-            try:
-                return self._halving(batch)
-            finally:
-                self._began = None
+        return self._thread.submit(self._run, batch, may_start).result()
+
+    def close(self) -> None:
+        """Let the batch that runs finish, and run no more."""
+        self._thread.shutdown()
+
+    def _run(
+        self, batch: Sequence[Prepared], may_start: Callable[[], bool]
+    ) -> list[Outcome] | None:
+        if not may_start():
+            return None
+        try:
+            return self._halving(batch)
+        finally:
+            self._began = None
 
     def _halving(self, batch: Sequence[Prepared]) -> list[Outcome]:
         self._began = time.monotonic()

@@ -106,8 +106,9 @@ class Engine:
             self._answer(batch, session)
 
     def close(self) -> None:
-        """End the loaders."""
+        """End the loaders and the device."""
         self._loaders.shutdown()
+        self._device.close()
 
     def _may_start(self, session: str) -> bool:
         stopping = self.loop is not None and self.loop.stopping.is_set()
