@@ -99,10 +99,13 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     """Start an API on a record; returns a client of it."""
     started: list[tuple[uvicorn.Server, threading.Thread, httpx2.Client]] = []
 
-    def start(url: str, **settings: object) -> httpx2.Client:
+    def start(
+        url: str, *, store: RecordSettings | None = None, **settings: object
+    ) -> httpx2.Client:
         port = servers.free_port()
         values = {"port": port, "redis_url": "redis://127.0.0.1:1/0", **settings}
-        record = RecordSettings(database_url=url, store_folder=tmp_path / "blobs")
+        record = store or RecordSettings(store_folder=tmp_path / "blobs")
+        record = record.model_copy(update={"database_url": url})
         app = create_app(record, ApiSettings.model_validate(values))
         server = uvicorn.Server(
             uvicorn.Config(app, host="127.0.0.1", port=port, log_config=None, access_log=False)

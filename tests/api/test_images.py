@@ -5,7 +5,9 @@ import hashlib
 import httpx2
 import pytest
 
+from db.blobs import image_key, open_store
 from tests import pictures
+from tests.db.test_blobs import s3_settings
 from tests.served import Serve
 
 
@@ -67,6 +69,24 @@ def test_anything_but_a_form_is_refused(http_sqlite: httpx2.Client) -> None:
     response = http_sqlite.post("/v1/images", content=b"x", headers={"content-type": "image/png"})
 
     assert (response.status_code, response.json()["code"]) == (415, "wrong_media_type")
+
+
+def test_an_image_can_be_put_straight_into_a_store_that_takes_it(
+    serve: Serve, sqlite_url: str, s3_endpoint: str
+) -> None:
+    settings = s3_settings(s3_endpoint, "presigned")
+    open_store(settings).prepare()
+    http = serve(sqlite_url, store=settings)
+    data = pictures.plain()
+    wanted = {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
+
+    given = http.post("/v1/images/presign", json=wanted).json()
+    put = httpx2.put(given["url"], content=data)
+
+    assert put.status_code == 200
+    assert given["image"] == f"blob:{wanted['sha256']}"
+    stored = open_store(settings).get(image_key(1, str(wanted["sha256"])))
+    assert stored == data
 
 
 def test_a_folder_store_says_that_it_takes_no_direct_uploads(http_sqlite: httpx2.Client) -> None:

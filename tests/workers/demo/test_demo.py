@@ -1,6 +1,7 @@
 """The demonstration model: its scenes, its training data and what the checkpoint can do."""
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from transformers import AutoProcessor
 from workers import families
 from workers.demo import evaluate, pool, scenes, texts
 from workers.demo.dialogue import DialogueEncoder
-from workers.demo.train import JOINT_STEPS, VISION_STEPS, learning_rate
+from workers.demo.train import JOINT_STEPS, VISION_STEPS, Trainer, learning_rate
 from workers.families.base import Family
 from workers.families.checkpoints import DEMO
 from workers.settings import EngineSettings
@@ -107,6 +108,24 @@ def test_every_patch_is_labelled_with_the_shape_that_covers_it() -> None:
     assert things.shape == (12 * 9, 3)
     assert 0 < inside.sum() < 30
     assert np.allclose(centres[inside], (2 * 48 / 96 - 1, 2 * 24 / 72 - 1))
+
+
+def test_training_goes_on_exactly_where_it_was_stopped(tmp_path: Path) -> None:
+    pools = pool.render(3, seed=1, processes=1)
+    straight, stopped, resumed = (Trainer(3, pools) for _ in range(3))
+    for trainer in (straight, stopped, resumed):
+        trainer.step = VISION_STEPS - 1  # a step of each part
+    straight.run_step()
+    straight.run_step()
+
+    stopped.run_step()
+    stopped.save_state(tmp_path / "state.pt")
+    resumed.load_state(tmp_path / "state.pt")
+    resumed.run_step()
+
+    assert resumed.step == straight.step == VISION_STEPS + 1
+    weights = zip(straight.master.parameters(), resumed.master.parameters(), strict=True)
+    assert all(bool((one == other).all()) for one, other in weights)
 
 
 def test_the_learning_rate_warms_up_and_falls_in_both_parts() -> None:
