@@ -228,14 +228,8 @@ def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
 
 
 def _lines_in_order(services: Services, job_id: str) -> Iterator[bytes]:
-    first = 0
-    while True:
-        with services.database.snapshot() as transaction:
-            page = results.in_order(transaction, job_id, first=first, limit=PAGE_LIMIT)
-        if not page:
-            return
+    for page in results.pages_in_order(services.database, job_id, PAGE_LIMIT):
         yield b"".join(item.line() for item in page)
-        first = page[-1].ordinal + 1
 
 
 @router.get("/{job_id}/items/{index}")

@@ -5,7 +5,7 @@ the job's row, so none appears below one that a reader has already seen.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select
 
 from db import jobs as job_statements
+from db.database import Database
 from db.errors import NotFound
 from db.tables import items
 
@@ -99,3 +100,18 @@ def in_order(transaction: Connection, job_id: str, *, first: int, limit: int) ->
         .limit(limit)
     )
     return [_item(row) for row in rows]
+
+
+def pages_in_order(database: Database, job_id: str, limit: int) -> Iterator[Sequence[Item]]:
+    """All items of a job in the order of the submission, `limit` at a time.
+
+    Each page is a snapshot of its own, so that no transaction waits for whoever reads.
+    """
+    first = 0
+    while True:
+        with database.snapshot() as transaction:
+            page = in_order(transaction, job_id, first=first, limit=limit)
+        if not page:
+            return
+        yield page
+        first = page[-1].ordinal + 1

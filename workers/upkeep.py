@@ -7,7 +7,7 @@ finished job ──write──▶ OWNER/results/JOB.jsonl ─▶ its key in the 
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 
@@ -16,7 +16,6 @@ from db.blobs import BlobStore, results_key
 from db.database import Database
 from db.errors import NotFound, RequestError, StorageError
 from db.jobs import Job
-from db.results import Item
 from db.submissions import NewItem
 from workers.broker import INTAKE, Wakes, engine_queue
 
@@ -118,23 +117,13 @@ class Upkeep:
         """Write a finished job's items, in the order of the submission, as JSON Lines."""
         key = results_key(job.owner_id, job.id)
         with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as file:
-            for page in self._pages(job.id):
+            for page in results.pages_in_order(self._database, job.id, PAGE):
                 file.write(b"".join(item.line() for item in page))
             file.seek(0)
             self._store.put(key, file)
         with self._database.transaction() as transaction:
             jobs.record_results(transaction, job.id, key)
         log.info("wrote the results of job %s", job.id)
-
-    def _pages(self, job_id: str) -> Iterator[Sequence[Item]]:
-        first = 0
-        while True:
-            with self._database.snapshot() as transaction:
-                page = results.in_order(transaction, job_id, first=first, limit=PAGE)
-            if not page:
-                return
-            yield page
-            first = page[-1].ordinal + 1
 
 
 def _read_line(line: bytes) -> NewItem:
