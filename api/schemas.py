@@ -14,9 +14,10 @@ from pydantic import (
 )
 
 from api.settings import MOST_ITEMS
+from db.cards import ModelCard
 from db.errors import RequestError
 from db.jobs import Job
-from db.requests import ModelCard, Request, no_nul
+from db.requests import Request, no_nul
 
 Name = Annotated[str, StringConstraints(max_length=200), AfterValidator(no_nul)]
 CustomId = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(no_nul)]

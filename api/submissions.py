@@ -25,8 +25,9 @@ from api.schemas import FirstLine, ItemIn, JobIn, SubmissionIn
 from api.services import Services
 from db import sessions, submissions, verdicts
 from db.blobs import image_key, spool_key
+from db.cards import ModelCard, check_effective
 from db.errors import IdempotencyConflict, RequestError, TooLarge, UnknownModel
-from db.requests import ModelCard, check_effective, effective
+from db.requests import effective
 from db.sessions import Offer
 from db.submissions import NewItem, NewJob
 from workers.broker import INTAKE, UPKEEP, engine_queue

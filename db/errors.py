@@ -138,6 +138,12 @@ class PromptTooLong(ItemError):
     code = "prompt_too_long"
 
 
+class ItemRefused(ItemError):
+    """The model's own processor or chat template does not take such an item."""
+
+    code = "item_refused"
+
+
 class OutOfMemory(ItemError):
     """The item does not fit the device even alone."""
 

@@ -4,13 +4,14 @@
     item.request   {"images": ["blob:…"], "prompt": "…"}           laid over the defaults
     effective      {"kind": "caption", "images": [...], "prompt": "…", "options": {...}}
 
-It is validated once, before it is stored; workers rely on it. Chat and few-shot examples have
-their fields from the start, and each model's card says what it takes.
+It is validated once, before it is stored; workers rely on it. What one model takes of it is in
+its card, see db/cards.py.
 """
 
 import hashlib
 import json
 import re
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -22,12 +23,12 @@ from pydantic import (
     field_validator,
 )
 
-from db.errors import RequestError, UnsupportedKind
-
 Kind = Literal["caption", "vqa", "classify", "generate", "chat"]
 
 MAX_IMAGES = 8
 MAX_EXAMPLES = 16
+#: What of the options is each item's own: items that differ in nothing else may share a batch.
+OPTIONS_OF_ITEMS = frozenset({"seed", "echo"})
 #: Longest reference that is not `data:`.
 MAX_REFERENCE = 8_192
 # Each form is told by its first characters, so that matching is linear in the length.
@@ -50,6 +51,11 @@ def no_nul(text: str) -> str:
 
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=20_000), AfterValidator(no_nul)]
+Line = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=200),
+    AfterValidator(no_nul),
+]
 
 
 def check_reference(reference: str) -> str:
@@ -95,13 +101,38 @@ class Options(_Strict):
     length_penalty: Annotated[float, Field(ge=-10, le=10)] | None = Field(
         None, description="With beams: above 0 favours longer answers"
     )
+    no_repeat_ngram_size: Annotated[int, Field(ge=0, le=100)] | None = Field(
+        None, description="No run of so many tokens comes twice; 0 allows it"
+    )
+    do_sample: bool | None = Field(None, description="Draw tokens instead of taking the likeliest")
+    temperature: Annotated[float, Field(gt=0, le=10)] | None = Field(
+        None, description="Sampling: below 1 is more careful"
+    )
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="Sampling: only the likeliest tokens that have this much together"
+    )
+    top_k: Annotated[int, Field(ge=0, le=100_000)] | None = Field(
+        None, description="Sampling: only so many of the likeliest tokens; 0 takes all"
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(
+        None, description="Sampling: the same seed draws the same answer; the answer says its own"
+    )
+    stop: (
+        Annotated[list[Annotated[Text, Field(max_length=200)]], Field(min_length=1, max_length=8)]
+        | None
+    ) = Field(None, description="The answer ends before the first of these")
+    echo: bool | None = Field(None, description="Return the prompt too, as the model saw it")
 
 
 class Example(_Strict):
-    """One solved example shown to the model before the item."""
+    """One solved example shown to the model before the item.
+
+    A question's example may have a question of its own; otherwise the item's is meant.
+    """
 
     image: str
     text: Text
+    question: Text | None = None
 
     _reference = field_validator("image")(check_reference)
 
@@ -124,7 +155,10 @@ class Message(_Strict):
     """One turn of a chat."""
 
     role: Literal["system", "user", "assistant"]
-    content: list[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
+    content: Annotated[
+        list[Annotated[TextPart | ImagePart, Field(discriminator="type")]],
+        Field(min_length=1, max_length=200),
+    ]
 
 
 class Request(_Strict):
@@ -136,9 +170,24 @@ class Request(_Strict):
     )
     prompt: Text | None = Field(None, description="Caption: what to say instead of the default")
     question: Text | None = Field(None, description="VQA: the question")
-    labels: Annotated[list[Text], Field(min_length=2, max_length=1000)] | None = None
+    labels: Annotated[list[Line], Field(min_length=2, max_length=1000)] | None = Field(
+        None, description="Classify: what to choose from"
+    )
+    method: Literal["generate", "rank"] | None = Field(
+        None,
+        description="Classify: map what the model says to a label, or rank all labels by their"
+        " likelihood",
+    )
     messages: Annotated[list[Message], Field(min_length=1, max_length=100)] | None = None
-    examples: Annotated[list[Example], Field(max_length=MAX_EXAMPLES)] | None = None
+    examples: Annotated[list[Example], Field(max_length=MAX_EXAMPLES)] | None = Field(
+        None, description="Solved examples, shown before the item"
+    )
+    language: Line | None = Field(None, description="Language of the answer, such as French")
+    template: Annotated[Text, Field(max_length=4_000)] | None = Field(
+        None,
+        description="Own wording of the prompt, with {images} and the fields of the kind:"
+        " {prompt}, {question}, {labels}, {language}",
+    )
     options: Options | None = None
 
     @field_validator("images")
@@ -146,31 +195,17 @@ class Request(_Strict):
     def _references(cls, value: list[str] | None) -> list[str] | None:
         return None if value is None else [check_reference(reference) for reference in value]
 
+    @field_validator("labels")
+    @classmethod
+    def _distinct(cls, value: list[str] | None) -> list[str] | None:
+        for label, times in Counter(value or ()).items():
+            if times > 1:
+                raise ValueError(f"the label {label!r} is there {times} times")
+        return value
+
     def canonical(self) -> dict[str, Any]:
         """The JSON that is stored: only what was said."""
         return self.model_dump(mode="json", exclude_none=True)
-
-
-class Limits(_Strict):
-    """What a model takes."""
-
-    max_images: Annotated[int, Field(ge=0, le=MAX_IMAGES)]
-    max_examples: Annotated[int, Field(ge=0, le=MAX_EXAMPLES)] = 0
-    max_new_tokens: Annotated[int, Field(ge=1)]
-
-
-class ModelCard(_Strict):
-    """How an engine worker describes the model it has loaded."""
-
-    name: str
-    family: str
-    kinds: list[Kind]
-    limits: Limits
-    licence: str
-    note: str = ""
-    revision: str = ""
-    dtype: str = ""
-    device: str = ""
 
 
 def effective(defaults: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
@@ -181,8 +216,10 @@ def effective(defaults: dict[str, Any], request: dict[str, Any]) -> dict[str, An
 
 
 def options_digest(effective_request: dict[str, Any]) -> str:
-    """Equal for items that may share a batch: a digest of kind and options."""
-    chosen = {key: effective_request.get(key) for key in ("kind", "options")}
+    """Equal for items that may share a batch: a digest of kind, method and shared options."""
+    chosen = {key: effective_request.get(key) for key in ("kind", "method")}
+    options = effective_request.get("options", {})
+    chosen["options"] = {k: v for k, v in options.items() if k not in OPTIONS_OF_ITEMS}
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -190,62 +227,3 @@ def references(effective_request: dict[str, Any]) -> list[str]:
     """Every image reference of a request: its images, then those of its examples."""
     examples = (example["image"] for example in effective_request.get("examples", ()))
     return [*effective_request.get("images", ()), *examples]
-
-
-#: What each kind needs and may have besides images, examples and options.
-_FIELDS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
-    "caption": (frozenset(), frozenset({"prompt"})),
-    "vqa": (frozenset({"question"}), frozenset()),
-    "classify": (frozenset({"labels"}), frozenset()),
-    "generate": (frozenset({"prompt"}), frozenset()),
-    "chat": (frozenset({"messages"}), frozenset()),
-}
-
-
-def check_effective(request: dict[str, Any], card: ModelCard) -> None:
-    """Refuse an effective request that the model of `card` cannot answer.
-
-    Raises:
-        UnsupportedKind: The model cannot do the kind at all.
-        RequestError: A field is missing, out of place or over the model's limits.
-    """
-    kind = request["kind"]
-    if kind not in card.kinds:
-        raise UnsupportedKind(
-            f"model {card.name!r} cannot do {kind!r}; it can do {', '.join(card.kinds)}",
-            field="kind",
-        )
-    _check_fields(kind, request)
-    images, most = len(request.get("images", ())), card.limits.max_images
-    fewest, most = (1, 1) if kind == "caption" else (1 if kind == "vqa" else 0, most)
-    if not fewest <= images <= most:
-        wanted = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-        raise RequestError(f"{kind} takes {wanted} image(s), not {images}", field="images")
-    examples = len(request.get("examples", ()))
-    if examples > card.limits.max_examples:
-        raise RequestError(
-            f"model {card.name!r} takes at most {card.limits.max_examples} examples,"
-            f" not {examples}",
-            field="examples",
-        )
-    _check_lengths(request.get("options", {}), card)
-
-
-def _check_fields(kind: str, request: dict[str, Any]) -> None:
-    needed, allowed = _FIELDS[kind]
-    for field in sorted(needed - request.keys()):
-        raise RequestError(f"{kind} needs {field!r}", field=field)
-    known = needed | allowed | {"kind", "images", "examples", "options"}
-    for field in sorted(request.keys() - known):
-        raise RequestError(f"{kind} has no {field!r}", field=field)
-
-
-def _check_lengths(options: dict[str, Any], card: ModelCard) -> None:
-    most = options.get("max_new_tokens", card.limits.max_new_tokens)
-    if most > card.limits.max_new_tokens:
-        raise RequestError(
-            f"model {card.name!r} gives at most {card.limits.max_new_tokens} tokens, not {most}",
-            field="options.max_new_tokens",
-        )
-    if options.get("min_new_tokens", 0) > most:
-        raise RequestError("min_new_tokens is above max_new_tokens", field="options.min_new_tokens")

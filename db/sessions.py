@@ -14,8 +14,8 @@ from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from db import leases
+from db.cards import ModelCard
 from db.clock import after, now
-from db.requests import ModelCard
 from db.states import Stage
 from db.tables import items, models, sessions
 

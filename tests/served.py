@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import httpx2
 
-from db.requests import Limits, ModelCard
+from db.cards import Limits, ModelCard
 
 CARD = ModelCard(
     name="echo",

@@ -81,7 +81,39 @@ class EngineSettings(WorkerSettings):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Number format of the weights; bfloat16 on a GPU"
     )
-    device: str = Field("cpu", description="Where the model runs: cpu, cuda or cuda:N")
+    device: str = Field(
+        "cpu", description="Where the model runs: cpu, cuda, cuda:N, or auto for all there are"
+    )
+    max_memory: dict[str, str] = Field(
+        {},
+        description="Device auto: most memory for weights by device, as JSON such as"
+        ' {"0": "70GiB", "cpu": "100GiB"}; what does not fit goes on to the next, last to disk',
+    )
+    offload_folder: str = Field("", description="Device auto: where weights go that fit nowhere")
+    quantize: Literal["none", "nf4", "nf4-all", "int8"] = Field(
+        "none",
+        description="Smaller weights: nf4 and int8 leave what sees and the last layer as they"
+        " are, nf4-all does not",
+    )
+    quantize_double: bool = Field(
+        True, description="nf4: quantise its constants too, 0.4 bits less for each weight"
+    )
+    attention: Literal["", "sdpa", "eager", "flash_attention_2"] = Field(
+        "", description="Implementation of attention; the library's choice if empty"
+    )
+    adapter: str = Field("", description="Folder of a LoRA adapter to put on top of the model")
+    image_splitting: Literal["", "on", "off"] = Field(
+        "",
+        description="Idefics2 and 3: cut large images into parts; the checkpoint's choice if empty",
+    )
+    prompt_style: Literal["auto", "chat", "plain"] = Field(
+        "auto",
+        description="chat for models that take turns, plain for base models that continue a"
+        " text; auto asks the checkpoint",
+    )
+    chat_template: str = Field(
+        "", description="File with a chat template, for a checkpoint that brings none"
+    )
     batch_items: Annotated[int, Field(ge=1, le=4096)] = Field(
         32, description="Most items in a batch"
     )

@@ -3,12 +3,10 @@
 import pytest
 from pydantic import ValidationError
 
+from db.cards import Limits, ModelCard, check_effective
 from db.errors import RequestError, UnsupportedKind
 from db.requests import (
-    Limits,
-    ModelCard,
     Request,
-    check_effective,
     effective,
     options_digest,
     references,

@@ -88,7 +88,7 @@ def test_captions_and_questions_share_a_job(start: Start, embedded: Env, tmp_pat
     assert [r.detail["template"] for r in _in_order(dict(enumerate(results))) if r.detail] == [  # type: ignore[arg-type]
         "caption/1",
         "vqa/1",
-        "prompt/own",
+        "caption-prompt/1",
     ]
     assert [(model.name, model.ready, model.family) for model in models] == [
         ("demo", True, "idefics2")

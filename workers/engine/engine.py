@@ -153,7 +153,7 @@ class Engine:
         answers, failures = [], []
         for one, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Answer):
-                answers.append((one.lease, outcome.record()))
+                answers.append((one.lease, outcome.record(one.lease.request["kind"])))
             else:
                 failures.append(Failure(one.lease, outcome))
         self._ends.write(session, answers=answers, failures=failures)

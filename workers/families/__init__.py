@@ -1,7 +1,8 @@
 """One file per model architecture; `FAMILIES` says which file loads which `model_type`.
 
-A new architecture is a file, a line here and a line in the contract test. Importing this module
-imports no torch: a family is loaded by name, so that echo runs where torch is not installed.
+A new architecture is a file, a line here and a line in the contract test; until it has one, the
+model-agnostic `chat` serves it. Importing this module imports no torch: a family is loaded by
+name, so that echo runs where torch is not installed.
 """
 
 import importlib
@@ -16,8 +17,13 @@ from workers.settings import EngineSettings
 #: `model_type` of a checkpoint's config.json → module with a `load(settings)`.
 FAMILIES = {
     "echo": "workers.families.echo",
+    "idefics": "workers.families.idefics",
     "idefics2": "workers.families.idefics2",
+    "idefics3": "workers.families.idefics3",
+    "smolvlm": "workers.families.idefics3",
 }
+#: For every other model that takes images and texts and says texts.
+OTHERS = "workers.families.chat"
 
 
 def load(settings: EngineSettings) -> Family:
@@ -26,22 +32,22 @@ def load(settings: EngineSettings) -> Family:
     Raises:
         RequestError: No family here can load it.
     """
-    family = _family_of(settings)
-    if family not in FAMILIES:
-        raise RequestError(
-            f"model {settings.model!r} is of family {family!r}; this service can load"
-            f" {', '.join(sorted(FAMILIES))}"
-        )
-    module = importlib.import_module(FAMILIES[family])
+    module = importlib.import_module(_module_of(settings))
     return cast(LoadFamily, module.load)(settings)
 
 
-def _family_of(settings: EngineSettings) -> str:
+def _module_of(settings: EngineSettings) -> str:
     if settings.model == "echo":
-        return "echo"
-    from workers.families.checkpoints import model_type
+        return FAMILIES["echo"]
+    from workers.families.checkpoints import model_type, takes_images
 
-    return model_type(settings)
+    kind = model_type(settings)
+    if kind not in FAMILIES and not takes_images(kind):
+        raise RequestError(
+            f"model {settings.model!r} is a {kind!r}, which does not turn images and texts into"
+            f" texts; served are {', '.join(sorted(FAMILIES))} and every other model of that kind"
+        )
+    return FAMILIES.get(kind, OTHERS)
 
 
 def warm_up(family: Family) -> None:

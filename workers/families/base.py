@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from db.requests import ModelCard
+from db.cards import ModelCard
 from workers.settings import EngineSettings
 
 
@@ -31,14 +31,33 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
+class Score:
+    """How likely one label is after the prompt.
+
+    Attributes:
+        logprob: Sum of the logarithms of its tokens' probabilities.
+        mean_logprob: The same, divided by the number of tokens.
+    """
+
+    label: str
+    logprob: float
+    mean_logprob: float
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What the model said.
 
     Attributes:
-        finish_reason: "stop" when the model ended, "length" when `max_new_tokens` did.
+        finish_reason: "stop" when the model or a stop string ended, "end_of_utterance" when the
+            model ended its turn, "length" when `max_new_tokens` did, "rank" for ranked labels.
         prompt_tokens: Tokens of the prompt, those of images included.
         completion_tokens: Tokens generated, the one that ends included.
         template: Name and version of the prompt template.
+        label: Classify: the label that the answer names, None if it names none of them.
+        scores: Ranked labels: each with its likelihood, in the request's order.
+        seed: Of a sampled answer: what draws it again.
+        prompt: The prompt, an image being one token, if the request asked for it.
     """
 
     text: str
@@ -46,11 +65,21 @@ class Answer:
     prompt_tokens: int
     completion_tokens: int
     template: str
+    label: str | None = None
+    scores: tuple[Score, ...] | None = None
+    seed: int | None = None
+    prompt: str | None = None
 
-    def record(self) -> dict[str, Any]:
-        """The JSON that is stored and sent."""
+    def record(self, kind: str = "") -> dict[str, Any]:
+        """The JSON that is stored and sent, without what does not concern it."""
+        said = {key: value for key, value in asdict(self).items() if value is not None}
+        if kind == "classify":
+            said.setdefault("label", None)
         # A byte-level tokenizer can say NUL, which Postgres cannot store.
-        return {**asdict(self), "text": self.text.replace("\0", "\ufffd")}
+        for key in ("text", "prompt"):
+            if key in said:
+                said[key] = said[key].replace("\0", "\ufffd")
+        return said
 
 
 class Family(Protocol):

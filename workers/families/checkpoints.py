@@ -1,25 +1,42 @@
-"""Where a model's checkpoint is and what it says of itself."""
+"""Where a model's checkpoint is, how it gets here, and what it says of itself.
 
+A folder is used as it is. A name of the hub is downloaded once, one commit of it, into the hub's
+own cache; from then on a worker does not talk to the hub. Weights are safetensors only: pickled
+ones could run code.
+"""
+
+import json
 from pathlib import Path
 
-from transformers import AutoConfig
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from db.errors import RequestError
 from workers.settings import EngineSettings
 
 DEMO = Path(__file__).parent.parent / "demo" / "checkpoint"
+NOTES = {"demo": "Demonstration model: knows drawn scenes of coloured shapes and nothing else."}
+#: Never weights of other formats, nor code.
+WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+INDEX = "model.safetensors.index.json"
 
 
-def location(settings: EngineSettings) -> str:
-    """Folder or hub name of the checkpoint."""
-    if settings.model_path:
-        return settings.model_path
-    return str(DEMO) if settings.model == "demo" else settings.model
+def fetch(settings: EngineSettings) -> Path:
+    """The folder of the checkpoint, downloaded first if it is not here yet.
 
-
-def revision(settings: EngineSettings) -> str | None:
-    """The commit to load, None for whatever is there."""
-    return settings.model_revision or None
+    Raises:
+        RequestError: There is none, or it has no safetensors.
+    """
+    folder = _folder(settings)
+    _check_weights(folder, settings)
+    return folder
 
 
 def model_type(settings: EngineSettings) -> str:
@@ -28,17 +45,104 @@ def model_type(settings: EngineSettings) -> str:
     Raises:
         RequestError: There is no checkpoint where the settings say.
     """
-    where = location(settings)
     try:
-        config = AutoConfig.from_pretrained(where, revision=revision(settings))
+        config = json.loads((_folder(settings) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RequestError(
-            f"model {settings.model!r}: there is no checkpoint at {where!r}, or none that can be"
-            " read; name a folder, or a checkpoint of the hub, with IDEFIQ_MODEL_PATH"
-        ) from error
-    return str(config.model_type)
+        raise _missing(settings, str(error)) from error
+    return str(config.get("model_type"))
+
+
+def takes_images(kind: str) -> bool:
+    """Whether transformers knows an architecture as one from images and texts to texts."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    return kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+
+def revision(folder: Path, settings: EngineSettings) -> str:
+    """The commit that is loaded, if it came from the hub."""
+    # The hub's cache names the folder of a snapshot by its commit.
+    return folder.name if folder.parent.name == "snapshots" else settings.model_revision
 
 
 def licence(settings: EngineSettings) -> str:
     """The licence to show."""
     return settings.model_licence or ("Apache-2.0" if settings.model == "demo" else "unknown")
+
+
+def note(settings: EngineSettings) -> str:
+    """What else to say of a model."""
+    return NOTES.get(settings.model, "")
+
+
+def _folder(settings: EngineSettings) -> Path:
+    where = _location(settings)
+    return Path(where) if Path(where).is_dir() else _from_hub(where, settings)
+
+
+def _location(settings: EngineSettings) -> str:
+    if settings.model_path:
+        return settings.model_path
+    return str(DEMO) if settings.model == "demo" else settings.model
+
+
+def _missing(settings: EngineSettings, why: str) -> RequestError:
+    return RequestError(
+        f"model {settings.model!r}: there is no checkpoint at {_location(settings)!r}, or none that"
+        f" can be read ({why}); name a folder, or a checkpoint of the hub, with IDEFIQ_MODEL_PATH"
+    )
+
+
+def _from_hub(name: str, settings: EngineSettings) -> Path:
+    pinned = settings.model_revision or None
+    try:
+        here = Path(
+            snapshot_download(name, revision=pinned, allow_patterns=WANTED, local_files_only=True)
+        )
+        if _is_whole(here):
+            return here
+    except (LocalEntryNotFoundError, OSError):
+        pass
+    except HFValidationError as error:
+        raise _missing(settings, "neither a folder nor a name of the hub") from error
+    try:
+        return Path(snapshot_download(name, revision=pinned, allow_patterns=WANTED))
+    except RevisionNotFoundError as error:
+        raise RequestError(
+            f"model {settings.model!r}: {name!r} has no revision {pinned!r};"
+            " set IDEFIQ_MODEL_REVISION to a commit, branch or tag that it has"
+        ) from error
+    except (GatedRepoError, RepositoryNotFoundError) as error:
+        raise _missing(settings, "the hub has none of this name, or does not show it") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise _missing(settings, f"the download failed: {error}") from error
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a cached snapshot has a configuration and every shard of its weights."""
+    if not (folder / "config.json").is_file():
+        return False
+    if (folder / "model.safetensors").is_file():
+        return True
+    return (folder / INDEX).is_file() and not _missing_shards(folder)
+
+
+def _missing_shards(folder: Path) -> list[str]:
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    return sorted(
+        shard for shard in {*index["weight_map"].values()} if not (folder / shard).is_file()
+    )
+
+
+def _check_weights(folder: Path, settings: EngineSettings) -> None:
+    if (folder / INDEX).is_file():
+        if missing := _missing_shards(folder):
+            raise RequestError(
+                f"model {settings.model!r}: {len(missing)} shards of its weights are missing from"
+                f" {str(folder)!r}, the first is {missing[0]!r}"
+            )
+    elif (folder / "config.json").is_file() and not any(folder.glob("*.safetensors")):
+        raise RequestError(
+            f"model {settings.model!r} has no weights as safetensors; pickled ones (.bin, .pt)"
+            " could run code and are not loaded: convert them, or choose a revision that has them"
+        )

@@ -5,15 +5,18 @@ swapped neighbour shows. It needs no torch and no checkpoint.
 """
 
 import hashlib
+import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from PIL import Image, ImageStat
 
-from db.requests import Limits, ModelCard
-from workers.families.base import Answer, Prepared
-from workers.families.prompts import instruction
+from db.cards import Limits, ModelCard
+from db.requests import MAX_EXAMPLES, MAX_IMAGES
+from workers.families.base import Answer, Prepared, Score
+from workers.families.prompts import build
 from workers.settings import EngineSettings
 
 
@@ -26,10 +29,14 @@ class Echo:
 
     def prepare(self, request: dict[str, Any], images: Sequence[Image.Image]) -> Prepared:
         """Digest the pixels."""
-        text, template = instruction(request)
-        seen = "; ".join(_describe(image) for image in images)
-        said = f"echo, not a model: {seen} | {text}"
-        return Prepared(request, tokens=len(said.split()), inputs=(said, template))
+        prompt = build(request, "chat", len(images))
+        said = "; ".join(
+            _describe(images[part]) if isinstance(part, int) else part
+            for turn in prompt.turns
+            for part in turn.parts
+        )
+        said = f"echo, not a model: {said}"
+        return Prepared(request, tokens=len(said.split()), inputs=(said, prompt.template))
 
     def generate(self, batch: Sequence[Prepared]) -> list[Answer]:
         """Say what was seen, cut to `max_new_tokens` words."""
@@ -38,17 +45,29 @@ class Echo:
 
     def _answer(self, item: Prepared) -> Answer:
         said, template = item.inputs
-        most = item.request.get("options", {}).get(
-            "max_new_tokens", self.card.limits.max_new_tokens
-        )
+        options = item.request.get("options", {})
+        most = options.get("max_new_tokens", self.card.limits.max_new_tokens)
         words = said.split()
-        return Answer(
+        answer = Answer(
             text=" ".join(words[:most]),
             finish_reason="stop" if len(words) <= most else "length",
             prompt_tokens=len(words),
             completion_tokens=min(len(words), most),
             template=template,
+            prompt=said if options.get("echo") else None,
         )
+        return answer if "labels" not in item.request else _choose(answer, item.request)
+
+
+def _choose(answer: Answer, request: dict[str, Any]) -> Answer:
+    """Any label, by the pixels; ranked, all are as likely, for echo knows nothing."""
+    labels = request["labels"]
+    chosen = labels[hashlib.sha256(answer.text.encode()).digest()[0] % len(labels)]
+    if request.get("method") != "rank":
+        return replace(answer, label=chosen)
+    logprob = -math.log(len(labels))
+    scores = tuple(Score(label, logprob, logprob) for label in labels)
+    return replace(answer, finish_reason="rank", label=chosen, scores=scores)
 
 
 def _describe(image: Image.Image) -> str:
@@ -63,8 +82,12 @@ def load(settings: EngineSettings) -> Echo:
         ModelCard(
             name=settings.model,
             family="echo",
-            kinds=["caption", "vqa"],
-            limits=Limits(max_images=8, max_new_tokens=settings.max_new_tokens),
+            kinds=["caption", "vqa", "classify", "generate", "chat"],
+            limits=Limits(
+                max_images=MAX_IMAGES,
+                max_examples=MAX_EXAMPLES,
+                max_new_tokens=settings.max_new_tokens,
+            ),
             licence="Apache-2.0",
             note="Not a model: answers are made from the pixels, for dry runs and tests.",
         ),

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from db.cards import Limits, ModelCard
 from db.errors import EngineError, OutOfMemory
-from db.requests import Limits, ModelCard
 from workers.engine.device import Device, Outcome
 from workers.families.base import Answer, Prepared
 

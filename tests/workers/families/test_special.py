@@ -2,9 +2,9 @@
 
 import pytest
 
-from workers.families.special import spell_out
+from workers.families.special import Controls
 
-TOKENS = ["<s>", "</s>", "<image>", "<fake_token_around_image>", "<end_of_utterance>"]
+CONTROLS = ["<s>", "</s>", "<image>", "<fake_token_around_image>", "<end_of_utterance>"]
 
 
 @pytest.mark.parametrize(
@@ -21,11 +21,11 @@ TOKENS = ["<s>", "</s>", "<image>", "<fake_token_around_image>", "<end_of_uttera
     ],
 )
 def test_nothing_in_it_is_left_that_a_tokenizer_would_take_for_a_token(text: str) -> None:
-    spelled = spell_out(text, TOKENS)
+    spelled = Controls(CONTROLS).spell_out(text)
 
-    assert not any(token in spelled for token in [*TOKENS, "<row_", "<global-img>"])
+    assert not any(token in spelled for token in [*CONTROLS, "<row_", "<global-img>"])
 
 
 @pytest.mark.parametrize("text", ["", "a < b > c", "Größe ① ™ 日本語", "x\u200dy", "<b>bold</b>"])
 def test_ordinary_text_stays_as_it_is(text: str) -> None:
-    assert spell_out(text, TOKENS) == text
+    assert Controls(CONTROLS).spell_out(text) == text

@@ -1,0 +1,56 @@
+"""Checkpoints are built once per run, outside the repository."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from tests.workers.families import exact, tiny
+from workers.families.pinned import Pinned
+
+transformers.utils.logging.disable_progress_bar()
+
+Folder = Callable[[str], Path]
+Load = Callable[[str], Pinned]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """The folder of a tiny checkpoint, by its name in `tiny.CHECKPOINTS`."""
+    root = tmp_path_factory.mktemp("checkpoints")
+
+    def folder(name: str) -> Path:
+        if not (root / name).exists():
+            tiny.CHECKPOINTS[name](root / name)
+        return root / name
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pinned(checkpoint: Folder) -> Load:
+    """A tiny checkpoint as the service loads it."""
+    torch.set_num_threads(2)
+    loaded: dict[str, Pinned] = {}
+
+    def load(name: str) -> Pinned:
+        if name not in loaded:
+            loaded[name] = exact.load(checkpoint(name), name)
+        return loaded[name]
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def reference(checkpoint: Folder) -> Callable[[str], exact.Reference]:
+    """The same checkpoint as the documentation of transformers loads and calls it."""
+    loaded: dict[str, exact.Reference] = {}
+
+    def load(name: str) -> exact.Reference:
+        if name not in loaded:
+            loaded[name] = exact.Reference(checkpoint(name))
+        return loaded[name]
+
+    return load

@@ -1,0 +1,39 @@
+"""Which label an answer names."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+
+def named(text: str, labels: Sequence[str]) -> str | None:
+    """The label that `text` names, or None if it names none, or several.
+
+    Case, accents' encoding and what is around words do not matter. The answer is a label, or
+    begins with one (the longest wins), or contains just one.
+    """
+    said = _plain(text)
+    plain = {label: _plain(label) for label in labels}
+    for label in labels:
+        if plain[label] == said:
+            return label
+    begins = [label for label in labels if _starts(said, plain[label])]
+    if begins:
+        return max(begins, key=lambda label: len(plain[label]))
+    inside = [label for label in labels if f" {plain[label]} " in f" {said} "]
+    # "cat" inside "wild cat" is no choice of its own.
+    inside = [
+        label
+        for label in inside
+        if not any(f" {plain[label]} " in f" {plain[other]} " for other in inside if other != label)
+    ]
+    return inside[0] if len(inside) == 1 else None
+
+
+def _starts(said: str, label: str) -> bool:
+    return bool(label) and f"{said} ".startswith(f"{label} ")
+
+
+def _plain(text: str) -> str:
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    words = re.sub(r"[^\w+#-]+", " ", folded)
+    return words.strip() or folded.strip()

@@ -1,0 +1,103 @@
+"""From a folder to a model on its devices, by the settings."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
+
+from db.errors import RequestError
+from workers.settings import EngineSettings
+
+#: Everything is in a folder by now, and no code of a checkpoint is ever run.
+LOCAL = {"local_files_only": True, "trust_remote_code": False}
+#: Parts of a model that read text; all others see, or lead from pictures to words.
+TEXT_PARTS = frozenset(
+    {"text_model", "language_model", "embed_tokens", "layers", "norm", "gated_cross_attn_layers"}
+)
+
+
+def load_model(where: Path, settings: EngineSettings) -> Any:
+    """Load and place a model, ready to answer.
+
+    Raises:
+        RequestError: It cannot be loaded as the settings say; tells why.
+    """
+    options: dict[str, Any] = {"dtype": getattr(torch, settings.dtype), "use_safetensors": True}
+    if settings.attention:
+        options["attn_implementation"] = settings.attention
+    if settings.quantize != "none":
+        options["quantization_config"] = quantization(where, settings)
+    spread = settings.device == "auto"
+    if spread:
+        options["device_map"] = "auto"
+        options["max_memory"] = _max_memory(settings)
+        options["offload_folder"] = settings.offload_folder or None
+    elif settings.quantize != "none":
+        options["device_map"] = {"": settings.device}
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(where, **LOCAL, **options)
+        if settings.adapter:
+            _add_adapter(model, Path(settings.adapter))
+        if not spread and settings.quantize == "none":
+            model.to(settings.device)
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        raise RequestError(f"model {settings.model!r} cannot be loaded: {error}") from error
+    return model.eval()
+
+
+def quantization(where: Path, settings: EngineSettings) -> BitsAndBytesConfig:
+    """How the weights are made smaller.
+
+    What sees, what leads from pictures to words and the last layer lose the most by it and keep
+    their precision, except with "nf4-all". Names are anchored: "vision_model" alone would match
+    nothing, silently, and quantise the last layer too.
+    """
+    seeing = [] if settings.quantize == "nf4-all" else seeing_parts(where)
+    keep = [*seeing, "lm_head"]
+    if settings.quantize == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=keep)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=settings.quantize_double,
+        bnb_4bit_compute_dtype=getattr(torch, settings.dtype),
+        llm_int8_skip_modules=keep,
+    )
+
+
+def seeing_parts(where: Path) -> list[str]:
+    """Names of the modules of a checkpoint that do not read text, from its configuration."""
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(
+            AutoConfig.from_pretrained(where, **LOCAL), trust_remote_code=False
+        )
+    return [f"model.{name}" for name, _ in model.model.named_children() if name not in TEXT_PARTS]
+
+
+def input_device(model: Any, settings: EngineSettings) -> torch.device:
+    """Where a model that may be spread over several devices takes its inputs."""
+    if settings.device != "auto":
+        return torch.device(settings.device)
+    placed = getattr(model, "hf_device_map", None) or {}
+    for device in placed.values():
+        if device not in ("cpu", "disk"):
+            return torch.device(device)
+    return torch.device("cpu")
+
+
+def _max_memory(settings: EngineSettings) -> dict[int | str, str] | None:
+    told = settings.max_memory
+    return {int(k) if k.isdigit() else k: size for k, size in told.items()} or None
+
+
+def _add_adapter(model: Any, folder: Path) -> None:
+    if not (folder / "adapter_config.json").is_file():
+        raise RequestError(f"{str(folder)!r} is no LoRA adapter: it has no adapter_config.json")
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise RequestError(
+            f"the adapter {str(folder)!r} has no adapter_model.safetensors;"
+            " pickled weights could run code and are not loaded"
+        )
+    model.load_adapter(os.fspath(folder), use_safetensors=True, local_files_only=True)

@@ -1,0 +1,337 @@
+"""A pinned model of transformers: everything that does not depend on its architecture.
+
+prepare   request ─▶ turns ─▶ text ─▶ tensors of one item          workers/families/prompts.py
+generate  items that can share a batch ─▶ padded on the left ─▶ generate ─▶ answers
+          ranked labels ─▶ likelihoods                             workers/families/ranking.py
+
+A family is a subclass that knows its processor and how its images are laid side by side. Items
+are prepared alone, so that one bad item raises for itself only. Texts are padded on the left:
+on the right, answers depend on neighbours.
+"""
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jinja2
+import torch
+from PIL import Image
+from transformers import AutoProcessor
+
+from db.cards import Limits, ModelCard
+from db.errors import EngineError, ItemRefused, PromptTooLong
+from db.requests import MAX_EXAMPLES, MAX_IMAGES
+from workers.families import checkpoints, generation, loading, ranking, sampling, selfcheck
+from workers.families.base import Answer, Prepared
+from workers.families.labels import named
+from workers.families.prompts import Part, Style, Turn, build
+from workers.families.special import Controls
+from workers.settings import EngineSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """One item's tensors and what its answer needs.
+
+    Attributes:
+        tensors: Without a batch dimension; those of `Pinned.per_token` are (tokens, …).
+        prompt: The prompt's text, an image being one token.
+        template: Name of the prompt template.
+        seed: What draws the answer, if it is drawn.
+        labels: What follows the prompt for each label that is to be ranked.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    prompt: str
+    template: str
+    seed: int | None
+    labels: ranking.Suffixes | None
+
+
+class Pinned:
+    """A loaded checkpoint; subclasses say what is special about theirs.
+
+    Args:
+        settings: Which checkpoint, where and in which number format.
+
+    Raises:
+        RequestError: It cannot be loaded, or fails the check of `selfcheck`.
+    """
+
+    #: Name of the family.
+    name: ClassVar[str]
+    #: Tensors with a row for each token, and what is put before a shorter item's rows.
+    per_token: ClassVar[dict[str, int]] = {"input_ids": 0, "attention_mask": 0}
+
+    def __init__(self, settings: EngineSettings) -> None:
+        if settings.torch_threads:
+            torch.set_num_threads(settings.torch_threads)
+        where = checkpoints.fetch(settings)
+        self._processor = self.load_processor(where, settings)
+        self._tokenizer = self._processor.tokenizer
+        self._tokenizer.padding_side = "left"
+        self.model = loading.load_model(where, settings)
+        self.device = loading.input_device(self.model, settings)
+        self._controls = Controls(self._control_tokens())
+        self._control_ids = set(self._tokenizer.convert_tokens_to_ids(list(self._control_tokens())))
+        self._context = getattr(self.model.config.get_text_config(), "max_position_embeddings", 0)
+        self.ending = generation.Ending.of(self.model, self._tokenizer, self._controls.of_images)
+        self._controls_of = lru_cache(1024)(self._count_controls_without_text)
+        style = self._style(settings)
+        self.card = ModelCard(
+            name=settings.model,
+            family=self.name,
+            kinds=["caption", "vqa", "classify", "generate", *(["chat"] * (style == "chat"))],
+            limits=Limits(
+                max_images=MAX_IMAGES,
+                max_examples=MAX_EXAMPLES,
+                max_new_tokens=settings.max_new_tokens,
+            ),
+            licence=checkpoints.licence(settings),
+            style=style,
+            defaults=generation.defaults(self.model.generation_config, settings.max_new_tokens),
+            note=checkpoints.note(settings),
+            revision=checkpoints.revision(where, settings),
+            dtype=settings.dtype,
+            quantize=settings.quantize,
+            adapter=settings.adapter,
+            device=settings.device,
+        )
+        self.card = self.card.model_copy(update={"checks": selfcheck.run(self)})
+        self.ranks_from_cache = selfcheck.ranks_from_cache(self)
+
+    # ---- what a family may say otherwise ---------------------------------------------
+
+    def load_processor(self, where: Path, settings: EngineSettings) -> Any:
+        """The checkpoint's processor; pixels are made by Pillow, whatever else is installed."""
+        return AutoProcessor.from_pretrained(where, **loading.LOCAL, backend="pil")
+
+    def render(self, turns: Sequence[Turn]) -> str:
+        """The text of a prompt, with one image token for each image."""
+        if self.card.style == "plain":
+            return "".join(
+                self.image_token if isinstance(part, int) else part
+                for turn in turns
+                for part in turn.parts
+            )
+        messages = [
+            {"role": turn.role, "content": [_content(part) for part in turn.parts]}
+            for turn in turns
+        ]
+        try:
+            text: str = self._processor.apply_chat_template(messages, add_generation_prompt=True)
+        except jinja2.TemplateError as error:
+            raise ItemRefused(f"the model's chat template refuses this: {error}") from error
+        return text
+
+    def encode(self, text: str, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
+        """One item's tensors, without a batch dimension."""
+        raise NotImplementedError
+
+    def collate_images(self, items: Sequence[Inputs]) -> dict[str, torch.Tensor]:
+        """The tensors of a batch that are not per token."""
+        raise NotImplementedError
+
+    def like(self, item: Inputs) -> Hashable:
+        """Items may be collated if this is equal."""
+        return None
+
+    def go_on(self, outputs: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What a forward pass after a cached prefix needs besides ids, mask and cache.
+
+        Args:
+            outputs: Of the prefix, one row.
+            tensors: The inputs of the prefix.
+        """
+        return {}
+
+    @property
+    def image_token(self) -> str:
+        """The token that stands for an image in a prompt."""
+        return str(getattr(self._processor, "image_token", "<image>"))
+
+    def _style(self, settings: EngineSettings) -> Style:
+        if settings.prompt_style != "auto":
+            return settings.prompt_style
+        return "chat" if getattr(self._processor, "chat_template", None) else "plain"
+
+    def _control_tokens(self) -> set[str]:
+        template = str(getattr(self._processor, "chat_template", None) or "")
+        return {
+            token.content
+            for token in self._tokenizer.added_tokens_decoder.values()
+            if token.special or token.content in template
+        } | {self.image_token}
+
+    # ---- CPU ------------------------------------------------------------------------
+
+    def prepare(self, request: dict[str, Any], images: Sequence[Image.Image]) -> Prepared:
+        """See Family.prepare."""
+        prompt = build(request, self.card.style, len(images))
+        turns = [
+            Turn(turn.role, tuple(self._spelled(part) for part in turn.parts))
+            for turn in prompt.turns
+        ]
+        text = self.render(turns)
+        if self._count_controls(text) != self._controls_of(tuple(_bare(turn) for turn in turns)):
+            raise ItemRefused("the text contains what this model takes for a control token")
+        shown = [images[part] for turn in turns for part in turn.parts if isinstance(part, int)]
+        try:
+            tensors = self.encode(text, shown)
+        except (ValueError, TypeError, ArithmeticError) as error:
+            sizes = ", ".join(f"{image.width}x{image.height}" for image in shown)
+            raise ItemRefused(
+                f"the model's processor cannot take the item (pictures: {sizes or 'none'}): {error}"
+            ) from error
+        ranked = request.get("method") == "rank"
+        inputs = Inputs(
+            tensors=tensors,
+            prompt=text,
+            template=prompt.template,
+            seed=self._seed(request),
+            labels=ranking.suffixes(self._text_ids, text, request["labels"]) if ranked else None,
+        )
+        tokens = len(tensors["input_ids"])
+        self._check_length(request, inputs, tokens)
+        return Prepared(request, tokens=tokens, inputs=inputs)
+
+    def options(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The options of a request over those of the checkpoint."""
+        return {**self.card.defaults, **request.get("options", {})}
+
+    def _seed(self, request: dict[str, Any]) -> int | None:
+        options = self.options(request)
+        return options.get("seed", sampling.new_seed()) if options.get("do_sample") else None
+
+    def _spelled(self, part: Part) -> Part:
+        return part if isinstance(part, int) else self._controls.spell_out(part)
+
+    def _text_ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text).input_ids
+        return ids
+
+    def _count_controls(self, text: str) -> Counter[int]:
+        return Counter(number for number in self._text_ids(text) if number in self._control_ids)
+
+    def _count_controls_without_text(self, turns: tuple[Turn, ...]) -> Counter[int]:
+        return self._count_controls(self.render(turns))
+
+    def _check_length(self, request: dict[str, Any], inputs: Inputs, tokens: int) -> None:
+        if not self._context:
+            return
+        if inputs.labels:
+            beside = max(len(suffix) for suffix in inputs.labels.ids)
+        else:
+            beside = int(self.options(request)["max_new_tokens"])
+        if tokens > self._context - beside:
+            raise PromptTooLong(
+                f"{tokens} tokens; this model takes {self._context - beside} beside the answer"
+            )
+
+    # ---- device ---------------------------------------------------------------------
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def generate(self, batch: Sequence[Prepared]) -> list[Answer]:
+        """See Family.generate."""
+        answers: dict[int, Answer] = {}
+        groups: dict[Hashable, list[int]] = {}
+        for index, item in enumerate(batch):
+            groups.setdefault(self.like(item.inputs), []).append(index)
+        try:
+            for indexes in groups.values():
+                some = [batch[index] for index in indexes]
+                answers.update(zip(indexes, self._answer(some), strict=True))
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise MemoryError(str(error)) from error
+        except RuntimeError as error:
+            raise EngineError(f"generation failed: {type(error).__name__}") from error
+        return [answers[index] for index in range(len(batch))]
+
+    def collate(self, items: Sequence[Inputs]) -> dict[str, torch.Tensor]:
+        """The tensors of a batch, on the device: texts padded on the left."""
+        longest = max(len(item.tensors["input_ids"]) for item in items)
+        tensors = {
+            name: torch.stack([_pad(item.tensors[name], longest, value) for item in items])
+            for name, value in self.per_token.items()
+            if name in items[0].tensors
+        }
+        return self.place(tensors | self.collate_images(items))
+
+    def place(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Tensors on the model's device, pixels in its number format."""
+        dtype = self.model.dtype
+        return {
+            name: tensor.to(self.device, dtype if tensor.is_floating_point() else None)
+            for name, tensor in tensors.items()
+        }
+
+    def generate_ids(self, batch: Sequence[Prepared]) -> list[list[int]]:
+        """The tokens that the model says to items that can be collated, its end included."""
+        options = self.options(batch[0].request)
+        seeds = [item.inputs.seed for item in batch]
+        return generation.generate(
+            self.model,
+            self.collate([item.inputs for item in batch]),
+            options,
+            self.ending,
+            sampling.processors(options, seeds) if options.get("do_sample") else None,
+            self._tokenizer,
+        )
+
+    def _answer(self, batch: Sequence[Prepared]) -> list[Answer]:
+        if batch[0].inputs.labels:
+            return [self._ranked(item) for item in batch]
+        stops = self.options(batch[0].request).get("stop", ())
+        answers = []
+        for item, ids in zip(batch, self.generate_ids(batch), strict=True):
+            said = generation.read(ids, stops, self.ending, self._tokenizer)
+            labels = item.request.get("labels") if item.request["kind"] == "classify" else None
+            answers.append(
+                Answer(
+                    text=said.text,
+                    finish_reason=said.finish_reason,
+                    prompt_tokens=item.tokens,
+                    completion_tokens=said.tokens,
+                    template=item.inputs.template,
+                    label=named(said.text, labels) if labels else None,
+                    seed=item.inputs.seed,
+                    prompt=self._echo(item),
+                )
+            )
+        return answers
+
+    def _ranked(self, item: Prepared) -> Answer:
+        scores = ranking.rank(self, item.inputs, item.request["labels"])
+        best = max(scores, key=lambda score: score.logprob)  # the first of equals
+        return Answer(
+            text=best.label,
+            finish_reason="rank",
+            prompt_tokens=item.tokens,
+            completion_tokens=0,
+            template=item.inputs.template,
+            label=best.label,
+            scores=tuple(scores),
+            prompt=self._echo(item),
+        )
+
+    def _echo(self, item: Prepared) -> str | None:
+        asked = item.request.get("options", {}).get("echo")
+        return item.inputs.prompt if asked else None
+
+
+def _content(part: Part) -> dict[str, str]:
+    return {"type": "image"} if isinstance(part, int) else {"type": "text", "text": part}
+
+
+def _bare(turn: Turn) -> Turn:
+    """A turn of the same shape without anybody's text."""
+    return Turn(turn.role, tuple(0 if isinstance(part, int) else "x" for part in turn.parts))
+
+
+def _pad(tensor: torch.Tensor, length: int, value: int) -> torch.Tensor:
+    missing = (length - tensor.shape[0], *tensor.shape[1:])
+    return torch.cat([tensor.new_full(missing, value), tensor])

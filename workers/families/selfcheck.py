@@ -1,0 +1,121 @@
+"""What a model is seen to do before it answers anybody.
+
+Checkpoints have been served for weeks whose answers ignored the image, or changed with their
+neighbours in a batch. So a model is asked, when it is loaded: does another picture move the
+scores of the first token, and do neighbours leave them alone? What fails is refused.
+"""
+
+import logging
+from collections.abc import Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+
+from db.cards import Checks
+from db.errors import RequestError
+
+if TYPE_CHECKING:
+    from workers.families.base import Prepared
+    from workers.families.pinned import Pinned
+
+#: An effect on the scores below this share of their spread is none.
+LEAST_EFFECT = 1e-4
+#: Neighbours may move the scores by so much of what another picture does.
+MOST_NOISE = {"float32": 0.01, "bfloat16": 0.5, "float16": 0.5}
+TOKENS = 6
+
+log = logging.getLogger(__name__)
+
+
+@torch.inference_mode()  # type: ignore[untyped-decorator]
+def run(family: "Pinned") -> Checks:
+    """Check a loaded family.
+
+    Raises:
+        RequestError: It fails; says how.
+    """
+    items = _items(family)
+    alone = torch.cat([_first_scores(family, [item]) for item in items])
+    together = _first_scores(family, items)
+    said = [family.generate_ids([item])[0] for item in items]
+    checks = Checks(
+        image_effect=float((alone[0] - alone[1]).abs().max()),
+        batch_noise=float((alone - together).abs().max()),
+        batch_equals_singles=family.generate_ids(items) == said,
+    )
+    spread = float(alone.std(dim=1).mean())
+    log.info("self-check of %s: %s (scores spread by %.3g)", family.card.name, checks, spread)
+    name = family.card.name
+    if not checks.image_effect > LEAST_EFFECT * spread:
+        raise RequestError(
+            f"model {name!r} is refused: its answer does not change when the image changes"
+            f" (scores moved by {checks.image_effect:.2g})"
+        )
+    most = MOST_NOISE[family.card.dtype] * checks.image_effect
+    exact = family.card.dtype == "float32" and family.card.quantize == "none"
+    if checks.batch_noise > most or (exact and not checks.batch_equals_singles):
+        raise RequestError(
+            f"model {name!r} is refused: its answers depend on their neighbours in a batch"
+            f" (scores moved by {checks.batch_noise:.2g}, by another picture"
+            f" {checks.image_effect:.2g})"
+        )
+    return checks
+
+
+def ranks_from_cache(family: "Pinned") -> bool:
+    """Whether labels scored after a cached prompt score as with the whole prompt."""
+    from workers.families import ranking
+
+    request = {"kind": "classify", "method": "rank", "labels": ["a cat", "dog"]}
+    item = family.prepare(request, [_picture(0)]).inputs
+    with torch.inference_mode():
+        try:
+            cached, whole = ranking.cached(family, item), ranking.whole(family, item)
+        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+            log.info("labels are ranked without a cache: %s", error)
+            return False
+    pairs = zip(chain(*cached), chain(*whole), strict=True)
+    return all(abs(a - b) <= 1e-3 + 0.05 * abs(b) for a, b in pairs)
+
+
+def _items(family: "Pinned") -> "list[Prepared]":
+    """Two pictures under one prompt, a longer prompt, and a picture of another shape.
+
+    The last is left out for a model that takes only pictures of one shape in a batch.
+    """
+    requests: list[dict[str, Any]] = [
+        {"kind": "caption"},
+        {"kind": "caption"},
+        {"kind": "vqa", "question": "What is in the picture, and where? Name all you see."},
+        {"kind": "caption"},
+    ]
+    options = {"max_new_tokens": TOKENS, "do_sample": False, "num_beams": 1}
+    prepared = [
+        family.prepare({**request, "options": options}, [_picture(number)])
+        for number, request in enumerate(requests)
+    ]
+    like = family.like(prepared[0].inputs)
+    return [item for item in prepared if family.like(item.inputs) == like]
+
+
+def _first_scores(family: "Pinned", items: "Sequence[Prepared]") -> torch.Tensor:
+    """Scores of the first token: float32 (items, vocabulary)."""
+    outputs = family.model(**family.collate([item.inputs for item in items]))
+    scores: torch.Tensor = outputs.logits[:, -1].float().cpu()
+    return scores
+
+
+def _picture(number: int) -> Image.Image:
+    """Pictures that differ in everything, the last in its shape too."""
+    width, height = (72, 120) if number == 3 else (96, 72)
+    ground, box = [
+        ("navy", "yellow"),
+        ("white", "darkred"),
+        ("green", "black"),
+        ("orange", "blue"),
+    ][number]
+    picture = Image.new("RGB", (width, height), ground)
+    picture.paste(box, (width // 4, height // 4, width // (2 - number % 2), height // 2))
+    return picture
