@@ -8,11 +8,12 @@ EDITABLE := --config-settings editable_mode=compat --editable
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check format up train-demo eval-demo bench bench-service bench-redis lock clean
+.PHONY: help demo test test-families check format up train-demo eval-demo bench bench-service bench-redis lock clean
 
 help:
 	@echo "make demo           caption drawn scenes with the whole service, on this machine"
 	@echo "make test           install what the tests need, run them all, then the checks"
+	@echo "make test-families  compare every kind on every model with transformers, a line each"
 	@echo "make check          format, lint, types, import rules"
 	@echo "make up             run the service until Ctrl-C"
 	@echo "make train-demo     train the demonstration model again (about an hour)"
@@ -41,6 +42,9 @@ test: $(VENV)/dev
 	tests/install-servers
 	$(BIN)/python -m pytest
 	$(MAKE) check
+
+test-families: $(VENV)/dev
+	$(BIN)/python -m tests.workers.families.report --write
 
 check: $(VENV)/dev
 	$(BIN)/ruff format --check .

@@ -144,3 +144,151 @@ def test_a_request_the_model_cannot_answer_is_refused_by_the_name_of_its_field(
 def test_a_kind_the_model_cannot_do_is_refused_with_those_it_can() -> None:
     with pytest.raises(UnsupportedKind, match="it can do caption, vqa"):
         check_effective({"kind": "classify", "labels": ["a", "b"], "images": [IMAGE]}, CARD)
+
+
+ABLE = ModelCard(
+    name="m",
+    family="idefics2",
+    kinds=["caption", "vqa", "classify", "generate", "chat"],
+    limits=Limits(max_images=3, max_examples=2, max_new_tokens=64),
+    licence="Apache-2.0",
+)
+LABELS = {"kind": "classify", "images": [IMAGE], "labels": ["a", "b"]}
+SHOT = {"image": IMAGE, "text": "x"}
+
+
+def message(role: str, *parts: str | int) -> dict[str, object]:
+    return {
+        "role": role,
+        "content": [
+            {"type": "image", "index": part}
+            if isinstance(part, int)
+            else {"type": "text", "text": part}
+            for part in parts
+        ],
+    }
+
+
+def chat(*messages: dict[str, object], images: int = 0) -> dict[str, object]:
+    return {"kind": "chat", "images": [IMAGE] * images, "messages": [*messages]}
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        LABELS,
+        {**LABELS, "method": "rank", "template": "{images}What is it?"},
+        {**LABELS, "language": "French", "examples": [SHOT, SHOT]},
+        {"kind": "generate", "prompt": "Write.", "images": []},
+        {"kind": "generate", "template": "{images}Story:", "images": [IMAGE]},
+        {"kind": "vqa", "question": "?", "images": [IMAGE], "template": "{images}Q: {question}"},
+        chat(message("user", "hi")),
+        chat(message("user", 0), message("assistant", "yes"), message("user", 1, "?"), images=2),
+        {"kind": "caption", "images": [IMAGE], "options": {"do_sample": True, "seed": 1}},
+    ],
+    ids=str,
+)
+def test_every_kind_has_its_fields(request_: dict[str, object]) -> None:
+    Request.model_validate(request_)
+    check_effective(request_, ABLE)
+
+
+@pytest.mark.parametrize(
+    ("request_", "field", "says"),
+    [
+        ({"kind": "classify", "images": [IMAGE]}, "labels", "needs 'labels'"),
+        ({"kind": "generate", "images": []}, "prompt", "needs 'prompt' or 'template'"),
+        ({"kind": "chat", "images": []}, "messages", "needs 'messages'"),
+        ({**LABELS, "question": "?"}, "question", "classify has no 'question'"),
+        ({**LABELS, "examples": [SHOT] * 3}, "examples", "at most 2 examples"),
+        (
+            {**LABELS, "examples": [{**SHOT, "question": "?"}]},
+            "examples.0.question",
+            "an example of classify has no 'question'",
+        ),
+        ({**LABELS, "template": "{images}"}, "template", "says {labels} 0 times"),
+        ({**LABELS, "template": "{labels}"}, "template", "says {images} 0 times"),
+        (
+            {**LABELS, "template": "{images}{labels}{question}"},
+            "question",
+            "the template says {question}, the request no 'question'",
+        ),
+        (
+            {**LABELS, "template": "{images}{labels}", "language": "French"},
+            "template",
+            "says {language} 0 times",
+        ),
+        (
+            {**LABELS, "method": "rank", "options": {"num_beams": 2}},
+            "options.num_beams",
+            "rank generates nothing",
+        ),
+        ({"kind": "caption", "images": [IMAGE], "method": "rank"}, "method", "has no 'method'"),
+        (chat(message("assistant", "hi")), "messages", "must be the user's"),
+        (chat(message("user", 0)), "messages", "image 0 is shown, but there are 0 images"),
+        (chat(message("user", "hi"), images=1), "images", "image 0 is not shown"),
+        (
+            {"kind": "caption", "images": [IMAGE], "options": {"temperature": 0.5}},
+            "options.temperature",
+            "set do_sample",
+        ),
+        (
+            {
+                "kind": "caption",
+                "images": [IMAGE],
+                "options": {"do_sample": True, "num_beams": 2},
+            },
+            "options.num_beams",
+            "exclude each other",
+        ),
+    ],
+    ids=str,
+)
+def test_what_does_not_belong_together_is_refused_by_the_name_of_its_field(
+    request_: dict[str, object], field: str, says: str
+) -> None:
+    with pytest.raises(RequestError, match=says) as caught:
+        check_effective(request_, ABLE)
+
+    assert caught.value.field == field
+
+
+def test_a_checkpoint_that_samples_unless_told_otherwise_takes_a_temperature() -> None:
+    sampling = ABLE.model_copy(update={"defaults": {"do_sample": True}})
+    request = {"kind": "caption", "images": [IMAGE], "options": {"temperature": 0.5}}
+
+    check_effective(request, sampling)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"labels": ["a"]},
+        {"labels": ["a", "a "]},
+        {"labels": ["a", " "]},
+        {"messages": []},
+        {"messages": [{"role": "user", "content": []}]},
+        {"messages": [{"role": "tool", "content": [{"type": "text", "text": "x"}]}]},
+        {"options": {"seed": -1}},
+        {"options": {"temperature": 0}},
+        {"options": {"top_p": 1.5}},
+        {"options": {"stop": [""]}},
+        {"template": "x" * 4001},
+        {"method": "guess"},
+    ],
+    ids=str,
+)
+def test_values_out_of_bounds_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Request.model_validate(wrong)
+
+
+def test_items_with_seeds_of_their_own_share_a_batch() -> None:
+    one = {"kind": "caption", "options": {"do_sample": True, "seed": 1}}
+    other = {"kind": "caption", "options": {"do_sample": True, "seed": 2, "echo": True}}
+
+    assert options_digest(one) == options_digest(other)
+
+
+def test_generated_and_ranked_labels_never_share_a_batch() -> None:
+    assert options_digest(LABELS) != options_digest({**LABELS, "method": "rank"})

@@ -73,7 +73,12 @@ def seeing_parts(where: Path) -> list[str]:
         model = AutoModelForImageTextToText.from_config(
             AutoConfig.from_pretrained(where, **LOCAL), trust_remote_code=False
         )
-    return [f"model.{name}" for name, _ in model.model.named_children() if name not in TEXT_PARTS]
+    return [f"model.{name}" for name, _ in model.model.named_children() if is_seeing(name)]
+
+
+def is_seeing(part: str) -> bool:
+    """Whether a part of a model, by its name in it, sees, or leads from pictures to words."""
+    return part not in TEXT_PARTS
 
 
 def input_device(model: Any, settings: EngineSettings) -> torch.device:
@@ -100,4 +105,4 @@ def _add_adapter(model: Any, folder: Path) -> None:
             f"the adapter {str(folder)!r} has no adapter_model.safetensors;"
             " pickled weights could run code and are not loaded"
         )
-    model.load_adapter(os.fspath(folder), use_safetensors=True, local_files_only=True)
+    model.load_adapter(os.fspath(folder), use_safetensors=True)

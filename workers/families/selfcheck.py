@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 #: An effect on the scores below this share of their spread is none.
 LEAST_EFFECT = 1e-4
-#: Neighbours may move the scores by so much of what another picture does.
-MOST_NOISE = {"float32": 0.01, "bfloat16": 0.5, "float16": 0.5}
+#: Neighbours may move the scores by so much of what another picture does: in full precision
+#: next to nothing, in a smaller number format or with quantised weights by its rounding.
+MOST_NOISE_EXACT, MOST_NOISE_ROUNDED = 0.01, 0.5
 TOKENS = 6
 
 log = logging.getLogger(__name__)
@@ -53,8 +54,8 @@ def run(family: "Pinned") -> Checks:
             f"model {name!r} is refused: its answer does not change when the image changes"
             f" (scores moved by {checks.image_effect:.2g})"
         )
-    most = MOST_NOISE[family.card.dtype] * checks.image_effect
     exact = family.card.dtype == "float32" and family.card.quantize == "none"
+    most = (MOST_NOISE_EXACT if exact else MOST_NOISE_ROUNDED) * checks.image_effect
     if checks.batch_noise > most or (exact and not checks.batch_equals_singles):
         raise RequestError(
             f"model {name!r} is refused: its answers depend on their neighbours in a batch"

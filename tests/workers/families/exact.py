@@ -408,7 +408,7 @@ class Row:
 
     def __str__(self) -> str:
         return (
-            f"{self.checkpoint:20} {self.kind:9} single {self.single}/{self.cases} equal,"
+            f"{self.checkpoint:22} {self.kind:9} single {self.single}/{self.cases} equal,"
             f" batch {self.batch}/{self.batched} equal"
         )
 

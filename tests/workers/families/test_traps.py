@@ -27,7 +27,7 @@ from workers.settings import EngineSettings
 Load = Callable[[str], Pinned]
 Folder = Callable[[str], Path]
 PICTURE = exact.pictures()[0]
-CHAT = [name for name in tiny.CHECKPOINTS if not name.endswith("base")]
+CHAT = [name for name in tiny.CHECKPOINTS if "base" not in name]
 
 
 def prepared(family: Family, text: str) -> Any:

@@ -281,6 +281,33 @@ def llava(folder: Path) -> None:
     _save(folder, transformers.LlavaForConditionalGeneration, config, processor)
 
 
+def paligemma(folder: Path) -> None:
+    """PaliGemma: no conversations, no chat template, token types of its own."""
+    tokenizer = bytes_tokenizer([IMAGE])
+    pixels = transformers.SiglipImageProcessorPil(size={"height": 56, "width": 56})
+    pixels.image_seq_length = 16
+    processor = transformers.PaliGemmaProcessor(pixels, tokenizer)
+    config = transformers.PaliGemmaConfig(
+        vision_config={
+            "model_type": "siglip_vision_model",
+            "hidden_size": 48,
+            "intermediate_size": 96,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "image_size": 56,
+            "patch_size": 14,
+            "projection_dim": 64,
+            "vision_use_head": False,
+            "initializer_range": 0.2,
+        },
+        text_config=_text("gemma", len(processor.tokenizer)),
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
+        projection_dim=64,
+        tie_word_embeddings=False,
+    )
+    _save(folder, transformers.PaliGemmaForConditionalGeneration, config, processor)
+
+
 def _save(folder: Path, model: Any, config: Any, processor: Any) -> None:
     torch.manual_seed(1)
     made = model(config).eval()
@@ -292,6 +319,7 @@ def _save(folder: Path, model: Any, config: Any, processor: Any) -> None:
 #: Every shape of model that is served, by the name of its checkpoint.
 CHECKPOINTS: dict[str, Callable[[Path], None]] = {
     "idefics-base": lambda folder: idefics(folder, instruct=False, resampler=False),
+    "idefics-base-resampler": lambda folder: idefics(folder, instruct=False, resampler=True),
     "idefics-instruct": lambda folder: idefics(folder, instruct=True, resampler=True),
     "idefics2": idefics2,
     "idefics2-base": lambda folder: idefics2(folder, chat=False),

@@ -1,0 +1,110 @@
+"""`make test-families`: compare every kind on every checkpoint, and write docs/models.md of it.
+
+One line for each: the cases compared, and how many were equal, alone and in batches. A model
+that cannot do a kind is asked for it all the same, and the refusal is what the table quotes.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+import transformers
+
+from db.cards import ModelCard, check_effective
+from db.errors import RequestError
+from tests.workers.families import exact, tiny
+from workers.families import sizes
+
+PAGE = Path(__file__).parents[3] / "docs" / "models.md"
+START, END = "<!-- made by `make test-families`: do not edit -->", "<!-- end -->"
+WHAT = {
+    "idefics-base": "idefics-9b, idefics-80b",
+    "idefics-base-resampler": "the same with the resampler",
+    "idefics-instruct": "idefics-9b-instruct, idefics-80b-instruct",
+    "idefics2": "idefics2-8b, -chatty, fine-tuned ones",
+    "idefics2-base": "idefics2-8b-base",
+    "idefics2-splitting": "idefics2-8b with image splitting",
+    "idefics3": "Idefics3-8B-Llama3",
+    "smolvlm": "SmolVLM-Instruct",
+    "llava": "LLaVA: any other with a chat template",
+}
+
+
+def compare(root: Path) -> dict[str, list[exact.Row | str]]:
+    """A row, or a refusal, for each kind of each checkpoint; printed as it comes."""
+    rows: dict[str, list[exact.Row | str]] = {}
+    for name, build in tiny.CHECKPOINTS.items():
+        build(root / name)
+        family, reference = exact.load(root / name, name), exact.Reference(root / name)
+        for kind in exact.CASES:
+            row = exact.compare(family, reference, name, kind) or refusal(family.card, kind)
+            print(row if isinstance(row, exact.Row) else f"{name:22} {kind:9} {row}", flush=True)
+            rows.setdefault(name, []).append(row)
+    return rows
+
+
+def refusal(card: ModelCard, kind: str) -> str:
+    """What the API says to a kind that a model cannot do."""
+    try:
+        check_effective({"kind": kind}, card)
+    except RequestError as error:
+        return f"refused: {error}"
+    raise AssertionError(f"{card.name} takes {kind} and has no case of it")
+
+
+def table(rows: dict[str, list[exact.Row | str]]) -> str:
+    """Markdown of the rows, without what changes from machine to machine."""
+    lines = [
+        f"| architecture, by its checkpoints | family | {' | '.join(exact.CASES)} |",
+        f"|---|---|{'---|' * len(exact.CASES)}",
+    ]
+    refusals = []
+    for name, cells in rows.items():
+        [family] = {row.family for row in cells if isinstance(row, exact.Row)}
+        shown = []
+        for cell in cells:
+            if isinstance(cell, str):
+                refusals.append(cell.removeprefix("refused: "))
+                shown.append(f"no [{len(refusals)}]")
+            else:
+                shown.append(f"{cell.single}/{cell.cases}, {cell.batch}/{cell.batched}")
+        lines.append(f"| {WHAT[name]} | `{family}` | {' | '.join(shown)} |")
+    notes = [f"[{number}] 422: {said}" for number, said in enumerate(refusals, 1)]
+    return "\n".join([*lines, "", *notes])
+
+
+def render(rows: dict[str, list[exact.Row | str]]) -> str:
+    """What stands between the marks in docs/models.md."""
+    return f"{table(rows)}\n\n### Idefics2-8B, by part\n\n{sizes.table(sizes.idefics2_8b())}"
+
+
+def written() -> str:
+    """What stands there now."""
+    return PAGE.read_text(encoding="utf-8").partition(START)[2].partition(END)[0].strip()
+
+
+def main() -> int:
+    """Compare, print, and write the page with --write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="renew docs/models.md")
+    arguments = parser.parse_args()
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(2)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = compare(Path(folder))
+    if arguments.write:
+        before, _, rest = PAGE.read_text(encoding="utf-8").partition(START)
+        after = rest.partition(END)[2]
+        text = f"{before}{START}\n\n{render(rows)}\n\n{END}{after}"
+        PAGE.write_text(text, encoding="utf-8")
+    told = [row for some in rows.values() for row in some if isinstance(row, exact.Row)]
+    unequal = sum(row.cases - row.single + row.batched - row.batch for row in told)
+    compared = sum(row.cases + row.batched for row in told)
+    print(f"families: {compared} answers compared with transformers, {unequal} differ")
+    return 1 if unequal else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,271 @@
+"""How a checkpoint is loaded: smaller, spread over devices, with an adapter on top."""
+
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import safetensors.torch
+import torch
+import transformers
+
+from db.errors import RequestError
+from tests.workers.families import exact, tiny
+from workers import families
+from workers.families import sizes
+from workers.families.base import Answer
+from workers.families.pinned import Pinned
+from workers.settings import EngineSettings
+
+PICTURES = exact.pictures()
+#: Of peft and of a processor, against libraries that they were not yet moved to.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Checkpoints whose sizes are multiples of 64, as 4-bit weights want them."""
+    root = tmp_path_factory.mktemp("wide")
+
+    def folder(name: str) -> Path:
+        if not (root / name).exists():
+            if name == "idefics":
+                tiny.idefics(root / name, instruct=False, resampler=True, width=128)
+            else:
+                tiny.idefics2(root / name, width=128)
+        return root / name
+
+    return folder
+
+
+def load(folder: Path, **settings: Any) -> Pinned:
+    family = families.load(EngineSettings(model="m", model_path=str(folder), **settings))
+    assert isinstance(family, Pinned)
+    return family
+
+
+def answers(family: Pinned) -> list[Answer]:
+    options = {"max_new_tokens": 8}
+    questions = ["Why?", "What is to be seen in this picture?", "Who"]
+    items = [
+        family.prepare({"kind": "vqa", "question": question, "options": options}, [picture])
+        for question, picture in zip(questions, PICTURES, strict=False)
+    ]
+    said: list[Answer] = family.generate(items)
+    return said
+
+
+def kinds_of_layers(family: Pinned, part: str) -> set[str]:
+    kinds = Counter(
+        type(module).__name__
+        for name, module in family.model.named_modules()
+        if part in name and "Linear" in type(module).__name__
+    )
+    return {*kinds}
+
+
+SEEING = {"idefics": "perceiver_resampler", "idefics2": "connector"}
+
+
+@pytest.mark.parametrize("name", ["idefics", "idefics2"])
+def test_t27_in_four_bits_what_sees_and_the_last_layer_keep_their_precision(
+    name: str, wide: Callable[[str], Path]
+) -> None:
+    family = load(wide(name), quantize="nf4")
+
+    assert kinds_of_layers(family, "self_attn.q_proj") >= {"Linear4bit"}
+    assert kinds_of_layers(family, "model.layers" if name == "idefics" else "text_model") == {
+        "Linear4bit"
+    }
+    for part in ("vision_model", SEEING[name], "lm_head"):
+        assert "Linear4bit" not in kinds_of_layers(family, part)
+    assert [answer.completion_tokens > 0 for answer in answers(family)] == [True] * 3
+    assert family.card.quantize == "nf4"
+
+
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+def test_t26_four_bits_answer_on_a_cpu_and_say_the_same_to_a_batch(
+    compute: str, wide: Callable[[str], Path]
+) -> None:
+    family = load(wide("idefics2"), quantize="nf4", dtype=compute, quantize_double=False)
+
+    assert family.card.checks is not None
+    assert family.card.checks.batch_noise < 0.5 * family.card.checks.image_effect
+    assert answers(family) == answers(family)
+
+
+def test_the_smallest_form_quantises_all_but_the_last_layer(wide: Callable[[str], Path]) -> None:
+    family = load(wide("idefics2"), quantize="nf4-all")
+
+    assert kinds_of_layers(family, "vision_model.encoder") == {"Linear4bit"}
+    assert kinds_of_layers(family, "lm_head") == {"Linear"}
+
+
+def test_eight_bits_answer_too(wide: Callable[[str], Path]) -> None:
+    family = load(wide("idefics2"), quantize="int8")
+
+    assert kinds_of_layers(family, "text_model") == {"Linear8bitLt"}
+    assert kinds_of_layers(family, "vision_model") == {"Linear"}
+    assert len(answers(family)) == 3
+
+
+def test_a_model_spread_over_memory_and_disk_gives_the_same_answers(
+    wide: Callable[[str], Path], tmp_path: Path
+) -> None:
+    whole = load(wide("idefics2"))
+    spread = load(
+        wide("idefics2"),
+        device="auto",
+        max_memory={"cpu": "1500KB"},
+        offload_folder=str(tmp_path / "offloaded"),
+    )
+
+    assert {"cpu", "disk"} == {*spread.model.hf_device_map.values()}
+    assert answers(spread) == answers(whole)
+
+
+def test_t28_auto_on_a_single_device_is_that_device(wide: Callable[[str], Path]) -> None:
+    family = load(wide("idefics2"), device="auto")
+
+    assert family.device == torch.device("cpu")
+    assert len(answers(family)) == 3
+
+
+@pytest.fixture
+def adapter(wide: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A LoRA adapter that does something: its second half is zeros as it is made."""
+    model = transformers.AutoModelForImageTextToText.from_pretrained(wide("idefics2"))
+    torch.manual_seed(3)
+    adapted = peft.get_peft_model(
+        model, peft.LoraConfig(r=4, target_modules=r".*text_model.*\.(q_proj|v_proj)")
+    )
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.3)
+    adapted.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def test_an_adapter_changes_the_answers_as_peft_itself_does(
+    wide: Callable[[str], Path], adapter: Path
+) -> None:
+    base, adapted = load(wide("idefics2")), load(wide("idefics2"), adapter=str(adapter))
+    theirs = load(wide("idefics2"))
+    theirs.model = peft.PeftModel.from_pretrained(theirs.model, adapter).eval()
+
+    assert answers(adapted) == answers(theirs)
+    assert answers(adapted) != answers(base)
+    assert adapted.card.adapter == str(adapter)
+
+
+def test_an_adapter_that_could_run_code_is_refused(
+    wide: Callable[[str], Path], adapter: Path
+) -> None:
+    weights = safetensors.torch.load_file(adapter / "adapter_model.safetensors")
+    torch.save(weights, adapter / "adapter_model.bin")
+    (adapter / "adapter_model.safetensors").unlink()
+
+    with pytest.raises(RequestError, match=r"no adapter_model\.safetensors; pickled weights"):
+        load(wide("idefics2"), adapter=str(adapter))
+
+
+def test_a_folder_that_is_no_adapter_is_refused_by_name(
+    wide: Callable[[str], Path], tmp_path: Path
+) -> None:
+    with pytest.raises(RequestError, match=r"is no LoRA adapter: it has no adapter_config\.json"):
+        load(wide("idefics2"), adapter=str(tmp_path))
+
+
+def test_missing_shards_are_named(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = tmp_path / "sharded"
+    shutil.copytree(checkpoint("idefics2"), folder)
+    model = transformers.AutoModelForImageTextToText.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="300KB")
+    sorted(folder.glob("*.safetensors"))[1].unlink()
+
+    with pytest.raises(RequestError, match=r"1 shards .* are missing .* 'model-00002-of"):
+        exact.load(folder, "sharded")
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_the_implementation_of_attention_can_be_chosen(
+    attention: str, wide: Callable[[str], Path]
+) -> None:
+    family = load(wide("idefics2"), attention=attention)
+
+    assert family.model.config._attn_implementation == attention
+    assert [a.text for a in answers(family)] == [a.text for a in answers(load(wide("idefics2")))]
+
+
+def test_an_implementation_that_is_not_there_is_a_clear_error(wide: Callable[[str], Path]) -> None:
+    with pytest.raises(RequestError, match=r"model 'm' cannot be loaded: .*[Ff]lash"):
+        load(wide("idefics2"), attention="flash_attention_2")
+
+
+CAPTION_FIRST = (
+    "{% for m in messages %}{% for p in m['content'] %}{% if p['type'] == 'image' %}<image>"
+    "{% else %}{{ p['text'] }}{% endif %}{% endfor %}{% endfor %}"
+)
+
+
+def test_a_checkpoint_without_a_chat_template_is_served_with_one_from_a_file(
+    tmp_path: Path,
+) -> None:
+    tiny.paligemma(tmp_path / "model")
+    template = tmp_path / "template.jinja"
+    template.write_text(CAPTION_FIRST)
+
+    with pytest.raises(
+        RequestError, match=r"no chat template; name a file .* IDEFIQ_CHAT_TEMPLATE"
+    ):
+        load(tmp_path / "model")
+    family = load(tmp_path / "model", chat_template=str(template))
+    reference = transformers.AutoProcessor.from_pretrained(tmp_path / "model")
+    asked = [("caption en", 0), ("answer en what is to be seen in the picture?", 1)]
+    items = [
+        family.prepare(
+            {"kind": "caption", "prompt": text, "options": {"max_new_tokens": 8}}, [PICTURES[n]]
+        )
+        for text, n in asked
+    ]
+
+    expected = []
+    for text, number in asked:
+        inputs = reference(text=f"<image>{text}", images=PICTURES[number], return_tensors="pt")
+        inputs.pop("labels", None)
+        output = family.model.generate(
+            **inputs, max_new_tokens=8, do_sample=False, bad_words_ids=[[family.ending.never[0]]]
+        )
+        expected.append(output[0, inputs["input_ids"].shape[1] :].tolist())
+    assert [family.generate_ids([item])[0] for item in items] == expected
+    assert family.generate_ids(items) == expected
+
+
+def test_the_bytes_of_a_model_are_counted_from_its_configuration(
+    wide: Callable[[str], Path],
+) -> None:
+    family = load(wide("idefics2"), quantize="nf4", dtype="bfloat16")
+    counted = {part.name: part for part in sizes.parts(family.model.config)}
+
+    for name, module in family.model.model.named_children():
+        quantised = [m.weight for m in module.modules() if type(m).__name__ == "Linear4bit"]
+        assert (quantised == []) == counted[name].sees
+        taken = sum(weight.nbytes for weight in module.parameters())
+        constants = counted[name].size_bytes("nf4") - (
+            counted[name].linear * (2 if counted[name].sees else 0.5) + counted[name].other * 2
+        )
+        assert taken + constants == pytest.approx(counted[name].size_bytes("nf4"))
+
+
+def test_idefics2_in_four_bits_takes_what_the_page_of_models_says() -> None:
+    parts = sizes.parts(sizes.idefics2_8b())
+
+    assert sum(part.size_bytes("nf4") for part in parts) == pytest.approx(6.45e9, rel=0.01)
+    assert sum(part.linear + part.other for part in parts) == pytest.approx(8.40e9, rel=0.01)
