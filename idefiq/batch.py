@@ -23,7 +23,7 @@ Report = Callable[[str, int, int, Job | None], None]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one file: an answer or an error, never both."""
+    """What became of one file: an answer (a label, if one was asked for) or an error."""
 
     path: str
     answer: str | None
@@ -82,7 +82,7 @@ def run(
         for result in client.results(job):
             error = result.error or (result.state if result.answer is None else None)
             path = str(sent[result.index])
-            outcomes[path] = Outcome(path, result.answer, error)
+            outcomes[path] = Outcome(path, result.label or result.answer, error)
     return [outcomes[str(path)] for path in paths]
 
 

@@ -93,7 +93,8 @@ class Result:
         state: "succeeded", "failed" or "cancelled".
         images: References of its images in the service's store.
         answer: The text, or None.
-        detail: The whole answer: text, finish reason, token counts, template.
+        detail: The whole answer: text, finish reason, token counts, template, and what else the
+            kind has: label, scores, seed, prompt.
         error_code: Stable name of the error, or None.
         error: One sentence that says what is wrong, or None.
     """
@@ -106,6 +107,11 @@ class Result:
     detail: dict[str, Any] | None
     error_code: str | None
     error: str | None
+
+    @property
+    def label(self) -> str | None:
+        """Classify: the label that the answer names, None if it names none."""
+        return (self.detail or {}).get("label")
 
     @classmethod
     def of(cls, body: dict[str, Any]) -> "Result":

@@ -11,8 +11,9 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from idefiq.up import Stack
 from workers.demo import scenes, texts
 from workers.demo.scenes import CANVASES, Scene
 
-#: Scenes that are captioned, and that are asked each of the questions.
-CAPTIONED, ASKED_EACH = 24, 8
+#: Scenes that are captioned, that are asked each question, and that each other kind gets.
+CAPTIONED, ASKED_EACH, OTHERS = 16, 4, 4
 QUESTIONS = (
     ("How many shapes are there?", lambda scene: texts.NUMBERS[len(scene.shapes)]),
     ("What color is the background?", lambda scene: scene.background),
@@ -42,48 +43,116 @@ img{{width:100%;height:12rem;object-fit:contain}} .asked{{color:#666}} .wrong{{c
 """
 
 
+Truth = Callable[[Scene], str]
+
+
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """One picture, what was asked of it, and what is true."""
+    """One picture, what was asked of it, and what is true.
+
+    Attributes:
+        asked: For people.
+        example: A solved example that is shown before it: its picture and its answer.
+    """
 
     path: Path
-    request: tuple[tuple[str, str], ...]
+    asked: str
+    request: dict[str, Any]
     truth: str
+    example: tuple[Path, str] | None = None
 
-    @property
-    def asked(self) -> str:
-        """The question, or that it was a caption."""
-        return dict(self.request).get("question", "caption")
+
+class Drawer:
+    """Draws scenes into a folder, each with a request for it."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self._folder, self._rng = folder, random.Random(seed)
+        self.shown: list[Shown] = []
+
+    def scene(self, shapes: int | None = None) -> tuple[Scene, Path]:
+        """A new scene and its file; the numbers of shapes and the canvases take turns."""
+        number = len(list(self._folder.iterdir()))
+        scene = scenes.sample(
+            self._rng, shapes=shapes or 1 + number % 3, canvas=CANVASES[number // 3 % 3]
+        )
+        path = self._folder / f"scene-{number:02}.png"
+        path.write_bytes(scenes.encode(scene, self._rng.randrange(2**31), scale=SCALE))
+        return scene, path
+
+    def show(self, count: int, asked: str, request: dict[str, Any], truth: Truth) -> None:
+        """The same request for some scenes."""
+        for _ in range(count):
+            # Labels name shapes, of which just one may be there.
+            scene, path = self.scene(1 if request["kind"] == "classify" else None)
+            self.shown.append(Shown(path, asked, request, truth(scene)))
 
 
 def draw(folder: Path, seed: int) -> list[Shown]:
-    """Draw the scenes of one demonstration into `folder`."""
-    rng = random.Random(seed)
-    shown = [
-        _drawn(folder, rng, number, (("kind", "caption"),), texts.caption)
-        for number in range(CAPTIONED)
-    ]
+    """Draw the scenes of one demonstration into `folder`, some for every kind."""
+    drawer = Drawer(folder, seed)
+    drawer.show(CAPTIONED, "caption", {"kind": "caption"}, texts.caption)
     for question, truth in QUESTIONS:
-        request = (("kind", "vqa"), ("question", question))
-        shown += [
-            _drawn(folder, rng, len(shown) + number, request, truth) for number in range(ASKED_EACH)
-        ]
-    return shown
+        drawer.show(ASKED_EACH, question, {"kind": "vqa", "question": question}, truth)
+    drawer.show(
+        OTHERS,
+        "classify: which shape?",
+        {
+            "kind": "classify",
+            "labels": list(scenes.KINDS),
+            "template": "{images}Choose a category: {labels}.",
+        },
+        lambda scene: scene.shapes[0].kind,
+    )
+    drawer.show(
+        OTHERS,
+        "classify, all labels ranked: which background?",
+        {
+            "kind": "classify",
+            "method": "rank",
+            "labels": list(scenes.BACKGROUNDS),
+            "template": "{images}What color is the background?",
+        },
+        lambda scene: scene.background,
+    )
+    detail = {"kind": "generate", "prompt": "Describe the image in detail."}
+    drawer.show(OTHERS, "generate: describe it in detail", detail, texts.detailed_caption)
+    for _ in range(OTHERS):
+        scene, path = drawer.scene()
+        request = {"kind": "chat", "messages": _conversation(texts.caption(scene))}
+        asked = "chat: a caption, and then: how many shapes?"
+        drawer.shown.append(Shown(path, asked, request, texts.NUMBERS[len(scene.shapes)]))
+    solved, example = drawer.scene()
+    question, truth = QUESTIONS[1]
+    for _ in range(OTHERS):
+        scene, path = drawer.scene()
+        request = {"kind": "vqa", "question": question}
+        asked = f"after one solved example: {question}"
+        drawer.shown.append(Shown(path, asked, request, truth(scene), (example, truth(solved))))
+    return drawer.shown
 
 
-def _drawn(folder: Path, rng: random.Random, number: int, request: Any, truth: Any) -> Shown:
-    scene: Scene = scenes.sample(rng, shapes=1 + number % 3, canvas=CANVASES[number // 3 % 3])
-    path = folder / f"scene-{number:02}.png"
-    path.write_bytes(scenes.encode(scene, rng.randrange(2**31), scale=SCALE))
-    return Shown(path, request, truth(scene))
+def _conversation(caption: str) -> list[dict[str, Any]]:
+    def text(words: str) -> dict[str, str]:
+        return {"type": "text", "text": words}
+
+    shown = {"type": "image", "index": 0}
+    return [
+        {"role": "user", "content": [shown, text("Describe the image.")]},
+        {"role": "assistant", "content": [text(caption)]},
+        {"role": "user", "content": [text("How many shapes are there?")]},
+    ]
 
 
 def answer(client: Client, shown: Sequence[Shown]) -> dict[Path, batch.Outcome]:
     """Ask the service, a job for each request."""
     outcomes: dict[Path, batch.Outcome] = {}
-    for request in dict.fromkeys(one.request for one in shown):
-        paths = [one.path for one in shown if one.request == request]
-        answered = batch.run(client, paths, request=dict(request), model="demo", report=_quiet)
+    for key, some in groupby(shown, key=lambda one: (one.request, one.example)):
+        request, example = key
+        if example:
+            [image] = client.upload([example[0]])
+            request = {**request, "examples": [{"image": image, "text": example[1]}]}
+        paths = [one.path for one in some]
+        answered = batch.run(client, paths, request=request, model="demo", report=_quiet)
         outcomes.update(zip(paths, answered, strict=True))
     return outcomes
 

@@ -28,12 +28,14 @@ class Template:
         body: One question to the model; repeated for each example.
         head: What stands before everything, once.
         language: What {language} becomes when an answer's language is asked for; {} is its name.
+        brackets: Labels as a list of Python, as the guide prints them, and not with commas alone.
     """
 
     name: str
     body: str
     head: str = ""
     language: str = "{}"
+    brackets: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,7 @@ _PLAIN = {
         head="Instruction: Classify the following image into a single category from the"
         " following list: {labels}.{language}\n",
         language=" Answer in {}.",
+        brackets=True,
     ),
     "generate": Template(
         "plain-generate/1",
@@ -155,11 +158,11 @@ def _choose(request: Mapping[str, Any], style: Style) -> Template:
 
 def _fields(request: Mapping[str, Any], template: Template) -> dict[str, str]:
     language = request.get("language")
+    labels = list(request.get("labels", ()))
     return {
         "prompt": request.get("prompt", ""),
         "question": request.get("question", ""),
-        # The guide prints a list of Python.
-        "labels": str(list(request.get("labels", ()))),
+        "labels": str(labels) if template.brackets else ", ".join(labels),
         "language": template.language.replace("{}", language) if language else "",
     }
 

@@ -98,7 +98,7 @@ CLASSIFY = (
 )
 CLASSIFY_CHAT = (
     "Classify the image into a single category from the following list:"
-    f" {LABELS}. Answer with the category alone."
+    f" {', '.join(LABELS)}. Answer with the category alone."
 )
 CASES: dict[str, list[Case]] = {
     "caption": [

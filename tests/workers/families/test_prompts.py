@@ -78,7 +78,7 @@ def test_a_base_model_is_given_the_wording_of_the_guide(
             (
                 0,
                 "Classify the image into a single category from the following list:"
-                " ['animals', 'city landscape']. Answer with the category alone.",
+                " animals, city landscape. Answer with the category alone.",
             ),
         ),
         ({"kind": "generate", "prompt": "Write an ad."}, (0, "Write an ad.")),
