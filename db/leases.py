@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, update
 
 from db import counts
 from db.errors import IdefiqError, StorageError
-from db.requests import effective
+from db.requests import effective, example_references, image_references
 from db.sql import Statement
 from db.states import ItemState, Stage
 from db.tables import items, jobs
@@ -38,7 +38,10 @@ class Lease:
         tries: Attempts charged so far, this one not included.
         rescues: How often its worker died or gave up while it had the item.
         request: The effective request, see db/requests.py.
-        images: References after intake, those of examples last; None before intake.
+        images: References after intake; None before.
+        examples: References of the images of its examples, or of its job's if it shares those;
+            None as long as intake has not brought them in.
+        shares_examples: Whether its examples are its job's.
     """
 
     item_id: int
@@ -51,6 +54,14 @@ class Lease:
     request: dict[str, Any]
     options_digest: str
     images: list[str] | None
+    examples: list[str] | None = None
+    shares_examples: bool = False
+
+    @property
+    def wanted(self) -> list[str]:
+        """References that intake is to bring in: images, and examples that are not here yet."""
+        examples = example_references(self.request) if self.examples is None else []
+        return [*image_references(self.request), *examples]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +110,7 @@ _CLAIM = Statement(
         claimed_at = {now}
     FROM due WHERE items.id = due.id
     RETURNING items.id, items.attempt, items.tries, items.rescues, items.job_id, items.owner_id,
-        items.request, items.options_digest, items.images
+        items.request, items.options_digest, items.images, items.examples
     """,
     items.c.id,
     items.c.attempt,
@@ -110,6 +121,7 @@ _CLAIM = Statement(
     items.c.request,
     items.c.options_digest,
     items.c.images,
+    items.c.examples,
 )
 
 
@@ -140,7 +152,7 @@ def _claim_of(
 ) -> list[Lease]:
     # Asked again under the lock: a pause or a cancel that was answered holds for this claim.
     job = transaction.execute(
-        select(jobs.c.model, jobs.c.defaults)
+        select(jobs.c.model, jobs.c.defaults, jobs.c.examples)
         .where(jobs.c.id == job_id, jobs.c.cancelled_at.is_(None), jobs.c.paused_at.is_(None))
         .with_for_update()
     ).first()
@@ -162,6 +174,8 @@ def _claim_of(
             request=effective(job.defaults, row.request),
             options_digest=row.options_digest,
             images=row.images,
+            examples=row.examples if "examples" in row.request else job.examples,
+            shares_examples="examples" in job.defaults and "examples" not in row.request,
         )
         for row in sorted(rows, key=lambda row: int(row.id))
     ]
@@ -200,8 +214,8 @@ _REQUEUE = Statement(
 _ADVANCE = Statement(
     """
     UPDATE items SET state = 'queued', stage = 'generate', session_id = NULL, due_at = {now},
-        images = records.images, tries = 0, rescues = 0
-    FROM {records:id bigint, attempt integer, images jsonb}
+        images = records.images, examples = records.examples, tries = 0, rescues = 0
+    FROM {records:id bigint, attempt integer, images jsonb, examples jsonb}
     WHERE items.id = records.id AND items.attempt = records.attempt AND state = 'running'
     RETURNING items.id
     """
@@ -287,13 +301,27 @@ def _requeue(
 
 
 def advance(transaction: Connection, arrived: Sequence[tuple[Lease, list[str]]]) -> set[int]:
-    """Move items from intake to generate: their images are stored and good. Safe to repeat."""
-    leases = [lease for lease, _ in arrived]
-    records = [
-        {"id": lease.item_id, "attempt": lease.attempt, "images": images}
-        for lease, images in arrived
-    ]
-    return _end(transaction, leases, _ADVANCE, records, ItemState.QUEUED)
+    """Move items from intake to generate: what they wanted is stored and good. Safe to repeat.
+
+    The images of examples that a job's items share are noted with the job by the first of them.
+    """
+    records = []
+    shared: dict[str, list[str]] = {}
+    for lease, brought in arrived:
+        own = len(image_references(lease.request))
+        images, examples = brought[:own], brought[own:]
+        if lease.shares_examples and examples:
+            shared[lease.job_id] = examples
+        record = {"id": lease.item_id, "attempt": lease.attempt, "images": images}
+        records.append({**record, "examples": None if lease.shares_examples else examples})
+    ours = _end(transaction, [lease for lease, _ in arrived], _ADVANCE, records, ItemState.QUEUED)
+    for job_id, examples in shared.items():
+        transaction.execute(
+            update(jobs)
+            .where(jobs.c.id == job_id, jobs.c.examples.is_(None))
+            .values(examples=examples)
+        )
+    return ours
 
 
 _DEAD = Statement(

@@ -223,7 +223,11 @@ def options_digest(effective_request: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def references(effective_request: dict[str, Any]) -> list[str]:
-    """Every image reference of a request: its images, then those of its examples."""
-    examples = (example["image"] for example in effective_request.get("examples", ()))
-    return [*effective_request.get("images", ()), *examples]
+def image_references(request: dict[str, Any]) -> list[str]:
+    """References of a request's images."""
+    return list(request.get("images", ()))
+
+
+def example_references(request: dict[str, Any]) -> list[str]:
+    """References of the images of a request's examples."""
+    return [example["image"] for example in request.get("examples", ())]

@@ -17,7 +17,7 @@ from db import counts, verdicts
 from db.clock import now
 from db.errors import IdempotencyConflict
 from db.jobs import JOB_COLUMNS, Job, as_job, cancel, new_id
-from db.requests import effective, options_digest, references
+from db.requests import effective, example_references, image_references, options_digest
 from db.states import ItemState, Stage
 from db.tables import items, jobs
 
@@ -169,14 +169,20 @@ def _insert(
 ) -> None:
     due = transaction.execute(select(now())).scalar_one()
     asked = [effective(job.defaults, item.request) for item in new_items]
-    checked = verdicts.checked(
-        transaction, job.owner_id, {ref for request in asked for ref in references(request)}
-    )
+    shared = example_references(job.defaults)
+    named = {
+        reference
+        for request in asked
+        for reference in (*image_references(request), *example_references(request))
+    }
+    checked = verdicts.checked(transaction, job.owner_id, named | {*shared})
+    if shared and checked.issuperset(shared):
+        transaction.execute(update(jobs).where(jobs.c.id == job_id).values(examples=shared))
     rows = []
     for index, (item, request) in enumerate(zip(new_items, asked, strict=True)):
-        images = references(request)
+        images, examples = image_references(request), example_references(request)
         # What intake has checked before needs no intake again.
-        ready = checked.issuperset(images)
+        ready = checked.issuperset([*images, *examples])
         rows.append(
             {
                 "owner_id": job.owner_id,
@@ -189,6 +195,7 @@ def _insert(
                 "state": ItemState.QUEUED.value,
                 "due_at": due,
                 "images": images if ready else None,
+                "examples": examples if ready and "examples" in item.request else None,
             }
         )
     if transaction.dialect.name == "postgresql" and len(rows) > COPY_ROWS:

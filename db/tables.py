@@ -114,6 +114,8 @@ jobs = Table(
     Column("spool_lines", BigInteger, nullable=False, server_default="0"),
     Column("spool_offset", BigInteger, nullable=False, server_default="0"),
     Column("results_key", Text),
+    #: References of the images of the examples in `defaults`, once intake has them.
+    Column("examples", Json),
     _at("created_at", nullable=False),
     _at("sealed_at"),
     _at("started_at"),
@@ -186,6 +188,8 @@ items = Table(
     Column("session_id", Text, ForeignKey("sessions.id")),
     #: References of the images after intake, in the order of the request.
     Column("images", Json),
+    #: The same for examples of its own; those that it shares are the job's.
+    Column("examples", Json),
     _at("claimed_at"),
     _at("finished_at"),
     Column("result_number", BigInteger),

@@ -8,8 +8,9 @@ from db.errors import RequestError, UnsupportedKind
 from db.requests import (
     Request,
     effective,
+    example_references,
+    image_references,
     options_digest,
-    references,
 )
 
 IMAGE = "blob:" + "0" * 64
@@ -79,7 +80,8 @@ def test_examples_and_chat_have_their_place() -> None:
         }
     )
 
-    assert references(request.canonical()) == [IMAGE, IMAGE]
+    assert image_references(request.canonical()) == [IMAGE]
+    assert example_references(request.canonical()) == [IMAGE]
 
 
 def test_an_item_overlays_its_jobs_defaults_option_by_option() -> None:

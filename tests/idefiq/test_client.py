@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from db import leases, owners, sessions
 from db.blobs import FolderStore
 from db.database import Database
-from db.requests import references
+from db.requests import image_references
 from db.states import Stage
 from idefiq import ApiError, Client, IdefiqError, TooLong, batch
 from idefiq.cli import app
@@ -72,7 +72,7 @@ def _advance(record: Database) -> None:
         taken = leases.claim(
             transaction, session=session, stage=Stage.INTAKE, model=None, limit=100
         )
-        leases.advance(transaction, [(lease, references(lease.request)) for lease in taken])
+        leases.advance(transaction, [(lease, image_references(lease.request)) for lease in taken])
 
 
 def _images(folder: Path, count: int) -> list[Path]:

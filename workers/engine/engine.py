@@ -127,7 +127,8 @@ class Engine:
 
     def _load_one(self, lease: Lease) -> Prepared | IdefiqError:
         try:
-            images = [decode(self._read(lease.owner_id, ref)) for ref in lease.images or ()]
+            shown = [*(lease.images or ()), *(lease.examples or ())]
+            images = [decode(self._read(lease.owner_id, ref)) for ref in shown]
             return self._family.prepare(lease.request, images)
         except IdefiqError as error:
             return error

@@ -17,7 +17,7 @@ from db.blobs import BlobStore, image_key
 from db.database import Database
 from db.errors import CheckDied, EngineError, IdefiqError, ImagePoison, ItemError
 from db.leases import Failure, Lease
-from db.requests import references
+from db.requests import image_references
 from db.states import Stage
 from db.verdicts import OK, Verdict
 from workers.broker import Wakes, engine_queue
@@ -31,6 +31,8 @@ from workers.session import Session
 CLAIM_ITEMS = 64
 #: Finished items are written together after at most this long.
 WRITE_SECONDS = 0.05
+#: Jobs whose shared examples are remembered here until the record has them.
+SHARED_JOBS = 1_000
 #: A second child that dies on the same bytes is no chance any more.
 MAX_DEATHS = 2
 
@@ -63,6 +65,7 @@ class Intake:
         self._session, self._wakes, self._ends = session, wakes, ends
         self._checking: dict[tuple[int, str], threading.Lock] = {}
         self._checking_lock = threading.Lock()
+        self._shared: dict[str, list[str]] = {}
         self._fetches = ThreadPoolExecutor(fetches, thread_name_prefix="fetch")
         self.loop: ResidentLoop | None = None
 
@@ -99,7 +102,7 @@ class Intake:
         """Items whose images were all checked before, with those, and the others."""
         wanted: dict[int, set[str]] = {}
         for lease in taken:
-            wanted.setdefault(lease.owner_id, set()).update(references(lease.request))
+            wanted.setdefault(lease.owner_id, set()).update(lease.wanted)
         with self._database.snapshot() as transaction:
             checked = {
                 owner_id: verdicts.checked(transaction, owner_id, images)
@@ -108,9 +111,8 @@ class Intake:
         known: list[tuple[Lease, list[str]]] = []
         new: list[Lease] = []
         for lease in taken:
-            images = references(lease.request)
-            if checked[lease.owner_id].issuperset(images):
-                known.append((lease, images))
+            if checked[lease.owner_id].issuperset(lease.wanted):
+                known.append((lease, lease.wanted))
             else:
                 new.append(lease)
         return known, new
@@ -141,15 +143,27 @@ class Intake:
 
     def _bring_in(self, lease: Lease) -> Outcome:
         try:
-            return [
-                self._bring_in_one(lease.owner_id, reference)
-                for reference in references(lease.request)
-            ]
+            own = len(image_references(lease.request))
+            images = [self._bring_in_one(lease.owner_id, ref) for ref in lease.wanted[:own]]
+            return images + self._bring_in_examples(lease, lease.wanted[own:])
         except IdefiqError as error:
             return error
         except Exception:  # nobody's image may take a neighbour down with it
             log.exception("item %d could not be brought in", lease.item_id)
             return EngineError("intake failed unexpectedly; the log of the worker says how")
+
+    def _bring_in_examples(self, lease: Lease, wanted: list[str]) -> list[str]:
+        """Examples of the item's own, or those of its job, which are brought in once."""
+        if not wanted or not lease.shares_examples:
+            return [self._bring_in_one(lease.owner_id, reference) for reference in wanted]
+        with self._only(lease.owner_id, lease.job_id):
+            if lease.job_id not in self._shared:
+                self._shared[lease.job_id] = [
+                    self._bring_in_one(lease.owner_id, reference) for reference in wanted
+                ]
+            while len(self._shared) > SHARED_JOBS:
+                self._shared.pop(next(iter(self._shared)), None)
+            return self._shared[lease.job_id]
 
     def _bring_in_one(self, owner_id: int, reference: str) -> str:
         """Store and check one image; returns its `blob:` reference."""

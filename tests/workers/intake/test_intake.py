@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from sqlalchemy import select
 
 from db import leases, owners, results, submissions, verdicts
 from db.blobs import S3Store, image_key
@@ -16,6 +17,7 @@ from db.database import Database
 from db.errors import CheckDied
 from db.states import Stage
 from db.submissions import NewItem, NewJob
+from db.tables import jobs
 from db.verdicts import Verdict
 from tests import pictures
 from tests.db import builders
@@ -36,13 +38,20 @@ def checkers() -> Iterator[Checkers]:
 
 
 @pytest.fixture
-def web() -> Iterator[str]:
+def asked() -> list[str]:
+    """What the web server was asked for."""
+    return []
+
+
+@pytest.fixture
+def web(asked: list[str]) -> Iterator[str]:
     """A web server with one image."""
 
     class Handler(BaseHTTPRequestHandler):
         body: ClassVar[bytes] = pictures.plain("green")
 
         def do_GET(self) -> None:
+            asked.append(self.path)
             self.send_response(200 if self.path == "/green.png" else 404)
             self.send_header("Content-Length", str(len(self.body)))
             self.end_headers()
@@ -249,3 +258,79 @@ def test_advancing_starts_the_tries_afresh(database: Database, tmp_path: Path) -
     session.stop()
 
     assert (again.attempt, again.tries, again.images) == (2, 0, [image])
+
+
+def shots(job_id: str, database: Database) -> tuple[list[list[str] | None], object]:
+    """Each item's images, and the examples that the job's items share."""
+    with database.snapshot() as transaction:
+        found = results.in_order(transaction, job_id, first=0, limit=100)
+        shared = transaction.execute(select(jobs.c.examples).where(jobs.c.id == job_id)).scalar()
+    return [item.images for item in found], shared
+
+
+def test_examples_that_a_job_shares_are_fetched_and_stored_once(
+    intake: Intake, database: Database, tmp_path: Path, web: str, asked: list[str]
+) -> None:
+    example = {"image": f"{web}/green.png", "text": "green"}
+    new = NewJob(builders.owner(database), builders.MODEL, {"examples": [example]})
+    images = [upload(database, tmp_path, pictures.plain(tone)) for tone in ("red", "blue", "gray")]
+    with database.transaction() as transaction:
+        job_id = submissions.submit(
+            transaction, new, [NewItem({"images": [image]}) for image in images]
+        )
+
+    intake.look()
+    shown, shared = shots(job_id, database)
+    green = f"blob:{hashlib.sha256(pictures.plain('green')).hexdigest()}"
+
+    assert asked == ["/green.png"]
+    assert shown == [[image] for image in images]
+    assert shared == [green]
+    leased = builders.claim(database, builders.session(database))
+    assert [lease.examples for lease in leased] == [[green]] * 3
+
+
+def test_an_item_with_examples_of_its_own_keeps_them_to_itself(
+    intake: Intake, database: Database, tmp_path: Path, web: str
+) -> None:
+    image = upload(database, tmp_path, pictures.plain("red"))
+    shared, own = (upload(database, tmp_path, pictures.plain(tone)) for tone in ("blue", "gray"))
+    new = NewJob(
+        builders.owner(database),
+        builders.MODEL,
+        {"examples": [{"image": shared, "text": "blue"}]},
+    )
+    items = [
+        NewItem({"images": [image]}),
+        NewItem({"images": [image], "examples": [{"image": own, "text": "gray"}]}),
+        NewItem({"images": [image], "examples": []}),
+    ]
+    with database.transaction() as transaction:
+        job_id = submissions.submit(transaction, new, items)
+
+    intake.look()
+    first = builders.claim(database, builders.session(database))
+    # Once all of it is checked, another job needs no intake.
+    with database.transaction() as transaction:
+        again = submissions.submit(transaction, new, items)
+    second = builders.claim(database, builders.session(database, "w2"))
+
+    for leased in (first, second):
+        assert [lease.examples for lease in leased] == [[shared], [own], []]
+        assert [lease.images for lease in leased] == [[image]] * 3
+    assert {lease.job_id for lease in second} == {again}
+    assert job_id != again
+
+
+def test_a_shared_example_that_is_not_there_fails_its_items_with_the_reason(
+    intake: Intake, database: Database, tmp_path: Path, web: str
+) -> None:
+    example = {"image": f"{web}/missing.png", "text": "green"}
+    new = NewJob(builders.owner(database), builders.MODEL, {"examples": [example]})
+    image = upload(database, tmp_path, pictures.plain("red"))
+    with database.transaction() as transaction:
+        job_id = submissions.submit(transaction, new, [NewItem({"images": [image]})] * 2)
+
+    intake.look()
+
+    assert outcomes(database, job_id) == [("intake", "image_not_found")] * 2

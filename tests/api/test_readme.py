@@ -1,0 +1,55 @@
+"""What the README and the pages show of requests is accepted as it stands."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api.schemas import ItemIn, JobIn
+from db.cards import Limits, ModelCard, check_effective
+from db.requests import effective
+
+ROOT = Path(__file__).parents[2]
+CARD = ModelCard(
+    name="m",
+    family="idefics2",
+    kinds=["caption", "vqa", "classify", "generate", "chat"],
+    limits=Limits(max_images=8, max_examples=16, max_new_tokens=64),
+    licence="Apache-2.0",
+)
+
+
+def whole(text: str) -> str:
+    """With digests written out, where a page shortens them."""
+    return re.sub(r"blob:[0-9a-f]*…", f"blob:{'0' * 64}", text)
+
+
+def shown() -> list[dict[str, Any]]:
+    """Every request of the README's `ask '…'` lines."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return [json.loads(whole(asked)) for asked in re.findall(r"^ +ask '(.+?)'$", text, re.M | re.S)]
+
+
+@pytest.mark.parametrize("request_", shown(), ids=lambda request: str(request["kind"]))
+def test_every_kind_in_the_readme_is_accepted(request_: dict[str, Any]) -> None:
+    item = ItemIn.model_validate(request_)
+
+    check_effective(effective({}, item.canonical()), CARD)
+
+
+def test_the_readme_shows_each_kind() -> None:
+    assert {request["kind"] for request in shown()} == {*CARD.kinds}
+
+
+def test_the_job_in_the_readme_is_accepted() -> None:
+    text = whole((ROOT / "README.md").read_text(encoding="utf-8"))
+    [body] = re.findall(r"-d '(\{\n.+?\})'$", text, re.M | re.S)
+    job = json.loads(body)
+    defaults = JobIn.model_validate({"defaults": job["defaults"]}).defaults.canonical()
+
+    for item in job["items"]:
+        request = ItemIn.model_validate(item).canonical()
+        request.pop("custom_id", None)
+        check_effective(effective(defaults, request), CARD)
