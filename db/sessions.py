@@ -13,7 +13,7 @@ from datetime import datetime
 from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from db import leases
+from db import rescues
 from db.cards import ModelCard
 from db.clock import after, now
 from db.states import Stage
@@ -48,7 +48,7 @@ def start(
         .where(sessions.c.worker == worker, sessions.c.alive_until > now())
         .values(alive_until=after(-1.0))
     )
-    leases.rescue(transaction)
+    rescues.rescue(transaction)
     session = secrets.token_hex(12)
     transaction.execute(
         insert(sessions).values(

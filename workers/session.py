@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from db import leases, sessions
+from db import rescues, sessions
 from db.database import Database
 from db.errors import StorageError
 from db.settings import RecordSettings
@@ -136,5 +136,5 @@ class Session:
         elif self._abandoned != self._id:
             self._safe_until = before + self._settings.lease_seconds
         with self._database.transaction() as transaction:
-            if rescued := leases.rescue(transaction):
+            if rescued := rescues.rescue(transaction):
                 log.info("rescued %d items of dead sessions", rescued)

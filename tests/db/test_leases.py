@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from db import jobs, leases, results, sessions
+from db import jobs, leases, rescues, results, sessions
 from db.database import Database
 from db.errors import EngineError, IdefiqError, ImageUnreadable, StorageError
 from db.leases import Failure, Lease, RetryPolicy
@@ -21,7 +21,7 @@ def fail(database: Database, taken: list[Lease], error: IdefiqError) -> set[int]
 
 def rescue(database: Database) -> int:
     with database.transaction() as transaction:
-        return leases.rescue(transaction)
+        return rescues.rescue(transaction)
 
 
 def test_a_claim_takes_the_oldest_items_first_and_numbers_the_attempt(database: Database) -> None:

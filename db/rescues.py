@@ -1,0 +1,43 @@
+"""Items of sessions that died: taken back, charged to nobody."""
+
+from sqlalchemy import Connection
+
+from db import counts
+from db.sql import Statement
+from db.states import ItemState
+
+_DEAD = Statement(
+    """
+    SELECT items.job_id FROM items JOIN sessions ON sessions.id = items.session_id
+    WHERE items.state = 'running' AND sessions.alive_until < {now} LIMIT :limit
+    """
+)
+#: The dead session is looked up again by the statement that writes: between the two, an item
+#: may have been completed, and a completed item stays as it is.
+_RESCUE = Statement(
+    """
+    WITH dead AS MATERIALIZED (
+        SELECT items.id FROM items JOIN sessions ON sessions.id = items.session_id
+        WHERE items.job_id = :job AND items.state = 'running' AND sessions.alive_until < {now}
+        ORDER BY items.id LIMIT :limit
+    )
+    UPDATE items SET state = 'queued', session_id = NULL, due_at = {now},
+        rescues = items.rescues + 1
+    FROM dead WHERE items.id = dead.id AND items.state = 'running'
+      AND EXISTS (
+        SELECT 1 FROM sessions
+        WHERE sessions.id = items.session_id AND sessions.alive_until < {now})
+    RETURNING items.id
+    """
+)
+
+
+def rescue(transaction: Connection, limit: int = 1_000) -> int:
+    """Take back items of dead sessions, charged to nobody. Safe to repeat; returns how many."""
+    affected = sorted({row.job_id for row in _DEAD.run(transaction, limit=limit)})
+    if not affected:
+        return 0
+    counts.lock(transaction, affected)
+    rescued = {job: len(_RESCUE.run(transaction, job=job, limit=limit).all()) for job in affected}
+    counts.move(transaction, rescued, ItemState.RUNNING, ItemState.QUEUED)
+    return sum(rescued.values())
