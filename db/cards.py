@@ -13,7 +13,7 @@ from db.errors import RequestError, UnsupportedKind
 from db.requests import MAX_EXAMPLES, MAX_IMAGES, Kind
 
 #: Options that mean something only while sampling.
-_SAMPLING = ("temperature", "top_p", "top_k", "seed")
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed")
 
 
 class _Stored(BaseModel):
@@ -102,7 +102,7 @@ def check_effective(request: dict[str, Any], card: ModelCard) -> None:
     _check_fields(kind, request)
     _check_counts(kind, request, card)
     _check_template(kind, request)
-    _check_messages(request)
+    _check_messages(request, card)
     _check_lengths(request.get("options", {}), card)
     _check_sampling(request.get("options", {}), card)
     if request.get("method") == "rank" and request.keys() & {"options"}:
@@ -160,18 +160,23 @@ def _check_template(kind: str, request: dict[str, Any]) -> None:
         raise RequestError(f"the template says {{{place}}}, the request no {place!r}", field=place)
 
 
-def _check_messages(request: dict[str, Any]) -> None:
+def _check_messages(request: dict[str, Any], card: ModelCard) -> None:
     messages = request.get("messages")
     if messages is None:
         return
     if messages[-1]["role"] != "user":
         raise RequestError("the last message must be the user's", field="messages")
-    shown = {
+    shown = [
         part["index"]
         for message in messages
         for part in message["content"]
         if part["type"] == "image"
-    }
+    ]
+    if len(shown) > card.limits.max_images:
+        raise RequestError(
+            f"images are shown {len(shown)} times; at most {card.limits.max_images} are taken",
+            field="messages",
+        )
     images = len(request.get("images", ()))
     for index in sorted(shown):
         if index >= images:

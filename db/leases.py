@@ -63,6 +63,14 @@ class Lease:
         examples = example_references(self.request) if self.examples is None else []
         return [*image_references(self.request), *examples]
 
+    @property
+    def shown(self) -> list[str]:
+        """References after intake: images, then those of examples."""
+        images = self.images or []
+        if self.examples is None:  # there are none, or a release before 0002 put them together
+            return images
+        return [*images[: len(image_references(self.request))], *self.examples]
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:

@@ -114,6 +114,9 @@ class Options(_Strict):
     top_k: Annotated[int, Field(ge=0, le=100_000)] | None = Field(
         None, description="Sampling: only so many of the likeliest tokens; 0 takes all"
     )
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="Sampling: only tokens at least this likely, compared to the likeliest"
+    )
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(
         None, description="Sampling: the same seed draws the same answer; the answer says its own"
     )

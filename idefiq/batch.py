@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from idefiq.client import Client
-from idefiq.types import ApiError, Job, TooLong
+from idefiq.types import ApiError, Job, Result, TooLong
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif", ".heic", ".heif"})
 #: Files uploaded between two reports of progress.
@@ -80,10 +80,19 @@ def run(
             job = _look_again(client, job)
         report("answer", job.counts.finished, len(items), job)
         for result in client.results(job):
-            error = result.error or (result.state if result.answer is None else None)
             path = str(sent[result.index])
-            outcomes[path] = Outcome(path, result.label or result.answer, error)
+            outcomes[path] = _outcome(path, result)
     return [outcomes[str(path)] for path in paths]
+
+
+def _outcome(path: str, result: Result) -> Outcome:
+    if result.answer is None:
+        return Outcome(path, None, result.error or result.state)
+    if "label" not in (result.detail or {}):
+        return Outcome(path, result.answer, None)
+    if result.label is None:
+        return Outcome(path, None, f"the answer names none of the labels: {result.answer!r}")
+    return Outcome(path, result.label, None)
 
 
 def _label(path: Path) -> str:

@@ -230,6 +230,11 @@ def test_every_kind_has_its_fields(request_: dict[str, object]) -> None:
         (chat(message("user", 0)), "messages", "image 0 is shown, but there are 0 images"),
         (chat(message("user", "hi"), images=1), "images", "image 0 is not shown"),
         (
+            chat(message("user", *[0] * 4), images=1),
+            "messages",
+            "images are shown 4 times; at most 3",
+        ),
+        (
             {"kind": "caption", "images": [IMAGE], "options": {"temperature": 0.5}},
             "options.temperature",
             "set do_sample",

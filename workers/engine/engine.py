@@ -127,8 +127,7 @@ class Engine:
 
     def _load_one(self, lease: Lease) -> Prepared | IdefiqError:
         try:
-            shown = [*(lease.images or ()), *(lease.examples or ())]
-            images = [decode(self._read(lease.owner_id, ref)) for ref in shown]
+            images = [decode(self._read(lease.owner_id, ref)) for ref in lease.shown]
             return self._family.prepare(lease.request, images)
         except IdefiqError as error:
             return error

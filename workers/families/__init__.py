@@ -10,7 +10,7 @@ from typing import cast
 
 from PIL import Image
 
-from db.errors import RequestError
+from db.errors import ItemError, RequestError
 from workers.families.base import Family, LoadFamily
 from workers.settings import EngineSettings
 
@@ -33,7 +33,17 @@ def load(settings: EngineSettings) -> Family:
         RequestError: No family here can load it.
     """
     module = importlib.import_module(_module_of(settings))
-    return cast(LoadFamily, module.load)(settings)
+    try:
+        return cast(LoadFamily, module.load)(settings)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, ImportError) as error:
+        # Whatever a checkpoint lacks, its libraries say so in one of these.
+        raise RequestError(
+            f"model {settings.model!r} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+    except ItemError as error:
+        raise RequestError(
+            f"model {settings.model!r} does not take the items of its own check: {error}"
+        ) from error
 
 
 def _module_of(settings: EngineSettings) -> str:

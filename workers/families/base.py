@@ -70,7 +70,7 @@ class Answer:
     seed: int | None = None
     prompt: str | None = None
 
-    def record(self, kind: str = "") -> dict[str, Any]:
+    def record(self, kind: str) -> dict[str, Any]:
         """The JSON that is stored and sent, without what does not concern it."""
         said = {key: value for key, value in asdict(self).items() if value is not None}
         if kind == "classify":

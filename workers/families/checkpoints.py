@@ -25,6 +25,14 @@ DEMO = Path(__file__).parent.parent / "demo" / "checkpoint"
 NOTES = {"demo": "Demonstration model: knows drawn scenes of coloured shapes and nothing else."}
 #: Never weights of other formats, nor code.
 WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+#: An adapter beside a model would be put on top of it unseen.
+UNWANTED = ["adapter_*"]
+#: Of each, one; a cache that other programs filled may lack some.
+NEEDED = (
+    ("config.json",),
+    ("tokenizer.json", "tokenizer.model", "vocab.json"),
+    ("processor_config.json", "preprocessor_config.json"),
+)
 INDEX = "model.safetensors.index.json"
 
 
@@ -59,10 +67,10 @@ def takes_images(kind: str) -> bool:
     return kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 
-def revision(folder: Path, settings: EngineSettings) -> str:
+def revision(folder: Path) -> str:
     """The commit that is loaded, if it came from the hub."""
     # The hub's cache names the folder of a snapshot by its commit.
-    return folder.name if folder.parent.name == "snapshots" else settings.model_revision
+    return folder.name if folder.parent.name == "snapshots" else ""
 
 
 def licence(settings: EngineSettings) -> str:
@@ -97,7 +105,13 @@ def _from_hub(name: str, settings: EngineSettings) -> Path:
     pinned = settings.model_revision or None
     try:
         here = Path(
-            snapshot_download(name, revision=pinned, allow_patterns=WANTED, local_files_only=True)
+            snapshot_download(
+                name,
+                revision=pinned,
+                allow_patterns=WANTED,
+                ignore_patterns=UNWANTED,
+                local_files_only=True,
+            )
         )
         if _is_whole(here):
             return here
@@ -106,7 +120,11 @@ def _from_hub(name: str, settings: EngineSettings) -> Path:
     except HFValidationError as error:
         raise _missing(settings, "neither a folder nor a name of the hub") from error
     try:
-        return Path(snapshot_download(name, revision=pinned, allow_patterns=WANTED))
+        return Path(
+            snapshot_download(
+                name, revision=pinned, allow_patterns=WANTED, ignore_patterns=UNWANTED
+            )
+        )
     except RevisionNotFoundError as error:
         raise RequestError(
             f"model {settings.model!r}: {name!r} has no revision {pinned!r};"
@@ -119,8 +137,8 @@ def _from_hub(name: str, settings: EngineSettings) -> Path:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether a cached snapshot has a configuration and every shard of its weights."""
-    if not (folder / "config.json").is_file():
+    """Whether a cached snapshot has all that a model needs, and every shard of its weights."""
+    if not all(any((folder / name).is_file() for name in names) for names in NEEDED):
         return False
     if (folder / "model.safetensors").is_file():
         return True

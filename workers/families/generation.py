@@ -19,7 +19,7 @@ OPTIONS = (
     "length_penalty",
     "no_repeat_ngram_size",
 )
-SAMPLING = ("temperature", "top_p", "top_k")
+SAMPLING = ("temperature", "top_p", "top_k", "min_p")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,15 @@ def defaults(config: GenerationConfig, most_new_tokens: int) -> dict[str, Any]:
     return {name: value for name, value in told.items() if value is not None}
 
 
+def padding(tokenizer: Any, ending: Ending) -> int:
+    """What is put before a shorter prompt: never a token that an answer could have.
+
+    Attention does not see it, but rules against repetition do.
+    """
+    candidates = (tokenizer.pad_token_id, tokenizer.bos_token_id, *ending.ids)
+    return next((c for c in candidates if c is not None and c not in ending.ids), ending.ids[0])
+
+
 def generate(
     model: Any,
     tensors: Mapping[str, torch.Tensor],
@@ -91,7 +100,9 @@ def generate(
         temperature=None,
         top_p=None,
         top_k=None,
+        min_p=None,
         max_length=None,
+        return_dict_in_generate=False,
         eos_token_id=list(ending.ids),
         bad_words_ids=_never(config, ending),
         stop_strings=options.get("stop"),
@@ -108,10 +119,13 @@ def generate(
 
 def read(ids: Sequence[int], stops: Sequence[str], ending: Ending, tokenizer: Any) -> Said:
     """The text of one row, cut before the first stop string."""
+    # A decoder drops the space that a text begins with, and a stop string may begin with it.
+    begin: list[int] = tokenizer.encode("a", add_special_tokens=False)
+    skipped = len(tokenizer.decode(begin))
 
     def decoded(count: int) -> str:
-        text: str = tokenizer.decode(ids[:count], skip_special_tokens=True)
-        return text
+        text: str = tokenizer.decode([*begin, *ids[:count]], skip_special_tokens=True)
+        return text[skipped:]
 
     text = decoded(len(ids))
     if found := [text.index(stop) for stop in stops if stop in text]:

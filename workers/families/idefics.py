@@ -40,7 +40,7 @@ class Idefics(Pinned):
 
     def encode(self, text: str, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         """pixel_values: float (images, 3, side, side); the mask: (tokens, images)."""
-        ids = torch.tensor(self._text_ids(text))
+        ids = torch.tensor(self.text_ids(text))
         tensors = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if not images:
             return tensors
@@ -71,10 +71,6 @@ class Idefics(Pinned):
             name or "image_encoder_embeddings": outputs.image_hidden_states,
             "image_attention_mask": tensors["image_attention_mask"][:, -1:],
         }
-
-    def _text_ids(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
-        return ids
 
     def _looks(self, item: Inputs) -> torch.Tensor:
         """The item's mask for as many tokens as it has, more or fewer than its prompt."""

@@ -5,14 +5,10 @@ with masks that make the padding invisible to the model.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoProcessor
 
-from workers.families import loading
 from workers.families.pinned import Inputs, Pinned
 from workers.settings import EngineSettings
 
@@ -22,18 +18,13 @@ class Idefics2(Pinned):
 
     name = "idefics2"
 
-    def load_processor(self, where: Path, settings: EngineSettings) -> Any:
-        """The processor, splitting pictures or not."""
-        processor = AutoProcessor.from_pretrained(where, **loading.LOCAL, backend="pil")
-        if settings.image_splitting:
-            # As an argument of each call it would split the pixels and not the tokens.
-            processor.image_processor.do_image_splitting = settings.image_splitting == "on"
-        return processor
-
     def encode(self, text: str, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         """pixel_values: float (images, 3, height, width); pixel_attention_mask without the 3."""
         encoded = self._processor(
-            text=[text], images=[list(images)] if images else None, return_tensors="pt"
+            text=[text],
+            images=[list(images)] if images else None,
+            add_special_tokens=not self.begins_itself(text),
+            return_tensors="pt",
         )
         tensors = {name: encoded[name][0] for name in ("input_ids", "attention_mask")}
         if images:

@@ -1,15 +1,17 @@
 """Which label an answer names."""
 
-import re
 import unicodedata
 from collections.abc import Sequence
+
+#: Signs that tell labels apart, as C from C++ and C#.
+_SIGNS = "+#-_"
 
 
 def named(text: str, labels: Sequence[str]) -> str | None:
     """The label that `text` names, or None if it names none, or several.
 
-    Case, accents' encoding and what is around words do not matter. The answer is a label, or
-    begins with one (the longest wins), or contains just one.
+    Case, the encoding of accents and what is around words do not matter. The answer is a label,
+    or begins with one (the longest wins), or contains just one.
     """
     said = _plain(text)
     plain = {label: _plain(label) for label in labels}
@@ -35,5 +37,10 @@ def _starts(said: str, label: str) -> bool:
 
 def _plain(text: str) -> str:
     folded = unicodedata.normalize("NFKC", text).casefold()
-    words = re.sub(r"[^\w+#-]+", " ", folded)
-    return words.strip() or folded.strip()
+    words = "".join(letter if _counts(letter) else " " for letter in folded).split()
+    return " ".join(words) or folded.strip()
+
+
+def _counts(letter: str) -> bool:
+    # Marks are the vowels of many scripts.
+    return letter.isalnum() or letter in _SIGNS or unicodedata.category(letter).startswith("M")

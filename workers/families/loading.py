@@ -18,33 +18,53 @@ TEXT_PARTS = frozenset(
 )
 
 
+def load_processor(processor_class: Any, where: Path, settings: EngineSettings) -> Any:
+    """A checkpoint's processor; pixels are made by Pillow, whatever else is installed."""
+    processor = processor_class.from_pretrained(where, **LOCAL, backend="pil")
+    if settings.chat_template:
+        processor.chat_template = Path(settings.chat_template).read_text(encoding="utf-8")
+    if settings.image_splitting:
+        # As an argument of each call it would split the pixels and not the tokens.
+        processor.image_processor.do_image_splitting = settings.image_splitting == "on"
+    return processor
+
+
 def load_model(where: Path, settings: EngineSettings) -> Any:
     """Load and place a model, ready to answer.
 
     Raises:
         RequestError: It cannot be loaded as the settings say; tells why.
     """
+    if (where / "adapter_config.json").exists():
+        raise RequestError(
+            f"model {settings.model!r}: {str(where)!r} holds an adapter, which would be applied"
+            " unseen; name the base model's folder, and the adapter's with IDEFIQ_ADAPTER"
+        )
+    model = AutoModelForImageTextToText.from_pretrained(where, **LOCAL, **_options(where, settings))
+    if model.config.is_encoder_decoder:
+        raise RequestError(
+            f"model {settings.model!r} reads with one part and speaks with another"
+            " (encoder and decoder); only models that go on with their prompt are served"
+        )
+    if settings.adapter:
+        _add_adapter(model, Path(settings.adapter))
+    if settings.device != "auto" and settings.quantize == "none":
+        model.to(settings.device)
+    return model.eval()
+
+
+def _options(where: Path, settings: EngineSettings) -> dict[str, Any]:
     options: dict[str, Any] = {"dtype": getattr(torch, settings.dtype), "use_safetensors": True}
     if settings.attention:
         options["attn_implementation"] = settings.attention
     if settings.quantize != "none":
         options["quantization_config"] = quantization(where, settings)
-    spread = settings.device == "auto"
-    if spread:
+        options["device_map"] = {"": settings.device}
+    if settings.device == "auto":
         options["device_map"] = "auto"
         options["max_memory"] = _max_memory(settings)
         options["offload_folder"] = settings.offload_folder or None
-    elif settings.quantize != "none":
-        options["device_map"] = {"": settings.device}
-    try:
-        model = AutoModelForImageTextToText.from_pretrained(where, **LOCAL, **options)
-        if settings.adapter:
-            _add_adapter(model, Path(settings.adapter))
-        if not spread and settings.quantize == "none":
-            model.to(settings.device)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        raise RequestError(f"model {settings.model!r} cannot be loaded: {error}") from error
-    return model.eval()
+    return options
 
 
 def quantization(where: Path, settings: EngineSettings) -> BitsAndBytesConfig:
@@ -73,7 +93,17 @@ def seeing_parts(where: Path) -> list[str]:
         model = AutoModelForImageTextToText.from_config(
             AutoConfig.from_pretrained(where, **LOCAL), trust_remote_code=False
         )
-    return [f"model.{name}" for name, _ in model.model.named_children() if is_seeing(name)]
+    return [full for full, name, _ in parts(model) if is_seeing(name)]
+
+
+def parts(model: Any) -> list[tuple[str, str, torch.nn.Module]]:
+    """The parts of a model but its last layer: full name, name, module."""
+    inner, prefix = (model.model, "model.") if hasattr(model, "model") else (model, "")
+    return [
+        (f"{prefix}{name}", name, module)
+        for name, module in inner.named_children()
+        if name != "lm_head"
+    ]
 
 
 def is_seeing(part: str) -> bool:
@@ -105,4 +135,10 @@ def _add_adapter(model: Any, folder: Path) -> None:
             f"the adapter {str(folder)!r} has no adapter_model.safetensors;"
             " pickled weights could run code and are not loaded"
         )
-    model.load_adapter(os.fspath(folder), use_safetensors=True)
+    told = model.load_adapter(os.fspath(folder), use_safetensors=True)
+    strangers = sorted({*told.missing_keys, *told.unexpected_keys, *told.mismatched_keys})
+    if strangers:
+        raise RequestError(
+            f"the adapter {str(folder)!r} is not one of this model: {len(strangers)} of its"
+            f" weights have no place in it, or none in the adapter, such as {strangers[0]!r}"
+        )

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, ClassVar
 
 import jinja2
@@ -41,14 +40,14 @@ class Inputs:
         prompt: The prompt's text, an image being one token.
         template: Name of the prompt template.
         seed: What draws the answer, if it is drawn.
-        labels: What follows the prompt for each label that is to be ranked.
+        suffixes: What follows the prompt for each label, if labels are to be ranked.
     """
 
     tensors: dict[str, torch.Tensor]
     prompt: str
     template: str
     seed: int | None
-    labels: ranking.Suffixes | None
+    suffixes: ranking.Suffixes | None
 
 
 class Pinned:
@@ -63,23 +62,28 @@ class Pinned:
 
     #: Name of the family.
     name: ClassVar[str]
-    #: Tensors with a row for each token, and what is put before a shorter item's rows.
-    per_token: ClassVar[dict[str, int]] = {"input_ids": 0, "attention_mask": 0}
+    #: What loads its processor.
+    processor_class: ClassVar[Any] = AutoProcessor
+    #: Tensors with a row for each token, besides the ids: zeros are put before a shorter item's.
+    per_token: ClassVar[frozenset[str]] = frozenset({"input_ids", "attention_mask"})
 
     def __init__(self, settings: EngineSettings) -> None:
         if settings.torch_threads:
             torch.set_num_threads(settings.torch_threads)
         where = checkpoints.fetch(settings)
-        self._processor = self.load_processor(where, settings)
+        self._processor = loading.load_processor(self.processor_class, where, settings)
         self._tokenizer = self._processor.tokenizer
-        self._tokenizer.padding_side = "left"
+        self.image_token = str(getattr(self._processor, "image_token", "<image>"))
         self.model = loading.load_model(where, settings)
         self.device = loading.input_device(self.model, settings)
-        self._controls = Controls(self._control_tokens())
-        self._control_ids = set(self._tokenizer.convert_tokens_to_ids(list(self._control_tokens())))
+        self._controls = Controls.of(
+            self._tokenizer, str(self._processor.chat_template or ""), self.image_token
+        )
+        self._controls_of = lru_cache(1024)(self._count_controls_without_text)
+        self._suffixes_of = lru_cache(64)(self._suffixes)
         self._context = getattr(self.model.config.get_text_config(), "max_position_embeddings", 0)
         self.ending = generation.Ending.of(self.model, self._tokenizer, self._controls.of_images)
-        self._controls_of = lru_cache(1024)(self._count_controls_without_text)
+        self._padding = generation.padding(self._tokenizer, self.ending)
         style = self._style(settings)
         self.card = ModelCard(
             name=settings.model,
@@ -94,7 +98,7 @@ class Pinned:
             style=style,
             defaults=generation.defaults(self.model.generation_config, settings.max_new_tokens),
             note=checkpoints.note(settings),
-            revision=checkpoints.revision(where, settings),
+            revision=checkpoints.revision(where),
             dtype=settings.dtype,
             quantize=settings.quantize,
             adapter=settings.adapter,
@@ -103,11 +107,17 @@ class Pinned:
         self.card = self.card.model_copy(update={"checks": selfcheck.run(self)})
         self.ranks_from_cache = selfcheck.ranks_from_cache(self)
 
-    # ---- what a family may say otherwise ---------------------------------------------
+    # ---- what a family says ----------------------------------------------------------
 
-    def load_processor(self, where: Path, settings: EngineSettings) -> Any:
-        """The checkpoint's processor; pixels are made by Pillow, whatever else is installed."""
-        return AutoProcessor.from_pretrained(where, **loading.LOCAL, backend="pil")
+    def encode(self, text: str, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
+        """One item's tensors, without a batch dimension."""
+        raise NotImplementedError
+
+    def collate_images(self, items: Sequence[Inputs]) -> dict[str, torch.Tensor]:
+        """The tensors of a batch that are not per token."""
+        raise NotImplementedError
+
+    # ---- and may say otherwise -------------------------------------------------------
 
     def render(self, turns: Sequence[Turn]) -> str:
         """The text of a prompt, with one image token for each image."""
@@ -123,17 +133,14 @@ class Pinned:
         ]
         try:
             text: str = self._processor.apply_chat_template(messages, add_generation_prompt=True)
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, TypeError) as error:
             raise ItemRefused(f"the model's chat template refuses this: {error}") from error
         return text
 
-    def encode(self, text: str, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-        """One item's tensors, without a batch dimension."""
-        raise NotImplementedError
-
-    def collate_images(self, items: Sequence[Inputs]) -> dict[str, torch.Tensor]:
-        """The tensors of a batch that are not per token."""
-        raise NotImplementedError
+    def begins_itself(self, text: str) -> bool:
+        """Whether a prompt writes the first token, which a tokenizer would write once more."""
+        begin = self._tokenizer.bos_token
+        return bool(begin) and text.startswith(begin)
 
     def like(self, item: Inputs) -> Hashable:
         """Items may be collated if this is equal."""
@@ -148,23 +155,10 @@ class Pinned:
         """
         return {}
 
-    @property
-    def image_token(self) -> str:
-        """The token that stands for an image in a prompt."""
-        return str(getattr(self._processor, "image_token", "<image>"))
-
     def _style(self, settings: EngineSettings) -> Style:
         if settings.prompt_style != "auto":
             return settings.prompt_style
-        return "chat" if getattr(self._processor, "chat_template", None) else "plain"
-
-    def _control_tokens(self) -> set[str]:
-        template = str(getattr(self._processor, "chat_template", None) or "")
-        return {
-            token.content
-            for token in self._tokenizer.added_tokens_decoder.values()
-            if token.special or token.content in template
-        } | {self.image_token}
+        return "chat" if self._processor.chat_template else "plain"
 
     # ---- CPU ------------------------------------------------------------------------
 
@@ -176,8 +170,14 @@ class Pinned:
             for turn in prompt.turns
         ]
         text = self.render(turns)
-        if self._count_controls(text) != self._controls_of(tuple(_bare(turn) for turn in turns)):
+        ids = self.text_ids(text)
+        if self._controls.count(ids) != self._controls_of(tuple(_bare(turn) for turn in turns)):
             raise ItemRefused("the text contains what this model takes for a control token")
+        self._check_length(len(ids), 0)  # before pictures make it longer, and are worked on
+        suffixes = None
+        if request.get("method") == "rank":
+            labels = tuple(self._controls.spell_out(label) for label in request["labels"])
+            suffixes = self._suffixes_of(self._tail(text, ids), labels)
         shown = [images[part] for turn in turns for part in turn.parts if isinstance(part, int)]
         try:
             tensors = self.encode(text, shown)
@@ -186,21 +186,24 @@ class Pinned:
             raise ItemRefused(
                 f"the model's processor cannot take the item (pictures: {sizes or 'none'}): {error}"
             ) from error
-        ranked = request.get("method") == "rank"
-        inputs = Inputs(
-            tensors=tensors,
-            prompt=text,
-            template=prompt.template,
-            seed=self._seed(request),
-            labels=ranking.suffixes(self._text_ids, text, request["labels"]) if ranked else None,
-        )
         tokens = len(tensors["input_ids"])
-        self._check_length(request, inputs, tokens)
+        if suffixes:
+            self._check_length(tokens, max(len(suffix) for suffix in suffixes.ids))
+        else:
+            self._check_length(tokens, int(self.options(request)["max_new_tokens"]))
+        inputs = Inputs(tensors, text, prompt.template, self._seed(request), suffixes)
         return Prepared(request, tokens=tokens, inputs=inputs)
 
     def options(self, request: dict[str, Any]) -> dict[str, Any]:
         """The options of a request over those of the checkpoint."""
         return {**self.card.defaults, **request.get("options", {})}
+
+    def text_ids(self, text: str) -> list[int]:
+        """The tokens of a prompt's text, an image being one."""
+        ids: list[int] = self._tokenizer(
+            text, add_special_tokens=not self.begins_itself(text)
+        ).input_ids
+        return ids
 
     def _seed(self, request: dict[str, Any]) -> int | None:
         options = self.options(request)
@@ -209,24 +212,27 @@ class Pinned:
     def _spelled(self, part: Part) -> Part:
         return part if isinstance(part, int) else self._controls.spell_out(part)
 
-    def _text_ids(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(text).input_ids
+    def _tail(self, text: str, ids: list[int]) -> str:
+        """As much of a prompt's end as the tokens after it can depend on."""
+        tail = text[self._controls.last(text) :]
+        own = self._ids_within(tail)
+        return tail if ids[len(ids) - len(own) :] == own else text
+
+    def _ids_within(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
         return ids
 
-    def _count_controls(self, text: str) -> Counter[int]:
-        return Counter(number for number in self._text_ids(text) if number in self._control_ids)
+    def _suffixes(self, tail: str, labels: tuple[str, ...]) -> ranking.Suffixes:
+        found = ranking.suffixes(self._ids_within, tail, labels)
+        if any(self._controls.count(ids) for ids in found.ids):
+            raise ItemRefused("a label contains what this model takes for a control token")
+        return found
 
     def _count_controls_without_text(self, turns: tuple[Turn, ...]) -> Counter[int]:
-        return self._count_controls(self.render(turns))
+        return self._controls.count(self.text_ids(self.render(turns)))
 
-    def _check_length(self, request: dict[str, Any], inputs: Inputs, tokens: int) -> None:
-        if not self._context:
-            return
-        if inputs.labels:
-            beside = max(len(suffix) for suffix in inputs.labels.ids)
-        else:
-            beside = int(self.options(request)["max_new_tokens"])
-        if tokens > self._context - beside:
+    def _check_length(self, tokens: int, beside: int) -> None:
+        if self._context and tokens > self._context - beside:
             raise PromptTooLong(
                 f"{tokens} tokens; this model takes {self._context - beside} beside the answer"
             )
@@ -254,10 +260,12 @@ class Pinned:
     def collate(self, items: Sequence[Inputs]) -> dict[str, torch.Tensor]:
         """The tensors of a batch, on the device: texts padded on the left."""
         longest = max(len(item.tensors["input_ids"]) for item in items)
+        padding = {"input_ids": self._padding}
         tensors = {
-            name: torch.stack([_pad(item.tensors[name], longest, value) for item in items])
-            for name, value in self.per_token.items()
-            if name in items[0].tensors
+            name: torch.stack(
+                [_pad(item.tensors[name], longest, padding.get(name, 0)) for item in items]
+            )
+            for name in self.per_token & items[0].tensors.keys()
         }
         return self.place(tensors | self.collate_images(items))
 
@@ -283,8 +291,8 @@ class Pinned:
         )
 
     def _answer(self, batch: Sequence[Prepared]) -> list[Answer]:
-        if batch[0].inputs.labels:
-            return [self._ranked(item) for item in batch]
+        if batch[0].inputs.suffixes:
+            return [self._ranked(item, item.inputs.suffixes) for item in batch]
         stops = self.options(batch[0].request).get("stop", ())
         answers = []
         for item, ids in zip(batch, self.generate_ids(batch), strict=True):
@@ -304,8 +312,8 @@ class Pinned:
             )
         return answers
 
-    def _ranked(self, item: Prepared) -> Answer:
-        scores = ranking.rank(self, item.inputs, item.request["labels"])
+    def _ranked(self, item: Prepared, suffixes: ranking.Suffixes) -> Answer:
+        scores = ranking.rank(self, item.inputs, suffixes, item.request["labels"])
         best = max(scores, key=lambda score: score.logprob)  # the first of equals
         return Answer(
             text=best.label,

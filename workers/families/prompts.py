@@ -136,12 +136,17 @@ def build(request: Mapping[str, Any], style: Style, images_given: int) -> Prompt
     if style == "plain":
         parts = list(head)
         for question, answer in solved:
-            parts += [*question, f" {answer}\n"]
+            parts += [*question, answer if _ends_in_space(question) else f" {answer}", "\n"]
         return Prompt((Turn("user", _joined([*parts, *asked])),), template.name)
     turns = []
     for question, answer in solved:
         turns += [Turn("user", _joined(question)), Turn("assistant", (answer,))]
     return Prompt((*turns, Turn("user", _joined([*head, *asked]))), template.name)
+
+
+def _ends_in_space(parts: list[Part]) -> bool:
+    last = parts[-1] if parts else ""
+    return isinstance(last, str) and last[-1:].isspace()
 
 
 def _choose(request: Mapping[str, Any], style: Style) -> Template:

@@ -10,19 +10,22 @@ that every label is scored by exactly the tokens that it would be written with.
 """
 
 import copy
+import inspect
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from db.errors import EngineError
 from workers.families.base import Score
 
 if TYPE_CHECKING:
     from workers.families.pinned import Inputs, Pinned
 
-#: Labels that are scored side by side.
-ROWS = 64
+#: Labels that are scored side by side, at most; and tokens of them, and of what they look at.
+MOST_ROWS, MOST_TOKENS, MOST_SEEN = 64, 1024, 32_768
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +36,16 @@ class Suffixes:
     cut: int
 
 
-def suffixes(text_ids: Callable[[str], list[int]], prompt: str, labels: Sequence[str]) -> Suffixes:
+def suffixes(ids_of: Callable[[str], list[int]], prompt: str, labels: Sequence[str]) -> Suffixes:
     """Find each label's tokens after the prompt.
 
     Args:
-        text_ids: The tokenizer.
-        prompt: The prompt's text, an image being one token.
+        ids_of: The tokenizer, adding nothing at the beginning.
+        prompt: The prompt's text, or as much of its end as the labels' tokens can depend on.
     """
-    begun = text_ids(prompt)
+    begun = ids_of(prompt)
     space = "" if prompt.endswith("\n") else " "
-    whole = [text_ids(f"{prompt.rstrip(' ')}{space}{label}") for label in labels]
+    whole = [ids_of(f"{prompt.rstrip(' ')}{space}{label}") for label in labels]
     shared = min(_shared(begun, ids) for ids in whole)
     return Suffixes([ids[shared:] for ids in whole], cut=len(begun) - shared)
 
@@ -52,31 +55,44 @@ def _shared(one: Sequence[int], other: Sequence[int]) -> int:
     return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
-def rank(family: "Pinned", item: "Inputs", labels: Sequence[str]) -> list[Score]:
+def rank(
+    family: "Pinned", item: "Inputs", suffixes: Suffixes, labels: Sequence[str]
+) -> list[Score]:
     """The likelihood of every label, in their order.
 
     Raises:
-        RuntimeError: The device failed.
+        EngineError: The model's scores are no numbers.
+        torch.OutOfMemoryError: Not even one label at a time fits.
     """
-    assert item.labels is not None
-    logprobs = cached(family, item) if family.ranks_from_cache else whole(family, item)
-    return [
-        Score(label, float(sum(chosen)), float(sum(chosen) / len(chosen)))
+    score = cached if family.ranks_from_cache else forced
+    rows = MOST_ROWS
+    while True:
+        try:
+            logprobs = score(family, item, suffixes, rows)
+            break
+        except torch.OutOfMemoryError:
+            if rows == 1:
+                raise
+            rows //= 2
+    scores = [
+        Score(label, sum(chosen), sum(chosen) / len(chosen))
         for label, chosen in zip(labels, logprobs, strict=True)
     ]
+    if not all(math.isfinite(score.logprob) for score in scores):
+        raise EngineError("the model's scores are not finite")
+    return scores
 
 
-def cached(family: "Pinned", item: "Inputs") -> list[list[float]]:
+def cached(
+    family: "Pinned", item: "Inputs", suffixes: Suffixes, most_rows: int = MOST_ROWS
+) -> list[list[float]]:
     """Each label's tokens' logarithmic probabilities, the prompt being read once."""
-    suffixes = _suffixes(item)
-    prefix = family.collate([cut(family, item)])
+    prefix = family.collate([without_end(family, item, suffixes.cut)])
     length = prefix["input_ids"].shape[1]
-    outputs = family.model(**prefix, use_cache=True)
-    first = _logprobs(outputs.logits[:, -1])
+    outputs = family.model(**prefix, use_cache=True, **_last_only(family.model))
     more = family.go_on(outputs, prefix)
-    chosen = []
-    for start in range(0, len(suffixes), ROWS):
-        some = suffixes[start : start + ROWS]
+    chosen: list[list[float]] = []
+    while some := suffixes.ids[len(chosen) :][: _rows(suffixes, length, most_rows)]:
         cache = copy.deepcopy(outputs.past_key_values)
         cache.batch_repeat_interleave(len(some))
         ids, mask = _right_padded(some, family.device)
@@ -88,44 +104,56 @@ def cached(family: "Pinned", item: "Inputs") -> list[list[float]]:
             use_cache=True,
             **{name: tensor.repeat_interleave(len(some), 0) for name, tensor in more.items()},
         )
-        scores = torch.cat(
-            [first.expand(len(some), -1)[:, None], _logprobs(steps.logits[:, :-1])], 1
+        first = outputs.logits[:, -1:].expand(len(some), -1, -1)
+        chosen += _pick(torch.cat([first, steps.logits[:, :-1]], 1), some)
+    return chosen
+
+
+def forced(
+    family: "Pinned", item: "Inputs", suffixes: Suffixes, most_rows: int = MOST_ROWS
+) -> list[list[float]]:
+    """The same by `generate`, made to say each label: slower, for any architecture."""
+    bare = without_end(family, item, suffixes.cut)
+    length = len(bare.tensors["input_ids"])
+    chosen: list[list[float]] = []
+    while some := suffixes.ids[len(chosen) :][: _rows(suffixes, length, most_rows)]:
+        prefix = family.collate([bare] * len(some))
+
+        def only(row: int, ids: torch.Tensor, some: list[list[int]] = some) -> list[int]:
+            step = len(ids) - length
+            return [some[row][step] if step < len(some[row]) else some[row][-1]]
+
+        output = family.model.generate(
+            **prefix,
+            max_new_tokens=max(len(suffix) for suffix in some),
+            do_sample=False,
+            prefix_allowed_tokens_fn=only,
+            output_logits=True,
+            return_dict_in_generate=True,
         )
-        chosen += _pick(scores, some)
+        chosen += _pick(torch.stack(output.logits, 1), some)
     return chosen
 
 
-def whole(family: "Pinned", item: "Inputs") -> list[list[float]]:
-    """The same, each label with the whole prompt before it: slower, for any architecture."""
-    chosen = []
-    for suffix in _suffixes(item):
-        bare = cut(family, item)
-        ids = torch.cat([bare.tensors["input_ids"], torch.tensor(suffix)])
-        tensors = {**bare.tensors, "input_ids": ids}
-        for name in family.per_token.keys() & bare.tensors.keys() - {"input_ids"}:
-            last = bare.tensors[name][-1:]
-            tensors[name] = torch.cat([bare.tensors[name], last.repeat_interleave(len(suffix), 0)])
-        scores = family.model(**family.collate([_with(bare, tensors)])).logits
-        chosen += _pick(_logprobs(scores[:, -len(suffix) - 1 : -1]), [suffix])
-    return chosen
-
-
-def cut(family: "Pinned", item: "Inputs") -> "Inputs":
+def without_end(family: "Pinned", item: "Inputs", cut: int) -> "Inputs":
     """The item without the last tokens of its prompt, where labels need that."""
-    end = len(item.tensors["input_ids"]) - (item.labels.cut if item.labels else 0)
+    end = len(item.tensors["input_ids"]) - cut
     tensors = {
         name: tensor[:end] if name in family.per_token else tensor
         for name, tensor in item.tensors.items()
     }
-    return _with(item, tensors)
+    return replace(item, tensors=tensors)
 
 
-def _with(item: "Inputs", tensors: dict[str, Any]) -> "Inputs":
-    return type(item)(tensors, item.prompt, item.template, item.seed, item.labels)
+def _rows(suffixes: Suffixes, length: int, most: int) -> int:
+    longest = max(len(suffix) for suffix in suffixes.ids)
+    return max(1, min(most, MOST_TOKENS // longest, MOST_SEEN // (length + longest)))
 
 
-def _suffixes(item: "Inputs") -> list[list[int]]:
-    return item.labels.ids if item.labels else []
+def _last_only(model: Any) -> dict[str, int]:
+    """Scores of the whole prompt would be gigabytes; only the last are looked at."""
+    takes = inspect.signature(model.forward).parameters
+    return {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
 
 
 def _right_padded(
@@ -140,13 +168,11 @@ def _right_padded(
     return ids.to(device), mask.to(device)
 
 
-def _logprobs(logits: torch.Tensor) -> torch.Tensor:
-    return logits.float().log_softmax(-1)
-
-
-def _pick(logprobs: torch.Tensor, suffixes: Sequence[Sequence[int]]) -> list[list[float]]:
-    """Of float (rows, steps, vocabulary), those of each row's own tokens."""
-    return [
-        [float(logprobs[row, step, token]) for step, token in enumerate(suffix)]
-        for row, suffix in enumerate(suffixes)
-    ]
+def _pick(logits: torch.Tensor, suffixes: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Of float (rows, steps, vocabulary), the logarithmic probability of each row's tokens."""
+    ids, _ = _right_padded(suffixes, logits.device)
+    chosen = logits.gather(-1, ids[..., None])[..., 0].float() - torch.stack(
+        [row.float().logsumexp(-1) for row in logits]  # one by one: in float32 a row is large
+    )
+    rows: list[list[float]] = chosen.tolist()
+    return [row[: len(suffix)] for row, suffix in zip(rows, suffixes, strict=True)]

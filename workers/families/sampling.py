@@ -13,6 +13,7 @@ import torch
 from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
+    MinPLogitsWarper,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -49,7 +50,7 @@ class SeededNoise(LogitsProcessor):  # type: ignore[misc]
 
 
 def processors(options: Mapping[str, Any], seeds: Sequence[int]) -> LogitsProcessorList:
-    """What makes greedy `generate` sample: temperature, top-k, top-p, then noise by seed."""
+    """What makes greedy `generate` sample: temperature, top-k, top-p, min-p, then noise by seed."""
     chosen = LogitsProcessorList()
     if (temperature := options.get("temperature") or 1.0) != 1.0:
         chosen.append(TemperatureLogitsWarper(float(temperature)))
@@ -57,5 +58,7 @@ def processors(options: Mapping[str, Any], seeds: Sequence[int]) -> LogitsProces
         chosen.append(TopKLogitsWarper(top_k=top_k))
     if (top_p := options.get("top_p") or 1.0) < 1.0:
         chosen.append(TopPLogitsWarper(top_p=top_p))
+    if min_p := options.get("min_p"):
+        chosen.append(MinPLogitsWarper(min_p=min_p))
     chosen.append(SeededNoise(seeds))
     return chosen

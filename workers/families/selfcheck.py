@@ -15,6 +15,7 @@ from PIL import Image
 
 from db.cards import Checks
 from db.errors import RequestError
+from workers.families import ranking
 
 if TYPE_CHECKING:
     from workers.families.base import Prepared
@@ -25,6 +26,8 @@ LEAST_EFFECT = 1e-4
 #: Neighbours may move the scores by so much of what another picture does: in full precision
 #: next to nothing, in a smaller number format or with quantised weights by its rounding.
 MOST_NOISE_EXACT, MOST_NOISE_ROUNDED = 0.01, 0.5
+#: So far may the logarithmic probability of a label's token differ between two ways to it.
+RANK_NOISE_EXACT, RANK_NOISE_ROUNDED = 1e-3, 0.5
 TOKENS = 6
 
 log = logging.getLogger(__name__)
@@ -54,9 +57,10 @@ def run(family: "Pinned") -> Checks:
             f"model {name!r} is refused: its answer does not change when the image changes"
             f" (scores moved by {checks.image_effect:.2g})"
         )
-    exact = family.card.dtype == "float32" and family.card.quantize == "none"
+    exact = is_exact(family)
     most = (MOST_NOISE_EXACT if exact else MOST_NOISE_ROUNDED) * checks.image_effect
-    if checks.batch_noise > most or (exact and not checks.batch_equals_singles):
+    # Not "is larger": what is no number fails too.
+    if not checks.batch_noise <= most or (exact and not checks.batch_equals_singles):
         raise RequestError(
             f"model {name!r} is refused: its answers depend on their neighbours in a batch"
             f" (scores moved by {checks.batch_noise:.2g}, by another picture"
@@ -65,20 +69,26 @@ def run(family: "Pinned") -> Checks:
     return checks
 
 
+@torch.inference_mode()  # type: ignore[untyped-decorator]
 def ranks_from_cache(family: "Pinned") -> bool:
-    """Whether labels scored after a cached prompt score as with the whole prompt."""
-    from workers.families import ranking
-
+    """Whether labels scored after a cached prompt score as when `generate` says them."""
     request = {"kind": "classify", "method": "rank", "labels": ["a cat", "dog"]}
     item = family.prepare(request, [_picture(0)]).inputs
-    with torch.inference_mode():
-        try:
-            cached, whole = ranking.cached(family, item), ranking.whole(family, item)
-        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-            log.info("labels are ranked without a cache: %s", error)
-            return False
-    pairs = zip(chain(*cached), chain(*whole), strict=True)
-    return all(abs(a - b) <= 1e-3 + 0.05 * abs(b) for a, b in pairs)
+    assert item.suffixes is not None
+    try:
+        cached = ranking.cached(family, item, item.suffixes)
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        log.info("labels of %s are ranked without a cache: %s", family.card.name, error)
+        return False
+    forced = ranking.forced(family, item, item.suffixes)
+    most = RANK_NOISE_EXACT if is_exact(family) else RANK_NOISE_ROUNDED
+    pairs = zip(chain(*cached), chain(*forced), strict=True)
+    return all(abs(a - b) <= most for a, b in pairs)
+
+
+def is_exact(family: "Pinned") -> bool:
+    """Whether two ways of adding up the same numbers should give the same sums."""
+    return family.card.dtype == "float32" and family.card.quantize == "none"
 
 
 def _items(family: "Pinned") -> "list[Prepared]":

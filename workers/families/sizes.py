@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, Idefics2Config
 
+from workers.families import loading
 from workers.families.loading import LOCAL, is_seeing
 
 #: A 4-bit weight has one constant for 64 weights, which is an 8-bit number with a float32 for 256
@@ -44,9 +45,9 @@ def parts(config: Any) -> list[Part]:
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
     counted = [
-        _part(name, module, sees=is_seeing(name)) for name, module in model.model.named_children()
+        _part(name, module, sees=is_seeing(name)) for _, name, module in loading.parts(model)
     ]
-    head = sum(weight.numel() for weight in model.lm_head.parameters())
+    head = sum(weight.numel() for weight in model.get_output_embeddings().parameters())
     return [*counted, Part("lm_head", 0, head, sees=False)]
 
 

@@ -7,7 +7,9 @@ who wrote them, so such words are broken before they get there, and counted afte
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 #: Tokens that processors make up while they expand images.
 _MADE_UP = ("<row_", "<global-img>", "<fake_token_around_image>", "<image>", "<end_of_utterance>")
@@ -18,17 +20,35 @@ _OF_IMAGES = re.compile(r"image|img|vision|video|<row_\d+_col_\d+>", re.IGNORECA
 
 
 class Controls:
-    """The control tokens of a model, as text.
+    """The control tokens of a model.
 
     Args:
-        tokens: Those of its tokenizer; white space is never one.
+        ids: Their numbers by their text.
     """
 
-    def __init__(self, tokens: Iterable[str]) -> None:
-        known = {token for token in tokens if token.strip()}
-        longest_first = sorted({*known, *_MADE_UP}, key=len, reverse=True)
+    def __init__(self, ids: dict[str, int]) -> None:
+        self._ids = frozenset(ids.values())
+        # One character cannot be broken; where it is a token, the count tells.
+        breakable = {token for token in ids if len(token) > 1}
+        longest_first = sorted({*breakable, *_MADE_UP}, key=len, reverse=True)
         self._found = re.compile("|".join(re.escape(token) for token in longest_first))
-        self.of_images = sorted(token for token in known if _OF_IMAGES.search(token))
+        self.of_images = sorted(token for token in ids if _OF_IMAGES.search(token))
+
+    @classmethod
+    def of(cls, tokenizer: Any, chat_template: str, image_token: str) -> "Controls":
+        """Read off a tokenizer: its special tokens, and those that its chat template writes.
+
+        White space is none, though some tokenizers have tokens for it, nor is the one for what
+        is unknown: both come from anybody's text.
+        """
+        ids = {
+            token.content: number
+            for number, token in tokenizer.added_tokens_decoder.items()
+            if token.special or token.content in chat_template
+        }
+        ids[image_token] = tokenizer.convert_tokens_to_ids(image_token)
+        ids.pop(tokenizer.unk_token, None)
+        return cls({token: number for token, number in ids.items() if token.strip()})
 
     def spell_out(self, text: str) -> str:
         """Return `text` with a space inside everything that a tokenizer would take for a token.
@@ -43,3 +63,11 @@ class Controls:
         while self._found.search(plain):
             plain = self._found.sub(lambda match: f"{match[0][0]} {match[0][1:]}", plain)
         return plain
+
+    def count(self, ids: Iterable[int]) -> Counter[int]:
+        """How often each control token is among token ids."""
+        return Counter(number for number in ids if number in self._ids)
+
+    def last(self, text: str) -> int:
+        """Where the last control token of a prompt begins, 0 if there is none."""
+        return max((match.start() for match in self._found.finditer(text)), default=0)

@@ -31,12 +31,12 @@ from workers.session import Session
 CLAIM_ITEMS = 64
 #: Finished items are written together after at most this long.
 WRITE_SECONDS = 0.05
-#: Jobs whose shared examples are remembered here until the record has them.
-SHARED_JOBS = 1_000
 #: A second child that dies on the same bytes is no chance any more.
 MAX_DEATHS = 2
 
 Outcome = list[str] | IdefiqError
+#: What became, in one claim, of the examples that a job's items share.
+Shared = dict[str, Outcome]
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,6 @@ class Intake:
         self._session, self._wakes, self._ends = session, wakes, ends
         self._checking: dict[tuple[int, str], threading.Lock] = {}
         self._checking_lock = threading.Lock()
-        self._shared: dict[str, list[str]] = {}
         self._fetches = ThreadPoolExecutor(fetches, thread_name_prefix="fetch")
         self.loop: ResidentLoop | None = None
 
@@ -90,7 +89,8 @@ class Intake:
     def _work(self, taken: Sequence[Lease], session: str) -> None:
         known, new = self._split(taken)
         self._write(session, known, [])
-        pending = {self._fetches.submit(self._bring_in, lease): lease for lease in new}
+        shared: Shared = {}
+        pending = {self._fetches.submit(self._bring_in, lease, shared): lease for lease in new}
         while pending:
             self._write_done(session, pending)
             if self.loop and self.loop.stopping.is_set():
@@ -141,29 +141,33 @@ class Intake:
 
     # ---- one item -------------------------------------------------------------------
 
-    def _bring_in(self, lease: Lease) -> Outcome:
+    def _bring_in(self, lease: Lease, shared: Shared) -> Outcome:
         try:
             own = len(image_references(lease.request))
             images = [self._bring_in_one(lease.owner_id, ref) for ref in lease.wanted[:own]]
-            return images + self._bring_in_examples(lease, lease.wanted[own:])
+            return images + self._bring_in_examples(lease, lease.wanted[own:], shared)
         except IdefiqError as error:
             return error
         except Exception:  # nobody's image may take a neighbour down with it
             log.exception("item %d could not be brought in", lease.item_id)
             return EngineError("intake failed unexpectedly; the log of the worker says how")
 
-    def _bring_in_examples(self, lease: Lease, wanted: list[str]) -> list[str]:
-        """Examples of the item's own, or those of its job, which are brought in once."""
+    def _bring_in_examples(self, lease: Lease, wanted: list[str], shared: Shared) -> list[str]:
+        """Examples of the item's own, or those of its job, which a claim brings in once."""
         if not wanted or not lease.shares_examples:
             return [self._bring_in_one(lease.owner_id, reference) for reference in wanted]
         with self._only(lease.owner_id, lease.job_id):
-            if lease.job_id not in self._shared:
-                self._shared[lease.job_id] = [
-                    self._bring_in_one(lease.owner_id, reference) for reference in wanted
-                ]
-            while len(self._shared) > SHARED_JOBS:
-                self._shared.pop(next(iter(self._shared)), None)
-            return self._shared[lease.job_id]
+            if lease.job_id not in shared:
+                try:
+                    shared[lease.job_id] = [
+                        self._bring_in_one(lease.owner_id, reference) for reference in wanted
+                    ]
+                except IdefiqError as error:
+                    shared[lease.job_id] = error
+        outcome = shared[lease.job_id]
+        if isinstance(outcome, IdefiqError):
+            raise outcome
+        return outcome
 
     def _bring_in_one(self, owner_id: int, reference: str) -> str:
         """Store and check one image; returns its `blob:` reference."""
@@ -189,10 +193,12 @@ class Intake:
         """Let one thread at a time check the same bytes, so that they are checked once."""
         with self._checking_lock:
             lock = self._checking.setdefault((owner_id, digest), threading.Lock())
-        with lock:
-            yield
-        with self._checking_lock:
-            self._checking.pop((owner_id, digest), None)
+        try:
+            with lock:
+                yield
+        finally:
+            with self._checking_lock:
+                self._checking.pop((owner_id, digest), None)
 
     def _verdict(self, owner_id: int, digest: str) -> Verdict | None:
         with self._database.snapshot() as transaction:

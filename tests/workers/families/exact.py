@@ -162,7 +162,7 @@ CASES: dict[str, list[Case]] = {
         Case(
             {"labels": LABELS, "examples": [{"image": "shot", "text": "cars"}]},
             2,
-            [CLASSIFY, 1, "Category:  cars\n", 0, "Category: "],
+            [CLASSIFY, 1, "Category: cars\n", 0, "Category: "],
             [
                 ("user", [1, CLASSIFY_CHAT]),
                 ("assistant", ["cars"]),
@@ -329,7 +329,13 @@ class Reference:
         if more:
             text = text.rstrip(" ") + more
         nested = [shown] if "idefics" in type(self.processor).__name__.lower() else shown
-        return self.processor(text=[text], images=nested if shown else None, return_tensors="pt")
+        return self.processor(
+            text=[text],
+            images=nested if shown else None,
+            return_tensors="pt",
+            # As apply_chat_template(tokenize=True) does, where a template writes the first token.
+            add_special_tokens=not text.startswith("<s>"),
+        )
 
     def answer(self, case: Case, images: Sequence[Image.Image]) -> list[int]:
         """New tokens, as the guide generates them."""

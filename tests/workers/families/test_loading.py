@@ -15,6 +15,7 @@ import transformers
 from db.errors import RequestError
 from tests.workers.families import exact, tiny
 from workers import families
+from workers.demo.build import CHAT_TEMPLATE
 from workers.families import sizes
 from workers.families.base import Answer
 from workers.families.pinned import Pinned
@@ -90,14 +91,14 @@ def test_t27_in_four_bits_what_sees_and_the_last_layer_keep_their_precision(
 
 
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
-def test_t26_four_bits_answer_on_a_cpu_and_say_the_same_to_a_batch(
+def test_t26_four_bits_answer_on_a_cpu_and_neighbours_move_them_by_rounding_only(
     compute: str, wide: Callable[[str], Path]
 ) -> None:
     family = load(wide("idefics2"), quantize="nf4", dtype=compute, quantize_double=False)
 
     assert family.card.checks is not None
-    assert family.card.checks.batch_noise < 0.5 * family.card.checks.image_effect
-    assert answers(family) == answers(family)
+    assert family.card.checks.batch_noise < 0.1 * family.card.checks.image_effect
+    assert len({answer.text for answer in answers(family)}) == 3
 
 
 def test_the_smallest_form_quantises_all_but_the_last_layer(wide: Callable[[str], Path]) -> None:
@@ -173,6 +174,58 @@ def test_an_adapter_that_could_run_code_is_refused(
 
     with pytest.raises(RequestError, match=r"no adapter_model\.safetensors; pickled weights"):
         load(wide("idefics2"), adapter=str(adapter))
+
+
+def test_an_adapter_of_another_model_is_refused(wide: Callable[[str], Path], adapter: Path) -> None:
+    """It would load without a word, and change nothing."""
+    path = adapter / "adapter_model.safetensors"
+    weights = safetensors.torch.load_file(path)
+    renamed = {name.replace("layers.0", "layers.9"): weight for name, weight in weights.items()}
+    safetensors.torch.save_file(renamed, path)
+
+    with pytest.raises(RequestError, match=r"is not one of this model: .* have no place in it"):
+        load(wide("idefics2"), adapter=str(adapter))
+
+
+def test_an_adapter_within_the_models_folder_is_refused(
+    wide: Callable[[str], Path], adapter: Path, tmp_path: Path
+) -> None:
+    """It would be applied without being asked for."""
+    shutil.copytree(wide("idefics2"), tmp_path / "both")
+    shutil.copytree(adapter, tmp_path / "both", dirs_exist_ok=True)
+
+    with pytest.raises(RequestError, match="holds an adapter, which would be applied unseen"):
+        load(tmp_path / "both")
+
+
+@pytest.mark.parametrize("missing", ["tokenizer.json", "processor_config.json", "config.json"])
+@pytest.mark.parametrize("name", ["idefics-base", "idefics2", "idefics3", "llava"])
+def test_a_checkpoint_that_lacks_a_file_is_a_clear_error(
+    name: str, missing: str, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    shutil.copytree(checkpoint(name), tmp_path / "lacking")
+    (tmp_path / "lacking" / missing).unlink()
+
+    with pytest.raises(RequestError, match="'lacking'"):
+        exact.load(tmp_path / "lacking", "lacking")
+
+
+def test_a_model_asked_to_converse_without_a_template_is_a_clear_error(
+    checkpoint: Callable[[str], Path],
+) -> None:
+    with pytest.raises(RequestError, match=r"'m' cannot be loaded: .*template"):
+        load(checkpoint("idefics2-base"), prompt_style="chat")
+
+
+def test_a_chat_template_from_a_file_makes_a_base_model_converse(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    template = tmp_path / "template.jinja"
+    template.write_text(CHAT_TEMPLATE)
+
+    family = load(checkpoint("idefics2-base"), chat_template=str(template))
+
+    assert "chat" in family.card.kinds
 
 
 def test_a_folder_that_is_no_adapter_is_refused_by_name(

@@ -95,13 +95,34 @@ def test_an_answer_ends_before_a_stop_string(demo: Family, pinned: Load) -> None
     assert answers == [family.generate([item])[0] for item in items]
 
 
+@pytest.mark.parametrize("name", ["idefics-base", "idefics2", "idefics3"])
+def test_a_stop_string_may_be_the_space_and_the_word_that_an_answer_begins_with(
+    name: str, pinned: Load
+) -> None:
+    family = pinned(name)
+    items = [caption(family, n, max_new_tokens=6) for n in range(8)]
+    begins = [family._tokenizer.convert_ids_to_tokens(family.generate_ids([i])[0]) for i in items]
+    number, word = next(
+        (number, tokens[0][1:])
+        for number, tokens in enumerate(begins)
+        if tokens[0][0] in "▁Ġ" and tokens[0][1:].isalpha()
+    )
+    stopped = caption(family, number, max_new_tokens=6, stop=[f" {word}"])
+    other = caption(family, (number + 1) % 8, max_new_tokens=6, stop=[f" {word}"])
+
+    [answer] = family.generate([stopped])
+
+    assert (answer.text, answer.finish_reason, answer.completion_tokens) == ("", "stop", 1)
+    assert family.generate([stopped, other])[0] == answer
+
+
 def test_the_prompt_is_returned_only_if_it_is_asked_for(demo: Family) -> None:
     [asked] = demo.generate([caption(demo, echo=True)])
     [silent] = demo.generate([caption(demo)])
 
     assert asked.prompt == "User:<image>Describe the image.<end_of_utterance>\nAssistant:"
     assert silent.prompt is None
-    assert "prompt" not in silent.record()
+    assert "prompt" not in silent.record("caption")
     assert "Describe" not in silent.text
 
 

@@ -193,3 +193,8 @@ def test_a_label_within_another_is_not_taken_for_it() -> None:
     assert named("C++", labels) == "C++"
     assert named("It is C++", labels) == "C++"
     assert named("日本", ["日本", "中国"]) == "日本"
+
+
+def test_vowels_that_are_marks_tell_labels_apart() -> None:
+    assert named("कील", ["काला", "कील"]) == "कील"
+    assert named("দিন।", ["দান", "দিন"]) == "দিন"

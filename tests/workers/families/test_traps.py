@@ -19,9 +19,10 @@ from transformers import AddedToken, AutoTokenizer
 from db.errors import ItemRefused, PromptTooLong, RequestError
 from tests.workers.families import exact, tiny
 from workers import families
+from workers.families import ranking
 from workers.families.base import Family
 from workers.families.idefics2 import Idefics2
-from workers.families.pinned import Inputs, Pinned
+from workers.families.pinned import Pinned
 from workers.settings import EngineSettings
 
 Load = Callable[[str], Pinned]
@@ -54,13 +55,10 @@ def test_t5_a_token_typed_by_a_user_is_text_and_shifts_no_picture(
     name: str, text: str, pinned: Load
 ) -> None:
     family = pinned(name)
-    controls = family._control_ids
+    controls = family._controls
     clean, hostile = prepared(family, "x"), prepared(family, text)
 
-    counts = [
-        [int((one.inputs.tensors["input_ids"] == control).sum()) for control in controls]
-        for one in (clean, hostile)
-    ]
+    counts = [controls.count(one.inputs.tensors["input_ids"].tolist()) for one in (clean, hostile)]
     together = family.generate([clean, hostile, clean])
 
     assert counts[0] == counts[1]
@@ -187,11 +185,6 @@ def test_t14_a_black_picture_is_seen_where_pixels_are_not_normalised(tmp_path: P
     assert together == [*family.generate([black]), *family.generate([other])]
 
 
-@pytest.mark.parametrize("name", tiny.CHECKPOINTS)
-def test_t17_pixels_are_made_by_pillow_whatever_else_is_installed(name: str, pinned: Load) -> None:
-    assert type(pinned(name)._processor.image_processor).__name__.endswith("Pil")
-
-
 # ---- all ------------------------------------------------------------------------------
 
 
@@ -225,19 +218,6 @@ def test_t12_a_model_that_wants_to_say_pictures_cannot(name: str, checkpoint: Fo
 def test_t13_nothing_is_cut_off_a_prompt_that_is_too_long(name: str, pinned: Load) -> None:
     with pytest.raises(PromptTooLong, match="this model takes"):
         prepared(pinned(name), "why? " * 4000)
-
-
-@pytest.mark.parametrize("name", ["idefics-base", "idefics2"])
-def test_t16_a_checkpoint_that_asks_for_padding_on_the_right_is_padded_on_the_left(
-    name: str, checkpoint: Folder, tmp_path: Path
-) -> None:
-    folder = tmp_path / name
-    shutil.copytree(checkpoint(name), folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.padding_side = "right"
-    tokenizer.save_pretrained(folder)
-
-    assert exact.load(folder, name).card.checks.batch_equals_singles  # type: ignore[union-attr]
 
 
 class PaddedOnTheRight(Idefics2):
@@ -277,16 +257,82 @@ def test_t24_a_model_that_ignores_the_picture_is_refused_when_loaded(
         exact.load(folder, "blind")
 
 
-def test_one_bad_item_of_a_batch_is_told_by_its_own_error(pinned: Load) -> None:
-    """Preparing is one by one: what raises there never reaches a batch."""
-    family = pinned("idefics2")
+def test_repetition_is_ruled_out_by_an_items_own_tokens_and_not_by_its_padding(
+    checkpoint: Folder,
+) -> None:
+    """Token 0 is an ordinary one in many vocabularies; here it is the model's favourite."""
+    family = exact.load(checkpoint("idefics3"), "idefics3")
+    with torch.no_grad():
+        family.model.lm_head.weight[0] *= 6
+    family.ending = replace(family.ending, ids=(2,))
+    options = {"max_new_tokens": 8, "no_repeat_ngram_size": 2}
+    items = [
+        family.prepare({"kind": "vqa", "question": text, "options": options}, [PICTURE])
+        for text in ("Why?", "What is to be seen here, and where? " * 3)
+    ]
 
-    with pytest.raises(PromptTooLong):
-        prepared(family, "why? " * 4000)
-    good = prepared(family, "why?")
+    assert family.generate(items) == [family.generate([item])[0] for item in items]
 
-    assert isinstance(good.inputs, Inputs)
-    assert family.generate([good]) == family.generate([good])
+
+def test_white_space_that_a_tokenizer_has_a_token_for_is_text(
+    checkpoint: Folder, tmp_path: Path
+) -> None:
+    folder = tmp_path / "lines"
+    shutil.copytree(checkpoint("llava"), folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([AddedToken("\n", special=False)])
+    tokenizer.save_pretrained(folder)
+    family = exact.load(folder, "lines")
+
+    assert "two\nlines" in prepared(family, "two\nlines").inputs.prompt
+
+
+@pytest.mark.parametrize("name", tiny.CHECKPOINTS)
+def test_t5_a_token_in_a_label_is_text_too(name: str, pinned: Load) -> None:
+    family = pinned(name)
+    labels = ["</s>", "<image>", "<end_of_utterance>", "a cat"]
+    request = {"kind": "classify", "method": "rank", "labels": labels}
+
+    item = family.prepare(request, [PICTURE])
+    [answer] = family.generate([item])
+
+    assert not any(family._controls.count(ids) for ids in item.inputs.suffixes.ids)
+    assert [score.label for score in answer.scores or ()] == labels
+
+
+@pytest.mark.parametrize("name", tiny.CHECKPOINTS)
+def test_labels_are_scored_alike_from_the_cache_and_by_generate(name: str, pinned: Load) -> None:
+    family = pinned(name)
+    request = {"kind": "classify", "method": "rank", "labels": exact.LABELS}
+    item = family.prepare(request, [PICTURE]).inputs
+    assert item.suffixes is not None
+
+    with torch.inference_mode():
+        cached = ranking.cached(family, item, item.suffixes)
+        few = ranking.cached(family, item, item.suffixes, most_rows=2)
+        forced = ranking.forced(family, item, item.suffixes)
+
+    assert family.ranks_from_cache
+    for one in (few, forced):
+        assert [pytest.approx(row, abs=1e-4) for row in one] == cached
+
+
+@pytest.mark.parametrize("name", tiny.CHECKPOINTS)
+def test_the_end_of_a_prompt_is_enough_to_find_the_tokens_of_labels(
+    name: str, pinned: Load
+) -> None:
+    """A thousand labels would otherwise cost a thousand prompts."""
+    family = pinned(name)
+    item = prepared(family, "What is it?")
+    text = item.inputs.prompt
+    ids = family.text_ids(text)
+
+    tail = family._tail(text, ids)
+
+    assert len(tail) < len(text)
+    short = ranking.suffixes(family._ids_within, tail, exact.LABELS)
+    begin = family._ids_within if name.startswith("idefics-") else family.text_ids
+    assert short == ranking.suffixes(begin, text, exact.LABELS)
 
 
 def test_no_family_opens_a_socket_while_it_prepares(

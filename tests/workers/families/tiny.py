@@ -206,9 +206,10 @@ def idefics3(folder: Path, *, smol: bool = False) -> None:
     rows = [f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)]
     tokenizer = bytes_tokenizer([FAKE, IMAGE, END, "<global-img>", *rows])
     sizes = {"size": {"longest_edge": 112}, "max_image_size": {"longest_edge": 56}}
-    pixels = transformers.Idefics3ImageProcessorPil(**sizes)
+    made = transformers.SmolVLMImageProcessorPil if smol else transformers.Idefics3ImageProcessorPil
+    # Like the published ones, the template writes the first token itself.
     processor = transformers.Idefics3Processor(
-        pixels, tokenizer, image_seq_len=4, chat_template=CHAT_TEMPLATE
+        made(**sizes), tokenizer, image_seq_len=4, chat_template=f"<s>{CHAT_TEMPLATE}"
     )
     kind = transformers.SmolVLMConfig if smol else transformers.Idefics3Config
     config = kind(

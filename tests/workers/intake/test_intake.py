@@ -323,7 +323,7 @@ def test_an_item_with_examples_of_its_own_keeps_them_to_itself(
 
 
 def test_a_shared_example_that_is_not_there_fails_its_items_with_the_reason(
-    intake: Intake, database: Database, tmp_path: Path, web: str
+    intake: Intake, database: Database, tmp_path: Path, web: str, asked: list[str]
 ) -> None:
     example = {"image": f"{web}/missing.png", "text": "green"}
     new = NewJob(builders.owner(database), builders.MODEL, {"examples": [example]})
@@ -334,3 +334,4 @@ def test_a_shared_example_that_is_not_there_fails_its_items_with_the_reason(
     intake.look()
 
     assert outcomes(database, job_id) == [("intake", "image_not_found")] * 2
+    assert asked == ["/missing.png"]
