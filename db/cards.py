@@ -146,14 +146,20 @@ def _check_template(kind: str, request: dict[str, Any]) -> None:
     """An own template must have a place for everything that the request says."""
     if (template := request.get("template")) is None:
         return
-    places = re.findall(r"\{(images|prompt|question|labels|language)\}", template)
-    fields = {"prompt", "question", "labels", "language"} & request.keys()
+    places = re.findall(r"\{(\w+)\}", template)
+    known = {"prompt", "question", "labels", "language"}
+    for place in places:
+        if place not in known | {"images"}:
+            raise RequestError(
+                f"the template says {{{place}}}, which is no field", field="template"
+            )
+    fields = known & request.keys()
     if request.get("method") == "rank" and "labels" not in places:
         fields.discard("labels")  # they are the answers; a prompt need not list them
     for field in ("images", *sorted(fields)):
         if places.count(field) != 1:
             raise RequestError(
-                f"the template says {{{field}}} {places.count(field)} times, not once",
+                f"the template must say {{{field}}} once; it says it {places.count(field)} times",
                 field="template",
             )
     for place in sorted({*places} - fields - {"images"}):
@@ -192,7 +198,8 @@ def _check_lengths(options: dict[str, Any], card: ModelCard) -> None:
     most = options.get("max_new_tokens", card.limits.max_new_tokens)
     if most > card.limits.max_new_tokens:
         raise RequestError(
-            f"model {card.name!r} gives at most {card.limits.max_new_tokens} tokens, not {most}",
+            f"model {card.name!r} gives at most {card.limits.max_new_tokens} tokens, not {most}"
+            " (its operator may set more)",
             field="options.max_new_tokens",
         )
     if options.get("min_new_tokens", 0) > most:

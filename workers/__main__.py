@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from db import schema, sessions
 from db.blobs import open_store
@@ -54,10 +55,10 @@ def main() -> int:
         "alembic",
     ):
         logging.getLogger(talkative).setLevel(logging.WARNING)
-    record = RecordSettings()
     try:
+        record = RecordSettings()
         return {"engine": run_engine, "intake": run_intake, "upkeep": run_upkeep}[role](record)
-    except (RequestError, ValidationError) as error:
+    except (RequestError, ValidationError, SettingsError) as error:
         log.critical("%s", error)
         return CONFIG_STATUS
 

@@ -208,8 +208,13 @@ def test_every_kind_has_its_fields(request_: dict[str, object]) -> None:
             "examples.0.question",
             "an example of classify has no 'question'",
         ),
-        ({**LABELS, "template": "{images}"}, "template", "says {labels} 0 times"),
-        ({**LABELS, "template": "{labels}"}, "template", "says {images} 0 times"),
+        ({**LABELS, "template": "{images}"}, "template", "must say {labels} once; it says it 0"),
+        ({**LABELS, "template": "{labels}"}, "template", "must say {images} once"),
+        (
+            {**LABELS, "template": "{images}{labels}{lables}"},
+            "template",
+            "says {lables}, which is no field",
+        ),
         (
             {**LABELS, "template": "{images}{labels}{question}"},
             "question",
@@ -218,7 +223,7 @@ def test_every_kind_has_its_fields(request_: dict[str, object]) -> None:
         (
             {**LABELS, "template": "{images}{labels}", "language": "French"},
             "template",
-            "says {language} 0 times",
+            "must say {language} once",
         ),
         (
             {**LABELS, "method": "rank", "options": {"num_beams": 2}},

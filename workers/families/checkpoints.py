@@ -22,7 +22,10 @@ from db.errors import RequestError
 from workers.settings import EngineSettings
 
 DEMO = Path(__file__).parent.parent / "demo" / "checkpoint"
-NOTES = {"demo": "Demonstration model: knows drawn scenes of coloured shapes and nothing else."}
+NOTES = {
+    "demo": "Demonstration model: knows drawn scenes of coloured shapes, one picture at a time, in"
+    " English, and nothing else."
+}
 #: Never weights of other formats, nor code.
 WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 #: An adapter beside a model would be put on top of it unseen.

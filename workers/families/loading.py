@@ -40,6 +40,11 @@ def load_model(where: Path, settings: EngineSettings) -> Any:
             f"model {settings.model!r}: {str(where)!r} holds an adapter, which would be applied"
             " unseen; name the base model's folder, and the adapter's with IDEFIQ_ADAPTER"
         )
+    if settings.device.startswith("cuda") and not torch.cuda.is_available():
+        raise RequestError(
+            f"model {settings.model!r}: no device {settings.device!r} can be used here (no GPU, no"
+            " driver, or a torch without CUDA); set IDEFIQ_DEVICE"
+        )
     model = AutoModelForImageTextToText.from_pretrained(where, **LOCAL, **_options(where, settings))
     if model.config.is_encoder_decoder:
         raise RequestError(

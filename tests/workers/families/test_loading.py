@@ -217,6 +217,12 @@ def test_a_model_asked_to_converse_without_a_template_is_a_clear_error(
         load(checkpoint("idefics2-base"), prompt_style="chat")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_a_clear_error(wide: Callable[[str], Path]) -> None:
+    with pytest.raises(RequestError, match="no device 'cuda' can be used here"):
+        load(wide("idefics2"), device="cuda")
+
+
 def test_a_chat_template_from_a_file_makes_a_base_model_converse(
     checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
