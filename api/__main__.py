@@ -16,7 +16,7 @@ from db.blobs import open_store
 from db.database import Database
 from db.errors import IdefiqError, RequestError
 from db.owners import LOCAL_OWNER
-from db.settings import RecordSettings
+from db.settings import CONFIG_STATUS, UNREADABLE, RecordSettings, explain
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 keys = typer.Typer(no_args_is_help=True, help="API keys.")
@@ -25,6 +25,8 @@ app.add_typer(keys, name="keys")
 
 def _database() -> Database:
     database = Database(RecordSettings().database_url, pool=1)
+    shown = database.engine.url.render_as_string(hide_password=True)
+    print(f"in {shown} (IDEFIQ_DATABASE_URL)", file=sys.stderr)
     schema.migrate(database)
     return database
 
@@ -104,5 +106,8 @@ def revoke_key(key_id: str) -> None:
 if __name__ == "__main__":
     try:
         app()
+    except UNREADABLE as error:
+        print(f"error: {explain(error)}", file=sys.stderr)
+        sys.exit(CONFIG_STATUS)
     except IdefiqError as error:
         sys.exit(f"error: {error}")

@@ -3,10 +3,24 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 Seconds = Annotated[float, Field(gt=0)]
+#: What is raised when settings cannot be read.
+UNREADABLE = (ValidationError, SettingsError)
+#: Exit status of a process that no restart can help (EX_CONFIG of sysexits.h).
+CONFIG_STATUS = 78
+
+
+def explain(error: ValidationError | SettingsError) -> str:
+    """What is wrong with which variable, in a sentence."""
+    if isinstance(error, ValidationError):
+        return "; ".join(
+            f"IDEFIQ_{str(each['loc'][0]).upper() if each['loc'] else '…'}: {each['msg']}"
+            for each in error.errors(include_url=False)
+        )
+    return f"a setting that has to be JSON is none: {error}"
 
 
 class RecordSettings(BaseSettings):

@@ -9,15 +9,12 @@ import time
 import warnings
 from collections.abc import Callable
 
-from pydantic import ValidationError
-from pydantic_settings import SettingsError
-
 from db import schema, sessions
 from db.blobs import open_store
 from db.database import Database
 from db.errors import RequestError
 from db.leases import RetryPolicy
-from db.settings import RecordSettings
+from db.settings import CONFIG_STATUS, UNREADABLE, RecordSettings, explain
 from db.states import Stage
 from workers.broker import INTAKE, UPKEEP, Wakes, engine_queue, make_app
 from workers.ends import LeaseEnds
@@ -28,8 +25,6 @@ from workers.tasks import serve
 
 #: Exit status when generation hangs or the device is lost; a supervisor starts another process.
 BROKEN_STATUS = 70
-#: Exit status when no restart can help (EX_CONFIG of sysexits.h).
-CONFIG_STATUS = 78
 #: A slow server holds up the items of one lane only.
 INTAKE_LANES = 4
 
@@ -58,7 +53,10 @@ def main() -> int:
     try:
         record = RecordSettings()
         return {"engine": run_engine, "intake": run_intake, "upkeep": run_upkeep}[role](record)
-    except (RequestError, ValidationError, SettingsError) as error:
+    except UNREADABLE as error:
+        log.critical("%s", explain(error))
+        return CONFIG_STATUS
+    except RequestError as error:
         log.critical("%s", error)
         return CONFIG_STATUS
 

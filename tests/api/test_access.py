@@ -184,6 +184,28 @@ def test_readiness_needs_a_loaded_model_and_an_intake(
     assert told == [503, 503, 200]
 
 
+@pytest.mark.parametrize("program", [["api", "serve"], ["workers", "upkeep"]], ids=str)
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("IDEFIQ_LEASE_SECONDS", "abc", "IDEFIQ_LEASE_SECONDS: Input should be a valid number"),
+        ("IDEFIQ_STORE", "tape", "IDEFIQ_STORE: Input should be 'folder' or 's3'"),
+    ],
+)
+def test_a_setting_that_cannot_be_read_ends_a_process_for_good_with_its_name(
+    program: list[str], name: str, value: str, says: str
+) -> None:
+    env = {**os.environ, name: value}  # noqa: TID251 - for the process
+
+    ended = subprocess.run(
+        [sys.executable, "-m", *program], env=env, capture_output=True, text=True, check=False
+    )
+
+    assert ended.returncode == 78
+    assert says in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 class TestOperatorsCommands:
     def run(self, sqlite_url: str, *words: str) -> "subprocess.CompletedProcess[str]":
         env = {**os.environ, "IDEFIQ_DATABASE_URL": sqlite_url}  # noqa: TID251 - for the process
