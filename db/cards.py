@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from db.errors import RequestError, UnsupportedKind
-from db.requests import MAX_EXAMPLES, MAX_IMAGES, Kind
+from db.requests import MAX_EXAMPLES, MAX_IMAGES, TEMPLATE_FIELDS, Kind
 
 #: Options that mean something only while sampling.
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed")
@@ -105,8 +105,8 @@ def check_effective(request: dict[str, Any], card: ModelCard) -> None:
     _check_messages(request, card)
     _check_lengths(request.get("options", {}), card)
     _check_sampling(request.get("options", {}), card)
-    if request.get("method") == "rank" and request.keys() & {"options"}:
-        for option in sorted(request["options"].keys() - {"echo"}):
+    if request.get("method") == "rank":
+        for option in sorted(request.get("options", {}).keys() - {"echo"}):
             raise RequestError(f"rank generates nothing: no {option!r}", field=f"options.{option}")
 
 
@@ -147,13 +147,12 @@ def _check_template(kind: str, request: dict[str, Any]) -> None:
     if (template := request.get("template")) is None:
         return
     places = re.findall(r"\{(\w+)\}", template)
-    known = {"prompt", "question", "labels", "language"}
     for place in places:
-        if place not in known | {"images"}:
+        if place not in TEMPLATE_FIELDS | {"images"}:
             raise RequestError(
                 f"the template says {{{place}}}, which is no field", field="template"
             )
-    fields = known & request.keys()
+    fields = {*TEMPLATE_FIELDS & request.keys()}
     if request.get("method") == "rank" and "labels" not in places:
         fields.discard("labels")  # they are the answers; a prompt need not list them
     for field in ("images", *sorted(fields)):

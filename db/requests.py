@@ -29,6 +29,8 @@ MAX_IMAGES = 8
 MAX_EXAMPLES = 16
 #: What of the options is each item's own: items that differ in nothing else may share a batch.
 OPTIONS_OF_ITEMS = frozenset({"seed", "echo"})
+#: What {…} in a template may name: the images, and fields of the request.
+TEMPLATE_FIELDS = frozenset({"prompt", "question", "labels", "language"})
 #: Longest reference that is not `data:`.
 MAX_REFERENCE = 8_192
 # Each form is told by its first characters, so that matching is linear in the length.

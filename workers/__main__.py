@@ -70,7 +70,6 @@ def run_engine(record: RecordSettings) -> int:
     settings = EngineSettings()
     family = families.load(settings)
     log.info("loaded %s (%s)", family.card.name, family.card.family)
-    families.warm_up(family)
     database = _open(record)
     device = Device(
         family,

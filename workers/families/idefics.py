@@ -15,11 +15,12 @@ from transformers.models.idefics.processing_idefics import (
     incremental_to_binary_attention_mask,
 )
 
+from workers.families.generation import END_OF_UTTERANCE
 from workers.families.pinned import Inputs, Pinned
 from workers.families.prompts import Style, Turn
 from workers.settings import EngineSettings
 
-FAKE, IMAGE, END = "<fake_token_around_image>", "<image>", "<end_of_utterance>"
+FAKE, IMAGE = "<fake_token_around_image>", "<image>"
 
 
 class Idefics(Pinned):
@@ -66,9 +67,11 @@ class Idefics(Pinned):
 
     def go_on(self, outputs: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The pictures as they were seen, and that all that follows may look at them."""
-        name = "perceiver_embeddings" if self.model.config.use_resampler else None
+        resampled = self.model.config.use_resampler
         return {
-            name or "image_encoder_embeddings": outputs.image_hidden_states,
+            "perceiver_embeddings" if resampled else "image_encoder_embeddings": (
+                outputs.image_hidden_states
+            ),
             "image_attention_mask": tensors["image_attention_mask"][:, -1:],
         }
 
@@ -91,16 +94,16 @@ class Idefics(Pinned):
                 else:
                     pieces.append(part)
             if isinstance(pieces[-1], str):
-                pieces[-1] = pieces[-1].rstrip(" ") + END
+                pieces[-1] = pieces[-1].rstrip(" ") + END_OF_UTTERANCE
             else:
-                pieces.append(END)
+                pieces.append(END_OF_UTTERANCE)
         return [*pieces, "\nAssistant:"]
 
     def _style(self, settings: EngineSettings) -> Style:
         if settings.prompt_style != "auto":
             return settings.prompt_style
         # Only the instruct models were given a token that ends a turn.
-        return "chat" if END in self._tokenizer.get_vocab() else "plain"
+        return "chat" if END_OF_UTTERANCE in self._tokenizer.get_vocab() else "plain"
 
 
 def load(settings: EngineSettings) -> Idefics:

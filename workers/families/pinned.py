@@ -9,6 +9,7 @@ are prepared alone, so that one bad item raises for itself only. Texts are padde
 on the right, answers depend on neighbours.
 """
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ class Inputs:
     suffixes: ranking.Suffixes | None
 
 
-class Pinned:
+class Pinned(ABC):
     """A loaded checkpoint; subclasses say what is special about theirs.
 
     Args:
@@ -109,13 +110,13 @@ class Pinned:
 
     # ---- what a family says ----------------------------------------------------------
 
+    @abstractmethod
     def encode(self, text: str, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         """One item's tensors, without a batch dimension."""
-        raise NotImplementedError
 
+    @abstractmethod
     def collate_images(self, items: Sequence[Inputs]) -> dict[str, torch.Tensor]:
         """The tensors of a batch that are not per token."""
-        raise NotImplementedError
 
     # ---- and may say otherwise -------------------------------------------------------
 

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from db.requests import TEMPLATE_FIELDS
+
 Style = Literal["chat", "plain"]
 #: A text, or the number of an image: the request's images first, then those of its examples.
 Part = str | int
@@ -112,7 +114,7 @@ _PLAIN = {
 }
 TEMPLATES: dict[Style, dict[str, Template]] = {"chat": _CHAT, "plain": _PLAIN}
 
-_PLACE = re.compile(r"(\{(?:images|prompt|question|labels|language)\})")
+_PLACE = re.compile(rf"(\{{(?:{'|'.join(['images', *sorted(TEMPLATE_FIELDS)])})\}})")
 
 
 def build(request: Mapping[str, Any], style: Style, images_given: int) -> Prompt:

@@ -189,16 +189,16 @@ class Intake:
         return _accept(digest, verdict)
 
     @contextmanager
-    def _only(self, owner_id: int, digest: str) -> Iterator[None]:
-        """Let one thread at a time check the same bytes, so that they are checked once."""
+    def _only(self, owner_id: int, name: str) -> Iterator[None]:
+        """Let one thread at a time work on the same digest, or job, so that it is done once."""
         with self._checking_lock:
-            lock = self._checking.setdefault((owner_id, digest), threading.Lock())
+            lock = self._checking.setdefault((owner_id, name), threading.Lock())
         try:
             with lock:
                 yield
         finally:
             with self._checking_lock:
-                self._checking.pop((owner_id, digest), None)
+                self._checking.pop((owner_id, name), None)
 
     def _verdict(self, owner_id: int, digest: str) -> Verdict | None:
         with self._database.snapshot() as transaction:

@@ -120,6 +120,18 @@ def _text(model_type: str, vocabulary: int, width: int = 64) -> dict[str, Any]:
     }
 
 
+def _vision(width: int, side: int = 56) -> dict[str, Any]:
+    return {
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": side,
+        "patch_size": 14,
+        "initializer_range": 0.2,
+    }
+
+
 def idefics(folder: Path, *, instruct: bool, resampler: bool, width: int = 64) -> None:
     """IDEFICS: base or instruct, with or without the resampler."""
     extra = [FAKE, IMAGE, *([END] if instruct else [])]
@@ -177,15 +189,7 @@ def idefics2(
     described = transformers.Idefics2Config(
         image_token_id=processor.image_token_id,
         tie_word_embeddings=False,
-        vision_config={
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "image_size": 112,
-            "patch_size": 14,
-            "initializer_range": 0.2,
-        },
+        vision_config=_vision(64, side=112),
         perceiver_config={
             "hidden_size": width,
             "resampler_n_latents": 8,
@@ -217,15 +221,7 @@ def idefics3(folder: Path, *, smol: bool = False) -> None:
         scale_factor=2,
         pad_token_id=0,
         tie_word_embeddings=False,
-        vision_config={
-            "hidden_size": 48,
-            "intermediate_size": 96,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "image_size": 56,
-            "patch_size": 14,
-            "initializer_range": 0.2,
-        },
+        vision_config=_vision(48),
         text_config=_text("llama", len(tokenizer)),
     )
     model = (
@@ -263,15 +259,10 @@ def llava(folder: Path) -> None:
     )
     config = transformers.LlavaConfig(
         vision_config={
+            **_vision(48),
             "model_type": "clip_vision_model",
-            "hidden_size": 48,
-            "intermediate_size": 96,
             "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "image_size": 56,
-            "patch_size": 14,
             "projection_dim": 48,
-            "initializer_range": 0.2,
         },
         text_config=_text("llama", len(tokenizer)),
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
@@ -290,16 +281,10 @@ def paligemma(folder: Path) -> None:
     processor = transformers.PaliGemmaProcessor(pixels, tokenizer)
     config = transformers.PaliGemmaConfig(
         vision_config={
+            **_vision(48),
             "model_type": "siglip_vision_model",
-            "hidden_size": 48,
-            "intermediate_size": 96,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "image_size": 56,
-            "patch_size": 14,
             "projection_dim": 64,
             "vision_use_head": False,
-            "initializer_range": 0.2,
         },
         text_config=_text("gemma", len(processor.tokenizer)),
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
