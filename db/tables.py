@@ -3,6 +3,8 @@
     owners ─┬─ api_keys          models   (what engines have offered)
             ├─ grants            sessions (workers alive or lately so)
             ├─ blobs
+            ├─ files
+            ├─ batches ──▶ jobs
             └─ jobs ── items ──▶ sessions
 
 Only db/ imports this module.
@@ -107,12 +109,19 @@ jobs = Table(
     Column("model", Text, nullable=False),
     Column("name", Text, nullable=False, server_default=""),
     Column("defaults", Json, nullable=False),
+    #: Through which door it came; see db.states.Origin.
+    Column("origin", Text, nullable=False, server_default="job"),
     Column("idempotency_key", Text),
     Column("body_digest", Text),
     #: Key of the spooled submission, while there is something left to import from it.
     Column("spool_key", Text),
     Column("spool_lines", BigInteger, nullable=False, server_default="0"),
     Column("spool_offset", BigInteger, nullable=False, server_default="0"),
+    #: `s3://bucket/prefix`, if the items are the images found there; the last key so listed; and
+    #: when there were no more.
+    Column("source", Text),
+    Column("source_after", Text),
+    _at("listed_at"),
     Column("results_key", Text),
     #: References of the images of the examples in `defaults`, once intake has them.
     Column("examples", Json),
@@ -131,6 +140,7 @@ jobs = Table(
     #: The highest `items.result_number` handed out.
     Column("results", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("owner_id", "idempotency_key"),
+    CheckConstraint("origin IN ('job', 'batch', 'chat')", name="origin_is_known"),
     CheckConstraint(
         "total = queued + running + succeeded + failed + cancelled", name="counts_add_up"
     ),
@@ -157,10 +167,16 @@ jobs = Table(
         sqlite_where=text("spool_key IS NOT NULL"),
     ),
     Index(
+        "ix_jobs_unlisted",
+        "id",
+        postgresql_where=text("source IS NOT NULL AND sealed_at IS NULL"),
+        sqlite_where=text("source IS NOT NULL AND sealed_at IS NULL"),
+    ),
+    Index(
         "ix_jobs_unwritten",
         "id",
-        postgresql_where=text("finished_at IS NOT NULL AND results_key IS NULL"),
-        sqlite_where=text("finished_at IS NOT NULL AND results_key IS NULL"),
+        postgresql_where=text("finished_at IS NOT NULL AND results_key IS NULL AND origin = 'job'"),
+        sqlite_where=text("finished_at IS NOT NULL AND results_key IS NULL AND origin = 'job'"),
     ),
 )
 
@@ -235,6 +251,55 @@ items = Table(
         unique=True,
         postgresql_where=text("result_number IS NOT NULL"),
         sqlite_where=text("result_number IS NOT NULL"),
+    ),
+)
+
+#: Files of OpenAI's interface, kept in the blob store under their ids.
+files = Table(
+    "files",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _owner(),
+    Column("filename", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    _at("created_at", nullable=False),
+    _at("expires_at", index=True),
+    Index("ix_files_owner_id_id", "owner_id", "id"),
+)
+
+#: Batches of OpenAI's interface: a job, or a list of what is wrong with its input file.
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _owner(),
+    Column("job_id", Text, ForeignKey("jobs.id")),
+    Column("model", Text),
+    Column("input_file_id", Text, nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("completion_window", Text, nullable=False),
+    Column("metadata", Json),
+    Column("lines", BigInteger, nullable=False),
+    #: What tells a request that is sent again; NULL once the same may be asked anew.
+    Column("request_key", Text),
+    Column("errors", Json),
+    Column("output_expires_seconds", Integer),
+    Column("output_file_id", Text),
+    Column("error_file_id", Text),
+    Column("usage", Json),
+    _at("created_at", nullable=False),
+    _at("expires_at", nullable=False),
+    _at("expired_at"),
+    _at("finalized_at"),
+    UniqueConstraint("owner_id", "request_key"),
+    CheckConstraint("(errors IS NULL) = (job_id IS NOT NULL)", name="faultless_has_a_job"),
+    Index("ix_batches_owner_id_id", "owner_id", "id"),
+    Index(
+        "ix_batches_open",
+        "id",
+        postgresql_where=text("finalized_at IS NULL"),
+        sqlite_where=text("finalized_at IS NULL"),
     ),
 )
 
