@@ -7,17 +7,18 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from api import errors, health, images, jobs, models
+from api import errors, events, health, images, jobs, models
 from api.guard import CountBody
 from api.services import Services
 from api.settings import ApiSettings
-from api.waits import Waits
+from api.watch import Watch
 from db import owners, schema
 from db.blobs import open_store
 from db.database import Database
 from db.owners import LOCAL_OWNER
 from db.settings import RecordSettings
 from workers.broker import Wakes, make_app
+from workers.notices import Notices
 
 VERSION = "0.1.0"
 
@@ -26,10 +27,12 @@ def create_app(record: RecordSettings, settings: ApiSettings) -> FastAPI:
     """Build the API and bring its database up to date."""
     database = Database(record.database_url, pool=record.database_pool)
     schema.migrate(database)
+    watch = Watch(database, settings.redis_url)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
+        async with watch.running():
+            yield
         database.dispose()
 
     app = FastAPI(
@@ -46,12 +49,13 @@ def create_app(record: RecordSettings, settings: ApiSettings) -> FastAPI:
         database,
         open_store(record),
         Wakes(make_app(settings)),
-        Waits(database),
+        Notices(settings.redis_url),
+        watch,
         local_owner,
     )
     app.add_middleware(CountBody, settings=settings)
     errors.install(app)
-    for part in (jobs, images, models, health):
+    for part in (events, jobs, images, models, health):
         app.include_router(part.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

@@ -138,7 +138,7 @@ async def _shown(
     headers = {}
     if seconds := _wait_seconds(prefer, services.settings.max_wait_seconds):
         if shown.finished_at is None:
-            await services.waits.finished(job_id, seconds)
+            await services.watch.finished(job_id, seconds)
             shown = await run_in_threadpool(look)
         headers["Preference-Applied"] = f"wait={seconds}"
     pending = created and shown.finished_at is None
@@ -246,6 +246,7 @@ def cancel(job_id: str, services: Parts, owner: CurrentOwner) -> JobOut:
     with services.database.transaction() as transaction:
         job = jobs.cancel(transaction, owner.id, job_id)
     services.wakes.wake(UPKEEP)
+    services.notices.changed(job_id)
     return JobOut.of(job)
 
 
@@ -253,7 +254,9 @@ def cancel(job_id: str, services: Parts, owner: CurrentOwner) -> JobOut:
 def pause(job_id: str, services: Parts, owner: CurrentOwner) -> JobOut:
     """Start nothing new of the job until it is resumed."""
     with services.database.transaction() as transaction:
-        return JobOut.of(jobs.pause(transaction, owner.id, job_id, paused=True))
+        job = jobs.pause(transaction, owner.id, job_id, paused=True)
+    services.notices.changed(job_id)
+    return JobOut.of(job)
 
 
 @router.post("/{job_id}/resume")
@@ -262,6 +265,7 @@ def resume(job_id: str, services: Parts, owner: CurrentOwner) -> JobOut:
     with services.database.transaction() as transaction:
         job = jobs.pause(transaction, owner.id, job_id, paused=False)
     services.wakes.wake(INTAKE, engine_queue(job.model))
+    services.notices.changed(job_id)
     return JobOut.of(job)
 
 

@@ -7,13 +7,14 @@ from fastapi import Depends, Request
 
 from api.guard import check_local
 from api.settings import ApiSettings
-from api.waits import Waits
+from api.watch import Watch
 from db import owners
 from db.blobs import BlobStore
 from db.database import Database
 from db.errors import Unauthorized
 from db.owners import Owner
 from workers.broker import Wakes
+from workers.notices import Notices
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,8 @@ class Services:
     database: Database
     store: BlobStore
     wakes: Wakes
-    waits: Waits
+    notices: Notices
+    watch: Watch
     #: Whose everything is that comes without a key.
     local_owner: Owner
 

@@ -3,6 +3,7 @@
     OWNER/images/ab/abcdef…      an image, named by its SHA-256 within its owner
     OWNER/spool/ID.jsonl         a streamed submission, until it is imported
     OWNER/results/JOB.jsonl      the results of a finished job
+    OWNER/files/ID               a file of OpenAI's interface
 
 Writing the same key twice writes the same bytes. A reader sees a blob whole or not at all.
 """
@@ -38,6 +39,11 @@ def spool_key(owner_id: int, name: str) -> str:
 def results_key(owner_id: int, job_id: str) -> str:
     """Where the results of a finished job are kept."""
     return f"{owner_id}/results/{job_id}.jsonl"
+
+
+def file_key(owner_id: int, file_id: str) -> str:
+    """Where a file of OpenAI's interface is kept."""
+    return f"{owner_id}/files/{file_id}"
 
 
 class BlobStore(Protocol):

@@ -12,13 +12,13 @@ from sqlalchemy import Connection, Row, select, update
 from db import counts, sql
 from db.clock import now
 from db.errors import NotFound, RequestError
-from db.states import JobState, job_state
+from db.states import JobState, Origin, job_state
 from db.tables import jobs
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job's facts and counts at one moment."""
+    """A job's facts and counts at one moment; `results` is the highest result number so far."""
 
     id: str
     owner_id: int
@@ -29,6 +29,10 @@ class Job:
     spool_key: str | None
     spool_lines: int
     spool_offset: int
+    source: str | None
+    source_after: str | None
+    listed_at: datetime | None
+    origin: str
     results_key: str | None
     created_at: datetime
     sealed_at: datetime | None
@@ -42,6 +46,7 @@ class Job:
     succeeded: int
     failed: int
     cancelled: int
+    results: int
 
     @property
     def state(self) -> JobState:
@@ -66,7 +71,7 @@ def as_job(row: Row[Any]) -> Job:
 
 def new_id(prefix: str) -> str:
     """An id that sorts by the time it was made: 48 bits of milliseconds, 64 of chance."""
-    return f"{prefix}_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
+    return f"{prefix}{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
 
 
 # ---- look ---------------------------------------------------------------------------
@@ -87,20 +92,23 @@ def get(transaction: Connection, owner_id: int, job_id: str) -> Job:
 
 
 def page(transaction: Connection, owner_id: int, *, before: str | None, limit: int) -> list[Job]:
-    """An owner's jobs, newest first; `before` is the last id of the page before this one."""
-    query = select(*JOB_COLUMNS).where(jobs.c.owner_id == owner_id)
+    """An owner's jobs, newest first; `before` is the last id of the page before this one.
+
+    Single conversations are left out.
+    """
+    query = select(*JOB_COLUMNS).where(
+        jobs.c.owner_id == owner_id, jobs.c.origin != Origin.CHAT.value
+    )
     if before is not None:
         query = query.where(jobs.c.id < before)
     rows = transaction.execute(query.order_by(jobs.c.id.desc()).limit(limit))
     return [as_job(row) for row in rows]
 
 
-def finished(transaction: Connection, job_ids: Iterable[str]) -> set[str]:
-    """Those of `job_ids` that have finished."""
-    rows = transaction.execute(
-        select(jobs.c.id).where(jobs.c.id.in_(list(job_ids)), jobs.c.finished_at.is_not(None))
-    )
-    return set(rows.scalars())
+def several(transaction: Connection, job_ids: Iterable[str]) -> list[Job]:
+    """Jobs of whatever owner, for those who have looked at them before."""
+    rows = transaction.execute(select(*JOB_COLUMNS).where(jobs.c.id.in_(list(job_ids))))
+    return [as_job(row) for row in rows]
 
 
 # ---- steer --------------------------------------------------------------------------
@@ -144,7 +152,11 @@ def to_write(transaction: Connection, limit: int) -> list[Job]:
     """Finished jobs whose results object is not written yet, oldest first."""
     rows = transaction.execute(
         select(*JOB_COLUMNS)
-        .where(jobs.c.finished_at.is_not(None), jobs.c.results_key.is_(None))
+        .where(
+            jobs.c.finished_at.is_not(None),
+            jobs.c.results_key.is_(None),
+            jobs.c.origin == Origin.JOB.value,
+        )
         .order_by(jobs.c.id)
         .limit(limit)
     )

@@ -20,12 +20,12 @@ from db import counts
 from db.errors import IdefiqError, StorageError
 from db.requests import effective, example_references, image_references
 from db.sql import Statement
-from db.states import ItemState, Stage
+from db.states import ItemState, Origin, Stage
 from db.tables import items, jobs
 
 #: Longest wait before a retry.
 MAX_RETRY_SECONDS = 300.0
-#: Open jobs looked at in one claim, oldest first.
+#: Open jobs looked at in one claim, in order.
 CLAIM_JOBS = 200
 
 
@@ -42,6 +42,7 @@ class Lease:
         examples: References of the images of its examples, or of its job's if it shares those;
             None as long as intake has not brought them in.
         shares_examples: Whether its examples are its job's.
+        origin: Through which door its job came.
     """
 
     item_id: int
@@ -56,6 +57,7 @@ class Lease:
     images: list[str] | None
     examples: list[str] | None = None
     shares_examples: bool = False
+    origin: Origin = Origin.JOB
 
     @property
     def wanted(self) -> list[str]:
@@ -102,7 +104,7 @@ _DUE = Statement(
       AND EXISTS (
         SELECT 1 FROM items
         WHERE items.job_id = jobs.id AND stage = :stage AND state = 'queued' AND due_at <= {now})
-    ORDER BY id LIMIT :limit
+    ORDER BY CASE origin WHEN 'chat' THEN 0 ELSE 1 END, id LIMIT :limit
     """,
     jobs.c.id,
 )
@@ -136,7 +138,7 @@ _CLAIM = Statement(
 def claim(
     transaction: Connection, *, session: str, stage: Stage, model: str | None, limit: int
 ) -> list[Lease]:
-    """Take up to `limit` due items, those of the oldest jobs first.
+    """Take up to `limit` due items: of conversations, then of other jobs, the oldest first.
 
     Takes nothing for a session that has expired, and nothing of a job that is paused, cancelled
     or not sealed. Two claims never take the same item.
@@ -160,7 +162,7 @@ def _claim_of(
 ) -> list[Lease]:
     # Asked again under the lock: a pause or a cancel that was answered holds for this claim.
     job = transaction.execute(
-        select(jobs.c.model, jobs.c.defaults, jobs.c.examples)
+        select(jobs.c.model, jobs.c.defaults, jobs.c.examples, jobs.c.origin)
         .where(jobs.c.id == job_id, jobs.c.cancelled_at.is_(None), jobs.c.paused_at.is_(None))
         .with_for_update()
     ).first()
@@ -184,6 +186,7 @@ def _claim_of(
             images=row.images,
             examples=row.examples if "examples" in row.request else job.examples,
             shares_examples="examples" in job.defaults and "examples" not in row.request,
+            origin=Origin(job.origin),
         )
         for row in sorted(rows, key=lambda row: int(row.id))
     ]

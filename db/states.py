@@ -21,6 +21,16 @@ class Stage(StrEnum):
     GENERATE = "generate"
 
 
+class Origin(StrEnum):
+    """Through which door a job came."""
+
+    JOB = "job"
+    #: A batch of OpenAI's interface; its answers go into files of that form.
+    BATCH = "batch"
+    #: One conversation that somebody waits for: claimed first, and left out of lists.
+    CHAT = "chat"
+
+
 class ItemState(StrEnum):
     """Where an item is. The last three are final."""
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import Connection, insert, or_, select, update
+from sqlalchemy import Connection, and_, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from db import counts, verdicts
@@ -18,7 +18,7 @@ from db.clock import now
 from db.errors import IdempotencyConflict
 from db.jobs import JOB_COLUMNS, Job, as_job, cancel, new_id
 from db.requests import effective, example_references, image_references, options_digest
-from db.states import ItemState, Stage
+from db.states import ItemState, Origin, Stage
 from db.tables import items, jobs
 
 #: Above this many rows Postgres takes them by COPY.
@@ -41,6 +41,8 @@ class NewJob:
         body_digest: SHA-256 of the whole submission; with `idempotency_key` it tells a repeated
             submission from another one under the same key.
         spool_key: Where a streamed submission waits for its import, with `spool_lines` lines.
+        source: `s3://bucket/prefix`, if the items are the images to be found there.
+        origin: Through which door it came.
     """
 
     owner_id: int
@@ -51,11 +53,13 @@ class NewJob:
     body_digest: str | None = None
     spool_key: str | None = None
     spool_lines: int = 0
+    source: str | None = None
+    origin: Origin = Origin.JOB
 
 
 def create(transaction: Connection, job: NewJob) -> str:
     """Insert a job that is not sealed yet and has no items. Returns its id."""
-    job_id = new_id("job")
+    job_id = new_id("job_")
     values = {field.name: getattr(job, field.name) for field in fields(NewJob)}
     transaction.execute(insert(jobs).values(id=job_id, created_at=now(), **values))
     return job_id
@@ -140,10 +144,40 @@ def import_page(
     return True
 
 
+def list_page(
+    transaction: Connection, job: Job, new_items: Sequence[NewItem], *, last: str | None
+) -> bool:
+    """Add the images found on one page of a job's source; `last` is its last key.
+
+    Writes only if the job's listing still stands where `job` says, so it may run twice and at
+    two places. None for `last` says that there are no more. Returns whether it was this call
+    that wrote it.
+    """
+    counts.lock(transaction, [job.id])
+    reached = {"source_after": last} if last is not None else {"listed_at": now()}
+    advanced = transaction.execute(
+        update(jobs)
+        .where(
+            jobs.c.id == job.id,
+            jobs.c.source_after.is_not_distinct_from(job.source_after),
+            jobs.c.listed_at.is_(None),
+            jobs.c.sealed_at.is_(None),
+            jobs.c.cancelled_at.is_(None),
+        )
+        .values(reached)
+        .returning(jobs.c.total)
+    ).first()
+    if advanced is None:
+        return False
+    _insert(transaction, job.id, job, advanced.total, new_items)
+    return True
+
+
 def seal(transaction: Connection, job_id: str) -> None:
     """Say that no more items will come. Safe to repeat; without items a job is finished at once.
 
-    Writes only if the whole spool was imported, or the job was cancelled before that.
+    Writes only if the whole spool was imported and the whole source listed, or the job was
+    cancelled before that.
     """
     transaction.execute(
         update(jobs)
@@ -151,7 +185,10 @@ def seal(transaction: Connection, job_id: str) -> None:
             jobs.c.id == job_id,
             jobs.c.sealed_at.is_(None),
             or_(
-                jobs.c.spool_offset == jobs.c.spool_lines,
+                and_(
+                    jobs.c.spool_offset == jobs.c.spool_lines,
+                    or_(jobs.c.source.is_(None), jobs.c.listed_at.is_not(None)),
+                ),
                 jobs.c.cancelled_at.is_not(None),
             ),
         )
@@ -232,6 +269,16 @@ def to_import(transaction: Connection) -> list[Job]:
     return [as_job(row) for row in rows]
 
 
+def to_list(transaction: Connection) -> list[Job]:
+    """Jobs whose source is still to be listed, oldest first."""
+    rows = transaction.execute(
+        select(*JOB_COLUMNS)
+        .where(jobs.c.source.is_not(None), jobs.c.sealed_at.is_(None))
+        .order_by(jobs.c.id)
+    )
+    return [as_job(row) for row in rows]
+
+
 def forget_spool(transaction: Connection, job_id: str) -> None:
     """Note that a sealed job's spool is deleted. Safe to repeat."""
     transaction.execute(
@@ -242,6 +289,6 @@ def forget_spool(transaction: Connection, job_id: str) -> None:
 
 
 def give_up_import(transaction: Connection, job: Job) -> None:
-    """Cancel a job whose spool can never be imported, so that it ends. Safe to repeat."""
+    """Cancel a job that can never be imported whole, so that it ends. Safe to repeat."""
     cancel(transaction, job.owner_id, job.id)
     seal(transaction, job.id)

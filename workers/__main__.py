@@ -19,6 +19,7 @@ from db.states import Stage
 from workers.broker import INTAKE, UPKEEP, Wakes, engine_queue, make_app
 from workers.ends import LeaseEnds
 from workers.loop import ResidentLoop
+from workers.notices import Notices
 from workers.session import Session
 from workers.settings import EngineSettings, IntakeSettings, WorkerSettings
 from workers.tasks import serve
@@ -87,13 +88,15 @@ def run_engine(record: RecordSettings) -> int:
     with database.transaction() as transaction:
         sessions.offer(transaction, family.card)
     session.start()
+    notices = Notices(settings.redis_url)
     engine = Engine(
         database,
         open_store(record),
         family,
         device,
         session,
-        LeaseEnds(database, session, _policy(record)),
+        LeaseEnds(database, session, _policy(record), notices),
+        notices,
         batch_items=settings.batch_items,
         loaders=settings.load_threads,
     )
@@ -139,7 +142,7 @@ def run_intake(record: RecordSettings) -> int:
         checkers,
         session,
         Wakes(app),
-        LeaseEnds(database, session, _policy(record)),
+        LeaseEnds(database, session, _policy(record), Notices(settings.redis_url)),
         fetches=settings.intake_fetches,
     )
     loop = ResidentLoop(
@@ -158,13 +161,20 @@ def run_intake(record: RecordSettings) -> int:
 
 
 def run_upkeep(record: RecordSettings) -> int:
-    """Import, settle, write results."""
-    from workers.upkeep import Upkeep
+    """Import, list, settle, write results."""
+    from workers.upkeep.listing import Buckets
+    from workers.upkeep.upkeep import Upkeep
 
     settings = WorkerSettings()
     database = _open(record)
     app = make_app(settings, UPKEEP)
-    upkeep = Upkeep(database, open_store(record), Wakes(app))
+    upkeep = Upkeep(
+        database,
+        open_store(record),
+        Buckets(record),
+        Wakes(app),
+        Notices(settings.redis_url),
+    )
     loop = ResidentLoop(upkeep.look, lanes=1, poll_seconds=settings.poll_seconds, name="lane")
     return serve(
         app,

@@ -14,6 +14,7 @@ from db import counts, leases
 from db.database import Database, Transaction
 from db.errors import Poison
 from db.leases import Failure, Lease, RetryPolicy
+from workers.notices import Notices
 from workers.session import Session
 
 #: An item whose workers died or gave up this often is failed.
@@ -28,10 +29,14 @@ class LeaseEnds:
     Args:
         session: Tells for how long writing makes sense.
         policy: What becomes of retryable errors.
+        notices: Tell those who wait for the jobs.
     """
 
-    def __init__(self, database: Database, session: Session, policy: RetryPolicy) -> None:
+    def __init__(
+        self, database: Database, session: Session, policy: RetryPolicy, notices: Notices
+    ) -> None:
         self._database, self._session, self._policy = database, session, policy
+        self._notices = notices
 
     def write(
         self,
@@ -55,6 +60,7 @@ class LeaseEnds:
             return len(ours | leases.fail(transaction, failures, self._policy))
 
         written = self._database.retrying(work, while_=lambda: self._session.holds(session_id))
+        self._notices.changed(*{lease.job_id for lease in ended})
         if lost := len(ended) - written:
             log.info("%d leases were lost; what was found for them is dropped", lost)
 

@@ -13,7 +13,6 @@ import pytest
 from typer.testing import CliRunner
 
 from db import leases, owners, sessions
-from db.blobs import FolderStore
 from db.database import Database
 from db.requests import image_references
 from db.states import Stage
@@ -22,9 +21,7 @@ from idefiq.cli import app
 from tests import pictures, servers
 from tests.db import builders
 from tests.served import Serve
-from workers.broker import Wakes, make_app
-from workers.settings import BrokerSettings
-from workers.upkeep import Upkeep
+from tests.workers import parts
 
 
 @pytest.fixture
@@ -42,8 +39,7 @@ def record(http_sqlite: httpx2.Client, sqlite_url: str) -> Iterator[Database]:
 
 def play_engine(record: Database, folder: Path, seconds: float = 20) -> threading.Thread:
     """Be upkeep, intake and an engine until a job has been answered."""
-    app = make_app(BrokerSettings(redis_url="redis://127.0.0.1:1/0"))
-    upkeep = Upkeep(record, FolderStore(folder / "blobs"), Wakes(app))
+    upkeep = parts.upkeep(record, folder)
 
     def run() -> None:
         session = builders.session(record, "played")

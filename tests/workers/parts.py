@@ -10,8 +10,11 @@ from db.states import Stage
 from tests.db import builders
 from workers.broker import Wakes, make_app
 from workers.ends import LeaseEnds
+from workers.notices import Notices
 from workers.session import Session
 from workers.settings import BrokerSettings
+from workers.upkeep.listing import Buckets
+from workers.upkeep.upkeep import Upkeep
 
 
 def record(database: Database, folder: Path, **settings: object) -> RecordSettings:
@@ -30,7 +33,20 @@ def session(
 
 
 def ends(database: Database, session: Session) -> LeaseEnds:
-    return LeaseEnds(database, session, RetryPolicy(max_tries=3, first_wait_seconds=60.0))
+    return LeaseEnds(
+        database, session, RetryPolicy(max_tries=3, first_wait_seconds=60.0), notices()
+    )
+
+
+def notices() -> Notices:
+    """Notices for a Redis that is not there."""
+    return Notices("redis://127.0.0.1:1/0")
+
+
+def upkeep(database: Database, folder: Path, **settings: object) -> Upkeep:
+    """Upkeep on the folder's store."""
+    buckets = Buckets(record(database, folder, **settings))
+    return Upkeep(database, store(folder), buckets, wakes(), notices())
 
 
 def store(folder: Path) -> FolderStore:

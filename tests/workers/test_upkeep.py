@@ -14,8 +14,7 @@ from db.states import JobState
 from db.submissions import NewJob
 from tests.db import builders
 from tests.workers import parts
-from workers import upkeep as upkeep_module
-from workers.upkeep import Upkeep
+from workers.upkeep import upkeep as upkeep_module
 
 
 def spool(database: Database, folder: Path, lines: list[object], key: str = "1/spool/a") -> Job:
@@ -34,7 +33,7 @@ def line(number: int, **fields: object) -> dict[str, object]:
 
 
 def look(database: Database, folder: Path) -> None:
-    Upkeep(database, parts.store(folder), parts.wakes()).look()
+    parts.upkeep(database, folder).look()
 
 
 def state(database: Database, job: Job) -> JobState:

@@ -11,20 +11,22 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from db import leases
 from db.blobs import BlobStore, image_key
 from db.database import Database
 from db.errors import EngineError, IdefiqError, ImageMismatch, ImageNotFound, NotFound
 from db.leases import Failure, Lease
-from db.states import Stage
+from db.states import Origin, Stage
 from workers.ends import LeaseEnds, holding
 from workers.engine.batching import plan
 from workers.engine.device import Device
 from workers.families.base import Answer, Family, Prepared
 from workers.images import decode
 from workers.loop import ResidentLoop
+from workers.notices import Notices
 from workers.session import Session
 
 #: Once may be chance; after that an item no longer shares a batch.
@@ -63,13 +65,14 @@ class Engine:
         device: Device,
         session: Session,
         ends: LeaseEnds,
+        notices: Notices,
         *,
         batch_items: int,
         loaders: int,
     ) -> None:
         self._database, self._store = database, store
         self._family, self._device = family, device
-        self._session, self._ends = session, ends
+        self._session, self._ends, self._notices = session, ends, notices
         self._batch_items = batch_items
         self._loaders = ThreadPoolExecutor(loaders, thread_name_prefix="load")
         self.loop: ResidentLoop | None = None
@@ -128,12 +131,15 @@ class Engine:
     def _load_one(self, lease: Lease) -> Prepared | IdefiqError:
         try:
             images = [decode(self._read(lease.owner_id, ref)) for ref in lease.shown]
-            return self._family.prepare(lease.request, images)
+            item = self._family.prepare(lease.request, images)
         except IdefiqError as error:
             return error
         except Exception:  # nobody's item may take a neighbour down with it
             log.exception("item %d could not be prepared", lease.item_id)
             return EngineError("preparing the item failed unexpectedly; see the worker's log")
+        if lease.origin is Origin.CHAT:  # somebody may be reading along
+            return replace(item, on_text=partial(self._notices.said, lease.job_id))
+        return item
 
     def _read(self, owner_id: int, reference: str) -> bytes:
         digest = reference.removeprefix("blob:")

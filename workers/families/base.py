@@ -23,11 +23,14 @@ class Prepared:
         request: The effective request, see db/requests.py.
         tokens: Length of the prompt with its image tokens; what batches are sorted by.
         inputs: The family's own, not looked at by anybody else.
+        on_text: Called with the beginning of the answer whenever more of it is certain, where
+            the family can tell before the end.
     """
 
     request: dict[str, Any]
     tokens: int
     inputs: Any
+    on_text: Callable[[str], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

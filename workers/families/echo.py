@@ -19,6 +19,9 @@ from workers.families.base import Answer, Prepared, Score
 from workers.families.prompts import build
 from workers.settings import EngineSettings
 
+#: In so many steps an answer is said to those who read along.
+ECHO_STEPS = 4
+
 
 class Echo:
     """See the module."""
@@ -40,8 +43,14 @@ class Echo:
 
     def generate(self, batch: Sequence[Prepared]) -> list[Answer]:
         """Say what was seen, cut to `max_new_tokens` words."""
-        time.sleep(self._seconds_per_item * len(batch))
-        return [self._answer(item) for item in batch]
+        answers = [self._answer(item) for item in batch]
+        said = [(item, answer.text.split()) for item, answer in zip(batch, answers, strict=True)]
+        for step in range(ECHO_STEPS):
+            time.sleep(self._seconds_per_item * len(batch) / ECHO_STEPS)
+            for item, words in said:
+                if item.on_text and (known := words[: len(words) * (step + 1) // ECHO_STEPS]):
+                    item.on_text(" ".join(known))
+        return answers
 
     def _answer(self, item: Prepared) -> Answer:
         said, template = item.inputs

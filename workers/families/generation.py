@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import GenerationConfig, LogitsProcessorList
+from transformers.generation import BaseStreamer
 
 END_OF_UTTERANCE = "<end_of_utterance>"
 #: Options with transformers' own names; what is left out is the checkpoint's default.
@@ -85,13 +86,14 @@ def padding(tokenizer: Any, ending: Ending) -> int:
     return next((c for c in candidates if c is not None and c not in ending.ids), ending.ids[0])
 
 
-def generate(
+def generate(  # noqa: PLR0913 - what transformers' own takes
     model: Any,
     tensors: Mapping[str, torch.Tensor],
     options: Mapping[str, Any],
     ending: Ending,
     sampler: LogitsProcessorList | None,
     tokenizer: Any,
+    streamer: BaseStreamer | None = None,
 ) -> list[list[int]]:
     """Answer a batch. Returns each row's new tokens up to its end, that included."""
     config = copy.deepcopy(model.generation_config)
@@ -111,7 +113,11 @@ def generate(
     if config.pad_token_id is None:
         config.pad_token_id = ending.ids[0]
     output = model.generate(
-        **tensors, generation_config=config, logits_processor=sampler, tokenizer=tokenizer
+        **tensors,
+        generation_config=config,
+        logits_processor=sampler,
+        tokenizer=tokenizer,
+        streamer=streamer,
     )
     new = output[:, tensors["input_ids"].shape[1] :].tolist()
     return [_until_end(row, ending) for row in new]

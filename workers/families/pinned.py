@@ -29,6 +29,7 @@ from workers.families.base import Answer, Prepared
 from workers.families.labels import named
 from workers.families.prompts import Part, Style, Turn, build
 from workers.families.special import Controls
+from workers.families.streaming import Streamer
 from workers.settings import EngineSettings
 
 
@@ -289,6 +290,7 @@ class Pinned(ABC):
             self.ending,
             sampling.processors(options, seeds) if options.get("do_sample") else None,
             self._tokenizer,
+            Streamer.of(batch, options, self.ending, self._tokenizer),
         )
 
     def _answer(self, batch: Sequence[Prepared]) -> list[Answer]:

@@ -1,23 +1,29 @@
 """Upkeep: repeatable steps on rows, each safe to run twice and at two places.
 
-spool ──import pages──▶ items ─▶ seal          cancelled job ──settle pages──▶ finished
-finished job ──write──▶ OWNER/results/JOB.jsonl ─▶ its key in the job
+spool  ──import pages──▶ items ─▶ seal         cancelled job ──settle pages──▶ finished
+bucket ──list pages────▶ items ─▶ seal         batch ──window over──▶ cancelled
+finished job ──write──▶ OWNER/results/JOB.jsonl, or a batch's two files       file ──▶ expired
 """
 
 import json
 import logging
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 
-from db import jobs, results, sessions, submissions
+from db import batches, files, jobs, results, sessions, submissions
+from db.batches import Batch
 from db.blobs import BlobStore, results_key
 from db.database import Database
 from db.errors import NotFound, RequestError, StorageError
 from db.jobs import Job
 from db.submissions import NewItem
 from workers.broker import INTAKE, Wakes, engine_queue
+from workers.notices import Notices
+from workers.upkeep.listing import Buckets
+from workers.upkeep.outputs import Outputs
 
 #: Lines imported, items cancelled and results written in one transaction.
 PAGE = 2_000
@@ -25,8 +31,9 @@ PAGE = 2_000
 IMPORT_PAGES = 25
 #: Results are kept in memory up to this size while they are written, then in a file.
 SPOOL_BYTES = 8 * 2**20
-#: Finished jobs whose results are written in one look.
+#: Finished jobs whose results are written, and files that are deleted, in one look.
 WRITE_JOBS = 50
+REMOVE_FILES = 200
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +41,17 @@ log = logging.getLogger(__name__)
 class Upkeep:
     """Does the work of an upkeep worker; `look` is what its resident loop runs."""
 
-    def __init__(self, database: Database, store: BlobStore, wakes: Wakes) -> None:
-        self._database, self._store, self._wakes = database, store, wakes
+    def __init__(
+        self,
+        database: Database,
+        store: BlobStore,
+        buckets: Buckets,
+        wakes: Wakes,
+        notices: Notices,
+    ) -> None:
+        self._database, self._store, self._buckets = database, store, buckets
+        self._wakes, self._notices = wakes, notices
+        self._outputs = Outputs(database, store)
 
     def look(self) -> bool:
         """Run every step that has something to do. Returns whether there may be more.
@@ -43,14 +59,21 @@ class Upkeep:
         What goes wrong with one job is logged and keeps none of the others from its step.
         """
         with self._database.snapshot() as transaction:
-            imports = submissions.to_import(transaction)
-            cancelled = jobs.to_settle(transaction)
-            unwritten = jobs.to_write(transaction, WRITE_JOBS)
-        steps: list[Callable[[], None]] = [
-            *(partial(self.import_job, job) for job in imports),
-            *(partial(self.settle, job_id) for job_id in cancelled),
-            *(partial(self.write_results, job) for job in unwritten),
-        ]
+            steps: list[Callable[[], None]] = [
+                *(partial(self.import_job, job) for job in submissions.to_import(transaction)),
+                *(partial(self.list_source, job) for job in submissions.to_list(transaction)),
+                *(partial(self.expire, batch) for batch in batches.to_expire(transaction)),
+                *(partial(self.settle, job_id) for job_id in jobs.to_settle(transaction)),
+                *(partial(self.finalize, batch) for batch in batches.to_finalize(transaction)),
+                *(
+                    partial(self.write_results, job)
+                    for job in jobs.to_write(transaction, WRITE_JOBS)
+                ),
+                *(
+                    partial(self._outputs.remove, file)
+                    for file in files.expired(transaction, REMOVE_FILES)
+                ),
+            ]
         failed = [step for step in steps if not self._did(step)]
         with self._database.transaction() as transaction:
             sessions.forget_dead(transaction)
@@ -85,7 +108,7 @@ class Upkeep:
                 return
             with self._database.transaction() as transaction:
                 submissions.seal(transaction, job.id)
-            self._wakes.wake(INTAKE, engine_queue(job.model))
+            self._tell_sealed(job)
         self._store.delete(job.spool_key)
         with self._database.transaction() as transaction:
             submissions.forget_spool(transaction, job.id)
@@ -106,12 +129,54 @@ class Upkeep:
                     return True
         return False
 
+    def _tell_sealed(self, job: Job) -> None:
+        self._wakes.wake(INTAKE, engine_queue(job.model))
+        self._notices.changed(job.id)
+
+    def list_source(self, job: Job) -> None:
+        """List some pages of a bucket as items; after the last, seal the job.
+
+        A bucket that is gone, or may not be listed any more, ends its job as cancelled.
+        """
+        done = job.cancelled_at is not None or job.listed_at is not None
+        try:
+            for _ in range(IMPORT_PAGES):
+                if done:
+                    break
+                page, last = self._buckets.images(str(job.source), job.source_after)
+                with self._database.transaction() as transaction:
+                    if not submissions.list_page(transaction, job, page, last=last):
+                        return  # somebody else lists it, or it was cancelled
+                job, done = replace(job, source_after=last), last is None
+        except NotFound as error:
+            log.error("job %s can never be listed and is cancelled: %s", job.id, error)
+            with self._database.transaction() as transaction:
+                submissions.give_up_import(transaction, job)
+            done = True
+        if done:
+            with self._database.transaction() as transaction:
+                submissions.seal(transaction, job.id)
+            self._tell_sealed(job)
+
+    def expire(self, batch: Batch) -> None:
+        """Start no more of a batch whose window is over."""
+        with self._database.transaction() as transaction:
+            batches.expire(transaction, batch)
+        log.info("batch %s has expired", batch.id)
+
+    def finalize(self, batch: Batch) -> None:
+        """Write a finished batch's files."""
+        self._outputs.finalize(batch)
+        self._notices.changed(str(batch.job_id))
+        log.info("wrote the files of batch %s", batch.id)
+
     def settle(self, job_id: str) -> None:
         """Cancel the queued items of a cancelled job."""
         more = True
         while more:
             with self._database.transaction() as transaction:
                 more = jobs.settle_cancelled(transaction, job_id, PAGE) == PAGE
+            self._notices.changed(job_id)
 
     def write_results(self, job: Job) -> None:
         """Write a finished job's items, in the order of the submission, as JSON Lines."""
@@ -123,6 +188,7 @@ class Upkeep:
             self._store.put(key, file)
         with self._database.transaction() as transaction:
             jobs.record_results(transaction, job.id, key)
+        self._notices.changed(job.id)
         log.info("wrote the results of job %s", job.id)
 
 

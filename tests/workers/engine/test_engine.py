@@ -34,6 +34,7 @@ def engine(database: Database, tmp_path: Path) -> Iterator[Engine]:
         Device(family, stuck_seconds=60, probe=lambda: None, on_broken=lambda: None),
         session,
         parts.ends(database, session),
+        parts.notices(),
         batch_items=8,
         loaders=2,
     )

@@ -1,0 +1,283 @@
+"""Batches of OpenAI's interface: a job with an input file, a window and two files of answers.
+
+    create ─▶ in_progress ─▶ finalizing ─▶ completed          failed: the input has mistakes,
+                  │  └─cancel─▶ cancelling ─▶ cancelled       and there is no job
+                  └──window over──▶ finalizing ─▶ expired
+
+The status is derived from the batch and its job, never stored. Whatever the end, the answers
+there are go into the output file.
+"""
+
+from dataclasses import dataclass, fields
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from db import jobs as job_statements
+from db import submissions
+from db.clock import after, now
+from db.errors import NotFound
+from db.jobs import JOB_COLUMNS, Job, new_id
+from db.submissions import NewJob
+from db.tables import batches, jobs
+
+
+class BatchStatus(StrEnum):
+    """What OpenAI's clients know."""
+
+    FAILED = "failed"
+    IN_PROGRESS = "in_progress"
+    FINALIZING = "finalizing"
+    COMPLETED = "completed"
+    EXPIRED = "expired"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch, and its job if its input had no mistakes."""
+
+    id: str
+    owner_id: int
+    job_id: str | None
+    model: str | None
+    input_file_id: str
+    endpoint: str
+    completion_window: str
+    metadata: dict[str, str] | None
+    lines: int
+    errors: list[dict[str, Any]] | None
+    output_expires_seconds: int | None
+    output_file_id: str | None
+    error_file_id: str | None
+    usage: dict[str, Any] | None
+    created_at: datetime
+    expires_at: datetime
+    expired_at: datetime | None
+    finalized_at: datetime | None
+    job: Job | None
+
+    @property
+    def status(self) -> BatchStatus:
+        """See the module."""
+        if self.job is None:
+            return BatchStatus.FAILED
+        if self.expired_at:
+            return BatchStatus.EXPIRED if self.finalized_at else BatchStatus.FINALIZING
+        if self.job.cancelled_at:
+            return BatchStatus.CANCELLED if self.finalized_at else BatchStatus.CANCELLING
+        if self.finalized_at:
+            return BatchStatus.COMPLETED
+        return BatchStatus.FINALIZING if self.job.finished_at else BatchStatus.IN_PROGRESS
+
+
+@dataclass(frozen=True, slots=True)
+class NewBatch:
+    """A batch as it was asked for.
+
+    Attributes:
+        lines: Of the input file, the empty ones left out.
+        window_seconds: After that it expires.
+        errors: What is wrong with the input; None makes a batch with a job.
+        request_key: What tells that the same is asked again.
+    """
+
+    owner_id: int
+    input_file_id: str
+    endpoint: str
+    completion_window: str
+    window_seconds: int
+    metadata: dict[str, str] | None = None
+    output_expires_seconds: int | None = None
+    request_key: str | None = None
+    lines: int = 0
+    model: str | None = None
+    errors: list[dict[str, Any]] | None = None
+
+
+_OWN = [field.name for field in fields(Batch) if field.name != "job"]
+_COLUMNS = [
+    *(batches.c[name] for name in _OWN),
+    *(column.label(f"job__{column.name}") for column in JOB_COLUMNS),
+]
+_FROM = batches.outerjoin(jobs, jobs.c.id == batches.c.job_id)
+
+
+def _batch(row: Row[Any]) -> Batch:
+    found = row._mapping
+    job = {column.name: found[f"job__{column.name}"] for column in JOB_COLUMNS}
+    return Batch(
+        **{name: found[name] for name in _OWN},
+        job=Job(**job) if found["job_id"] is not None else None,
+    )
+
+
+def part_id(batch_id: str, part: str) -> str:
+    """The id of a batch's file: `part` is "output" or "errors"."""
+    return f"file-{batch_id.removeprefix('batch_')}-{part}"
+
+
+def batch_of_part(file_id: str) -> tuple[str, str] | None:
+    """The batch and the part that such an id stands for, if it has that form."""
+    name, _, part = file_id.removeprefix("file-").rpartition("-")
+    return (f"batch_{name}", part) if name and part in ("output", "errors") else None
+
+
+def create_once(
+    transaction: Connection, new: NewBatch, job: NewJob | None, *, again: bool
+) -> tuple[Batch, bool]:
+    """Create a batch with its job, or find the one that the same request made before.
+
+    Args:
+        job: None if the input has errors.
+        again: Whether the request says of itself that it is sent again.
+
+    Returns:
+        The batch, and whether it was created now.
+    """
+    if earlier := asked_before(transaction, new, again=again):
+        return earlier, False
+    try:
+        with transaction.begin_nested():
+            return _create(transaction, new, submissions.create(transaction, job) if job else None)
+    except IntegrityError:
+        # Asked at the same moment by somebody else, who was first.
+        earlier = asked_before(transaction, new, again=True)
+        if earlier is None:
+            raise
+        return earlier, False
+
+
+def _create(transaction: Connection, new: NewBatch, job_id: str | None) -> tuple[Batch, bool]:
+    batch_id = f"batch_{job_id.removeprefix('job_')}" if job_id else new_id("batch_")
+    values = {field.name: getattr(new, field.name) for field in fields(NewBatch)}
+    window = values.pop("window_seconds")
+    transaction.execute(
+        insert(batches).values(
+            id=batch_id,
+            job_id=job_id,
+            created_at=now(),
+            expires_at=after(window),
+            finalized_at=now() if new.errors else None,
+            **values,
+        )
+    )
+    return get(transaction, new.owner_id, batch_id), True
+
+
+def asked_before(transaction: Connection, new: NewBatch, *, again: bool) -> Batch | None:
+    """The batch that this very request made before, if it counts.
+
+    It does while it runs, and later too if the request says of itself that it is sent `again`.
+    Otherwise the same is to be done anew, and the earlier batch gives up its claim to the key.
+    """
+    row = transaction.execute(
+        select(*_COLUMNS)
+        .select_from(_FROM)
+        .where(batches.c.owner_id == new.owner_id, batches.c.request_key == new.request_key)
+    ).first()
+    if row is None:
+        return None
+    found = _batch(row)
+    if again or found.finalized_at is None:
+        return found
+    transaction.execute(update(batches).where(batches.c.id == found.id).values(request_key=None))
+    return None
+
+
+def get(transaction: Connection, owner_id: int, batch_id: str) -> Batch:
+    """A batch of this owner.
+
+    Raises:
+        NotFound: There is none, or it is another owner's.
+    """
+    row = transaction.execute(
+        select(*_COLUMNS)
+        .select_from(_FROM)
+        .where(batches.c.id == batch_id, batches.c.owner_id == owner_id)
+    ).first()
+    if row is None:
+        raise NotFound(f"there is no batch {batch_id!r}")
+    return _batch(row)
+
+
+def page(transaction: Connection, owner_id: int, *, before: str | None, limit: int) -> list[Batch]:
+    """An owner's batches, newest first; `before` is the last id of the page before this one."""
+    query = select(*_COLUMNS).select_from(_FROM).where(batches.c.owner_id == owner_id)
+    if before is not None:
+        query = query.where(batches.c.id < before)
+    rows = transaction.execute(query.order_by(batches.c.id.desc()).limit(limit))
+    return [_batch(row) for row in rows]
+
+
+def cancel(transaction: Connection, owner_id: int, batch_id: str) -> Batch:
+    """Start no more of a batch. Safe to repeat, and without effect on one that has ended."""
+    found = get(transaction, owner_id, batch_id)
+    if found.job_id:
+        job_statements.cancel(transaction, owner_id, found.job_id)
+    return get(transaction, owner_id, batch_id)
+
+
+# ---- upkeep -------------------------------------------------------------------------
+
+
+def to_expire(transaction: Connection) -> list[Batch]:
+    """Batches that run although their window is over."""
+    return _batches(
+        transaction,
+        batches.c.expired_at.is_(None),
+        batches.c.expires_at < now(),
+        jobs.c.finished_at.is_(None),
+        jobs.c.cancelled_at.is_(None),
+    )
+
+
+def expire(transaction: Connection, batch: Batch) -> None:
+    """Start no more of a batch whose window is over. Safe to repeat."""
+    assert batch.job_id
+    transaction.execute(
+        update(batches)
+        .where(batches.c.id == batch.id, batches.c.expired_at.is_(None))
+        .values(expired_at=now())
+    )
+    job_statements.cancel(transaction, batch.owner_id, batch.job_id)
+
+
+def to_finalize(transaction: Connection) -> list[Batch]:
+    """Batches whose jobs have finished and whose files are not written yet."""
+    return _batches(transaction, jobs.c.finished_at.is_not(None))
+
+
+def finalize(
+    transaction: Connection,
+    batch_id: str,
+    *,
+    output_file_id: str | None,
+    error_file_id: str | None,
+    usage: dict[str, Any],
+) -> None:
+    """Note that a batch's files are written; one without a line is None. Safe to repeat."""
+    transaction.execute(
+        update(batches)
+        .where(batches.c.id == batch_id, batches.c.finalized_at.is_(None))
+        .values(
+            finalized_at=now(),
+            output_file_id=output_file_id,
+            error_file_id=error_file_id,
+            usage=usage,
+        )
+    )
+
+
+def _batches(transaction: Connection, *conditions: Any) -> list[Batch]:
+    rows = transaction.execute(
+        select(*_COLUMNS)
+        .select_from(_FROM)
+        .where(batches.c.finalized_at.is_(None), *conditions)
+        .order_by(batches.c.id)
+    )
+    return [_batch(row) for row in rows]

@@ -1,0 +1,77 @@
+"""The two files of a finished batch: answers, and what was not answered."""
+
+import tempfile
+from typing import IO
+
+from db import batches, files, results
+from db.batches import Batch
+from db.blobs import BlobStore, file_key
+from db.completions import line, usage
+from db.database import Database
+from db.files import NewFile
+from db.results import Item
+
+#: Items read in one transaction.
+PAGE = 2_000
+#: A file is kept in memory up to this size while it is written, then on disk.
+SPOOL_BYTES = 8 * 2**20
+
+
+class Outputs:
+    """Writes batches' files, and deletes files whose time is over."""
+
+    def __init__(self, database: Database, store: BlobStore) -> None:
+        self._database, self._store = database, store
+
+    def finalize(self, batch: Batch) -> None:
+        """Write a batch's files and say so. Safe to repeat: the same is written again."""
+        tokens = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+        with (
+            tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as output,
+            tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as mistakes,
+        ):
+            for page in results.pages_in_order(self._database, str(batch.job_id), PAGE):
+                for item in page:
+                    self._write(batch, item, output if item.answer else mistakes)
+                    for name, count in usage(item.answer).items() if item.answer else ():
+                        tokens[name] += count
+            parts = [("output", output), ("errors", mistakes)]
+            kept = {part: self._keep(batch, part, file) for part, file in parts}
+        with self._database.transaction() as transaction:
+            for new in kept.values():
+                if new:
+                    files.add(transaction, new)
+            ids = {part: new.id if new else None for part, new in kept.items()}
+            batches.finalize(
+                transaction,
+                batch.id,
+                output_file_id=ids["output"],
+                error_file_id=ids["errors"],
+                usage=tokens,
+            )
+
+    def _write(self, batch: Batch, item: Item, file: IO[bytes]) -> None:
+        expired = batch.expired_at is not None
+        file.write(line(item, str(batch.job_id), str(batch.model), expired=expired))
+
+    def _keep(self, batch: Batch, part: str, file: IO[bytes]) -> NewFile | None:
+        """Store a file that has a line in it; clients take an empty one for an answer."""
+        if not (size := file.tell()):
+            return None
+        file.seek(0)
+        file_id = batches.part_id(batch.id, part)
+        self._store.put(file_key(batch.owner_id, file_id), file)
+        return NewFile(
+            file_id,
+            batch.owner_id,
+            filename=f"{batch.id}_{part}.jsonl",
+            purpose="batch_output",
+            size_bytes=size,
+            expires_seconds=batch.output_expires_seconds,
+        )
+
+    def remove(self, file: files.File) -> None:
+        """Delete a file: first its bytes, then that there was one. Safe to repeat."""
+        self._store.delete(file_key(file.owner_id, file.id))
+        with self._database.transaction() as transaction:
+            files.remove(transaction, file.owner_id, file.id)
