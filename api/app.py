@@ -8,7 +8,9 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from api import errors, events, health, images, jobs, models
-from api.guard import CountBody
+from api.guard import CountBody, NameRequests
+from api.openai import batches, chat, files
+from api.openai.requests import ChatIn
 from api.services import Services
 from api.settings import ApiSettings
 from api.watch import Watch
@@ -54,8 +56,9 @@ def create_app(record: RecordSettings, settings: ApiSettings) -> FastAPI:
         local_owner,
     )
     app.add_middleware(CountBody, settings=settings)
+    app.add_middleware(NameRequests)
     errors.install(app)
-    for part in (events, jobs, images, models, health):
+    for part in (events, jobs, images, batches, files, chat, models, health):
         app.include_router(part.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
@@ -72,7 +75,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             routes=app.routes,
         )
         known = document["components"]["schemas"]
-        for schema_class in jobs.SCHEMAS:
+        for schema_class in (*jobs.SCHEMAS, ChatIn, batches.BatchIn):
             described = schema_class.model_json_schema(ref_template="#/components/schemas/{model}")
             for name, nested in described.pop("$defs", {}).items():
                 known.setdefault(name, nested)

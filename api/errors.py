@@ -2,6 +2,10 @@
 
 {"type": "urn:idefiq:error:unknown_model", "title": …, "status": 422, "code": "unknown_model",
  "detail": "one sentence", "errors": [{"field": "items.3.question", "line": 4, "message": …}]}
+
+OpenAI's clients read another form, with statuses of its own:
+
+{"error": {"message": "one sentence", "type": "invalid_request_error", "param": …, "code": …}}
 """
 
 import logging
@@ -16,6 +20,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from db import errors
+from db.completions import error_body
 
 STATUS: Mapping[type[errors.IdefiqError], int] = {
     errors.RequestError: 422,
@@ -33,6 +38,11 @@ STATUS: Mapping[type[errors.IdefiqError], int] = {
 }
 #: Sent with 409 and 503, and short enough that clients do wait.
 RETRY_AFTER_SECONDS = 2
+
+#: Where OpenAI's form is spoken.
+OPENAI_PATHS = ("/v1/files", "/v1/batches", "/v1/chat/")
+#: A 409 or 503 of ours may pass, but a conflict is not mended by sending the same again.
+_NOT_AGAIN = {"x-should-retry": "false"}
 
 #: Most mistakes that one answer names.
 MOST_ERRORS = 10
@@ -61,6 +71,21 @@ def problem(
     return JSONResponse(
         body, status, headers=dict(headers or {}), media_type="application/problem+json"
     )
+
+
+def envelope(
+    status: int,
+    code: str,
+    message: str,
+    *,
+    param: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """One error in OpenAI's form."""
+    if status == 422:
+        status = 404 if code == errors.UnknownModel.code else 400
+    said = dict(headers or {}) | (_NOT_AGAIN if status in (409, 504) else {})
+    return JSONResponse(error_body(message, code, status=status, param=param), status, headers=said)
 
 
 def request_error(error: ValidationError, *, line: int | None = None) -> errors.RequestError:
@@ -104,6 +129,9 @@ def _ours(request: Request, error: Exception) -> JSONResponse:
     places = [f"line {where['line']}"] if "line" in where else []
     places += [str(where["field"])] if "field" in where else []
     detail = ": ".join([*places, str(error)])
+    if _speaks_openai(request):
+        param = str(where["field"]) if "field" in where else None
+        return envelope(status, error.code, str(error), param=param, headers=headers)
     return problem(status, error.code, detail, errors=listed, headers=headers)
 
 
@@ -114,20 +142,25 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
         for one in error.errors()[:MOST_ERRORS]
     ]
     detail = "; ".join(": ".join(filter(None, one.values())) for one in listed[:3])
+    if _speaks_openai(request):
+        code, param = errors.RequestError.code, listed[0]["field"]
+        return envelope(422, code, listed[0]["message"], param=param)
     return problem(422, errors.RequestError.code, detail, errors=listed)
 
 
 def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     codes = {404: errors.NotFound.code, 405: "method_not_allowed"}
-    return problem(
-        error.status_code,
-        codes.get(error.status_code, errors.RequestError.code),
-        str(error.detail),
-        headers=error.headers,
-    )
+    code = codes.get(error.status_code, errors.RequestError.code)
+    render = envelope if _speaks_openai(request) else problem
+    return render(error.status_code, code, str(error.detail), headers=error.headers)
 
 
 def _unexpected(request: Request, error: Exception) -> JSONResponse:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return problem(500, errors.IdefiqError.code, "the service failed; its log says how")
+    render = envelope if _speaks_openai(request) else problem
+    return render(500, errors.IdefiqError.code, "the service failed; its log says how")
+
+
+def _speaks_openai(request: Request) -> bool:
+    return request.url.path.startswith(OPENAI_PATHS)

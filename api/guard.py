@@ -3,10 +3,11 @@
 Plain ASGI, because a body has to be counted while it streams.
 """
 
+import secrets
 from collections.abc import Callable
 from typing import Any
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.settings import ApiSettings
@@ -29,12 +30,42 @@ class CountBody:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        await self._app(scope, _counting(receive, self._most(scope)), send)
+
+    def _most(self, scope: Scope) -> int:
+        """Bytes that such a request may have."""
+        by_path = {
+            "/v1/files": self._settings.max_stream_bytes,
+            "/v1/chat/completions": self._settings.max_line_bytes,
+        }
+        if scope["path"] in by_path:
+            return by_path[scope["path"]]
         media_type = Headers(scope=scope).get("content-type", "").partition(";")[0].strip()
-        most = {
+        return {
             NDJSON: self._settings.max_stream_bytes,
             "multipart/form-data": self._settings.max_upload_request_bytes,
         }.get(media_type, self._settings.max_body_bytes)
-        await self._app(scope, _counting(receive, most), send)
+
+
+class NameRequests:
+    """Gives every answer an `x-request-id`, so that a log line and a complaint can meet."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Name, and hand on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        name = scope.setdefault("state", {})["request_id"] = f"req_{secrets.token_hex(12)}"
+
+        async def named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["x-request-id"] = name
+            await send(message)
+
+        await self._app(scope, receive, named)
 
 
 def _counting(receive: Receive, most: int) -> Callable[[], Any]:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from api.schemas import Digests, ImageOut, ImagesOut, PresignIn, PresignOut
+from api.schemas import Digests, ImageOut, ImagesOut, PresignedOut, PresignIn, PresignOut
 from api.services import CurrentOwner, Parts, Services
 from db import verdicts
 from db.blobs import image_key
@@ -82,15 +82,20 @@ def _digest(file: IO[bytes]) -> tuple[str, int]:
 
 @router.post("/presign")
 def presign(wanted: PresignIn, services: Parts, owner: CurrentOwner) -> PresignOut:
-    """A URL to which the bytes of one image can be PUT without passing through the API."""
-    if wanted.size_bytes > services.settings.max_upload_bytes:
-        raise TooLarge(
-            f"at most {services.settings.max_upload_bytes} bytes are taken", field="size_bytes"
+    """URLs to which the bytes of images can be PUT without passing through the API."""
+    most, shown = services.settings.max_upload_bytes, []
+    for index, one in enumerate(wanted):
+        if one.size_bytes > most:
+            raise TooLarge(f"at most {most} bytes are taken", field=f"{index}.size_bytes")
+        url = services.store.presign_put(image_key(owner.id, one.sha256), PRESIGN_SECONDS)
+        if url is None:
+            raise Unsupported(
+                "this service's blob store takes no direct uploads; use POST /v1/images"
+            )
+        shown.append(
+            PresignedOut(image=f"blob:{one.sha256}", url=url, expires_seconds=PRESIGN_SECONDS)
         )
-    url = services.store.presign_put(image_key(owner.id, wanted.sha256), PRESIGN_SECONDS)
-    if url is None:
-        raise Unsupported("this service's blob store takes no direct uploads; use POST /v1/images")
-    return PresignOut(image=f"blob:{wanted.sha256}", url=url, expires_seconds=PRESIGN_SECONDS)
+    return PresignOut(data=shown)
 
 
 @router.post("/known")

@@ -5,6 +5,8 @@ from fastapi import APIRouter
 from api.schemas import ModelOut, ModelsOut
 from api.services import CurrentOwner, Parts
 from db import sessions
+from db.errors import NotFound
+from db.sessions import Offer
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -13,14 +15,26 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 def list_models(services: Parts, owner: CurrentOwner) -> ModelsOut:
     """Every model with its family, kinds, limits, licence and state."""
     with services.database.snapshot() as transaction:
+        return ModelsOut(data=[_shown(offer) for offer in sessions.offers(transaction)])
+
+
+@router.get("/{name:path}")
+def get_model(name: str, services: Parts, owner: CurrentOwner) -> ModelOut:
+    """One model."""
+    with services.database.snapshot() as transaction:
         offers = sessions.offers(transaction)
-    return ModelsOut(
-        data=[
-            ModelOut(
-                card=offer.card,
-                state="ready" if offer.workers else "offline",
-                workers=offer.workers,
-            )
-            for offer in offers
-        ]
+    for offer in offers:
+        if offer.card.name == name:
+            return _shown(offer)
+    raise NotFound(f"there is no model {name!r}")
+
+
+def _shown(offer: Offer) -> ModelOut:
+    return ModelOut(
+        id=offer.card.name,
+        created=int(offer.offered_at.timestamp()),
+        owned_by="idefiq",
+        card=offer.card,
+        state="ready" if offer.workers else "offline",
+        workers=offer.workers,
     )

@@ -2,7 +2,7 @@
 
 import base64
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
@@ -11,6 +11,7 @@ from pydantic import (
     FailFast,
     Field,
     StringConstraints,
+    model_validator,
 )
 
 from api.settings import MOST_ITEMS
@@ -22,6 +23,11 @@ from db.requests import Request, no_nul
 Name = Annotated[str, StringConstraints(max_length=200), AfterValidator(no_nul)]
 CustomId = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(no_nul)]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Source = Annotated[
+    str,
+    StringConstraints(pattern=r"^s3://[^\s/]+/", max_length=1_200),
+    AfterValidator(no_nul),
+]
 Digests = Annotated[list[Digest], Field(max_length=10_000), FailFast()]
 
 
@@ -52,7 +58,20 @@ class FirstLine(BaseModel):
 class SubmissionIn(JobIn):
     """A whole job as JSON."""
 
-    items: Annotated[list[ItemIn], Field(max_length=MOST_ITEMS), FailFast()]
+    items: Annotated[list[ItemIn], Field(max_length=MOST_ITEMS), FailFast()] = Field(
+        [], description="What is asked"
+    )
+    source: Source | None = Field(
+        None,
+        description="Instead of items: s3://bucket/prefix, whose images become items, named by what"
+        " follows the prefix",
+    )
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if self.source is None and "items" not in self.model_fields_set:
+            raise ValueError("say which items, or a source")
+        return self
 
 
 class Counts(BaseModel):
@@ -148,8 +167,8 @@ class ImagesOut(BaseModel):
     data: list[ImageOut]
 
 
-class PresignIn(BaseModel):
-    """What will be uploaded straight to the store."""
+class PresignOne(BaseModel):
+    """An image that will be uploaded straight to the store."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -157,7 +176,10 @@ class PresignIn(BaseModel):
     size_bytes: Annotated[int, Field(ge=1)]
 
 
-class PresignOut(BaseModel):
+PresignIn = Annotated[list[PresignOne], Field(min_length=1, max_length=1_000), FailFast()]
+
+
+class PresignedOut(BaseModel):
     """Where to PUT the bytes; what is there under another digest is refused by intake."""
 
     image: str
@@ -166,9 +188,19 @@ class PresignOut(BaseModel):
     expires_seconds: int
 
 
-class ModelOut(BaseModel):
-    """A model and whether it can be used now."""
+class PresignOut(BaseModel):
+    """The same for several, in the order of the request."""
 
+    data: list[PresignedOut]
+
+
+class ModelOut(BaseModel):
+    """A model and whether it can be used now; the first fields are those of OpenAI's."""
+
+    id: str
+    object: str = "model"
+    created: int
+    owned_by: str
     card: ModelCard
     state: str = Field(description="ready, or offline when no worker has it loaded")
     workers: int
@@ -177,6 +209,7 @@ class ModelOut(BaseModel):
 class ModelsOut(BaseModel):
     """All models that workers have ever offered."""
 
+    object: str = "list"
     data: list[ModelOut]
 
 

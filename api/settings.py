@@ -38,6 +38,14 @@ class ApiSettings(BrokerSettings):
     max_wait_seconds: Annotated[int, Field(ge=0, le=600)] = Field(
         60, description="Longest wait that `Prefer: wait=n` is granted"
     )
+    max_chat_seconds: Count = Field(
+        600, description="Longest wait for a chat completion; then it is cancelled"
+    )
+    model_aliases: dict[str, str] = Field(
+        {},
+        description="Other names of models for OpenAI's clients, as JSON such as"
+        ' {"gpt-4o-mini": "demo"}',
+    )
 
     @property
     def keys_required(self) -> bool:

@@ -1,6 +1,7 @@
 """From a body to a job: checked whole before anything is stored.
 
     JSON     ─▶ check every item ─────────────────────────▶ one transaction ─▶ 202
+             or a bucket to be listed by upkeep
     NDJSON   ─▶ spool, line by line: check, make canonical ─▶ durable ─▶ job row ─▶ 202
                                                               (upkeep imports the lines)
 
@@ -16,17 +17,17 @@ import re
 import secrets
 import tempfile
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import Any
 
 from pydantic import ValidationError
 
 from api.errors import request_error
 from api.schemas import FirstLine, ItemIn, JobIn, SubmissionIn
 from api.services import Services
-from db import sessions, submissions, verdicts
-from db.blobs import image_key, spool_key
+from db import owners, sessions, submissions
+from db.blobs import BlobStore, image_key, spool_key
 from db.cards import ModelCard, check_effective
-from db.errors import IdempotencyConflict, RequestError, TooLarge, UnknownModel
+from db.errors import Forbidden, IdempotencyConflict, RequestError, TooLarge, UnknownModel
 from db.requests import effective
 from db.sessions import Offer
 from db.submissions import NewItem, NewJob
@@ -102,9 +103,12 @@ class ItemChecker:
             )
         digest = hashlib.sha256(data).hexdigest()
         self._services.store.put(image_key(self._owner_id, digest), io.BytesIO(data))
-        with self._services.database.transaction() as transaction:
-            verdicts.add(transaction, self._owner_id, {digest: len(data)})
         return f"blob:{digest}"
+
+
+def tell_submitted(services: Services, model: str) -> None:
+    """Wake whoever has work with a job that was submitted whole."""
+    services.wakes.wake(INTAKE, engine_queue(model))
 
 
 # ---- JSON ---------------------------------------------------------------------------
@@ -124,6 +128,8 @@ def submit_json(services: Services, envelope: Envelope, body: bytes) -> str:
     if len(submission.items) > most:
         raise TooLarge(f"{len(submission.items)} items; send more than {most} as NDJSON")
     checker = ItemChecker(services, envelope.owner_id, submission)
+    if submission.source:
+        _check_source(services, envelope.owner_id, submission, checker)
     new_items = []
     for index, item in enumerate(submission.items):
         try:
@@ -138,14 +144,65 @@ def submit_json(services: Services, envelope: Envelope, body: bytes) -> str:
         name=submission.name,
         idempotency_key=envelope.idempotency_key,
         body_digest=hashlib.sha256(body).hexdigest(),
+        source=submission.source,
     )
     with services.database.transaction() as transaction:
-        job_id = submissions.submit(transaction, job, new_items)
-    services.wakes.wake(INTAKE, engine_queue(job.model))
+        if job.source:
+            job_id, _ = submissions.create_once(transaction, job)
+        else:
+            job_id = submissions.submit(transaction, job, new_items)
+    if job.source:
+        services.wakes.wake(UPKEEP)
+    else:
+        tell_submitted(services, job.model)
     return job_id
 
 
+def _check_source(
+    services: Services, owner_id: int, submission: SubmissionIn, checker: ItemChecker
+) -> None:
+    """Refuse a bucket that this owner may not read, and defaults that no image there could have."""
+    assert submission.source
+    if submission.items:
+        raise RequestError("a job has either items or a source", field="source")
+    bucket, _, prefix = submission.source.removeprefix("s3://").partition("/")
+    with services.database.snapshot() as transaction:
+        granted = owners.may_read(transaction, owner_id, bucket, prefix)
+    if not granted:
+        raise Forbidden(
+            f"{submission.source} is not granted to this owner; its operator can do so with"
+            " `python -m api grant`",
+            field="source",
+        )
+    checker.check(ItemIn(images=[f"s3://{bucket}/{prefix}image"]))
+
+
 # ---- NDJSON -------------------------------------------------------------------------
+
+
+class Lines:
+    """Checked items on their way into the blob store, from where upkeep imports them."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by its owner
+        self.count = 0
+
+    def add(self, item: NewItem) -> None:
+        """Keep one more."""
+        kept = {"request": item.request, "custom_id": item.custom_id}
+        self._file.write(json.dumps(kept).encode() + b"\n")
+        self.count += 1
+
+    def store(self, store: BlobStore, owner_id: int) -> str:
+        """Make them durable. Returns their key."""
+        key = spool_key(owner_id, secrets.token_hex(16))
+        self._file.seek(0)
+        store.put(key, self._file)
+        return key
+
+    def close(self) -> None:
+        """Forget what was kept here."""
+        self._file.close()
 
 
 @dataclass
@@ -157,11 +214,10 @@ class Spool:
 
     services: Services
     envelope: Envelope
-    _file: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
+    _lines: Lines = field(default_factory=Lines)
     _digest: Any = field(default_factory=hashlib.sha256)
     _rest: bytes = b""
     _line: int = 0
-    _items: int = 0
     _job: JobIn = field(default_factory=lambda: JobIn.model_validate({}))
     _checker: ItemChecker | None = None
 
@@ -184,7 +240,7 @@ class Spool:
         if self._rest:
             self._take(self._rest)
         checker = self._checker or self._open_checker()
-        key = spool_key(self.envelope.owner_id, secrets.token_hex(16))
+        key = self._lines.store(self.services.store, self.envelope.owner_id)
         job = NewJob(
             owner_id=self.envelope.owner_id,
             model=checker.card.name,
@@ -193,10 +249,8 @@ class Spool:
             idempotency_key=self.envelope.idempotency_key,
             body_digest=self._digest.hexdigest(),
             spool_key=key,
-            spool_lines=self._items,
+            spool_lines=self._lines.count,
         )
-        self._file.seek(0)
-        self.services.store.put(key, self._file)
         try:
             with self.services.database.transaction() as transaction:
                 job_id, created = submissions.create_once(transaction, job)
@@ -210,7 +264,7 @@ class Spool:
 
     def discard(self) -> None:
         """Forget what was kept."""
-        self._file.close()
+        self._lines.close()
 
     def _open_checker(self) -> ItemChecker:
         self._checker = ItemChecker(self.services, self.envelope.owner_id, self._job)
@@ -230,10 +284,8 @@ class Spool:
         except RequestError as error:
             error.line = self._line
             raise
-        kept = {"request": item.request, "custom_id": item.custom_id}
-        self._file.write(json.dumps(kept).encode() + b"\n")
-        self._items += 1
-        if self._items > self.services.settings.max_lines:
+        self._lines.add(item)
+        if self._lines.count > self.services.settings.max_lines:
             raise TooLarge(f"more than {self.services.settings.max_lines} items", line=self._line)
 
     def _took_job(self, line: bytes) -> bool:

@@ -86,6 +86,11 @@ def create_key(
     return key
 
 
+def is_key(text: str) -> bool:
+    """Whether a text has the form of a key."""
+    return bool(_KEY.fullmatch(text))
+
+
 def authenticate(transaction: Connection, key: str) -> Owner:
     """The owner of a key.
 

@@ -9,7 +9,7 @@ from db.cards import Limits, ModelCard
 CARD = ModelCard(
     name="echo",
     family="echo",
-    kinds=["caption", "vqa"],
+    kinds=["caption", "vqa", "chat"],
     limits=Limits(max_images=2, max_new_tokens=64),
     licence="Apache-2.0",
     note="Not a model.",

@@ -1,5 +1,6 @@
 """Who is answered: keys, owners, and web pages that reach for a service on loopback."""
 
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from db.settings import RecordSettings
 from tests.served import CARD, Serve
 
 IMAGE = "blob:" + "ab" * 32
+CHAT = {"model": "echo", "messages": [{"role": "user", "content": "What?"}]}
 
 
 @pytest.fixture
@@ -60,18 +62,29 @@ def test_no_route_shows_or_changes_anything_of_another_owner(
 ) -> None:
     body = {"items": [{"images": [IMAGE]}]}
     job = http.post("/v1/jobs", json=body, headers=keys["ada"]).json()["id"]
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": CHAT}
+    input_file = {"file": json.dumps(line).encode()}
+    file = http.post(
+        "/v1/files", data={"purpose": "batch"}, files=input_file, headers=keys["ada"]
+    ).json()["id"]
+    asked = {"input_file_id": file, "endpoint": line["url"], "completion_window": "24h"}
+    batch = http.post("/v1/batches", json=asked, headers=keys["ada"]).json()["id"]
+    ids = {"job_id": job, "file_id": file, "batch_id": batch}
     schema = http.get("/openapi.json").json()
     tried = 0
 
     for path, methods in schema["paths"].items():
-        if "{job_id}" not in path:
+        if not any(f"{{{name}}}" in path for name in ids):
             continue
         for method in methods:
-            url = path.format(job_id=job, index=0)
+            url = path.format(**ids, index=0)
             assert http.request(method, url, headers=keys["eve"]).status_code == 404, url
             tried += 1
 
-    assert tried >= 7
+    assert tried >= 13
+    assert http.post("/v1/batches", json=asked, headers=keys["eve"]).status_code == 404
+    for path in ("/v1/files", "/v1/batches"):
+        assert http.get(path, headers=keys["eve"]).json()["data"] == []
     assert http.get("/v1/jobs", headers=keys["eve"]).json()["data"] == []
     assert http.get(f"/v1/jobs/{job}", headers=keys["ada"]).json()["state"] == "queued"
 
@@ -108,6 +121,14 @@ class TestWithoutKeys:
         response = http_sqlite.get("/v1/jobs", headers=headers)
 
         assert (response.status_code, response.json()["code"]) == (403, "forbidden")
+
+    def test_a_made_up_key_of_a_foreign_client_is_no_key(self, http_sqlite: httpx2.Client) -> None:
+        statuses = [
+            http_sqlite.get("/v1/jobs", headers={"Authorization": f"Bearer {key}"}).status_code
+            for key in ("none", "sk-123", f"idq_{'0' * 12}_{'0' * 40}")
+        ]
+
+        assert statuses == [200, 200, 401]
 
     def test_requests_of_this_machine_are_answered(self, http_sqlite: httpx2.Client) -> None:
         for headers in ({}, {"Host": "localhost"}, {"Sec-Fetch-Site": "same-origin"}):
@@ -151,7 +172,15 @@ def test_models_are_listed_with_what_they_can_do(
 ) -> None:
     [model] = http.get("/v1/models", headers=keys["ada"]).json()["data"]
 
-    assert model == {"card": CARD.model_dump(mode="json"), "state": "offline", "workers": 0}
+    assert isinstance(model.pop("created"), int)
+    assert model == {
+        "id": "echo",
+        "object": "model",
+        "owned_by": "idefiq",
+        "card": CARD.model_dump(mode="json"),
+        "state": "offline",
+        "workers": 0,
+    }
 
 
 def test_the_openapi_document_is_valid_and_names_the_hand_read_bodies(sqlite_url: str) -> None:

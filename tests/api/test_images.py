@@ -80,7 +80,7 @@ def test_an_image_can_be_put_straight_into_a_store_that_takes_it(
     data = pictures.plain()
     wanted = {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
 
-    given = http.post("/v1/images/presign", json=wanted).json()
+    given = http.post("/v1/images/presign", json=[wanted]).json()["data"][0]
     put = httpx2.put(given["url"], content=data)
 
     assert put.status_code == 200
@@ -90,6 +90,6 @@ def test_an_image_can_be_put_straight_into_a_store_that_takes_it(
 
 
 def test_a_folder_store_says_that_it_takes_no_direct_uploads(http_sqlite: httpx2.Client) -> None:
-    response = http_sqlite.post("/v1/images/presign", json={"sha256": "0" * 64, "size_bytes": 1})
+    response = http_sqlite.post("/v1/images/presign", json=[{"sha256": "0" * 64, "size_bytes": 1}])
 
     assert (response.status_code, response.json()["code"]) == (501, "unsupported")

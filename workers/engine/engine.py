@@ -12,7 +12,6 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 
 from db import leases
 from db.blobs import BlobStore, image_key
@@ -23,7 +22,7 @@ from db.states import Origin, Stage
 from workers.ends import LeaseEnds, holding
 from workers.engine.batching import plan
 from workers.engine.device import Device
-from workers.families.base import Answer, Family, Prepared
+from workers.families.base import Answer, Family, Prepared, storable
 from workers.images import decode
 from workers.loop import ResidentLoop
 from workers.notices import Notices
@@ -138,7 +137,9 @@ class Engine:
             log.exception("item %d could not be prepared", lease.item_id)
             return EngineError("preparing the item failed unexpectedly; see the worker's log")
         if lease.origin is Origin.CHAT:  # somebody may be reading along
-            return replace(item, on_text=partial(self._notices.said, lease.job_id))
+            return replace(
+                item, on_text=lambda text: self._notices.said(lease.job_id, storable(text))
+            )
         return item
 
     def _read(self, owner_id: int, reference: str) -> bytes:

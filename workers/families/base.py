@@ -78,11 +78,15 @@ class Answer:
         said = {key: value for key, value in asdict(self).items() if value is not None}
         if kind == "classify":
             said.setdefault("label", None)
-        # A byte-level tokenizer can say NUL, which Postgres cannot store.
         for key in ("text", "prompt"):
             if key in said:
-                said[key] = said[key].replace("\0", "\ufffd")
+                said[key] = storable(said[key])
         return said
+
+
+def storable(text: str) -> str:
+    """A byte-level tokenizer can say NUL, which Postgres cannot store."""
+    return text.replace("\0", "\ufffd")
 
 
 class Family(Protocol):

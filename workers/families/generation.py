@@ -31,11 +31,13 @@ class Ending:
         ids: Tokens that end an answer.
         utterance: The one of them that ends a turn, if the model has it.
         never: Tokens of images: generated, they would stand for pictures that are not there.
+        raw: Tokens of single bytes: what a run of them says is only known after the last.
     """
 
     ids: tuple[int, ...]
     utterance: int | None
     never: tuple[int, ...]
+    raw: frozenset[int] = frozenset()
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any, of_images: Sequence[str]) -> "Ending":
@@ -56,6 +58,9 @@ class Ending:
             ids=tuple(dict.fromkeys(end for end in ends if end is not None)),
             utterance=utterance,
             never=tuple(vocabulary[t] for t in of_images if vocabulary.get(t, known) < known),
+            raw=frozenset(
+                vocabulary[t] for t in map("<0x{:02X}>".format, range(256)) if t in vocabulary
+            ),
         )
 
 

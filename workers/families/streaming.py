@@ -49,6 +49,8 @@ class Streamer(BaseStreamer):  # type: ignore[misc]
             if item.on_text is None or (row and row[-1] in self._ending.ids):
                 continue
             row.append(token)
+            if token in self._ending.raw:
+                continue
             said = generation.read(row, self._stops, self._ending, self._tokenizer)
             certain = said.text if said.finish_reason == "stop" else self._certain(said.text)
             if len(certain) > len(self._said[index]):

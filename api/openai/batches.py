@@ -1,0 +1,284 @@
+"""Batches: every line is checked when the batch is made, so that mistakes are told at once.
+
+input file ─▶ read, check, make canonical ─▶ no mistakes: spool ─▶ batch and job, in_progress
+                                          ─▶ mistakes: batch, failed, each with its line
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import IO, Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query, Request
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from starlette.concurrency import run_in_threadpool
+
+from api.errors import request_error
+from api.openai.requests import ChatIn
+from api.openai.schemas import BatchOut, BatchPage
+from api.schemas import CustomId, JobIn
+from api.services import CurrentOwner, Parts, Services
+from api.submissions import ItemChecker, Lines
+from db import batches, files
+from db.batches import NewBatch
+from db.blobs import file_key
+from db.errors import RequestError
+from db.states import Origin
+from db.submissions import NewJob
+from workers.broker import UPKEEP
+
+router = APIRouter(prefix="/v1/batches", tags=["OpenAI"])
+
+#: Mistakes told of one file; reading ends there.
+MOST_MISTAKES = 100
+_SECONDS = {"m": 60, "h": 3_600, "d": 86_400}
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/BatchIn"}}},
+    }
+}
+
+
+class ExpiresAfter(BaseModel):
+    """When the files that a batch writes are deleted."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    anchor: Literal["created_at"]
+    seconds: Annotated[int, Field(ge=3_600, le=2_592_000)]
+
+
+class BatchIn(BaseModel):
+    """A batch as it is asked for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    input_file_id: str
+    endpoint: Literal["/v1/chat/completions"]
+    completion_window: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,3}[mhd]$")] = Field(
+        description="Minutes, hours or days, such as 24h; then it expires, with what it has"
+    )
+    metadata: (
+        Annotated[
+            dict[
+                Annotated[str, StringConstraints(max_length=64)],
+                Annotated[str, StringConstraints(max_length=512)],
+            ],
+            Field(max_length=16),
+        ]
+        | None
+    ) = None
+    output_expires_after: ExpiresAfter | None = None
+
+    @property
+    def window_seconds(self) -> int:
+        """The completion window."""
+        return int(self.completion_window[:-1]) * _SECONDS[self.completion_window[-1]]
+
+
+class LineIn(BaseModel):
+    """A line of an input file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    custom_id: CustomId
+    method: Literal["POST"]
+    url: str
+    body: ChatIn
+
+
+@router.post("", openapi_extra=_BODY)
+async def create_batch(
+    request: Request,
+    services: Parts,
+    owner: CurrentOwner,
+    idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
+    retry: Annotated[int, Header(alias="x-stainless-retry-count", include_in_schema=False)] = 0,
+) -> BatchOut:
+    """Start a batch, or fail it with every mistake named.
+
+    The same request makes one batch: always if it carries an `Idempotency-Key` or is a retry of
+    the client's own, and otherwise as long as the first one runs.
+    """
+    body = await request.body()
+    try:
+        asked = BatchIn.model_validate_json(body)
+    except ValidationError as error:
+        raise request_error(error) from error
+    key = f"key:{idempotency_key}" if idempotency_key else f"body:{_digest(asked)}"
+    again = bool(idempotency_key) or retry > 0
+    return await run_in_threadpool(_create, services, owner.id, asked, key, again)
+
+
+def _digest(asked: BatchIn) -> str:
+    return hashlib.sha256(asked.model_dump_json().encode()).hexdigest()
+
+
+def _create(
+    services: Services, owner_id: int, asked: BatchIn, request_key: str, again: bool
+) -> BatchOut:
+    expires = asked.output_expires_after
+    new = NewBatch(
+        owner_id,
+        asked.input_file_id,
+        asked.endpoint,
+        asked.completion_window,
+        asked.window_seconds,
+        asked.metadata,
+        expires.seconds if expires else None,
+        request_key,
+    )
+    with services.database.transaction() as transaction:
+        if earlier := batches.asked_before(transaction, new, again=again):
+            return BatchOut.of(earlier)
+        file = files.get(transaction, owner_id, asked.input_file_id)
+    if file.purpose != "batch":
+        raise RequestError(f"{file.id} is no input of a batch", field="input_file_id")
+    with Input(services, owner_id, asked.endpoint) as lines:
+        with services.store.open(file_key(owner_id, file.id)) as stream:
+            lines.read(stream)
+        return lines.submit(new, again=again)
+
+
+class Input:
+    """An input file while it is read: its mistakes, and its items made canonical."""
+
+    def __init__(self, services: Services, owner_id: int, endpoint: str) -> None:
+        self._services, self._owner_id, self._endpoint = services, owner_id, endpoint
+        self._lines = Lines()
+        self._mistakes: list[dict[str, Any]] = []
+        self._seen: set[bytes] = set()
+        self._model = ""
+        self._checker: ItemChecker | None = None
+
+    def __enter__(self) -> "Input":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lines.close()
+
+    def read(self, stream: IO[bytes]) -> None:
+        """Check every line, up to MOST_MISTAKES mistakes."""
+        for number, line in _numbered(stream, self._services.settings.max_line_bytes):
+            try:
+                self._take(line)
+            except ValidationError as error:
+                self._note(number, request_error(error))
+            except RequestError as error:
+                self._note(number, error)
+            if len(self._mistakes) >= MOST_MISTAKES:
+                return
+        if not self._lines.count and not self._mistakes:
+            self._note(None, RequestError("the file has no lines"))
+
+    def submit(self, new: NewBatch, *, again: bool) -> BatchOut:
+        """Make the batch durable."""
+        job = None
+        key = ""
+        if not self._mistakes:
+            assert self._checker
+            key = self._lines.store(self._services.store, self._owner_id)
+            job = NewJob(
+                self._owner_id,
+                self._checker.card.name,
+                self._checker.defaults,
+                spool_key=key,
+                spool_lines=self._lines.count,
+                origin=Origin.BATCH,
+            )
+        whole = replace(
+            new,
+            lines=self._lines.count,
+            model=job.model if job else self._model or None,
+            errors=self._mistakes or None,
+        )
+        with self._services.database.transaction() as transaction:
+            batch, created = batches.create_once(transaction, whole, job, again=again)
+        if key and not created:
+            self._services.store.delete(key)
+        self._services.wakes.wake(UPKEEP)
+        return BatchOut.of(batch)
+
+    def _take(self, line: bytes) -> None:
+        said = LineIn.model_validate_json(line)
+        if said.url != self._endpoint:
+            raise RequestError(f"{said.url!r} is not the batch's endpoint", field="url")
+        if said.body.stream:
+            raise RequestError("a batch cannot stream", field="body.stream")
+        digest = hashlib.blake2b(said.custom_id.encode(), digest_size=8).digest()
+        if digest in self._seen:
+            raise RequestError(f"{said.custom_id!r} is there twice", field="custom_id")
+        self._seen.add(digest)
+        try:
+            checker = self._checker_of(said.body.model)
+            item = checker.check(said.body.item(checker.card, said.custom_id))
+        except ValidationError as error:
+            raise _within_body(request_error(error)) from error
+        except RequestError as error:
+            raise _within_body(error) from error
+        self._lines.add(item)
+
+    def _checker_of(self, model: str) -> ItemChecker:
+        if self._checker is None:
+            self._model = model
+            name = self._services.settings.model_aliases.get(model, model)
+            self._checker = ItemChecker(self._services, self._owner_id, JobIn(model=name))
+        if model != self._model:
+            raise RequestError(
+                f"{model!r} here and {self._model!r} before: a batch has one model", field="model"
+            )
+        return self._checker
+
+    def _note(self, number: int | None, error: RequestError) -> None:
+        self._mistakes.append(
+            {"code": error.code, "line": number, "message": str(error), "param": error.field}
+        )
+
+
+def _within_body(error: RequestError) -> RequestError:
+    error.field = f"body.{error.field}" if error.field else "body"
+    return error
+
+
+def _numbered(stream: IO[bytes], most: int) -> Iterator[tuple[int, bytes]]:
+    """Lines that are not empty, with their numbers; a longer one is cut, and so no JSON."""
+    number = 0
+    while line := stream.readline(most + 1):
+        number += 1
+        rest = line
+        while len(rest) > most and not rest.endswith(b"\n"):
+            rest = stream.readline(most + 1)
+        if line.strip():
+            yield number, line
+
+
+@router.get("")
+def list_batches(
+    services: Parts,
+    owner: CurrentOwner,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    after: str | None = None,
+) -> BatchPage:
+    """The owner's batches, newest first."""
+    with services.database.snapshot() as transaction:
+        found = batches.page(transaction, owner.id, before=after, limit=limit + 1)
+    return BatchPage.of([BatchOut.of(batch) for batch in found[:limit]], more=len(found) > limit)
+
+
+@router.get("/{batch_id}")
+def get_batch(batch_id: str, services: Parts, owner: CurrentOwner) -> BatchOut:
+    """A batch and its counts."""
+    with services.database.snapshot() as transaction:
+        return BatchOut.of(batches.get(transaction, owner.id, batch_id))
+
+
+@router.post("/{batch_id}/cancel")
+def cancel_batch(batch_id: str, services: Parts, owner: CurrentOwner) -> BatchOut:
+    """Start no more of a batch. What is answered goes into the output file."""
+    with services.database.transaction() as transaction:
+        batch = batches.cancel(transaction, owner.id, batch_id)
+    services.wakes.wake(UPKEEP)
+    if batch.job_id:
+        services.notices.changed(batch.job_id)
+    return BatchOut.of(batch)

@@ -1,0 +1,217 @@
+"""Chat completions: a job of one item that is claimed before all others, and waited for.
+
+submit ─▶ wait (notices, or a look each second) ─▶ the answer, whole
+                                               ─▶ or as it is said, piece by piece
+
+A caller who goes away cancels the job. Streamed pieces come through Redis and may be lost; the
+rest of the text, and what is final, come from the record.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
+
+from api.errors import envelope, request_error
+from api.events import HEADERS, MEDIA_TYPE, PING_SECONDS, event
+from api.openai.requests import ChatIn
+from api.schemas import JobIn
+from api.services import CurrentOwner, Parts, Services
+from api.submissions import ItemChecker, tell_submitted
+from api.watch import Watched
+from db import jobs, results, submissions
+from db.completions import (
+    completion,
+    completion_id,
+    error_body,
+    error_status,
+    finish_reason,
+    usage,
+)
+from db.errors import StorageError
+from db.results import Item
+from db.states import Origin
+from db.submissions import NewJob
+
+router = APIRouter(prefix="/v1/chat", tags=["OpenAI"])
+
+#: How often it is asked whether the caller is still there.
+LOOK_SECONDS = 1.0
+#: How long the head of a streamed answer waits for an early error, which then has a status.
+HEAD_SECONDS = 2.0
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ChatIn"}}},
+    }
+}
+
+
+@router.post("/completions", openapi_extra=_BODY)
+async def complete(request: Request, services: Parts, owner: CurrentOwner) -> Response:
+    """One answer, now: queued like everything else, but before all jobs that nobody waits for."""
+    body = await request.body()
+    try:
+        asked = ChatIn.model_validate_json(body)
+    except ValidationError as error:
+        raise request_error(error) from error
+    job_id, model = await run_in_threadpool(_submit, services, owner.id, asked)
+    call = Call(services, owner.id, job_id, model)
+    if asked.stream:
+        return await call.streamed(usage_too=_usage(asked))
+    return await call.whole(request)
+
+
+def _usage(asked: ChatIn) -> bool:
+    return bool(asked.stream_options and asked.stream_options.include_usage)
+
+
+def _submit(services: Services, owner_id: int, asked: ChatIn) -> tuple[str, str]:
+    name = services.settings.model_aliases.get(asked.model, asked.model)
+    checker = ItemChecker(services, owner_id, JobIn(model=name))
+    try:
+        item = checker.check(asked.item(checker.card))
+    except ValidationError as error:
+        raise request_error(error) from error
+    job = NewJob(owner_id, checker.card.name, checker.defaults, origin=Origin.CHAT)
+    with services.database.transaction() as transaction:
+        job_id = submissions.submit(transaction, job, [item])
+    tell_submitted(services, job.model)
+    return job_id, job.model
+
+
+class Call:
+    """A caller who waits for one answer."""
+
+    def __init__(self, services: Services, owner_id: int, job_id: str, model: str) -> None:
+        self._services, self._owner_id = services, owner_id
+        self._job_id, self._model = job_id, model
+
+    async def whole(self, request: Request) -> Response:
+        """The answer as one document."""
+        deadline = time.monotonic() + self._services.settings.max_chat_seconds
+        async with self._services.watch.watching(self._job_id) as watched:
+            while True:
+                news = watched.event
+                if _finished(watched):
+                    return await self._answered()
+                if time.monotonic() > deadline or await request.is_disconnected():
+                    self._cancel()
+                    return _too_long(self._services.settings.max_chat_seconds)
+                await watched.news(news, LOOK_SECONDS)
+
+    async def streamed(self, *, usage_too: bool) -> Response:
+        """The answer as events; as one document if there is an error before the first word."""
+        async with self._services.watch.watching(self._job_id) as watched:
+            deadline = time.monotonic() + HEAD_SECONDS
+            while not (_finished(watched) or watched.text) and time.monotonic() < deadline:
+                await watched.news(watched.event, LOOK_SECONDS)
+            if _finished(watched):
+                item = await self._item()
+                if item.answer is None:
+                    return _failed(item)
+        chunks = self._chunks(usage_too=usage_too)
+        return StreamingResponse(chunks, media_type=MEDIA_TYPE, headers=HEADERS)
+
+    async def _chunks(self, *, usage_too: bool) -> AsyncIterator[bytes]:
+        said, ended = "", False
+        deadline = time.monotonic() + self._services.settings.max_chat_seconds
+        try:
+            yield self._chunk({"role": "assistant", "content": ""})
+            async with self._services.watch.watching(self._job_id) as watched:
+                while not _finished(watched) and time.monotonic() < deadline:
+                    news = watched.event
+                    if len(watched.text) > len(said):
+                        yield self._chunk({"content": watched.text[len(said) :]})
+                        said = watched.text
+                    elif not _finished(watched) and not await watched.news(news, PING_SECONDS):
+                        yield b": still here\n\n"
+                ended = _finished(watched)
+            async for piece in self._rest(said, usage_too=usage_too):
+                yield piece
+        finally:
+            if not ended:
+                self._cancel()
+
+    async def _rest(self, said: str, *, usage_too: bool) -> AsyncIterator[bytes]:
+        """What the record says beyond what was said, and the end."""
+        item = await self._item()
+        if item.answer is None:
+            yield event(json.dumps(_error(item)))
+            return
+        text = item.answer["text"]
+        if not text.startswith(said):
+            body = error_body("the answer was begun anew: ask again", "restarted", status=500)
+            yield event(json.dumps(body))
+            return
+        if rest := text[len(said) :]:
+            yield self._chunk({"content": rest})
+        yield self._chunk({}, finish_reason=finish_reason(item.answer))
+        if usage_too:
+            yield self._event({"choices": [], "usage": usage(item.answer)})
+        yield event("[DONE]")
+
+    def _chunk(self, delta: dict[str, str], finish_reason: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return self._event({"choices": [choice]})
+
+    def _event(self, fields: dict[str, Any]) -> bytes:
+        head = {
+            "id": completion_id(self._job_id),
+            "object": "chat.completion.chunk",
+            "created": int(time.time()),
+            "model": self._model,
+        }
+        return event(json.dumps({**head, **fields}, ensure_ascii=False))
+
+    async def _answered(self) -> Response:
+        item = await self._item()
+        if item.answer is None:
+            return _failed(item)
+        return JSONResponse(completion(item, self._job_id, self._model))
+
+    async def _item(self) -> Item:
+        def look() -> Item:
+            with self._services.database.snapshot() as transaction:
+                return results.get(transaction, self._owner_id, self._job_id, 0)
+
+        return await run_in_threadpool(look)
+
+    def _cancel(self) -> None:
+        """Nobody waits any more. Not awaited: the caller's own task may be cancelled already."""
+
+        def cancel() -> None:
+            try:
+                with self._services.database.transaction() as transaction:
+                    jobs.cancel(transaction, self._owner_id, self._job_id)
+            except StorageError:
+                pass  # then it is answered for nobody
+
+        asyncio.get_running_loop().run_in_executor(None, cancel)
+
+
+def _finished(watched: Watched) -> bool:
+    return watched.job is not None and watched.job.finished_at is not None
+
+
+def _error(item: Item) -> dict[str, Any]:
+    if item.error_code is None:
+        return error_body("the request was cancelled", "cancelled", status=400)
+    status = error_status(item.error_code)
+    return error_body(str(item.error_message), item.error_code, status=status)
+
+
+def _failed(item: Item) -> JSONResponse:
+    # What was tried several times here need not be sent again.
+    headers = {"x-should-retry": "false"}
+    return JSONResponse(_error(item), error_status(item.error_code or ""), headers=headers)
+
+
+def _too_long(seconds: float) -> JSONResponse:
+    return envelope(504, "timeout", f"no answer within {seconds:g} s; the request was cancelled")

@@ -1,0 +1,179 @@
+"""Files: what batches read, and what they write."""
+
+import secrets
+import time
+from collections.abc import Iterator
+from typing import IO, Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+
+from api.errors import request_error
+from api.guard import NDJSON
+from api.openai.schemas import FileOut, FilePage
+from api.services import CurrentOwner, Parts, Services
+from db import batches, files, results
+from db.batches import Batch
+from db.blobs import file_key
+from db.completions import line
+from db.errors import NotFound, RequestError, WrongMediaType
+from db.files import File, NewFile
+
+router = APIRouter(prefix="/v1/files", tags=["OpenAI"])
+
+PIECE_BYTES = 256 * 1024
+PAGE = 1_000
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["purpose", "file"],
+                    "properties": {
+                        "purpose": {"type": "string", "enum": ["batch"]},
+                        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+                        "expires_after[seconds]": {"type": "integer"},
+                        "file": {"type": "string", "format": "binary"},
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+class FileIn(BaseModel):
+    """What is said beside the bytes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    purpose: Literal["batch"]
+    anchor: Literal["created_at"] = Field("created_at", alias="expires_after[anchor]")
+    seconds: Annotated[int, Field(ge=3_600, le=2_592_000)] | None = Field(
+        None, alias="expires_after[seconds]"
+    )
+
+
+@router.post("", openapi_extra=_BODY)
+async def upload(request: Request, services: Parts, owner: CurrentOwner) -> FileOut:
+    """Upload a batch's input: JSON Lines, as many as fit the service's limit for streams."""
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        raise WrongMediaType("send the file as multipart/form-data, in a part named `file`")
+    async with request.form(max_files=1, max_fields=8) as form:
+        fields = dict(form)
+        file = fields.pop("file", None)
+        if not isinstance(file, UploadFile):
+            raise RequestError("no part named `file` with a file in it", field="file")
+        try:
+            said = FileIn.model_validate(fields)
+        except ValidationError as error:
+            raise request_error(error) from error
+        return await run_in_threadpool(_store, services, owner.id, file, said)
+
+
+def _store(services: Services, owner_id: int, file: UploadFile, said: FileIn) -> FileOut:
+    if not file.size:
+        raise RequestError("the file is empty", field="file")
+    file_id = f"file-{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
+    services.store.put(file_key(owner_id, file_id), file.file)
+    new = NewFile(
+        file_id,
+        owner_id,
+        filename=(file.filename or "")[:200],
+        purpose=said.purpose,
+        size_bytes=file.size,
+        expires_seconds=said.seconds,
+    )
+    with services.database.transaction() as transaction:
+        return FileOut.of(files.add(transaction, new))
+
+
+@router.get("")
+def list_files(
+    services: Parts,
+    owner: CurrentOwner,
+    purpose: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
+    order: Literal["asc", "desc"] = "desc",
+    after: str | None = None,
+) -> FilePage:
+    """The owner's files."""
+    with services.database.snapshot() as transaction:
+        found = files.page(
+            transaction,
+            owner.id,
+            purpose=purpose,
+            newest_first=order == "desc",
+            beyond=after,
+            limit=limit + 1,
+        )
+    return FilePage.of([FileOut.of(file) for file in found[:limit]], more=len(found) > limit)
+
+
+@router.get("/{file_id}")
+def get_file(file_id: str, services: Parts, owner: CurrentOwner) -> FileOut:
+    """What is known of a file."""
+    with services.database.snapshot() as transaction:
+        return FileOut.of(files.get(transaction, owner.id, file_id))
+
+
+@router.delete("/{file_id}")
+def delete_file(file_id: str, services: Parts, owner: CurrentOwner) -> dict[str, Any]:
+    """Delete a file. A batch that was made from it goes on."""
+    with services.database.snapshot() as transaction:
+        file = files.get(transaction, owner.id, file_id)
+    services.store.delete(file_key(owner.id, file.id))
+    with services.database.transaction() as transaction:
+        files.remove(transaction, owner.id, file.id)
+    return {"id": file.id, "object": "file", "deleted": True}
+
+
+@router.get("/{file_id}/content", response_class=StreamingResponse)
+def get_content(file_id: str, services: Parts, owner: CurrentOwner) -> StreamingResponse:
+    """A file's bytes; of a batch that still runs, the lines there are (`X-Incomplete: true`)."""
+    try:
+        with services.database.snapshot() as transaction:
+            file: File = files.get(transaction, owner.id, file_id)
+    except NotFound:
+        return _so_far(services, owner.id, file_id)
+    stream = services.store.open(file_key(owner.id, file.id))
+    return StreamingResponse(_pieces(stream), media_type=NDJSON)
+
+
+def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
+    with stream:
+        while piece := stream.read(PIECE_BYTES):
+            yield piece
+
+
+def _so_far(services: Services, owner_id: int, file_id: str) -> StreamingResponse:
+    found = batches.batch_of_part(file_id)
+    if found is None:
+        raise NotFound(f"there is no file {file_id!r}")
+    batch_id, part = found
+    with services.database.snapshot() as transaction:
+        batch = batches.get(transaction, owner_id, batch_id)
+    if batch.job is None or batch.finalized_at:
+        raise NotFound(f"there is no file {file_id!r}")
+    lines = _lines(services, batch, answered=part == "output")
+    return StreamingResponse(lines, media_type=NDJSON, headers={"X-Incomplete": "true"})
+
+
+def _lines(services: Services, batch: Batch, *, answered: bool) -> Iterator[bytes]:
+    number = 0
+    while True:
+        with services.database.snapshot() as transaction:
+            page = results.finished_after(transaction, str(batch.job_id), number=number, limit=PAGE)
+        if not page:
+            return
+        yield b"".join(
+            line(item, str(batch.job_id), str(batch.model), expired=batch.expired_at is not None)
+            for item in page
+            if (item.answer is not None) == answered
+        )
+        number = page[-1].result_number or number

@@ -1,0 +1,215 @@
+"""A chat completion as OpenAI's clients ask for it, made into an item's request.
+
+{"model", "messages": [{"role", "content": [text, image_url]}], "max_tokens", "temperature", …}
+  ─▶ {"kind": "chat", "images": […], "messages": […], "options": {…}}
+
+What would be ignored silently and matters is refused by name. Options that only we have may be
+sent beside the others, as `extra_body` of the client.
+"""
+
+import secrets
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from api.schemas import ItemIn
+from db.cards import ModelCard
+
+#: What these may be: anything else would need what this service does not do.
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "audio": (None,),
+    "frequency_penalty": (None, 0),
+    "function_call": (None, "none"),
+    "functions": (None, []),
+    "logit_bias": (None, {}),
+    "logprobs": (None, False),
+    "modalities": (None, ["text"]),
+    "moderation": (None,),
+    "n": (None, 1),
+    "prediction": (None,),
+    "presence_penalty": (None, 0),
+    "reasoning_effort": (None, "none"),
+    "response_format": (None, {"type": "text"}),
+    "tool_choice": (None, "none", "auto"),
+    "tools": (None, []),
+    "top_logprobs": (None, 0),
+    "verbosity": (None,),
+    "web_search_options": (None,),
+}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+
+class TextPart(_Part):
+    """Text of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ImageUrl(_Part):
+    """Where an image is: https, data:, or any other reference that items take."""
+
+    url: str
+    detail: Literal["auto", "low", "high", "original"] | None = None
+
+
+class ImagePart(_Part):
+    """An image of a message; `detail` is the model's own affair here."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
+class MessageIn(_Part):
+    """One turn."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Part]
+
+
+class StreamOptions(_Part):
+    """Of a streamed answer."""
+
+    include_usage: bool | None = None
+
+
+class ChatIn(BaseModel):
+    """The body of `POST /v1/chat/completions`, and of a line of a batch."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    model: str
+    messages: Annotated[list[MessageIn], Field(min_length=1, max_length=100)]
+    max_completion_tokens: int | None = None
+    max_tokens: int | None = None
+    temperature: Annotated[float, Field(ge=0, le=10)] | None = Field(
+        None, description="0 takes the likeliest; left out, the checkpoint's own way"
+    )
+    top_p: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    # Ours.
+    top_k: int | None = None
+    min_p: float | None = None
+    min_new_tokens: int | None = None
+    num_beams: int | None = None
+    length_penalty: float | None = None
+    repetition_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
+
+    # Taken, and without effect here.
+    metadata: dict[str, str] | None = None
+    parallel_tool_calls: bool | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_options: Any = None
+    prompt_cache_retention: str | None = None
+    safety_identifier: str | None = None
+    service_tier: str | None = None
+    store: bool | None = None
+    user: str | None = None
+
+    # Taken only when they ask for nothing.
+    audio: Any = None
+    frequency_penalty: Any = None
+    function_call: Any = None
+    functions: Any = None
+    logit_bias: Any = None
+    logprobs: Any = None
+    modalities: Any = None
+    moderation: Any = None
+    n: Any = None
+    prediction: Any = None
+    presence_penalty: Any = None
+    reasoning_effort: Any = None
+    response_format: Any = None
+    tool_choice: Any = None
+    tools: Any = None
+    top_logprobs: Any = None
+    verbosity: Any = None
+    web_search_options: Any = None
+
+    @field_validator(*NEUTRAL)
+    @classmethod
+    def _neutral(cls, value: Any, info: ValidationInfo) -> Any:
+        if value not in NEUTRAL[str(info.field_name)]:
+            raise ValueError("this service does not have it; leave it out")
+        return value
+
+    def item(self, card: ModelCard, custom_id: str | None = None) -> ItemIn:
+        """The same as an item for a model.
+
+        Raises:
+            ValidationError: A value is out of bounds.
+        """
+        images: list[str] = []
+        messages = [
+            {"role": _role(message.role), "content": _content(message.content, images)}
+            for message in self.messages
+        ]
+        return ItemIn.model_validate(
+            {
+                "kind": "chat",
+                "images": images,
+                "messages": messages,
+                "options": self._options(card) or None,
+                "custom_id": custom_id,
+            }
+        )
+
+    def _options(self, card: ModelCard) -> dict[str, Any]:
+        most = self.max_completion_tokens
+        most = most if most is not None else self.max_tokens
+        options: dict[str, Any] = {
+            # A maximum, so less than was allowed is no mistake: `finish_reason` tells.
+            "max_new_tokens": min(most, card.limits.max_new_tokens) if most is not None else None,
+            "stop": [self.stop] if isinstance(self.stop, str) else self.stop or None,
+        }
+        for name in (
+            "top_k",
+            "min_p",
+            "min_new_tokens",
+            "num_beams",
+            "length_penalty",
+            "repetition_penalty",
+            "no_repeat_ngram_size",
+        ):
+            options[name] = getattr(self, name)
+        if self.temperature == 0:
+            options["do_sample"] = False
+        elif (
+            self.temperature is not None or (self.top_p or 1) < 1 or card.defaults.get("do_sample")
+        ):
+            # With a seed, so that an attempt which is repeated says the same.
+            seed = self.seed if self.seed is not None else secrets.randbits(53)
+            options |= {"do_sample": True, "seed": seed}
+            options |= {"temperature": self.temperature, "top_p": self.top_p}
+        return {name: value for name, value in options.items() if value is not None}
+
+
+def _role(role: str) -> str:
+    return "system" if role == "developer" else role
+
+
+def _content(content: str | list[Part], images: list[str]) -> list[dict[str, Any]]:
+    """A message's parts; images are put into `images`, each of them once."""
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    parts: list[dict[str, Any]] = []
+    for part in content:
+        if isinstance(part, TextPart):
+            parts.append({"type": "text", "text": part.text})
+            continue
+        if part.image_url.url not in images:
+            images.append(part.image_url.url)
+        parts.append({"type": "image", "index": images.index(part.image_url.url)})
+    return parts

@@ -1,0 +1,405 @@
+"""Files and batches through the official client: contract, mistakes, every end of a batch."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from openai.types import Batch, FileObject
+from sqlalchemy import text as sql
+
+from db.database import Database
+from db.errors import EngineError, ImageUnreadable
+from tests.played import Played
+from tests.served import Serve
+
+ENDPOINT = "/v1/chat/completions"
+IMAGE = {"type": "image_url", "image_url": {"url": "https://example.com/a.jpg"}}
+Line = dict[str, Any]
+
+
+def line(custom_id: str = "a", **body: Any) -> Line:
+    content = [{"type": "text", "text": f"What is {custom_id}?"}, IMAGE]
+    messages = [{"role": "user", "content": content}]
+    return {
+        "custom_id": custom_id,
+        "method": "POST",
+        "url": ENDPOINT,
+        "body": {"model": "echo", "messages": messages, **body},
+    }
+
+
+def upload(client: openai.OpenAI, lines: Iterable[Any]) -> str:
+    body = "\n".join(each if isinstance(each, str) else json.dumps(each) for each in lines)
+    return client.files.create(file=("in.jsonl", body.encode()), purpose="batch").id
+
+
+def create(client: openai.OpenAI, file_id: str, **fields: Any) -> Batch:
+    return client.batches.create(
+        input_file_id=file_id, endpoint="/v1/chat/completions", completion_window="24h", **fields
+    )
+
+
+def read(client: openai.OpenAI, file_id: str | None) -> dict[str, Any]:
+    assert file_id
+    lines = client.files.content(file_id).text.splitlines()
+    return {found["custom_id"]: found for found in map(json.loads, lines)}
+
+
+class TestFiles:
+    def test_a_file_is_kept_byte_for_byte_until_it_is_deleted(self, client: openai.OpenAI) -> None:
+        data = "{}\r\n\n\N{SNOWMAN}".encode()
+
+        file = client.files.create(file=("a b.jsonl", data), purpose="batch")
+        content = client.files.content(file.id).read()
+        listed = client.files.list().data
+        deleted = client.files.delete(file.id)
+
+        assert (file.filename, file.bytes, file.purpose, file.status) == (
+            "a b.jsonl",
+            len(data),
+            "batch",
+            "processed",
+        )
+        assert (content, listed) == (data, [file])
+        assert (deleted.id, deleted.deleted) == (file.id, True)
+        with pytest.raises(openai.NotFoundError):
+            client.files.retrieve(file.id)
+
+    def test_every_required_field_is_there(self, http: httpx2.Client) -> None:
+        made = http.post("/v1/files", data={"purpose": "batch"}, files={"file": b"{}"}).json()
+
+        assert FileObject.model_validate(made, strict=True)
+        assert made["object"] == "file"
+
+    def test_lists_go_in_pages_both_ways(self, client: openai.OpenAI) -> None:
+        ids = [upload(client, [line(str(n))]) for n in range(3)]
+
+        newest = client.files.list(limit=2, purpose="batch")
+        oldest = [file.id for file in client.files.list(order="asc", limit=1)]
+
+        assert [file.id for file in newest.data] == [ids[2], ids[1]]
+        assert newest.has_more
+        assert [file.id for file in newest] == ids[::-1]
+        assert oldest == ids
+
+    @pytest.mark.parametrize(
+        ("data", "files", "param"),
+        [
+            ({"purpose": "fine-tune"}, {"file": b"x"}, "purpose"),
+            ({}, {"file": b"x"}, "purpose"),
+            ({"purpose": "batch"}, {"file": b""}, "file"),
+            ({"purpose": "batch"}, {"other": b"x"}, "file"),
+            (
+                {"purpose": "batch", "expires_after[seconds]": "1"},
+                {"file": b"x"},
+                "expires_after[seconds]",
+            ),
+        ],
+    )
+    def test_what_is_no_input_of_a_batch_is_refused(
+        self, http: httpx2.Client, data: dict[str, str], files: dict[str, bytes], param: str
+    ) -> None:
+        response = http.post("/v1/files", data=data, files=files)
+
+        assert response.status_code == 400
+        assert response.json()["error"]["param"] == param
+
+    def test_a_file_goes_when_its_time_is_over(
+        self, client: openai.OpenAI, offered: Database, played: Played
+    ) -> None:
+        made = client.files.create(
+            file=("in.jsonl", b"{}"),
+            purpose="batch",
+            expires_after={"anchor": "created_at", "seconds": 3600},
+        )
+        assert made.expires_at == made.created_at + 3600
+
+        _make_past(offered, "files")
+        played.upkeep.look()
+
+        assert client.files.list().data == []
+
+
+def _make_past(record: Database, table: str) -> None:
+    with record.transaction() as transaction:
+        transaction.execute(
+            sql(f"UPDATE {table} SET expires_at = '2000-01-01 00:00:00.000000+00:00'")
+        )
+
+
+class TestLife:
+    def test_answers_come_out_under_their_custom_ids(
+        self, client: openai.OpenAI, http: httpx2.Client, played: Played
+    ) -> None:
+        file_id = upload(client, [line("a"), "", line("b"), line("c")])
+
+        batch = create(client, file_id, metadata={"for": "ada"})
+        [bad, *good] = played.claim()
+        played.fail([bad], ImageUnreadable("no image"))
+        played.complete(good, "two kittens")
+        between = client.batches.retrieve(batch.id)
+        played.upkeep.look()
+        ended = client.batches.retrieve(batch.id)
+
+        assert (batch.status, between.status) == ("in_progress", "finalizing")
+        assert ended.status == "completed"
+        assert ended.metadata == {"for": "ada"}
+        assert ended.request_counts
+        assert ended.request_counts.to_dict() == {"total": 3, "completed": 2, "failed": 1}
+        assert ended.usage
+        assert (ended.usage.input_tokens, ended.usage.output_tokens) == (20, 4)
+        answers, mistakes = read(client, ended.output_file_id), read(client, ended.error_file_id)
+        assert answers.keys() == {"b", "c"}
+        body = answers["b"]["response"]["body"]
+        assert body["choices"][0]["message"]["content"] == "two kittens"
+        assert openai.types.chat.ChatCompletion.model_validate(body, strict=False)
+        assert mistakes.keys() == {"a"}
+        assert mistakes["a"]["response"]["status_code"] == 400
+        assert mistakes["a"]["response"]["body"]["error"]["code"] == "image_unreadable"
+        assert Batch.model_validate(http.get(f"/v1/batches/{batch.id}").json())
+
+    def test_a_clean_batch_has_no_error_file(self, client: openai.OpenAI, played: Played) -> None:
+        batch = create(client, upload(client, [line()]))
+        played.step()
+
+        ended = client.batches.retrieve(batch.id)
+
+        assert ended.error_file_id is None
+        assert [file.id for file in client.files.list(purpose="batch_output")] == [
+            ended.output_file_id
+        ]
+
+    def test_output_can_be_read_while_it_runs(
+        self, client: openai.OpenAI, http: httpx2.Client, played: Played
+    ) -> None:
+        batch = create(client, upload(client, [line(str(n)) for n in range(4)]))
+        played.step(limit=1)
+        [failing] = played.claim(limit=1)
+        played.fail([failing], EngineError("it broke"))
+
+        output, mistakes = (batch.to_dict()[f"x_{part}_file_id"] for part in ("output", "error"))
+        answers, failed = read(client, str(output)), read(client, str(mistakes))
+
+        assert client.batches.retrieve(batch.id).output_file_id is None
+        assert [*answers, *failed] == ["0", "1"]
+        assert failed["1"]["response"]["status_code"] == 500
+        assert http.get(f"/v1/files/{output}/content").headers["x-incomplete"] == "true"
+
+    def test_a_cancelled_batch_keeps_what_was_answered(
+        self, client: openai.OpenAI, http: httpx2.Client, played: Played
+    ) -> None:
+        batch = create(client, upload(client, [line(str(n)) for n in range(3)]))
+        played.step(limit=1)
+
+        first = client.batches.cancel(batch.id)
+        empty = http.post(
+            f"/v1/batches/{batch.id}/cancel", headers={"content-type": "application/json"}
+        )
+        played.upkeep.look()
+        played.upkeep.look()
+        ended = client.batches.retrieve(batch.id)
+
+        assert (first.status, empty.status_code) == ("cancelling", 200)
+        assert ended.status == "cancelled"
+        assert read(client, ended.output_file_id).keys() == {"0"}
+        mistakes = read(client, ended.error_file_id)
+        assert {mistakes[name]["error"]["code"] for name in ("1", "2")} == {"batch_cancelled"}
+
+    def test_an_expired_batch_keeps_what_was_answered(
+        self, client: openai.OpenAI, offered: Database, played: Played
+    ) -> None:
+        batch = create(client, upload(client, [line("a"), line("b")]))
+        played.step(limit=1)
+
+        _make_past(offered, "batches")
+        for _ in range(3):
+            played.upkeep.look()
+        ended = client.batches.retrieve(batch.id)
+
+        assert (ended.status, ended.expired_at is not None) == ("expired", True)
+        assert read(client, ended.output_file_id).keys() == {"a"}
+        assert read(client, ended.error_file_id)["b"]["error"]["code"] == "batch_expired"
+
+    def test_output_files_expire_when_they_were_told_to(
+        self, client: openai.OpenAI, played: Played
+    ) -> None:
+        after = {"anchor": "created_at", "seconds": 3600}
+        batch = create(client, upload(client, [line()]), output_expires_after=after)
+        played.step()
+
+        output = client.files.retrieve(str(client.batches.retrieve(batch.id).output_file_id))
+
+        assert output.expires_at == output.created_at + 3600
+
+    def test_batches_are_listed_newest_first_in_pages(self, client: openai.OpenAI) -> None:
+        ids = [create(client, upload(client, [line(str(n))])).id for n in range(3)]
+
+        page = client.batches.list(limit=2)
+
+        assert [batch.id for batch in page.data] == [ids[2], ids[1]]
+        assert (page.has_more, [batch.id for batch in page]) == (True, ids[::-1])
+
+    def test_a_batch_is_a_job_too(
+        self, client: openai.OpenAI, http: httpx2.Client, played: Played
+    ) -> None:
+        batch = create(client, upload(client, [line("a")]))
+        played.step()
+
+        found = http.get(f"/v1/jobs/{batch.to_dict()['x_job_id']}/results").json()
+
+        assert [item["custom_id"] for item in found["data"]] == ["a"]
+
+    def test_a_batch_goes_on_when_its_input_file_is_deleted(
+        self, client: openai.OpenAI, played: Played
+    ) -> None:
+        file_id = upload(client, [line("a")])
+        batch = create(client, file_id)
+        client.files.delete(file_id)
+
+        played.step()
+
+        assert client.batches.retrieve(batch.id).status == "completed"
+
+
+class TestAskedAgain:
+    def test_the_same_request_is_the_same_batch_while_it_runs(
+        self, client: openai.OpenAI, played: Played
+    ) -> None:
+        file_id = upload(client, [line()])
+
+        first, second = create(client, file_id), create(client, file_id)
+        other = create(client, file_id, metadata={"run": "2"})
+        while played.step():
+            pass
+        anew = create(client, file_id)
+
+        assert first.id == second.id
+        assert len({first.id, other.id, anew.id}) == 3
+
+    def test_a_retry_of_the_client_is_the_same_batch_even_after_its_end(
+        self, client: openai.OpenAI, played: Played
+    ) -> None:
+        file_id = upload(client, [line()])
+        first = create(client, file_id)
+        played.step()
+
+        retried = create(client, file_id, extra_headers={"x-stainless-retry-count": "1"})
+        keyed = [
+            create(client, file_id, extra_headers={"Idempotency-Key": "august"}).id
+            for _ in range(2)
+        ]
+
+        assert retried.id == first.id
+        assert keyed[0] == keyed[1] != first.id
+
+
+class TestMistakes:
+    def test_every_mistake_is_told_at_once_with_its_line(
+        self, client: openai.OpenAI, http: httpx2.Client
+    ) -> None:
+        lines = [
+            line("a"),
+            "not json",
+            line("a"),
+            line("b", n=2),
+            {**line("c"), "url": "/v1/embeddings"},
+            line("d", model="other"),
+            line("e", messages=[{"role": "assistant", "content": "x"}]),
+            {**line("f"), "method": "GET"},
+            line("g", stream=True),
+        ]
+
+        batch = create(client, upload(client, lines))
+
+        assert batch.status == "failed"
+        assert batch.failed_at
+        assert batch.errors
+        assert batch.errors.data
+        assert [(error.line, error.param) for error in batch.errors.data] == [
+            (2, None),
+            (3, "custom_id"),
+            (4, "body.n"),
+            (5, "url"),
+            (6, "body.model"),
+            (7, "body.messages"),
+            (8, "method"),
+            (9, "body.stream"),
+        ]
+        assert all(error.message and error.code for error in batch.errors.data)
+        assert client.batches.retrieve(batch.id) == batch
+        assert http.get("/v1/jobs").json()["data"] == []
+
+    def test_a_mistake_in_the_last_of_many_lines_is_found_before_any_work(
+        self, client: openai.OpenAI
+    ) -> None:
+        lines = [json.dumps(line(str(n))) for n in range(51_000)]
+
+        bad = create(client, upload(client, [*lines, "{"]))
+        good = create(client, upload(client, lines))
+
+        assert bad.errors
+        assert bad.errors.data
+        assert [error.line for error in bad.errors.data] == [51_001]
+        assert good.request_counts
+        assert (good.status, good.request_counts.total) == ("in_progress", 51_000)
+
+    def test_an_unknown_model_and_an_empty_file_fail_the_batch(self, client: openai.OpenAI) -> None:
+        unknown = create(client, upload(client, [line("a", model="gpt-9")]))
+        empty = create(client, upload(client, ["", ""]))
+
+        for batch, said in ((unknown, "there is no model 'gpt-9'"), (empty, "has no lines")):
+            assert batch.errors
+            assert batch.errors.data
+            assert said in str(batch.errors.data[0].message)
+
+    @pytest.mark.parametrize(
+        ("fields", "error", "param"),
+        [
+            ({"input_file_id": "file-none"}, openai.NotFoundError, None),
+            ({"endpoint": "/v1/embeddings"}, openai.BadRequestError, "endpoint"),
+            ({"completion_window": "soon"}, openai.BadRequestError, "completion_window"),
+            ({"metadata": {"a" * 65: "b"}}, openai.BadRequestError, "metadata"),
+        ],
+    )
+    def test_a_batch_that_cannot_be_is_refused_in_the_envelope(
+        self,
+        client: openai.OpenAI,
+        fields: dict[str, Any],
+        error: type[openai.APIStatusError],
+        param: str | None,
+    ) -> None:
+        whole = {
+            "input_file_id": upload(client, [line()]),
+            "endpoint": ENDPOINT,
+            "completion_window": "24h",
+            **fields,
+        }
+
+        with pytest.raises(error) as caught:
+            client.batches.create(**whole)
+
+        assert (caught.value.param or "").startswith(param or "")
+        assert caught.value.request_id
+        assert caught.value.code in ("not_found", "invalid_request")
+        assert caught.value.type == "invalid_request_error"
+
+
+def test_a_script_may_call_a_model_by_a_name_that_the_operator_gave_it(
+    serve: Serve, offered: Database
+) -> None:
+    http = serve(offered.url, model_aliases={"gpt-4o-mini": "echo"})
+    with openai.OpenAI(base_url=f"{http.base_url}/v1", api_key="none") as client:
+        batch = create(client, upload(client, [line(model="gpt-4o-mini")]))
+
+    assert (batch.status, batch.model) == ("in_progress", "echo")
+
+
+def test_models_are_read_by_both_kinds_of_clients(client: openai.OpenAI) -> None:
+    [listed] = client.models.list().data
+
+    assert (listed.id, listed.object, listed.owned_by) == ("echo", "model", "idefiq")
+    assert client.models.retrieve("echo") == listed
+    assert listed.to_dict()["state"] == "offline"

@@ -1,0 +1,111 @@
+"""How a chat completion becomes an item."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from api.openai.requests import NEUTRAL, ChatIn
+from tests.served import CARD
+
+A, B = "https://example.com/a.jpg", "https://example.com/b.jpg"
+
+
+def asked(**fields: Any) -> dict[str, Any]:
+    body = {"model": "echo", "messages": [{"role": "user", "content": "What?"}], **fields}
+    item: dict[str, Any] = ChatIn.model_validate(body).item(CARD).canonical()
+    return item
+
+
+def image(url: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url, "detail": "high"}}
+
+
+def text(said: str) -> dict[str, Any]:
+    return {"type": "text", "text": said}
+
+
+def test_messages_keep_their_order_and_an_image_shown_twice_is_one() -> None:
+    messages = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": [text("Which?"), image(A), image(B)]},
+        {"role": "assistant", "content": "The first."},
+        {"role": "user", "content": [image(A), text("Why?")]},
+    ]
+
+    request = asked(messages=messages)
+
+    assert request == {
+        "kind": "chat",
+        "images": [A, B],
+        "messages": [
+            {"role": "system", "content": [text("Be brief.")]},
+            {
+                "role": "user",
+                "content": [
+                    text("Which?"),
+                    {"type": "image", "index": 0},
+                    {"type": "image", "index": 1},
+                ],
+            },
+            {"role": "assistant", "content": [text("The first.")]},
+            {"role": "user", "content": [{"type": "image", "index": 0}, text("Why?")]},
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "options"),
+    [
+        ({}, None),
+        ({"temperature": 0, "seed": 7, "top_p": 0.5}, {"do_sample": False}),
+        ({"temperature": 0.5, "seed": 7}, {"do_sample": True, "temperature": 0.5, "seed": 7}),
+        ({"top_p": 0.5, "seed": 7}, {"do_sample": True, "top_p": 0.5, "seed": 7}),
+        ({"top_p": 1}, None),
+        ({"max_tokens": 5}, {"max_new_tokens": 5}),
+        ({"max_tokens": 9, "max_completion_tokens": 5}, {"max_new_tokens": 5}),
+        ({"stop": "x"}, {"stop": ["x"]}),
+        ({"stop": ["x", "y"]}, {"stop": ["x", "y"]}),
+        ({"num_beams": 2, "repetition_penalty": 1.5}, {"num_beams": 2, "repetition_penalty": 1.5}),
+        ({"user": "u", "store": False, "metadata": {"a": "b"}, "service_tier": "auto"}, None),
+        ({name: allowed[-1] for name, allowed in NEUTRAL.items()}, None),
+    ],
+)
+def test_options_have_their_meaning_or_none(
+    fields: dict[str, Any], options: dict[str, Any] | None
+) -> None:
+    assert asked(**fields).get("options") == options
+
+
+def test_a_drawn_answer_has_a_seed_so_that_a_repeated_attempt_says_the_same() -> None:
+    drawn = [asked(temperature=1)["options"]["seed"] for _ in range(2)]
+
+    assert drawn[0] != drawn[1]
+
+
+def test_more_tokens_than_the_model_gives_are_a_maximum_and_no_mistake() -> None:
+    assert asked(max_tokens=4_000)["options"] == {"max_new_tokens": CARD.limits.max_new_tokens}
+
+
+@pytest.mark.parametrize(
+    ("fields", "where"),
+    [
+        ({"n": 2}, "n"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"logprobs": True}, "logprobs"),
+        ({"frequency_penalty": 0.1}, "frequency_penalty"),
+        ({"nonsense": 1}, "nonsense"),
+        ({"temperature": -1}, "temperature"),
+        ({"max_tokens": 0}, "options.max_new_tokens"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
+        ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages.0"),
+        ({"messages": [{"role": "user", "content": [image("ftp://x")]}]}, "images"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_by_name(fields: dict[str, Any], where: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        asked(**fields)
+
+    assert ".".join(map(str, caught.value.errors()[0]["loc"])).startswith(where)

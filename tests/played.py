@@ -1,0 +1,95 @@
+"""Upkeep, intake and an engine as a test plays them: one step at a time, or in a thread."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from db import leases, sessions
+from db.database import Database
+from db.errors import IdefiqError
+from db.leases import Failure, Lease, RetryPolicy
+from db.requests import image_references
+from db.states import Stage
+from tests.db import builders
+from tests.workers import parts
+
+POLICY = RetryPolicy(max_tries=1, first_wait_seconds=60.0)
+
+
+def answer(text: str) -> dict[str, Any]:
+    """An answer as a model gives it."""
+    return {
+        "text": text,
+        "finish_reason": "stop",
+        "prompt_tokens": 10,
+        "completion_tokens": 2,
+        "template": "chat/1",
+    }
+
+
+class Played:
+    """Workers on a record and a folder of blobs."""
+
+    def __init__(self, record: Database, folder: Path, **settings: object) -> None:
+        self._record = record
+        self.upkeep = parts.upkeep(record, folder, **settings)
+        self._intake = self._session(Stage.INTAKE)
+        self._engine = self._session(Stage.GENERATE)
+
+    def _session(self, stage: Stage) -> str:
+        model = builders.MODEL if stage is Stage.GENERATE else None
+        with self._record.transaction() as transaction:
+            return sessions.start(
+                transaction, worker=f"played {stage}", stage=stage, model=model, lease_seconds=600
+            )
+
+    def advance(self) -> None:
+        """Do what intake would do with images that are good."""
+        with self._record.transaction() as transaction:
+            taken = leases.claim(
+                transaction, session=self._intake, stage=Stage.INTAKE, model=None, limit=100
+            )
+            brought = [(lease, image_references(lease.request)) for lease in taken]
+            leases.advance(transaction, brought)
+
+    def claim(self, limit: int = 100) -> list[Lease]:
+        """Upkeep, intake, and a claim of the engine."""
+        self.upkeep.look()
+        self.advance()
+        return builders.claim(self._record, self._engine, limit)
+
+    def complete(self, taken: list[Lease], text: str = "seen") -> None:
+        """Answer what was claimed."""
+        with self._record.transaction() as transaction:
+            leases.complete(transaction, [(lease, answer(text)) for lease in taken])
+
+    def fail(self, taken: list[Lease], error: IdefiqError) -> None:
+        """Fail what was claimed."""
+        with self._record.transaction() as transaction:
+            leases.fail(transaction, [Failure(lease, error) for lease in taken], POLICY)
+
+    def step(self, text: str = "seen", limit: int = 100) -> int:
+        """Answer what is due. Returns how many."""
+        taken = self.claim(limit)
+        self.complete(taken, text)
+        self.upkeep.look()
+        return len(taken)
+
+    @contextlib.contextmanager
+    def running(self, text: str = "seen") -> Iterator[None]:
+        """Answer whatever comes, inside the block."""
+        stop = threading.Event()
+
+        def run() -> None:
+            while not stop.wait(0.02):
+                self.step(text)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
