@@ -6,6 +6,7 @@ from typing import IO, Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import StringConstraints
 from starlette.concurrency import run_in_threadpool
 
 from api.guard import NDJSON
@@ -20,8 +21,8 @@ from api.schemas import (
     encode_cursor,
 )
 from api.services import CurrentOwner, Parts, Services
-from api.submissions import Envelope, Spool, submit_json
-from db import jobs, results
+from api.submissions import Envelope, Spool, submit_json, tell_submitted
+from db import jobs, results, submissions
 from db.errors import NotReady, RequestError, WrongMediaType
 from db.results import Item
 from workers.broker import INTAKE, UPKEEP, engine_queue
@@ -43,6 +44,7 @@ Prefer = Annotated[
 ]
 Limit = Annotated[int, Query(ge=1, le=PAGE_LIMIT)]
 Index = Annotated[int, Path(ge=0, lt=2**53)]
+Code = Annotated[str, StringConstraints(pattern="^[a-z_]{1,40}$")]
 After = Annotated[str | None, Query(description="`next` of the page before")]
 
 _BODY: dict[str, Any] = {
@@ -76,7 +78,7 @@ async def submit(
 
     202 means that it is durable. Nothing of a body with a mistake in it is kept.
     """
-    envelope = Envelope(owner.id, idempotency_key.strip('"') if idempotency_key else None)
+    envelope = Envelope(owner.id, _unquoted(idempotency_key))
     media_type = request.headers.get("content-type", "").partition(";")[0].strip()
     if media_type == NDJSON:
         job_id = await _spool(request, services, envelope)
@@ -267,6 +269,31 @@ def resume(job_id: str, services: Parts, owner: CurrentOwner) -> JobOut:
     services.wakes.wake(INTAKE, engine_queue(job.model))
     services.notices.changed(job_id)
     return JobOut.of(job)
+
+
+@router.post("/{job_id}/retry", status_code=202, response_model=JobOut)
+def retry(
+    job_id: str,
+    services: Parts,
+    owner: CurrentOwner,
+    code: Annotated[
+        list[Code] | None, Query(description="Only these errors", max_length=50)
+    ] = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Submit the failed items of a finished job again, as a new job."""
+    with services.database.transaction() as transaction:
+        earlier = jobs.get(transaction, owner.id, job_id)
+        new_id = submissions.retry(transaction, earlier, code or (), _unquoted(idempotency_key))
+        job = jobs.get(transaction, owner.id, new_id)
+    tell_submitted(services, job.model)
+    shown = JobOut.of(job).model_dump(mode="json")
+    return JSONResponse(shown, 202, headers={"Location": f"/v1/jobs/{new_id}"})
+
+
+def _unquoted(idempotency_key: str | None) -> str | None:
+    """The standard's form is a quoted string; most clients leave the quotes out."""
+    return idempotency_key.strip('"') if idempotency_key else None
 
 
 #: Models that only the hand-written request body names.

@@ -5,6 +5,7 @@
 A job is claimable, and can finish, only once it is sealed.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -15,9 +16,10 @@ from sqlalchemy.exc import IntegrityError
 
 from db import counts, verdicts
 from db.clock import now
-from db.errors import IdempotencyConflict
+from db.errors import IdempotencyConflict, NotReady, RequestError
 from db.jobs import JOB_COLUMNS, Job, as_job, cancel, new_id
 from db.requests import effective, example_references, image_references, options_digest
+from db.sql import Statement
 from db.states import ItemState, Origin, Stage
 from db.tables import items, jobs
 
@@ -93,6 +95,53 @@ def submit(transaction: Connection, job: NewJob, new_items: Sequence[NewItem]) -
     if not created:
         return job_id
     _insert(transaction, job_id, job, 0, new_items)
+    seal(transaction, job_id)
+    return job_id
+
+
+_RETRY = Statement(
+    """
+    INSERT INTO items (owner_id, job_id, ordinal, custom_id, request, options_digest, stage, state,
+        due_at, images, examples)
+    SELECT owner_id, :job, row_number() OVER (ORDER BY ordinal) - 1, custom_id, request,
+        options_digest, CASE WHEN images IS NULL THEN 'intake' ELSE 'generate' END, 'queued',
+        {now}, images, examples
+    FROM items
+    WHERE job_id = :earlier AND state = 'failed'
+      AND (CAST(:codes AS text) = '' OR :codes LIKE '%,' || error_code || ',%')
+    """
+)
+
+
+def retry(transaction: Connection, earlier: Job, codes: Sequence[str], key: str | None) -> str:
+    """Submit the failed items of a finished job as a job of their own. Returns its id.
+
+    Args:
+        codes: Only those that failed with one of these; all if there are none.
+        key: With the same key it is done once.
+
+    Raises:
+        NotReady: The job has not finished, so more may fail.
+        RequestError: There is nothing to retry.
+        IdempotencyConflict: The key was used for something else.
+    """
+    if earlier.finished_at is None:
+        raise NotReady(f"job {earlier.id} is {earlier.state}: what fails is known when it ends")
+    asked = json.dumps(["retry", earlier.id, sorted(codes)])
+    digest = hashlib.sha256(asked.encode()).hexdigest()
+    new = NewJob(earlier.owner_id, earlier.model, earlier.defaults, earlier.name, key, digest)
+    job_id, created = create_once(transaction, new)
+    if not created:
+        return job_id
+    listed = f",{','.join(codes)}," if codes else ""
+    count = _RETRY.run(transaction, job=job_id, earlier=earlier.id, codes=listed).rowcount
+    if not count:
+        wanted = f" with {' or '.join(codes)}" if codes else ""
+        raise RequestError(f"job {earlier.id} has no items that failed{wanted}")
+    shared = select(jobs.c.examples).where(jobs.c.id == earlier.id).scalar_subquery()
+    transaction.execute(
+        update(jobs).where(jobs.c.id == job_id).values(total=count, queued=count, examples=shared)
+    )
     seal(transaction, job_id)
     return job_id
 

@@ -9,13 +9,16 @@ with Client() as client:
         print(result.answer)
 """
 
+from idefiq.aio import AsyncClient
 from idefiq.client import Client
-from idefiq.types import ApiError, Counts, IdefiqError, Job, Model, Result, TooLong
+from idefiq.types import ApiError, Counts, Event, IdefiqError, Job, Model, Result, TooLong
 
 __all__ = [
     "ApiError",
+    "AsyncClient",
     "Client",
     "Counts",
+    "Event",
     "IdefiqError",
     "Job",
     "Model",

@@ -19,7 +19,8 @@ from rich.progress import (
 from rich.table import Column, Table
 
 from idefiq import batch
-from idefiq.client import DEFAULT_URL, Client
+from idefiq.client import Client
+from idefiq.protocol import DEFAULT_URL
 from idefiq.types import IdefiqError, Job
 
 app = typer.Typer(

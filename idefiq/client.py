@@ -1,45 +1,29 @@
-"""A typed client of the service's HTTP API.
+"""A typed client of the service's HTTP API; idefiq/aio.py has the same for asyncio.
 
 Everything that may be sent twice is: a submission carries an Idempotency-Key, so a retry after a
 lost answer finds the job that the first attempt made.
 """
 
 import hashlib
-import json
-import math
-import os
-import random
 import time
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx2
 
-from idefiq.types import ApiError, IdefiqError, Job, Model, Result, TooLong
+from idefiq import protocol
+from idefiq.protocol import Call, Submission, Upload, Where
+from idefiq.types import ApiError, Event, Item, Job, Model, Result, TooLong
 
-DEFAULT_URL = "http://127.0.0.1:8000"
-NDJSON = "application/x-ndjson"
-#: Attempts of a request in all, on connection errors and on the statuses below.
-ATTEMPTS = 5
-RETRIED = frozenset({429, 502, 503, 504})
-FIRST_PAUSE_SECONDS = 0.25
-#: Files and bytes of one upload request, at most.
-UPLOAD_FILES, UPLOAD_BYTES = 100, 16 * 2**20
-#: A longer submission is streamed, a line for each item.
-WHOLE_ITEMS = 1_000
-#: How long one request of `wait` is held by the service.
-WAIT_SECONDS = 20
-
-LOOK_SECONDS = 0.2
-
-Item = dict[str, Any]
+T = TypeVar("T")
 
 
 class Client:
-    """Talks to one service.
+    """Talks to one service. May be used by several threads.
 
     Args:
         url: Where the service is; IDEFIQ_URL, or this machine's port 8000, if None.
@@ -54,12 +38,13 @@ class Client:
         *,
         timeout_seconds: float = 60.0,
     ) -> None:
-        url = url or os.environ.get("IDEFIQ_URL") or DEFAULT_URL  # noqa: TID251 - an entry point
-        api_key = api_key or os.environ.get("IDEFIQ_API_KEY")  # noqa: TID251 - an entry point
-        if not url.startswith(("http://", "https://")):
-            raise IdefiqError(f"{url!r} is no URL: it starts with http:// or https://")
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._http = httpx2.Client(base_url=url, headers=headers, timeout=timeout_seconds)
+        where = Where.of(url, api_key)
+        self._http = httpx2.Client(
+            base_url=where.url, headers=where.headers, timeout=timeout_seconds
+        )
+        # To the store itself, which must not see the key.
+        self._store = httpx2.Client(timeout=timeout_seconds)
+        self._store_takes_uploads = True
 
     def __enter__(self) -> Self:
         return self
@@ -75,39 +60,57 @@ class Client:
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
+        self._store.close()
 
     # ---- images ---------------------------------------------------------------------
 
     def upload(self, paths: Iterable[str | Path] | str | Path) -> list[str]:
         """Upload one image or many and return their references, in order.
 
-        Only bytes that the service does not have yet are sent.
+        Only bytes that the service does not have yet are sent, several files at once, and
+        straight to the blob store where it can take them.
 
         Raises:
             OSError: A file cannot be read.
             ApiError: The service refused one.
         """
+        rest = iter([paths] if isinstance(paths, str | Path) else paths)
         references: list[str] = []
-        several = [paths] if isinstance(paths, str | Path) else paths
-        for group in _groups([Path(path) for path in several]):
-            digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in group]
-            known = set(self._json("POST", "/v1/images/known", json=digests))
-            missing = {
-                digest: path
-                for digest, path in zip(digests, group, strict=True)
-                if digest not in known
-            }
-            if missing:
-                files = [("file", (_name(path), path.read_bytes())) for path in missing.values()]
-                self._json("POST", "/v1/images", files=files)
-            references += [f"blob:{digest}" for digest in digests]
+        with ThreadPoolExecutor(protocol.PARALLEL) as pool:
+            while some := [Path(path) for path in islice(rest, protocol.ASKED_FILES)]:
+                uploads = list(pool.map(read, some))
+                known = self._do(protocol.known(uploads))
+                self._send_files(pool, protocol.distinct(uploads, known))
+                references += [upload.reference for upload in uploads]
         return references
+
+    def _send_files(self, pool: ThreadPoolExecutor, uploads: Sequence[Upload]) -> None:
+        if uploads and self._store_takes_uploads:
+            try:
+                urls = self._do(protocol.presign(uploads))
+            except ApiError as error:
+                if error.code != "unsupported":
+                    raise
+                self._store_takes_uploads = False
+            else:
+                list(pool.map(self._put, urls, uploads))
+                return
+        list(pool.map(self._post, protocol.groups(uploads)))
+
+    def _put(self, url: str, upload: Upload) -> None:
+        call = Call("PUT", url, _nothing, {"content": upload.path.read_bytes()})
+        response = self._send(self._store, call)
+        if not response.is_success:
+            raise protocol.refusal(response)
+
+    def _post(self, group: Sequence[Upload]) -> None:
+        self._do(protocol.upload_group(group))
 
     # ---- jobs -----------------------------------------------------------------------
 
     def submit(
         self,
-        items: Iterable[Item],
+        items: Iterable[Item] | str,
         *,
         model: str | None = None,
         defaults: Item | None = None,
@@ -120,7 +123,8 @@ class Client:
         than 1,000, is streamed, with flat memory however long it is.
 
         Args:
-            items: Each {"images": [reference], "prompt" | "question": …, "custom_id": …, …}.
+            items: Each {"images": [reference], "prompt" | "question": …, "custom_id": …, …}; or
+                `s3://bucket/prefix`, whose images the service lists itself.
             model: May be left out if the service has only one.
             defaults: Laid under every item, for example {"kind": "vqa"}.
             name: For people.
@@ -129,30 +133,25 @@ class Client:
         Raises:
             ApiError: An item cannot be accepted; `errors` names its line and field.
         """
-        job: Item = {"name": name, "defaults": defaults or {}}
-        if model:
-            job["model"] = model
-        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
-        if isinstance(items, Sequence) and len(items) <= WHOLE_ITEMS:
-            whole = {**job, "items": list(items)}
-            return Job.of(self._json("POST", "/v1/jobs", json=whole, headers=headers))
-        headers["Content-Type"] = NDJSON
-        lines = _lines({"job": job}, items)
-        return Job.of(self._json("POST", "/v1/jobs", content=lines, headers=headers))
+        job = Submission(model, defaults, name, idempotency_key)
+        if isinstance(items, str):
+            return self._do(job.whole(source=items))
+        if isinstance(items, Sequence) and len(items) <= protocol.WHOLE_ITEMS:
+            return self._do(job.whole(items=list(items)))
+        return self._do(job.streamed(_lines(job, items)))
 
     def job(self, job_id: str) -> Job:
         """A job as it is now."""
-        return Job.of(self._json("GET", f"/v1/jobs/{job_id}"))
+        return self._do(protocol.job(job_id))
 
     def jobs(self) -> Iterator[Job]:
         """All jobs, newest first, page by page."""
-        query: dict[str, Any] = {"limit": 100}
+        after: str | None = None
         while True:
-            page = self._json("GET", "/v1/jobs", params=query)
-            yield from map(Job.of, page["data"])
-            if not page["has_more"]:
+            page = self._do(protocol.jobs(after))
+            yield from page.data
+            if (after := page.after) is None:
                 return
-            query["after"] = page["next"]
 
     def wait(self, job: Job | str, *, seconds: float | None = None) -> Job:
         """Return the job when it has finished.
@@ -164,40 +163,90 @@ class Client:
         Raises:
             TooLong: Patience ran out. The job goes on.
         """
-        job_id = job if isinstance(job, str) else job.id
         deadline = None if seconds is None else time.monotonic() + seconds
         while True:
-            left = WAIT_SECONDS if deadline is None else deadline - time.monotonic()
-            held = max(0, min(WAIT_SECONDS, math.ceil(left)))
             asked = time.monotonic()
-            headers = {"Prefer": f"wait={held}"}
-            found = Job.of(self._json("GET", f"/v1/jobs/{job_id}", headers=headers))
+            held = protocol.wait_seconds(deadline - asked if deadline else None)
+            found = self._do(protocol.job(job, wait_seconds=held))
             if found.is_final:
                 return found
             if deadline and time.monotonic() >= deadline:
-                raise TooLong(f"job {job_id} is {found.state} after {seconds:g} s")
-            if time.monotonic() - asked < LOOK_SECONDS:  # a service that grants no wait
-                time.sleep(LOOK_SECONDS)
+                raise TooLong(f"job {found.id} is {found.state} after {seconds:g} s")
+            if time.monotonic() - asked < protocol.LOOK_SECONDS:  # a service that grants no wait
+                time.sleep(protocol.LOOK_SECONDS)
 
     def results(self, job: Job | str) -> Iterator[Result]:
         """Results so far, in the order in which items finished; of a finished job, all."""
-        job_id = job if isinstance(job, str) else job.id
-        query: dict[str, Any] = {"limit": 1000}
+        after: str | None = None
         while True:
-            page = self._json("GET", f"/v1/jobs/{job_id}/results", params=query)
-            yield from map(Result.of, page["data"])
-            if len(page["data"]) < query["limit"]:
+            page = self._do(protocol.results(job, after))
+            yield from page.data
+            if len(page.data) < protocol.RESULTS:
                 return
-            query["after"] = page["next"]
+            after = page.after
+
+    def events(self, job: Job | str, *, last_id: str | None = None) -> Iterator[Event]:
+        """What happens to a job, as it happens, up to its end.
+
+        A connection that breaks is made again and goes on after the last event.
+
+        Args:
+            job: A job or its id.
+            last_id: Go on after this event, from `Event.id`.
+        """
+        reader, attempt = protocol.EventReader(last_id), 1
+        while True:
+            try:
+                for event in self._stream(reader, job):
+                    attempt = 1
+                    yield event
+            except httpx2.TransportError as error:
+                if attempt == protocol.ATTEMPTS:
+                    raise protocol.unreachable(self._http.base_url, error) from None
+            if reader.ended:
+                return
+            time.sleep(protocol.pause_seconds(attempt, None))
+            attempt += 1
+
+    def _stream(self, reader: protocol.EventReader, job: Job | str) -> Iterator[Event]:
+        """Events of one connection."""
+        method, path, headers = reader.request(job)
+        with self._http.stream(method, path, headers=headers) as response:
+            if not response.is_success:
+                response.read()
+                raise protocol.refusal(response)
+            reader.connected(response)
+            for line in response.iter_lines():
+                if event := reader.take(line):
+                    yield event
 
     def cancel(self, job: Job | str) -> Job:
         """Start no more items of a job; what is answered stays."""
-        job_id = job if isinstance(job, str) else job.id
-        return Job.of(self._json("POST", f"/v1/jobs/{job_id}/cancel"))
+        return self._do(protocol.steer(job, "cancel"))
+
+    def pause(self, job: Job | str) -> Job:
+        """Start nothing new of a job until it is resumed."""
+        return self._do(protocol.steer(job, "pause"))
+
+    def resume(self, job: Job | str) -> Job:
+        """Go on with a paused job."""
+        return self._do(protocol.steer(job, "resume"))
+
+    def retry(
+        self, job: Job | str, *, codes: Sequence[str] = (), idempotency_key: str | None = None
+    ) -> Job:
+        """Submit the failed items of a finished job as a new job.
+
+        Args:
+            job: A job or its id.
+            codes: Only those with one of these error codes.
+            idempotency_key: With the same key it is done once; one is made up if left out.
+        """
+        return self._do(protocol.retry(job, codes, idempotency_key))
 
     def models(self) -> list[Model]:
         """The models that the service knows."""
-        return [Model.of(body) for body in self._json("GET", "/v1/models")["data"]]
+        return self._do(protocol.models())
 
     def is_ready(self) -> bool:
         """Whether the service has a worker with a loaded model."""
@@ -208,71 +257,36 @@ class Client:
 
     # ---- requests -------------------------------------------------------------------
 
-    def _json(self, method: str, path: str, **arguments: Any) -> Any:
-        response = self._send(method, path, **arguments)
-        if response.is_success:
-            return response.json()
-        raise _api_error(response)
+    def _do(self, call: Call[T]) -> T:
+        return protocol.answer(call, self._send(self._http, call))
 
-    def _send(self, method: str, path: str, **arguments: Any) -> httpx2.Response:
-        once = isinstance(arguments.get("content"), Iterator)
-        for attempt in range(1, ATTEMPTS + 1):
-            last = once or attempt == ATTEMPTS
+    def _send(self, http: httpx2.Client, call: Call[Any]) -> httpx2.Response:
+        for attempt in range(1, protocol.ATTEMPTS + 1):
+            response = None
             try:
-                response = self._http.request(method, path, **arguments)
+                response = http.request(call.method, call.path, **call.arguments)
             except httpx2.TransportError as error:
-                if last:
-                    where = self._http.base_url
-                    raise IdefiqError(
-                        f"{where} cannot be reached ({error}): is the service up, and is this its"
-                        " URL?"
-                    ) from None
-                _pause(attempt, None)
-                continue
-            if response.status_code not in RETRIED or last:
+                if protocol.is_last(call, attempt):
+                    raise protocol.unreachable(http.base_url or call.path, error) from None
+            if response is not None and (
+                response.status_code not in protocol.RETRIED or protocol.is_last(call, attempt)
+            ):
                 return response
-            _pause(attempt, response.headers.get("Retry-After"))
+            time.sleep(protocol.pause_seconds(attempt, response))
         raise AssertionError("the last attempt returns or raises")
 
 
-def _name(path: Path) -> str:
-    """A file's name as text that can be sent."""
-    return path.name.encode(errors="replace").decode()
+def read(path: Path) -> Upload:
+    """A file's digest and size."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return Upload(path, digest, file.tell())
 
 
-def _pause(attempt: int, retry_after: str | None) -> None:
-    """Wait as long as the service says, or for a growing, jittered while."""
-    if retry_after and retry_after.isdecimal():
-        time.sleep(min(int(retry_after), 60))
-    else:
-        time.sleep(FIRST_PAUSE_SECONDS * 2**attempt * random.uniform(0.5, 1.0))  # noqa: S311
+def _nothing(_: Any) -> None: ...
 
 
-def _api_error(response: httpx2.Response) -> ApiError:
-    try:
-        body = response.json()
-        return ApiError(response.status_code, body["code"], body["detail"], body.get("errors"))
-    except (ValueError, KeyError, TypeError):
-        text = response.text[:200] or response.reason_phrase
-        return ApiError(response.status_code, "unknown", f"{response.status_code}: {text}")
-
-
-def _lines(first: Item, items: Iterable[Item]) -> Iterator[bytes]:
-    yield json.dumps(first).encode() + b"\n"
+def _lines(job: Submission, items: Iterable[Item]) -> Iterator[bytes]:
+    yield job.first_line()
     for item in items:
-        yield json.dumps(item).encode() + b"\n"
-
-
-def _groups(paths: Sequence[Path]) -> Iterator[list[Path]]:
-    """Cut paths into groups that fit one upload request."""
-    group: list[Path] = []
-    size = 0
-    for path in paths:
-        file_size = path.stat().st_size
-        if group and (len(group) >= UPLOAD_FILES or size + file_size > UPLOAD_BYTES):
-            yield group
-            group, size = [], 0
-        group.append(path)
-        size += file_size
-    if group:
-        yield group
+        yield protocol.line(item)

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+#: An item as it is submitted, or defaults of the same shape.
+Item = dict[str, Any]
+
 FINAL_STATES = frozenset({"succeeded", "finished_with_errors", "cancelled"})
 
 
@@ -130,6 +133,23 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a job.
+
+    Attributes:
+        name: "counts" when the job has changed, "item" for a result, "end" when it has finished.
+        id: Where to go on from, after this event.
+        job: With "counts" and "end".
+        result: With "item".
+    """
+
+    name: str
+    id: str | None
+    job: Job | None
+    result: Result | None
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A model that the service knows."""
 
@@ -139,6 +159,7 @@ class Model:
     licence: str
     note: str
     ready: bool
+    workers: int
 
     @classmethod
     def of(cls, body: dict[str, Any]) -> "Model":
@@ -151,6 +172,7 @@ class Model:
             licence=card["licence"],
             note=card["note"],
             ready=body["state"] == "ready",
+            workers=body["workers"],
         )
 
 

@@ -52,9 +52,7 @@ def test_items_of_a_killed_engine_complete_elsewhere_within_30_seconds(
         start("echo", real, **PACE) as (stack, client),
         another_engine(stack, "elsewhere", tmp_path / "elsewhere.log"),
     ):
-        servers.wait_until(
-            lambda: client._json("GET", "/v1/models")["data"][0]["workers"] == 2, what="both"
-        )
+        servers.wait_until(lambda: [model.workers for model in client.models()] == [2], what="both")
         job = submit(client, tmp_path, 320)
         until_some_are_done(client, job)
 

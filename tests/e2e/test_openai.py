@@ -85,7 +85,7 @@ def test_words_come_while_a_worker_still_generates(embedded: Env, start: Start) 
         pieces = [chunk.choices[0].delta.content or "" for chunk in stream]
 
     assert "".join(pieces) == "echo, not a model: What is on the table, and why?"
-    assert [piece for piece in pieces if piece][0] != "".join(pieces)
+    assert next(piece for piece in pieces if piece) != "".join(pieces)
 
 
 def test_without_redis_an_answer_takes_longer_and_is_the_same(embedded: Env, start: Start) -> None:

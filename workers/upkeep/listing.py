@@ -24,6 +24,7 @@ class Buckets:
 
     def __init__(self, record: RecordSettings) -> None:
         self._s3: Any = s3_client(record)
+        self._own_bucket = record.s3_bucket
 
     def images(self, source: str, after: str | None) -> tuple[list[NewItem], str | None]:
         """The images on the next page of a source.
@@ -40,6 +41,8 @@ class Buckets:
             StorageError: S3 is away.
         """
         bucket, _, prefix = source.removeprefix("s3://").partition("/")
+        if bucket == self._own_bucket:
+            raise NotFound(f"{source} cannot be listed: it is the service's own store")
         position = {"StartAfter": after} if after else {}
         try:
             found = self._s3.list_objects_v2(

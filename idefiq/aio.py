@@ -1,0 +1,252 @@
+"""The client for asyncio: does what `Client` does, and holds no thread while it waits.
+
+Only files are read in threads.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx2
+
+from idefiq import protocol
+from idefiq.client import read
+from idefiq.protocol import Call, Submission, Upload, Where
+from idefiq.types import ApiError, Event, Item, Job, Model, Result, TooLong
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """Talks to one service; see `idefiq.Client`.
+
+    Args:
+        url: Where the service is; IDEFIQ_URL, or this machine's port 8000, if None.
+        api_key: Needed as soon as the service listens beyond loopback; IDEFIQ_API_KEY if None.
+        timeout_seconds: Longest wait for the next bytes of an answer.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout_seconds: float = 60.0,
+    ) -> None:
+        where = Where.of(url, api_key)
+        self._http = httpx2.AsyncClient(
+            base_url=where.url, headers=where.headers, timeout=timeout_seconds
+        )
+        self._store = httpx2.AsyncClient(timeout=timeout_seconds)
+        self._store_takes_uploads = True
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+        await self._store.aclose()
+
+    # ---- images ---------------------------------------------------------------------
+
+    async def upload(self, paths: Iterable[str | Path] | str | Path) -> list[str]:
+        """Upload one image or many and return their references; see `Client.upload`."""
+        rest = iter([paths] if isinstance(paths, str | Path) else paths)
+        references: list[str] = []
+        while some := [Path(path) for path in islice(rest, protocol.ASKED_FILES)]:
+            uploads = await asyncio.to_thread(_read_all, some)
+            known = await self._do(protocol.known(uploads))
+            await self._send_files(protocol.distinct(uploads, known))
+            references += [upload.reference for upload in uploads]
+        return references
+
+    async def _send_files(self, uploads: Sequence[Upload]) -> None:
+        at_once = asyncio.Semaphore(protocol.PARALLEL)
+
+        async def put(url: str, upload: Upload) -> None:
+            async with at_once:
+                content = await asyncio.to_thread(upload.path.read_bytes)
+                call: Call[None] = Call("PUT", url, lambda _: None, {"content": content})
+                response = await self._send(self._store, call)
+            if not response.is_success:
+                raise protocol.refusal(response)
+
+        async def post(group: Sequence[Upload]) -> None:
+            async with at_once:
+                await self._do(await asyncio.to_thread(protocol.upload_group, group))
+
+        if uploads and self._store_takes_uploads:
+            try:
+                urls = await self._do(protocol.presign(uploads))
+            except ApiError as error:
+                if error.code != "unsupported":
+                    raise
+                self._store_takes_uploads = False
+            else:
+                await asyncio.gather(*map(put, urls, uploads))
+                return
+        await asyncio.gather(*map(post, protocol.groups(uploads)))
+
+    # ---- jobs -----------------------------------------------------------------------
+
+    async def submit(
+        self,
+        items: Iterable[Item] | AsyncIterable[Item] | str,
+        *,
+        model: str | None = None,
+        defaults: Item | None = None,
+        name: str = "",
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """Submit a job and return at once; see `Client.submit`."""
+        job = Submission(model, defaults, name, idempotency_key)
+        if isinstance(items, str):
+            return await self._do(job.whole(source=items))
+        if isinstance(items, Sequence) and len(items) <= protocol.WHOLE_ITEMS:
+            return await self._do(job.whole(items=list(items)))
+        return await self._do(job.streamed(_lines(job, items)))
+
+    async def job(self, job_id: str) -> Job:
+        """A job as it is now."""
+        return await self._do(protocol.job(job_id))
+
+    async def jobs(self) -> AsyncIterator[Job]:
+        """All jobs, newest first, page by page."""
+        after: str | None = None
+        while True:
+            page = await self._do(protocol.jobs(after))
+            for job in page.data:
+                yield job
+            if (after := page.after) is None:
+                return
+
+    async def wait(self, job: Job | str, *, seconds: float | None = None) -> Job:
+        """Return the job when it has finished; see `Client.wait`."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while True:
+            asked = time.monotonic()
+            held = protocol.wait_seconds(deadline - asked if deadline else None)
+            found = await self._do(protocol.job(job, wait_seconds=held))
+            if found.is_final:
+                return found
+            if deadline and time.monotonic() >= deadline:
+                raise TooLong(f"job {found.id} is {found.state} after {seconds:g} s")
+            if time.monotonic() - asked < protocol.LOOK_SECONDS:
+                await asyncio.sleep(protocol.LOOK_SECONDS)
+
+    async def results(self, job: Job | str) -> AsyncIterator[Result]:
+        """Results so far, in the order in which items finished; of a finished job, all."""
+        after: str | None = None
+        while True:
+            page = await self._do(protocol.results(job, after))
+            for result in page.data:
+                yield result
+            if len(page.data) < protocol.RESULTS:
+                return
+            after = page.after
+
+    async def events(self, job: Job | str, *, last_id: str | None = None) -> AsyncIterator[Event]:
+        """What happens to a job, as it happens, up to its end; see `Client.events`."""
+        reader, attempt = protocol.EventReader(last_id), 1
+        while True:
+            try:
+                async for event in self._stream(reader, job):
+                    attempt = 1
+                    yield event
+            except httpx2.TransportError as error:
+                if attempt == protocol.ATTEMPTS:
+                    raise protocol.unreachable(self._http.base_url, error) from None
+            if reader.ended:
+                return
+            await asyncio.sleep(protocol.pause_seconds(attempt, None))
+            attempt += 1
+
+    async def _stream(self, reader: protocol.EventReader, job: Job | str) -> AsyncIterator[Event]:
+        """Events of one connection."""
+        method, path, headers = reader.request(job)
+        async with self._http.stream(method, path, headers=headers) as response:
+            if not response.is_success:
+                await response.aread()
+                raise protocol.refusal(response)
+            reader.connected(response)
+            async for line in response.aiter_lines():
+                if event := reader.take(line):
+                    yield event
+
+    async def cancel(self, job: Job | str) -> Job:
+        """Start no more items of a job; what is answered stays."""
+        return await self._do(protocol.steer(job, "cancel"))
+
+    async def pause(self, job: Job | str) -> Job:
+        """Start nothing new of a job until it is resumed."""
+        return await self._do(protocol.steer(job, "pause"))
+
+    async def resume(self, job: Job | str) -> Job:
+        """Go on with a paused job."""
+        return await self._do(protocol.steer(job, "resume"))
+
+    async def retry(
+        self, job: Job | str, *, codes: Sequence[str] = (), idempotency_key: str | None = None
+    ) -> Job:
+        """Submit the failed items of a finished job as a new job; see `Client.retry`."""
+        return await self._do(protocol.retry(job, codes, idempotency_key))
+
+    async def models(self) -> list[Model]:
+        """The models that the service knows."""
+        return await self._do(protocol.models())
+
+    async def is_ready(self) -> bool:
+        """Whether the service has a worker with a loaded model."""
+        try:
+            return (await self._http.get("/readyz")).status_code == 200
+        except httpx2.TransportError:
+            return False
+
+    # ---- requests -------------------------------------------------------------------
+
+    async def _do(self, call: Call[T]) -> T:
+        return protocol.answer(call, await self._send(self._http, call))
+
+    async def _send(self, http: httpx2.AsyncClient, call: Call[Any]) -> httpx2.Response:
+        for attempt in range(1, protocol.ATTEMPTS + 1):
+            response = None
+            try:
+                response = await http.request(call.method, call.path, **call.arguments)
+            except httpx2.TransportError as error:
+                if protocol.is_last(call, attempt):
+                    raise protocol.unreachable(http.base_url or call.path, error) from None
+            if response is not None and (
+                response.status_code not in protocol.RETRIED or protocol.is_last(call, attempt)
+            ):
+                return response
+            await asyncio.sleep(protocol.pause_seconds(attempt, response))
+        raise AssertionError("the last attempt returns or raises")
+
+
+def _read_all(paths: Sequence[Path]) -> list[Upload]:
+    return [read(path) for path in paths]
+
+
+async def _lines(
+    job: Submission, items: Iterable[Item] | AsyncIterable[Item]
+) -> AsyncIterator[bytes]:
+    yield job.first_line()
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield protocol.line(item)
+    else:
+        for item in items:
+            yield protocol.line(item)

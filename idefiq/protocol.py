@@ -1,0 +1,336 @@
+"""What both clients say and how they read the answers; nothing here talks to a network.
+
+Client ────┐                    ┌─▶ one request, with what reads its answer
+           ├─▶ protocol.Call ───┤
+AsyncClient┘                    └─▶ whether and when to send it again
+"""
+
+import json
+import math
+import os
+import random
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import httpx2
+
+from idefiq.types import ApiError, Event, IdefiqError, Item, Job, Model, Result
+
+T = TypeVar("T")
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+NDJSON = "application/x-ndjson"
+#: Attempts of a request in all, on connection errors and on the statuses below.
+ATTEMPTS = 5
+RETRIED = frozenset({429, 502, 503, 504})
+FIRST_PAUSE_SECONDS = 0.25
+LONGEST_PAUSE_SECONDS = 60.0
+#: Files and bytes of one upload request, at most.
+UPLOAD_FILES, UPLOAD_BYTES = 100, 16 * 2**20
+#: Files asked about at once, and sent at once.
+ASKED_FILES, PARALLEL = 500, 8
+#: A longer submission is streamed, a line for each item.
+WHOLE_ITEMS = 1_000
+RESULTS = 1_000
+#: How long one request of `wait` is held by the service.
+WAIT_SECONDS = 20
+LOOK_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One request and how its answer is read."""
+
+    method: str
+    path: str
+    read: Callable[[Any], T]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    #: False if the body can be read only once.
+    repeatable: bool = True
+
+
+@dataclass(frozen=True)
+class Where:
+    """A service, and how to reach it."""
+
+    url: str
+    headers: dict[str, str]
+
+    @classmethod
+    def of(cls, url: str | None, api_key: str | None) -> "Where":
+        """From arguments, or else from IDEFIQ_URL and IDEFIQ_API_KEY.
+
+        Raises:
+            IdefiqError: It is no URL.
+        """
+        url = url or os.environ.get("IDEFIQ_URL") or DEFAULT_URL  # noqa: TID251 - an entry point
+        api_key = api_key or os.environ.get("IDEFIQ_API_KEY")  # noqa: TID251 - an entry point
+        if not url.startswith(("http://", "https://")):
+            raise IdefiqError(f"{url!r} is no URL: it starts with http:// or https://")
+        return cls(url, {"Authorization": f"Bearer {api_key}"} if api_key else {})
+
+
+# ---- sending again ------------------------------------------------------------------
+
+
+def pause_seconds(attempt: int, response: httpx2.Response | None) -> float:
+    """As long as the service says, or a growing, jittered while."""
+    said = response.headers.get("Retry-After") if response is not None else None
+    if said and said.isdecimal():
+        return min(float(said), LONGEST_PAUSE_SECONDS)
+    jitter = random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+    return min(FIRST_PAUSE_SECONDS * 2.0**attempt, LONGEST_PAUSE_SECONDS) * jitter
+
+
+def is_last(call: Call[Any], attempt: int) -> bool:
+    """Whether an attempt that fails is the end of it."""
+    return attempt == ATTEMPTS or not call.repeatable
+
+
+def unreachable(url: object, error: Exception) -> IdefiqError:
+    """What a connection that cannot be made is told as."""
+    return IdefiqError(
+        f"{url} cannot be reached ({error}): is the service up, and is this its URL?"
+    )
+
+
+def answer(call: Call[T], response: httpx2.Response) -> T:
+    """What a response says.
+
+    Raises:
+        ApiError: The service refused the request.
+    """
+    if response.is_success:
+        return call.read(response.json())
+    raise refusal(response)
+
+
+def refusal(response: httpx2.Response) -> ApiError:
+    """A response that is no success, as an error."""
+    try:
+        body = response.json()
+        return ApiError(response.status_code, body["code"], body["detail"], body.get("errors"))
+    except (ValueError, KeyError, TypeError):
+        text = response.text[:200] or response.reason_phrase
+        return ApiError(response.status_code, "unknown", f"{response.status_code}: {text}")
+
+
+# ---- images -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file as the service knows it."""
+
+    path: Path
+    digest: str
+    size: int
+
+    @property
+    def reference(self) -> str:
+        """What an item names it by."""
+        return f"blob:{self.digest}"
+
+
+def known(uploads: Sequence[Upload]) -> Call[set[str]]:
+    """Digests of those that need not be sent."""
+    digests = sorted({upload.digest for upload in uploads})
+    return Call("POST", "/v1/images/known", set, {"json": digests})
+
+
+def presign(uploads: Sequence[Upload]) -> Call[list[str]]:
+    """URLs to send them to, in order; refused with `unsupported` where the store has none."""
+    wanted = [{"sha256": upload.digest, "size_bytes": upload.size} for upload in uploads]
+    return Call(
+        "POST",
+        "/v1/images/presign",
+        lambda body: [one["url"] for one in body["data"]],
+        {"json": wanted},
+    )
+
+
+def upload_group(uploads: Sequence[Upload]) -> Call[None]:
+    """Send some through the API."""
+    files = [("file", (_name(upload.path), upload.path.read_bytes())) for upload in uploads]
+    return Call("POST", "/v1/images", lambda _: None, {"files": files})
+
+
+def _name(path: Path) -> str:
+    """A file's name as text that can be sent."""
+    return path.name.encode(errors="replace").decode()
+
+
+def distinct(uploads: Iterable[Upload], without: set[str]) -> list[Upload]:
+    """One for each digest that is not among those to leave out."""
+    found = {upload.digest: upload for upload in uploads if upload.digest not in without}
+    return list(found.values())
+
+
+def groups(uploads: Sequence[Upload]) -> Iterator[list[Upload]]:
+    """Cut into groups that fit one upload request."""
+    group: list[Upload] = []
+    size = 0
+    for upload in uploads:
+        if group and (len(group) >= UPLOAD_FILES or size + upload.size > UPLOAD_BYTES):
+            yield group
+            group, size = [], 0
+        group.append(upload)
+        size += upload.size
+    if group:
+        yield group
+
+
+# ---- jobs ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job without its items.
+
+    Attributes:
+        model: May be left out if the service has only one.
+        defaults: Laid under every item.
+        name: For people.
+        key: The same key and items make one job.
+    """
+
+    model: str | None = None
+    defaults: Item | None = None
+    name: str = ""
+    key: str | None = None
+
+    def body(self) -> Item:
+        """As JSON."""
+        job: Item = {"name": self.name, "defaults": self.defaults or {}}
+        return {**job, "model": self.model} if self.model else job
+
+    def headers(self) -> dict[str, str]:
+        """What makes sending it again safe."""
+        return {"Idempotency-Key": self.key or uuid.uuid4().hex}
+
+    def whole(self, **fields: Any) -> Call[Job]:
+        """With its items, or its source, as one document."""
+        arguments = {"json": {**self.body(), **fields}, "headers": self.headers()}
+        return Call("POST", "/v1/jobs", Job.of, arguments)
+
+    def streamed(self, content: Any) -> Call[Job]:
+        """With its items as lines; `content` begins with `first_line`."""
+        headers = {**self.headers(), "Content-Type": NDJSON}
+        return Call(
+            "POST", "/v1/jobs", Job.of, {"content": content, "headers": headers}, repeatable=False
+        )
+
+    def first_line(self) -> bytes:
+        """What a stream begins with."""
+        return line({"job": self.body()})
+
+
+def line(value: Item) -> bytes:
+    """A line of a stream."""
+    return json.dumps(value).encode() + b"\n"
+
+
+def job_id(job: Job | str) -> str:
+    """The id of a job that may be given as itself or by its id."""
+    return job if isinstance(job, str) else job.id
+
+
+def job(job: Job | str, *, wait_seconds: int = 0) -> Call[Job]:
+    """A job as it is now, or when it has finished."""
+    headers = {"Prefer": f"wait={wait_seconds}"} if wait_seconds else {}
+    return Call("GET", f"/v1/jobs/{job_id(job)}", Job.of, {"headers": headers})
+
+
+def wait_seconds(left: float | None) -> int:
+    """How long a request of `wait` is to be held with so much patience left."""
+    return WAIT_SECONDS if left is None else max(0, min(WAIT_SECONDS, math.ceil(left)))
+
+
+def steer(job: Job | str, verb: str) -> Call[Job]:
+    """Cancel, pause or resume."""
+    return Call("POST", f"/v1/jobs/{job_id(job)}/{verb}", Job.of)
+
+
+def retry(job: Job | str, codes: Sequence[str], key: str | None) -> Call[Job]:
+    """The failed items of a job as a new one."""
+    headers = {"Idempotency-Key": key or uuid.uuid4().hex}
+    arguments = {"params": {"code": list(codes)}, "headers": headers}
+    return Call("POST", f"/v1/jobs/{job_id(job)}/retry", Job.of, arguments)
+
+
+@dataclass(frozen=True)
+class Page(Generic[T]):
+    """Some of a list, and where to go on if there is more."""
+
+    data: list[T]
+    after: str | None
+
+
+def jobs(after: str | None) -> Call[Page[Job]]:
+    """A page of jobs, newest first."""
+    query = {"limit": 100, **({"after": after} if after else {})}
+    return Call(
+        "GET",
+        "/v1/jobs",
+        lambda body: Page([Job.of(one) for one in body["data"]], body["next"]),
+        {"params": query},
+    )
+
+
+def results(job: Job | str, after: str | None) -> Call[Page[Result]]:
+    """A page of results; `after` goes on from it even when it is the last so far."""
+    query = {"limit": RESULTS, **({"after": after} if after else {})}
+    return Call(
+        "GET",
+        f"/v1/jobs/{job_id(job)}/results",
+        lambda body: Page([Result.of(one) for one in body["data"]], body["next"]),
+        {"params": query},
+    )
+
+
+def models() -> Call[list[Model]]:
+    """The models that the service knows."""
+    return Call("GET", "/v1/models", lambda body: [Model.of(one) for one in body["data"]])
+
+
+# ---- events -------------------------------------------------------------------------
+
+
+class EventReader:
+    """Makes events of the lines of a stream, and remembers where it was."""
+
+    def __init__(self, last_id: str | None = None) -> None:
+        self.last_id = last_id
+        self.ended = False
+        self._fields: dict[str, str] = {}
+
+    def request(self, job: Job | str) -> tuple[str, str, dict[str, str]]:
+        """Method, path and headers of a stream that goes on where this one was."""
+        headers = {"Accept": "text/event-stream"}
+        if self.last_id:
+            headers["Last-Event-ID"] = self.last_id
+        return "GET", f"/v1/jobs/{job_id(job)}/events", headers
+
+    def connected(self, response: httpx2.Response) -> None:
+        """Forget an event that was cut off; 204 says that the end was seen."""
+        self._fields = {}
+        self.ended = response.status_code == 204
+
+    def take(self, text: str) -> Event | None:
+        """A line; returns the event that it ends."""
+        if text:
+            name, _, value = text.partition(": ")
+            self._fields[name] = value
+            return None
+        fields, self._fields = self._fields, {}
+        if "data" not in fields:
+            return None
+        self.last_id = fields.get("id", self.last_id)
+        body, name = json.loads(fields["data"]), fields.get("event", "")
+        self.ended = name == "end"
+        if name == "item":
+            return Event(name, self.last_id, None, Result.of(body))
+        return Event(name, self.last_id, Job.of(body), None)

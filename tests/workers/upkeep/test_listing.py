@@ -1,0 +1,139 @@
+"""Buckets become items: listed by upkeep from a real S3 store."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from db import owners
+from db.blobs import s3_client
+from db.database import Database
+from db.owners import LOCAL_OWNER
+from db.settings import RecordSettings
+from tests import pictures
+from tests.db import builders
+from tests.db.test_blobs import s3_settings
+from tests.served import Serve
+from tests.workers import parts
+from workers.upkeep import listing
+
+
+@pytest.fixture(scope="session")
+def bucket(s3_endpoint: str) -> RecordSettings:
+    """A bucket with pictures, and with what is none."""
+    settings = s3_settings(s3_endpoint, "")
+    client: Any = s3_client(settings)
+    client.create_bucket(Bucket="photos")
+    names = [f"2026/{n:02}.png" for n in range(7)]
+    for name in [*names, "2026/notes.txt", "2026/trip/Å b.JPG", "2025/old.png"]:
+        client.upload_fileobj(io.BytesIO(pictures.plain()), "photos", name)
+    return settings
+
+
+def submit(
+    http: httpx2.Client, source: str = "s3://photos/2026/", **fields: Any
+) -> httpx2.Response:
+    return http.post("/v1/jobs", json={"source": source, **fields})
+
+
+def grant(record: Database, prefix: str = "2026/") -> None:
+    with record.transaction() as transaction:
+        owner = owners.get_or_create(transaction, LOCAL_OWNER)
+        owners.grant(transaction, owner, bucket="photos", prefix=prefix)
+
+
+def look(record: Database, folder: Path, bucket: RecordSettings, times: int = 1) -> None:
+    s3 = {name: value for name, value in bucket.model_dump().items() if name.startswith("s3_")}
+    upkeep = parts.upkeep(record, folder, **{**s3, "s3_bucket": "own"})
+    for _ in range(times):
+        upkeep.look()
+
+
+def test_the_images_below_a_prefix_become_items_page_by_page(
+    http: httpx2.Client,
+    offered: Database,
+    tmp_path: Path,
+    bucket: RecordSettings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listing, "PAGE_KEYS", 3)
+    grant(offered)
+
+    job = submit(http, defaults={"kind": "vqa", "question": "Who?"}).json()
+    look(offered, tmp_path, bucket)
+    found = http.get(f"/v1/jobs/{job['id']}").json()
+    items = [http.get(f"/v1/jobs/{job['id']}/items/{n}").json() for n in range(8)]
+
+    assert (job["state"], found["state"]) == ("importing", "queued")
+    assert found["counts"]["total"] == 8
+    names = [f"{n:02}.png" for n in range(7)] + ["trip/Å b.JPG"]
+    assert sorted(item["custom_id"] for item in items) == names
+    assert {item["images"][0] for item in items} == {f"s3://photos/2026/{name}" for name in names}
+    assert builders.counts(offered, job["id"]) == {"queued": 8}
+
+
+@pytest.mark.parametrize(
+    ("source", "status", "says"),
+    [
+        ("s3://photos/2025/", 403, "not granted"),
+        ("s3://photos/20", 403, "not granted"),
+        ("s3://other/2026/", 403, "not granted"),
+        ("s3://photos", 422, "source"),
+        ("https://photos/2026/", 422, "source"),
+    ],
+)
+def test_only_what_was_granted_is_listed(
+    http: httpx2.Client, offered: Database, source: str, status: int, says: str
+) -> None:
+    grant(offered)
+
+    response = submit(http, source)
+
+    assert (response.status_code, says in response.json()["detail"]) == (status, True)
+
+
+def test_a_source_excludes_items_and_is_checked_against_the_model(
+    http: httpx2.Client, offered: Database
+) -> None:
+    grant(offered)
+    image = "blob:" + "0" * 64
+
+    both = submit(http, items=[{"images": [image]}])
+    lacking = submit(http, defaults={"kind": "vqa"})
+    neither = http.post("/v1/jobs", json={"defaults": {}})
+
+    assert [response.status_code for response in (both, lacking, neither)] == [422, 422, 422]
+    assert "needs 'question'" in lacking.json()["detail"]
+    assert "say which items, or a source" in neither.json()["detail"]
+
+
+def test_a_bucket_that_is_gone_ends_the_job(
+    http: httpx2.Client, offered: Database, tmp_path: Path, bucket: RecordSettings
+) -> None:
+    with offered.transaction() as transaction:
+        owner = owners.get_or_create(transaction, LOCAL_OWNER)
+        for name in ("gone", "own"):
+            owners.grant(transaction, owner, bucket=name, prefix="")
+
+    jobs = [submit(http, f"s3://{name}/a").json()["id"] for name in ("gone", "own")]
+    look(offered, tmp_path, bucket)
+
+    states = [http.get(f"/v1/jobs/{job}").json()["state"] for job in jobs]
+    assert states == ["cancelled", "cancelled"]
+
+
+def test_a_store_that_is_away_delays_the_listing(
+    serve: Serve, offered: Database, tmp_path: Path, bucket: RecordSettings
+) -> None:
+    http = serve(offered.url)
+    grant(offered)
+    job = submit(http).json()["id"]
+
+    away = bucket.model_copy(update={"s3_endpoint": "http://127.0.0.1:1"})
+    look(offered, tmp_path, away)
+    between = http.get(f"/v1/jobs/{job}").json()["state"]
+    look(offered, tmp_path, bucket)
+
+    assert (between, http.get(f"/v1/jobs/{job}").json()["counts"]["total"]) == ("importing", 8)
