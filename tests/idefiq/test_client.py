@@ -1,33 +1,82 @@
-"""The client and the command line, against a real API whose engine is played by the test."""
+"""Both clients, one contract: against a real API whose workers are played by the test."""
 
-import csv
+import contextlib
+import functools
+import inspect
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import httpx2
 import pytest
-from typer.testing import CliRunner
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from db import leases, owners, sessions
+from db import owners
+from db.blobs import image_key, open_store
 from db.database import Database
-from db.requests import image_references
-from db.states import Stage
-from idefiq import ApiError, Client, IdefiqError, TooLong, batch
-from idefiq.cli import app
+from db.errors import FetchFailed, ImageUnreadable
+from idefiq import ApiError, AsyncClient, Client, IdefiqError, TooLong, protocol
 from tests import pictures, servers
-from tests.db import builders
+from tests.db.test_blobs import s3_settings
+from tests.played import Played
 from tests.served import Serve
-from tests.workers import parts
+
+IMAGE = "blob:" + "0" * 64
+
+
+class Blocking:
+    """An AsyncClient that is called like a Client."""
+
+    def __init__(self, portal: BlockingPortal, *arguments: Any) -> None:
+        self._portal = portal
+        self._client = portal.call(_made, *arguments)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._client, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            bound = functools.partial(method, *arguments, **options)
+            if inspect.isasyncgenfunction(method):
+                return self._portal.call(_listed, bound)
+            return self._portal.call(bound)
+
+        return call
+
+
+async def _made(*arguments: Any) -> AsyncClient:
+    return AsyncClient(*arguments)
+
+
+async def _listed(generator: Callable[[], Any]) -> Any:
+    return iter([each async for each in generator()])
+
+
+Connect = Callable[..., Client]
+
+
+@pytest.fixture(params=["sync", "asyncio"])
+def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
+    """Makes a client, of either kind."""
+    with contextlib.ExitStack() as stack:
+        if request.param == "sync":
+            yield lambda *arguments: stack.enter_context(Client(*arguments))
+            return
+        portal = stack.enter_context(start_blocking_portal())
+
+        def connect(*arguments: Any) -> Any:
+            made = Blocking(portal, *arguments)
+            stack.callback(made.close)
+            return made
+
+        yield connect
 
 
 @pytest.fixture
-def client(http_sqlite: httpx2.Client) -> Iterator[Client]:
-    with Client(str(http_sqlite.base_url)) as made:
-        yield made
+def client(http_sqlite: httpx2.Client, connect: Connect) -> Client:
+    return connect(str(http_sqlite.base_url))
 
 
 @pytest.fixture
@@ -37,41 +86,12 @@ def record(http_sqlite: httpx2.Client, sqlite_url: str) -> Iterator[Database]:
     database.dispose()
 
 
-def play_engine(record: Database, folder: Path, seconds: float = 20) -> threading.Thread:
-    """Be upkeep, intake and an engine until a job has been answered."""
-    upkeep = parts.upkeep(record, folder)
-
-    def run() -> None:
-        session = builders.session(record, "played")
-        done: list[int] = []
-
-        def look() -> bool:
-            upkeep.look()
-            _advance(record)
-            taken = builders.claim(record, session)
-            done.extend(builders.complete(record, taken, "seen"))
-            return bool(done) and not taken
-
-        servers.wait_until(look, seconds=seconds, what="work for the played engine")
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread
+@pytest.fixture
+def played(record: Database, tmp_path: Path) -> Played:
+    return Played(record, tmp_path)
 
 
-def _advance(record: Database) -> None:
-    """Do what intake would do with images that are good."""
-    with record.transaction() as transaction:
-        session = sessions.start(
-            transaction, worker="intake", stage=Stage.INTAKE, model=None, lease_seconds=60
-        )
-        taken = leases.claim(
-            transaction, session=session, stage=Stage.INTAKE, model=None, limit=100
-        )
-        leases.advance(transaction, [(lease, image_references(lease.request)) for lease in taken])
-
-
-def _images(folder: Path, count: int) -> list[Path]:
+def images(folder: Path, count: int) -> list[Path]:
     paths = []
     for number in range(count):
         path = folder / f"{number}.png"
@@ -80,190 +100,211 @@ def _images(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-def test_only_bytes_that_the_service_lacks_are_sent(
-    client: Client, record: Database, tmp_path: Path
-) -> None:
-    first, second = _images(tmp_path, 2)
+class TestUploading:
+    def test_only_bytes_that_the_service_lacks_are_sent(
+        self, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first, second = images(tmp_path, 2)
+        sent: list[list[str]] = []
+        original = protocol.upload_group
 
-    before = client.upload([first])
-    again = client.upload([first, second])
+        def upload_group(uploads: Any) -> Any:
+            sent.append([upload.path.name for upload in uploads])
+            return original(uploads)
 
-    assert again[0] == before[0]
-    assert len(set(again)) == 2
+        monkeypatch.setattr(protocol, "upload_group", upload_group)
 
+        before = client.upload([first])
+        again = client.upload([second, first, second])
 
-def test_a_refusal_names_the_line_and_the_field(client: Client) -> None:
-    good = {"images": ["blob:" + "0" * 64]}
+        assert again == [again[0], before[0], again[0]]
+        assert sent == [["0.png"], ["1.png"]]
 
-    with pytest.raises(ApiError) as caught:
-        client.submit([good, {"images": ["nonsense"]}])
+    def test_they_go_straight_to_a_store_that_takes_them(
+        self, connect: Connect, serve: Serve, sqlite_url: str, s3_endpoint: str, tmp_path: Path
+    ) -> None:
+        settings = s3_settings(s3_endpoint, "straight")
+        open_store(settings).prepare()
+        http = serve(sqlite_url, store=settings, max_upload_request_bytes=1)
+        paths = images(tmp_path, 20)
 
-    assert (caught.value.status, caught.value.code) == (422, "invalid_request")
-    assert caught.value.errors[0]["field"].startswith("items.1.images")
+        references = connect(str(http.base_url)).upload(paths)
 
+        keys = [image_key(1, reference.removeprefix("blob:")) for reference in references]
+        assert [open_store(settings).get(key) for key in keys] == [p.read_bytes() for p in paths]
 
-def test_a_submission_that_is_sent_again_is_one_job(client: Client) -> None:
-    items = [{"images": ["blob:" + "0" * 64]}]
-
-    ids = {client.submit(items, idempotency_key="once").id for _ in range(2)}
-
-    assert len(ids) == 1
-
-
-def test_a_wait_without_patience_leaves_the_job_running(client: Client) -> None:
-    job = client.submit([{"images": ["blob:" + "0" * 64]}])
-
-    with pytest.raises(TooLong, match="after 0 s"):
-        client.wait(job, seconds=0)
-    assert client.job(job.id).is_final is False
-
-
-def test_a_service_that_is_not_there_is_one_sentence() -> None:
-    with Client(f"http://127.0.0.1:{servers.free_port()}") as client:
-        assert client.is_ready() is False
-        with pytest.raises(IdefiqError, match="cannot be reached"):
-            client.submit(iter([]))
+    def test_a_file_that_is_not_there_is_an_error(self, client: Client, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError):
+            client.upload(tmp_path / "none.png")
 
 
-def test_a_busy_service_is_asked_again_after_the_time_it_names() -> None:
-    class Busy(BaseHTTPRequestHandler):
-        answers: ClassVar[list[int]] = [503, 429, 200]
+class TestJobs:
+    def test_a_refusal_names_the_line_and_the_field(self, client: Client) -> None:
+        with pytest.raises(ApiError) as caught:
+            client.submit([{"images": [IMAGE]}, {"images": ["nonsense"]}])
 
-        def do_GET(self) -> None:
-            status = self.answers.pop(0)
-            body = json.dumps({"data": []}).encode()
-            self.send_response(status)
-            self.send_header("Retry-After", "0")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+        assert (caught.value.status, caught.value.code) == (422, "invalid_request")
+        assert caught.value.errors[0]["field"].startswith("items.1.images")
 
-        def log_message(self, *_: object) -> None:
-            pass
+    def test_a_submission_that_is_sent_again_is_one_job(self, client: Client) -> None:
+        items = [{"images": [IMAGE]}]
 
-    server = HTTPServer(("127.0.0.1", 0), Busy)
+        ids = {client.submit(items, idempotency_key="once").id for _ in range(2)}
+
+        assert len(ids) == 1
+
+    def test_a_stream_of_items_is_answered_in_pages(
+        self, client: Client, played: Played, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(protocol, "RESULTS", 2)
+        asked = ({"images": [IMAGE], "custom_id": str(n)} for n in range(5))
+
+        job = client.submit(asked, model="echo", defaults={"kind": "vqa", "question": "?"})
+        with played.running("two"):
+            ended = client.wait(job, seconds=20)
+        found = {result.custom_id: result.answer for result in client.results(ended)}
+
+        assert (ended.state, ended.counts.finished) == ("succeeded", 5)
+        assert found == {str(n): "two" for n in range(5)}
+        assert [each.id for each in client.jobs()] == [job.id]
+
+    def test_a_wait_without_patience_leaves_the_job_running(self, client: Client) -> None:
+        job = client.submit([{"images": [IMAGE]}])
+
+        with pytest.raises(TooLong, match="after 0 s"):
+            client.wait(job, seconds=0)
+        assert client.job(job.id).is_final is False
+
+    def test_a_job_is_paused_resumed_and_cancelled(self, client: Client) -> None:
+        job = client.submit([{"images": [IMAGE]}])
+
+        states = [steer(job).state for steer in (client.pause, client.resume, client.cancel)]
+
+        assert states == ["paused", "queued", "cancelling"]
+
+    def test_what_failed_is_submitted_again(self, client: Client, played: Played) -> None:
+        job = client.submit([{"images": [IMAGE], "custom_id": name} for name in "abc"])
+        one, other, _ = taken = played.claim()
+        played.fail([one], ImageUnreadable("no image"))
+        played.fail([other], FetchFailed("away"))
+        played.complete(taken[2:])
+
+        every = client.retry(job)
+        some = client.retry(job, codes=["fetch_failed"], idempotency_key="k")
+
+        assert (every.counts.total, some.counts.total) == (2, 1)
+        assert client.retry(job, codes=["fetch_failed"], idempotency_key="k").id == some.id
+
+
+class TestEvents:
+    def test_what_happens_is_told_until_the_end(self, client: Client, played: Played) -> None:
+        job = client.submit([{"images": [IMAGE], "custom_id": name} for name in "ab"])
+
+        with played.running("seen"):
+            events = list(client.events(job))
+
+        names = [event.name for event in events]
+        assert names[0] == "counts"
+        assert names[-1] == "end"
+        assert [e.result.answer for e in events if e.result] == ["seen", "seen"]
+        assert events[-1].job
+        assert events[-1].job.state == "succeeded"
+        assert list(client.events(job, last_id="end")) == []
+        assert [e.id for e in client.events(job, last_id="1") if e.result] == ["2"]
+
+    def test_a_connection_that_breaks_is_made_again_and_goes_on(self, connect: Connect) -> None:
+        body = _job("running"), _job("succeeded")
+        item = json.dumps(_result())
+
+        class Breaking(BaseHTTPRequestHandler):
+            asked: ClassVar[list[str | None]] = []
+
+            def do_GET(self) -> None:
+                self.asked.append(self.headers["Last-Event-ID"])
+                self.send_response(200)
+                if len(self.asked) == 1:
+                    self.send_header("Content-Length", "10000")
+                self.end_headers()
+                said = f"event: item\nid: 7\ndata: {item}\n\nevent: item\nid: 8\nda"
+                if len(self.asked) > 1:
+                    said = f"event: end\nid: end\ndata: {json.dumps(body[1])}\n\n"
+                self.wfile.write(said.encode())
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        with served(Breaking) as url:
+            events = list(connect(url).events("job_1"))
+
+        assert [(event.name, event.id) for event in events] == [("item", "7"), ("end", "end")]
+        assert Breaking.asked == [None, "7"]
+
+    def test_a_job_that_is_not_there_is_an_error(self, client: Client) -> None:
+        with pytest.raises(ApiError, match="there is no job"):
+            list(client.events("job_none"))
+
+
+def _job(state: str) -> dict[str, Any]:
+    counts = dict.fromkeys(("total", "queued", "running", "succeeded", "failed", "cancelled"), 0)
+    at = "2026-11-21T10:00:00Z"
+    rest = {"model": "m", "name": "", "items_per_second": None, "eta_seconds": None}
+    return {"id": "j", "state": state, "counts": counts, "created_at": at, "finished_at": at} | rest
+
+
+def _result() -> dict[str, Any]:
+    rest: dict[str, Any] = {"custom_id": None, "state": "succeeded", "images": [], "error": None}
+    return {"index": 0, "answer": {"text": "x"}} | rest
+
+
+@contextlib.contextmanager
+def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    with Client(f"http://127.0.0.1:{server.server_port}") as client:
-        assert client.models() == []
+    yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     thread.join()
     server.server_close()
 
 
-def test_a_key_is_sent(serve: Serve, sqlite_url: str) -> None:
-    http = serve(sqlite_url, keys="always")
-    database = Database(sqlite_url)
-    with database.transaction() as transaction:
-        key = owners.create_key(transaction, owners.get_or_create(transaction, "ada"))
-    database.dispose()
+class TestReaching:
+    def test_a_service_that_is_not_there_is_one_sentence(self, connect: Connect) -> None:
+        client = connect(f"http://127.0.0.1:{servers.free_port()}")
 
-    with Client(str(http.base_url), key) as client, Client(str(http.base_url)) as keyless:
-        assert list(client.jobs()) == []
+        assert client.is_ready() is False
+        with pytest.raises(IdefiqError, match="cannot be reached"):
+            client.submit(iter([]))
+
+    def test_a_busy_service_is_asked_again_after_the_time_it_names(self, connect: Connect) -> None:
+        class Busy(BaseHTTPRequestHandler):
+            answers: ClassVar[list[int]] = [503, 429, 200]
+
+            def do_GET(self) -> None:
+                status = self.answers.pop(0)
+                body = json.dumps({"data": []}).encode()
+                self.send_response(status)
+                self.send_header("Retry-After", "0")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        with served(Busy) as url:
+            assert connect(url).models() == []
+
+    def test_a_key_is_sent(self, connect: Connect, serve: Serve, sqlite_url: str) -> None:
+        http = serve(sqlite_url, keys="always")
+        database = Database(sqlite_url)
+        with database.transaction() as transaction:
+            key = owners.create_key(transaction, owners.get_or_create(transaction, "ada"))
+        database.dispose()
+
+        assert list(connect(str(http.base_url), key).jobs()) == []
         with pytest.raises(ApiError, match="API key is required"):
-            list(keyless.jobs())
+            list(connect(str(http.base_url)).jobs())
 
-
-class TestCommandLine:
-    @pytest.fixture
-    def run(self, http_sqlite: httpx2.Client) -> object:
-        runner = CliRunner()
-        env = {"IDEFIQ_URL": str(http_sqlite.base_url)}
-        return lambda *words: runner.invoke(app, [str(word) for word in words], env=env)
-
-    def test_every_image_below_a_folder_is_captioned(
-        self, run: object, record: Database, tmp_path: Path
-    ) -> None:
-        (tmp_path / "in" / "deep").mkdir(parents=True)
-        paths = [*_images(tmp_path / "in", 2), *_images(tmp_path / "in" / "deep", 1)]
-        (tmp_path / "in" / "notes.txt").write_text("not an image")
-        engine = play_engine(record, tmp_path)
-
-        result = run("caption", tmp_path / "in")  # type: ignore[operator]
-        engine.join()
-
-        assert result.exit_code == 0, result.output
-        assert sorted(result.stdout.splitlines()) == sorted(f"{path}\tseen" for path in paths)
-
-    def test_a_bad_file_fails_alone_and_the_status_says_so(
-        self, run: object, record: Database, tmp_path: Path
-    ) -> None:
-        good, _ = _images(tmp_path, 2)
-        empty = tmp_path / "empty.png"
-        empty.write_bytes(b"")
-        out = tmp_path / "out.csv"
-        engine = play_engine(record, tmp_path)
-
-        result = run("ask", "What?", good, empty, "--out", out)  # type: ignore[operator]
-        engine.join()
-
-        assert result.exit_code == 1
-        assert "empty.png" in result.stderr
-        with out.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        assert [row["answer"] for row in rows] == ["seen", ""]
-        assert "is empty" in rows[1]["error"]
-
-    def test_answers_are_written_as_json_lines(
-        self, run: object, record: Database, tmp_path: Path
-    ) -> None:
-        [path] = _images(tmp_path, 1)
-        out = tmp_path / "out.jsonl"
-        engine = play_engine(record, tmp_path)
-
-        run("caption", path, "--out", out, "--prompt", "Say it.")  # type: ignore[operator]
-        engine.join()
-
-        assert json.loads(out.read_text()) == {"file": str(path), "answer": "seen", "error": None}
-
-    def test_jobs_and_their_results_can_be_looked_at_later(
-        self, run: object, record: Database, client: Client, tmp_path: Path
-    ) -> None:
-        image = client.upload(_images(tmp_path, 1))[0]
-        engine = play_engine(record, tmp_path)
-        job = client.wait(client.submit([{"images": [image], "custom_id": "x"}]), seconds=20)
-        engine.join()
-
-        listed = run("jobs")  # type: ignore[operator]
-        results = run("results", job.id)  # type: ignore[operator]
-        models = run("models")  # type: ignore[operator]
-        cancelled = run("cancel", job.id)  # type: ignore[operator]
-
-        assert job.id in listed.stdout
-        assert json.loads(results.stdout)["answer"] == "seen"
-        assert "echo" in models.stdout
-        assert "succeeded" in cancelled.stdout
-
-    @pytest.mark.parametrize(
-        ("words", "says"),
-        [
-            (["caption", "nowhere.png"], "there is no 'nowhere.png'"),
-            (["caption", "."], "no images"),
-            (["caption", "a.png", "--out", "x.xml"], "write to a .jsonl, .csv or .txt file"),
-            (["results", "nope"], "there is no job 'nope'"),
-        ],
-    )
-    def test_a_mistake_is_told_in_a_sentence(
-        self,
-        run: object,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        words: list[str],
-        says: str,
-    ) -> None:
-        monkeypatch.chdir(tmp_path)
-
-        result = run(*words)  # type: ignore[operator]
-
-        assert result.exit_code != 0
-        assert says in str(result.exception)
-
-
-def test_folders_are_searched_for_images_only_and_in_order(tmp_path: Path) -> None:
-    names = ["b.JPG", "a.png", "c.txt", "d.webp"]
-    for name in names:
-        (tmp_path / name).write_bytes(b"x")
-
-    found = batch.find_images([tmp_path, tmp_path / "c.txt"])
-
-    assert [path.name for path in found] == ["a.png", "b.JPG", "d.webp", "c.txt"]
+    def test_an_url_that_is_none_is_refused(self) -> None:
+        with pytest.raises(IdefiqError, match="is no URL"):
+            Client("localhost:8000")
