@@ -15,7 +15,7 @@ import httpx2
 
 from idefiq import protocol
 from idefiq.client import read
-from idefiq.protocol import Call, Submission, Upload, Where
+from idefiq.protocol import Call, Page, Submission, Upload, Where
 from idefiq.types import ApiError, Event, Item, Job, Model, Result, TooLong
 
 T = TypeVar("T")
@@ -38,6 +38,7 @@ class AsyncClient:
         timeout_seconds: float = 60.0,
     ) -> None:
         where = Where.of(url, api_key)
+        self.url = where.url
         self._http = httpx2.AsyncClient(
             base_url=where.url, headers=where.headers, timeout=timeout_seconds
         )
@@ -119,9 +120,9 @@ class AsyncClient:
             return await self._do(job.whole(items=list(items)))
         return await self._do(job.streamed(_lines(job, items)))
 
-    async def job(self, job_id: str) -> Job:
-        """A job as it is now."""
-        return await self._do(protocol.job(job_id))
+    async def job(self, job_id: str, *, wait_seconds: int = 0) -> Job:
+        """A job as it is now, or when it has finished if that is within `wait_seconds`."""
+        return await self._do(protocol.job(job_id, wait_seconds=wait_seconds))
 
     async def jobs(self) -> AsyncIterator[Job]:
         """All jobs, newest first, page by page."""
@@ -157,6 +158,10 @@ class AsyncClient:
             if len(page.data) < protocol.RESULTS:
                 return
             after = page.after
+
+    async def results_page(self, job: Job | str, after: str | None = None) -> Page[Result]:
+        """Up to 1,000 results after a page's `after`, which goes on even from the last so far."""
+        return await self._do(protocol.results(job, after))
 
     async def events(self, job: Job | str, *, last_id: str | None = None) -> AsyncIterator[Event]:
         """What happens to a job, as it happens, up to its end; see `Client.events`."""

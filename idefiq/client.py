@@ -4,6 +4,7 @@ Everything that may be sent twice is: a submission carries an Idempotency-Key, s
 lost answer finds the job that the first attempt made.
 """
 
+import errno
 import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +17,7 @@ from typing import Any, Self, TypeVar
 import httpx2
 
 from idefiq import protocol
-from idefiq.protocol import Call, Submission, Upload, Where
+from idefiq.protocol import Call, Page, Submission, Upload, Where
 from idefiq.types import ApiError, Event, Item, Job, Model, Result, TooLong
 
 T = TypeVar("T")
@@ -39,6 +40,7 @@ class Client:
         timeout_seconds: float = 60.0,
     ) -> None:
         where = Where.of(url, api_key)
+        self.url = where.url
         self._http = httpx2.Client(
             base_url=where.url, headers=where.headers, timeout=timeout_seconds
         )
@@ -140,9 +142,9 @@ class Client:
             return self._do(job.whole(items=list(items)))
         return self._do(job.streamed(_lines(job, items)))
 
-    def job(self, job_id: str) -> Job:
-        """A job as it is now."""
-        return self._do(protocol.job(job_id))
+    def job(self, job_id: str, *, wait_seconds: int = 0) -> Job:
+        """A job as it is now, or when it has finished if that is within `wait_seconds`."""
+        return self._do(protocol.job(job_id, wait_seconds=wait_seconds))
 
     def jobs(self) -> Iterator[Job]:
         """All jobs, newest first, page by page."""
@@ -184,6 +186,10 @@ class Client:
             if len(page.data) < protocol.RESULTS:
                 return
             after = page.after
+
+    def results_page(self, job: Job | str, after: str | None = None) -> Page[Result]:
+        """Up to 1,000 results after a page's `after`, which goes on even from the last so far."""
+        return self._do(protocol.results(job, after))
 
     def events(self, job: Job | str, *, last_id: str | None = None) -> Iterator[Event]:
         """What happens to a job, as it happens, up to its end.
@@ -280,7 +286,9 @@ def read(path: Path) -> Upload:
     """A file's digest and size."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return Upload(path, digest, file.tell())
+        if not (size := file.tell()):
+            raise OSError(errno.ENODATA, "the file is empty", str(path))
+        return Upload(path, digest, size)
 
 
 def _nothing(_: Any) -> None: ...

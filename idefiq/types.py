@@ -116,6 +116,11 @@ class Result:
         """Classify: the label that the answer names, None if it names none."""
         return (self.detail or {}).get("label")
 
+    @property
+    def said(self) -> str | None:
+        """The label, if one was asked for, and otherwise the text."""
+        return self.label if "label" in (self.detail or {}) else self.answer
+
     @classmethod
     def of(cls, body: dict[str, Any]) -> "Result":
         """Read the service's JSON."""

@@ -1,6 +1,6 @@
 """`make demo`: the whole service on this machine, captioning scenes drawn a moment ago.
 
-draw 48 scenes ─▶ start the stack ─▶ caption and ask, by the command line's own code
+draw 48 scenes ─▶ start the stack ─▶ caption and ask, through the client
                                       └─▶ answers beside the truth, a contact sheet, the end
 """
 
@@ -17,7 +17,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from idefiq import Client, Job, batch
+from idefiq import Client, Result
 from idefiq.up import Stack
 from workers.demo import scenes, texts
 from workers.demo.scenes import CANVASES, Scene
@@ -143,30 +143,27 @@ def _conversation(caption: str) -> list[dict[str, Any]]:
     ]
 
 
-def answer(client: Client, shown: Sequence[Shown]) -> dict[Path, batch.Outcome]:
+def answer(client: Client, shown: Sequence[Shown]) -> dict[Path, Result]:
     """Ask the service, a job for each request."""
-    outcomes: dict[Path, batch.Outcome] = {}
+    said: dict[Path, Result] = {}
     for key, some in groupby(shown, key=lambda one: (one.request, one.example)):
         request, example = key
         if example:
             [image] = client.upload([example[0]])
             request = {**request, "examples": [{"image": image, "text": example[1]}]}
         paths = [one.path for one in some]
-        answered = batch.run(client, paths, request=request, model="demo", report=_quiet)
-        outcomes.update(zip(paths, answered, strict=True))
-    return outcomes
+        items = [{"images": [image]} for image in client.upload(paths)]
+        job = client.wait(client.submit(items, model="demo", defaults=request))
+        said.update({paths[result.index]: result for result in client.results(job)})
+    return said
 
 
-def _quiet(step: str, done: int, total: int, job: Job | None) -> None:
-    """No bar: the answers themselves are printed."""
-
-
-def contact_sheet(shown: Sequence[Shown], said: dict[Path, batch.Outcome], summary: str) -> str:
+def contact_sheet(shown: Sequence[Shown], said: dict[Path, Result], summary: str) -> str:
     """A page with every picture, its answer and, where that is wrong, the truth."""
     cards = []
     for one in shown:
         picture = base64.b64encode(one.path.read_bytes()).decode()
-        text = said[one.path].answer or f"failed: {said[one.path].error}"
+        text = said[one.path].said or f"failed: {said[one.path].error}"
         right = text == one.truth
         mark = "" if right else f'<br><span class="wrong">truth: {html.escape(one.truth)}</span>'
         cards.append(
@@ -192,11 +189,11 @@ def main() -> int:
             began = time.monotonic()
             said = answer(client, shown)
             seconds = time.monotonic() - began
-        answered = sum(said[one.path].answer is not None for one in shown)
-        right = sum(said[one.path].answer == one.truth for one in shown)
+        answered = sum(said[one.path].said is not None for one in shown)
+        right = sum(said[one.path].said == one.truth for one in shown)
         for one in shown:
-            mark = "✓" if said[one.path].answer == one.truth else "✗"
-            print(f"{mark} {one.asked}: {said[one.path].answer or said[one.path].error}")
+            mark = "✓" if said[one.path].said == one.truth else "✗"
+            print(f"{mark} {one.asked}: {said[one.path].said or said[one.path].error}")
             if mark == "✗":
                 print(f"  truth: {one.truth}")
         summary = (

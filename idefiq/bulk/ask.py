@@ -1,0 +1,103 @@
+"""What is asked of every image, with {column} in it for what is each image's own."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from idefiq.types import IdefiqError, Item
+
+_PLACE = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request of one kind.
+
+    Attributes:
+        request: What is the same for all images, as defaults of a job.
+        text_field: Which field the text is put into: prompt, question or messages.
+        text: May name columns of the image's row in braces, `{name}` and `{folder}`.
+        system: Chat: what the model is told before.
+    """
+
+    request: Item
+    text_field: str = ""
+    text: str = ""
+    system: str = ""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the text differs between images."""
+        return bool(_PLACE.search(self.text))
+
+    def defaults(self) -> Item:
+        """What is laid under every item."""
+        if not self.text or self.is_own:
+            return dict(self.request)
+        return {**self.request, **self._said(self.text)}
+
+    def own(self, key: str, columns: Mapping[str, Any]) -> Item:
+        """What one image's item says besides its image.
+
+        Raises:
+            IdefiqError: The text names a column that its row does not have.
+        """
+        if not self.is_own:
+            return {}
+        known = {"name": PurePath(key).stem, "folder": PurePath(key).parent.name, **columns}
+
+        def put(place: re.Match[str]) -> str:
+            if place[1] not in known:
+                raise IdefiqError(
+                    f"{{{place[1]}}} is no column; there are {', '.join(sorted(known))}"
+                )
+            return str(known[place[1]])
+
+        return self._said(_PLACE.sub(put, self.text))
+
+    def _said(self, text: str) -> Item:
+        if self.text_field != "messages":
+            return {self.text_field: text}
+        said = [{"type": "image", "index": 0}, {"type": "text", "text": text}]
+        messages = [{"role": "user", "content": said}]
+        if self.system:
+            content = [{"type": "text", "text": self.system}]
+            messages.insert(0, {"role": "system", "content": content})
+        return {"messages": messages}
+
+    def identity(self) -> dict[str, Any]:
+        """What makes it the same question in another run."""
+        return {
+            "request": self.request,
+            "text_field": self.text_field,
+            "text": self.text,
+            "system": self.system,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A whole run as the command line says it; kept in the manifest for `idefiq retry`.
+
+    Attributes:
+        sources: See idefiq/bulk/sources.py.
+        out: Where answers go; see idefiq/bulk/outputs.py.
+        sidecar: Suffix of the text file beside each image, "" for none.
+        existing: What to do with a text that is there already: skip, overwrite, append, prepend.
+        limit: Most images; 0 for all.
+    """
+
+    sources: list[str]
+    ask: Ask
+    model: str | None = None
+    out: str | None = None
+    sidecar: str = ""
+    existing: str = "skip"
+    prefix: str = ""
+    suffix: str = ""
+    recursive: bool = True
+    image_column: str | None = None
+    limit: int = 0
+    shard_items: int = 10_000

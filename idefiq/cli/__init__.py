@@ -1,0 +1,41 @@
+"""The `idefiq` command: `runs` asks about many images, `jobs` looks after what was asked."""
+
+import importlib.metadata
+import sys
+from typing import Annotated
+
+import typer
+
+from idefiq.cli import jobs, runs
+from idefiq.cli.common import errors
+from idefiq.types import IdefiqError
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"idefiq {importlib.metadata.version('idefiq')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which this is")
+    ] = False,
+) -> None:
+    """Captions and answers for many images, from a service of your own."""
+
+
+runs.add_to(app)
+jobs.add_to(app)
+
+
+def main() -> None:
+    """Run the command; what goes wrong is one line on standard error."""
+    try:
+        app()
+    except (IdefiqError, OSError) as error:
+        errors.print(f"error: {error}", style="red", markup=False)
+        sys.exit(2)

@@ -1,0 +1,23 @@
+"""What all commands share: how to reach the service, and how to say things."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from idefiq.protocol import DEFAULT_URL
+
+Url = Annotated[
+    str | None,
+    typer.Option(help=f"Where the service is; IDEFIQ_URL, or {DEFAULT_URL}, if not said"),
+]
+Key = Annotated[str | None, typer.Option(help="API key; IDEFIQ_API_KEY if not said")]
+AsJson = Annotated[bool, typer.Option("--json", help="Say it as JSON, for programs")]
+
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say_json(value: Any) -> None:
+    """One line of JSON on standard output."""
+    print(json.dumps(value, ensure_ascii=False, default=str))

@@ -1,0 +1,127 @@
+"""Commands that look after the service, its jobs and its models."""
+
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+from idefiq.bulk import outputs
+from idefiq.bulk.ask import Ask, Plan
+from idefiq.bulk.manifest import Image, outcome
+from idefiq.cli.common import AsJson, Key, Url, say_json
+from idefiq.client import Client
+from idefiq.types import Job, Result
+
+Out = Annotated[
+    str | None,
+    typer.Option(help="FILE.jsonl, .csv, .parquet or .txt; else JSON lines on standard output"),
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for command in (jobs, results, watch, cancel, pause, resume, models, up):
+        app.command()(command)
+
+
+def jobs(url: Url = None, api_key: Key = None, limit: int = 20, as_json: AsJson = False) -> None:
+    """List jobs, newest first."""
+    with Client(url, api_key) as client:
+        found = list(islice(client.jobs(), limit))
+    if as_json:
+        for job in found:
+            say_json(asdict(job))
+        return
+    fixed = ("job", "state", "answered", "failed", "total", "model", "name")
+    table = Table(*[Column(name, no_wrap=True) for name in fixed], box=None)
+    for job in found:
+        counts = job.counts
+        numbers = [str(n) for n in (counts.succeeded, counts.failed, counts.total)]
+        table.add_row(job.id, job.state, *numbers, job.model, job.name)
+    # Columns are never cut: a narrow terminal wraps the line instead.
+    Console(width=max(Console().width, 120), soft_wrap=True).print(table)
+
+
+def results(job_id: str, out: Out = None, url: Url = None, api_key: Key = None) -> None:
+    """Print the results of a job so far, in the order of its submission."""
+    plan = Plan(sources=[], ask=Ask({}), out=out or "results.jsonl")
+    outputs.check(plan)
+    with Client(url, api_key) as client:
+        found = sorted(client.results(job_id), key=lambda result: result.index)
+    images = map(_image, found)
+    if out is None:
+        for line in outputs.jsonl_lines(plan, images):
+            print(line.decode(), end="")
+    else:
+        outputs.write(plan, images)
+
+
+def _image(result: Result) -> Image:
+    """A result as outputs take it."""
+    name = result.custom_id or str(result.index)
+    _, _, error, code = outcome(result)
+    return Image(
+        result.index, name, {}, {"file": name}, None, "done", None, result.detail, error, code
+    )
+
+
+def watch(job_id: str, url: Url = None, api_key: Key = None) -> None:
+    """Print what happens to a job as it happens, a line of JSON each, up to its end."""
+    with Client(url, api_key) as client:
+        for event in client.events(job_id):
+            told = event.result or event.job
+            assert told
+            say_json({"event": event.name, "id": event.id, **asdict(told)})
+
+
+def _steered(job: Job) -> None:
+    print(f"{job.id} is {job.state}")
+
+
+def cancel(job_id: str, url: Url = None, api_key: Key = None) -> None:
+    """Start no more items of a job; what is answered stays."""
+    with Client(url, api_key) as client:
+        _steered(client.cancel(job_id))
+
+
+def pause(job_id: str, url: Url = None, api_key: Key = None) -> None:
+    """Start nothing new of a job until it is resumed."""
+    with Client(url, api_key) as client:
+        _steered(client.pause(job_id))
+
+
+def resume(job_id: str, url: Url = None, api_key: Key = None) -> None:
+    """Go on with a paused job."""
+    with Client(url, api_key) as client:
+        _steered(client.resume(job_id))
+
+
+def models(url: Url = None, api_key: Key = None, as_json: AsJson = False) -> None:
+    """List the models that the service knows."""
+    table = Table("model", "state", "kinds", "licence", "note", box=None)
+    with Client(url, api_key) as client:
+        found = client.models()
+    for model in found:
+        if as_json:
+            say_json(asdict(model))
+        state = "ready" if model.ready else "offline"
+        table.add_row(model.name, state, ", ".join(model.kinds), model.licence, model.note)
+    if not as_json:
+        Console().print(table)
+
+
+def up(
+    data: Annotated[Path, typer.Option(help="Where jobs, images and the key are kept")] = Path(
+        "data"
+    ),
+    port: Annotated[int, typer.Option(help="Port of the API; 0 picks a free one")] = 8000,
+    model: Annotated[list[str] | None, typer.Option(help="Model to serve; may be repeated")] = None,
+) -> None:
+    """Run the whole service on this machine until Ctrl-C."""
+    from idefiq.up import Stack, run_until_stopped
+
+    run_until_stopped(Stack(data, port=port, models=model or None))

@@ -1,0 +1,411 @@
+"""Commands that ask about many images: caption, ask, classify, chat, and retry.
+
+Each kind says what it asks; what all share are the fields of `RunOptions`.
+"""
+
+import functools
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from idefiq.bulk import outputs, run, sources
+from idefiq.bulk.ask import Ask, Plan
+from idefiq.bulk.manifest import Manifest
+from idefiq.cli.common import AsJson, Key, Url, errors, say_json
+from idefiq.client import Client
+from idefiq.types import IdefiqError
+
+#: Failures listed at the end; the others are in the output.
+LISTED_FAILURES = 20
+
+
+class Existing(StrEnum):
+    """What to do where a text, or the output, is there already from before."""
+
+    SKIP = "skip"
+    OVERWRITE = "overwrite"
+    APPEND = "append"
+    PREPEND = "prepend"
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Everything that a run can be told, whatever it asks."""
+
+    source: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folders, globs, images, .csv .tsv .jsonl .parquet tables, .tar shards, URLs,"
+            " s3://bucket/prefix/"
+        ),
+    ]
+    out: Annotated[
+        str | None,
+        typer.Option(
+            help="FILE.jsonl .csv .parquet .txt, metadata.jsonl, shards-%06d.tar, or FOLDER/ for a"
+            " text each; else a line each on standard output"
+        ),
+    ] = None
+    sidecar: Annotated[
+        str, typer.Option(help="Write a text beside each image: .txt or .caption")
+    ] = ""
+    existing: Annotated[
+        Existing, typer.Option(help="What to do with texts, or an output, from before")
+    ] = Existing.SKIP
+    prefix: Annotated[str, typer.Option(help="Put before every answer")] = ""
+    suffix: Annotated[str, typer.Option(help="Put after every answer")] = ""
+    model: Annotated[str | None, typer.Option(help="Which model; not needed if there is one")] = (
+        None
+    )
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="How to generate, such as max_new_tokens=40; may be repeated"),
+    ] = None
+    language: Annotated[str | None, typer.Option(help="Language of the answers")] = None
+    image_column: Annotated[
+        str | None, typer.Option(help="Column of a table that names or holds the image")
+    ] = None
+    recursive: Annotated[bool, typer.Option(help="Look into folders within folders")] = True
+    limit: Annotated[int, typer.Option(help="Take so many images at most; 0 takes all")] = 0
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what there is to do, and how long it takes")
+    ] = False
+    manifest: Annotated[
+        Path | None,
+        typer.Option(help="Memory of the run, by which it goes on; beside the output if not said"),
+    ] = None
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Forget what an earlier run has done")
+    ] = False
+    as_json: AsJson = False
+    url: Url = None
+    api_key: Key = None
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for command in (caption, ask, classify, chat):
+        app.command()(_with_options(command))
+    app.command()(retry)
+
+
+def _with_options(build: Callable[..., Ask]) -> Callable[..., None]:
+    """A command that takes what `build` takes and every field of RunOptions, and runs it."""
+    own = inspect.signature(build).parameters
+    shared = inspect.signature(RunOptions).parameters
+    hints = get_type_hints(RunOptions, include_extras=True)
+
+    @functools.wraps(build)
+    def command(**values: Any) -> None:
+        ask = build(**{name: values[name] for name in own})
+        start(ask, RunOptions(**{name: values[name] for name in shared}))
+
+    listed = [
+        parameter.replace(
+            kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints.get(name, parameter.annotation)
+        )
+        for name, parameter in {**own, **shared}.items()
+    ]
+    command.__signature__ = inspect.Signature(listed)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in listed}
+    return command
+
+
+# ---- what is asked ------------------------------------------------------------------
+
+
+def caption(
+    prompt: Annotated[
+        str, typer.Option(help="What to say instead of the default; {column} is each row's own")
+    ] = "",
+) -> Ask:
+    """Caption images."""
+    return Ask({"kind": "caption"}, "prompt", prompt)
+
+
+def ask(
+    question: Annotated[str, typer.Argument(help="May name columns: 'Is this a {product}?'")],
+) -> Ask:
+    """Ask a question about every image."""
+    return Ask({"kind": "vqa"}, "question", question)
+
+
+def classify(
+    label: Annotated[list[str], typer.Option(help="What to choose from; two or more, repeated")],
+    rank: Annotated[
+        bool, typer.Option("--rank", help="Rank all labels by their likelihood, with scores")
+    ] = False,
+) -> Ask:
+    """Choose a label for every image."""
+    request: dict[str, Any] = {"kind": "classify", "labels": label}
+    return Ask({**request, "method": "rank"} if rank else request)
+
+
+def chat(
+    message: Annotated[str, typer.Argument(help="What to say about every image; may name columns")],
+    system: Annotated[str, typer.Option(help="What the model is told before")] = "",
+) -> Ask:
+    """Say something about every image to a model that takes turns, and keep its answers."""
+    return Ask({"kind": "chat"}, "messages", message, system)
+
+
+def _request(ask: Ask, options: RunOptions) -> Ask:
+    request = dict(ask.request)
+    if options.language:
+        request["language"] = options.language
+    if options.option:
+        request["options"] = dict(map(_option, options.option))
+    return replace(ask, request=request)
+
+
+def _option(said: str) -> tuple[str, Any]:
+    name, equals, value = said.partition("=")
+    if not equals:
+        raise IdefiqError(f"--option {said!r}: say it as name=value")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+# ---- runs ---------------------------------------------------------------------------
+
+
+def start(ask: Ask, options: RunOptions) -> None:
+    """Begin a run, or go on with it."""
+    plan = Plan(
+        sources=options.source,
+        ask=_request(ask, options),
+        model=options.model,
+        out=options.out,
+        sidecar=_suffix(options.sidecar),
+        existing=options.existing.value,
+        prefix=options.prefix,
+        suffix=options.suffix,
+        recursive=options.recursive,
+        image_column=options.image_column,
+        limit=options.limit,
+    )
+    outputs.check(plan)
+    sources.check(plan.sources)
+    path = options.manifest or _manifest_path(plan)
+    if options.restart and path:
+        _forget(path)
+    if path and not path.exists() and plan.existing == Existing.SKIP and _is_there(plan):
+        raise IdefiqError(
+            f"{plan.out!r} is there, and of no run that is known here:"
+            " --existing overwrite replaces it"
+        )
+    with Client(options.url, options.api_key) as client:
+        _check_model(client, plan)
+        if options.dry_run:
+            _say_what_there_is(client, plan, path, as_json=options.as_json)
+            return
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        manifest = Manifest(path)
+        try:
+            manifest.begin(plan, client.url)
+            _carry_out(client, plan, manifest, as_json=options.as_json, scan=True)
+        finally:
+            manifest.close()
+
+
+def retry(
+    what: Annotated[str, typer.Argument(help="A job, or the output or manifest of a run")],
+    code: Annotated[
+        list[str] | None, typer.Option(help="Only these errors, such as fetch_failed")
+    ] = None,
+    as_json: AsJson = False,
+    url: Url = None,
+    api_key: Key = None,
+) -> None:
+    """Ask again about what failed: as a new job, or by going on with a run."""
+    with Client(url, api_key) as client:
+        if what.startswith("job_"):
+            job = client.retry(what, codes=code or ())
+            if as_json:
+                say_json({"job": job.id, "items": job.counts.total})
+            else:
+                print(f"{job.id} asks again about {job.counts.total}")
+            return
+        manifest = Manifest(_found_manifest(what))
+        try:
+            plan = manifest.plan()
+            again = manifest.retry(code or ())
+            errors.print(f"{again} that failed are asked about again")
+            _carry_out(client, plan, manifest, as_json=as_json, scan=False)
+        finally:
+            manifest.close()
+
+
+def _suffix(said: str) -> str:
+    return said if not said or said.startswith(".") else f".{said}"
+
+
+def _manifest_path(plan: Plan) -> Path | None:
+    """Beside the output; None for a run that only prints."""
+    if plan.out is None and not plan.sidecar:
+        return None
+    if plan.out is not None and not outputs.writes_texts(plan):
+        return Path(f"{plan.out}.idefiq")
+    folder = Path(plan.out or plan.sources[0])
+    return (folder if plan.out or folder.is_dir() else folder.parent) / ".idefiq"
+
+
+def _found_manifest(what: str) -> Path:
+    path = Path(what)
+    candidates = [Path(f"{what}.idefiq"), path / ".idefiq", path]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise IdefiqError(f"{what!r} is no job, and there is no manifest of a run that wrote it")
+
+
+def _forget(path: Path) -> None:
+    for each in (path, Path(f"{path}-journal")):
+        each.unlink(missing_ok=True)
+
+
+def _is_there(plan: Plan) -> bool:
+    return plan.out is not None and not outputs.writes_texts(plan) and Path(plan.out).exists()
+
+
+def _check_model(client: Client, plan: Plan) -> None:
+    known = {model.name: model for model in client.models()}
+    if plan.model and plan.model not in known:
+        listed = ", ".join(known) or "none"
+        raise IdefiqError(f"there is no model {plan.model!r}; known models: {listed}")
+    chosen = known.get(plan.model) if plan.model else next(iter(known.values()), None)
+    kind = plan.ask.request["kind"]
+    if chosen and (plan.model or len(known) == 1) and kind not in chosen.kinds:
+        raise IdefiqError(f"model {chosen.name!r} cannot {kind}; it can {', '.join(chosen.kinds)}")
+
+
+def _say_what_there_is(client: Client, plan: Plan, path: Path | None, *, as_json: bool) -> None:
+    """Count, and say how long it would take."""
+    manifest = Manifest.copy(path)
+    manifest.begin(plan, client.url)
+    run.Run(client, plan, manifest, lambda *_: None).scan()
+    counts = manifest.counts()
+    manifest.close()
+    new, rate = counts.get("new", 0), run.expected_rate(client, plan.model)
+    buckets = [word for word in plan.sources if sources.is_bucket(word)]
+    told = {
+        "images": sum(counts.values()),
+        "to_ask": new,
+        "done": counts.get("done", 0),
+        "failed": counts.get("failed", 0),
+        "skipped": counts.get("skipped", 0),
+        "listed_by_the_service": buckets,
+        "items_per_second": rate,
+        "seconds": new / rate if rate else None,
+    }
+    if as_json:
+        say_json(told)
+        return
+    for name in ("images", "to_ask", "done", "skipped", "failed"):
+        print(f"{name.replace('_', ' ')}: {told[name]}")
+    for bucket in buckets:
+        print(f"listed by the service: {bucket}")
+    if rate:
+        print(f"about {_duration(new / rate)}, at the {rate:.1f}/s of recent jobs")
+    else:
+        print("how long it takes is not known: try some first, with --limit 50")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _carry_out(
+    client: Client, plan: Plan, manifest: Manifest, *, as_json: bool, scan: bool
+) -> None:
+    """Do everything, write everything, and say what came of it."""
+    with _progress(quiet=as_json) as report:
+        carried = run.Run(client, plan, manifest, report)
+        try:
+            if scan:
+                carried.scan()
+            if not manifest.counts() and not manifest.open_chunks():
+                named = ", ".join(plan.sources)
+                looked_for = " ".join(sorted(sources.SUFFIXES))
+                raise IdefiqError(f"no images in {named}: looked for {looked_for}")
+            carried.work()
+        except KeyboardInterrupt:
+            _say_how_to_go_on(manifest)
+            raise
+        finally:
+            carried.write()
+    if plan.out is None and not plan.sidecar and not as_json:
+        for line in outputs.txt_lines(plan, manifest.images("done")):
+            sys.stdout.write(line.decode())
+    _say_the_end(manifest, carried.summary(), as_json=as_json)
+
+
+def _say_how_to_go_on(manifest: Manifest) -> None:
+    if manifest.path:
+        errors.print("stopped: the same command goes on where this one was")
+    for chunk in manifest.open_chunks():
+        errors.print(f"{chunk.job_id} goes on: `idefiq cancel {chunk.job_id}` stops it")
+
+
+def _say_the_end(manifest: Manifest, summary: run.Summary, *, as_json: bool) -> None:
+    failures = [
+        {"file": image.columns.get("file", image.key), "error": image.error, "code": image.code}
+        for image in manifest.images("failed")
+    ]
+    if as_json:
+        say_json({**summary.as_json(), "failures": failures})
+    else:
+        for failure in failures[:LISTED_FAILURES]:
+            said = f"failed: {failure['file']}: {failure['error']}"
+            errors.print(said, style="red", markup=False)
+        if len(failures) > LISTED_FAILURES:
+            errors.print(f"… and {len(failures) - LISTED_FAILURES} more, which are in the output")
+        asked = summary.done + summary.failed
+        if failures:
+            errors.print(f"{len(failures)} of {asked} failed")
+        if summary.skipped:
+            errors.print(f"{summary.skipped} had a text already and were skipped")
+    if failures:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> Iterator[run.Report]:
+    """A bar on standard error with rate and time left."""
+    columns = (
+        TextColumn("answered"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=errors, disable=quiet) as progress:
+        bar = progress.add_task("", total=None, rate="")
+
+        def report(counts: dict[str, int], rate: float | None) -> None:
+            done = counts.get("done", 0) + counts.get("failed", 0)
+            total = done + counts.get("new", 0) + counts.get("sent", 0)
+            shown = f"{rate:.1f}/s" if rate else ""
+            progress.update(bar, completed=done, total=total, rate=shown)
+
+        yield report

@@ -1,0 +1,196 @@
+"""Every form of output holds what was said, whole."""
+
+import csv
+import json
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+
+from idefiq.bulk import outputs
+from idefiq.bulk.ask import Ask, Plan
+from idefiq.bulk.manifest import Image
+from idefiq.types import IdefiqError
+from tests import pictures
+
+
+def image(key: str, text: str | None, error: str | None = None, **columns: Any) -> Image:
+    answer = {"text": text} if text is not None else None
+    location = {"file": key}
+    return Image(
+        1, key, location, {"file": key, **columns}, None, "done", None, answer, error, None
+    )
+
+
+def plan(out: object = None, **fields: Any) -> Plan:
+    whole = {"sources": ["photos"], "ask": Ask({"kind": "caption"}), **fields}
+    return Plan(out=str(out) if out else None, **whole)
+
+
+IMAGES = [
+    image("photos/a.png", 'a "red" star,\nsmall', product="star"),
+    image("photos/deep/b.png", None, "no image"),
+]
+
+
+class TestTables:
+    def test_json_lines_keep_the_columns(self, tmp_path: Path) -> None:
+        out = tmp_path / "out.jsonl"
+
+        outputs.write(plan(out, model="demo", prefix="It is "), IMAGES)
+
+        assert [json.loads(line) for line in out.read_text().splitlines()] == [
+            {
+                "file": "photos/a.png",
+                "product": "star",
+                "answer": 'It is a "red" star,\nsmall',
+                "error": None,
+                "model": "demo",
+            },
+            {"file": "photos/deep/b.png", "answer": None, "error": "no image", "model": "demo"},
+        ]
+
+    @pytest.mark.parametrize(("name", "dialect"), [("out.csv", "excel"), ("out.tsv", "excel-tab")])
+    def test_csv_has_every_column_of_any_row(self, tmp_path: Path, name: str, dialect: str) -> None:
+        out = tmp_path / name
+
+        outputs.write(plan(out), IMAGES)
+
+        with out.open(newline="", encoding="utf-8") as file:
+            first, second = csv.DictReader(file, dialect=dialect)
+        assert first == {
+            "file": "photos/a.png",
+            "product": "star",
+            "answer": 'a "red" star,\nsmall',
+            "error": "",
+        }
+        assert (second["product"], second["error"]) == ("", "no image")
+
+    def test_parquet_has_every_column_of_any_row(self, tmp_path: Path) -> None:
+        out = tmp_path / "out.parquet"
+
+        outputs.write(plan(out), [image("x.png", None, "no image"), *IMAGES])
+
+        rows = pyarrow.parquet.read_table(out).to_pylist()
+        assert [row["answer"] for row in rows] == [None, 'a "red" star,\nsmall', None]
+        assert [row["product"] for row in rows] == [None, "star", None]
+
+    def test_an_output_without_a_single_answer_is_still_a_table(self, tmp_path: Path) -> None:
+        for name in ("out.parquet", "out.csv", "out.jsonl", "out.txt"):
+            outputs.write(plan(tmp_path / name), [])
+            assert (tmp_path / name).exists()
+
+    def test_text_has_one_line_for_each_answer(self, tmp_path: Path) -> None:
+        out = tmp_path / "out.txt"
+
+        outputs.write(plan(out), IMAGES)
+
+        assert out.read_text() == 'photos/a.png\ta "red" star, small\n'
+
+    @pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
+    def test_metadata_is_what_hugging_face_expects(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        (tmp_path / "photos").mkdir()
+        monkeypatch.chdir(tmp_path)
+
+        outputs.write(plan(f"photos/{name}"), IMAGES)
+
+        text = (tmp_path / "photos" / name).read_text()
+        assert "a.png" in text
+        assert "photos/a.png" not in text
+        assert "b.png" not in text
+
+
+def test_shards_hold_image_text_and_json(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(pictures.plain(size=(4, 4 + number)))
+    made = [replace(image(str(tmp_path / f"{n}.png"), f"text {n}"), number=n + 1) for n in range(3)]
+    made.append(replace(made[0], number=9, location={"reference": "https://x.org/a.png"}))
+
+    outputs.write(plan(tmp_path / "out-%03d.tar", shard_items=3), made)
+
+    with tarfile.open(tmp_path / "out-000.tar") as tar:
+        names = tar.getnames()
+        text = tar.extractfile("000000002.txt")
+        assert text
+        assert text.read() == b"text 1"
+    assert names[:3] == ["000000001.json", "000000001.png", "000000001.txt"]
+    with tarfile.open(tmp_path / "out-001.tar") as tar:
+        assert tar.getnames() == ["000000009.json", "000000009.txt"]
+
+
+class TestTexts:
+    def test_they_lie_beside_their_images_or_in_the_same_tree_elsewhere(
+        self, tmp_path: Path
+    ) -> None:
+        beside = plan(sidecar=".caption")
+        elsewhere = plan(f"{tmp_path}/out/")
+        bucket = plan(f"{tmp_path}/out/", sources=["s3://photos/2026/"])
+
+        assert outputs.text_path(beside, "photos/deep/a.png") == Path("photos/deep/a.caption")
+        assert outputs.text_path(elsewhere, "photos/deep/a.png") == tmp_path / "out/deep/a.txt"
+        assert outputs.text_path(bucket, "s3://photos/2026/x/a.png") == tmp_path / "out/x/a.txt"
+        assert outputs.text_path(beside, "https://x.org/a.png") is None
+
+    @pytest.mark.parametrize("key", ["../../etc/a.png", "/etc/a.png", "s3://b/../../a.png"])
+    def test_no_name_leads_out_of_the_folder(self, tmp_path: Path, key: str) -> None:
+        path = outputs.text_path(plan(f"{tmp_path}/out/"), key)
+
+        assert path
+        assert (tmp_path / "out") in path.resolve().parents
+
+    @pytest.mark.parametrize(
+        ("existing", "text"),
+        [
+            ("overwrite", "<new>\n"),
+            ("append", "old\n<new>\n"),
+            ("prepend", "<new>\nold\n"),
+        ],
+    )
+    def test_a_text_that_was_there_is_treated_as_told_however_often(
+        self, tmp_path: Path, existing: str, text: str
+    ) -> None:
+        chosen = plan(f"{tmp_path}/", existing=existing, prefix="<", suffix=">")
+        found = replace(image("photos/a.png", "new"), before="old\n")
+
+        for _ in range(2):
+            outputs.write_text(chosen, found)
+
+        assert (tmp_path / "a.txt").read_text() == text
+
+    def test_a_file_is_replaced_whole_or_not_at_all(self, tmp_path: Path) -> None:
+        path = tmp_path / "out.jsonl"
+        path.write_text("before")
+
+        def break_off() -> None:
+            with outputs.replacing(path) as file:
+                file.write(b"half")
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            break_off()
+
+        assert path.read_text() == "before"
+        assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"out": "out.xml"}, "write to a .jsonl"),
+        ({"out": "nowhere/out.csv"}, "there is no folder 'nowhere'"),
+        ({"out": "out.tar"}, "shards are numbered"),
+        ({"sidecar": ".doc"}, "a sidecar is one of .txt, .caption"),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(IdefiqError, match=says):
+        outputs.check(plan(**fields))

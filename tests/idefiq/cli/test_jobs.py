@@ -1,0 +1,80 @@
+"""Looking after jobs from the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from db.errors import ImageUnreadable
+from idefiq import Client
+from tests.idefiq.cli.conftest import Command
+from tests.played import Played
+
+IMAGE = "blob:" + "0" * 64
+
+
+def test_jobs_their_results_and_models_can_be_looked_at_later(
+    command: Command, client: Client, played: Played, tmp_path: Path
+) -> None:
+    job = client.submit([{"images": [IMAGE], "custom_id": name} for name in "ab"])
+    [first, second] = played.claim()
+    played.complete([second], "seen")
+    played.fail([first], ImageUnreadable("no image"))
+
+    listed, as_json = command("jobs"), command("jobs", "--json")
+    results = command("results", job.id)
+    command("results", job.id, "--out", tmp_path / "out.csv")
+    models = command("models", "--json")
+
+    assert job.id in listed.stdout
+    assert json.loads(as_json.stdout)["counts"]["failed"] == 1
+    assert [json.loads(line) for line in results.stdout.splitlines()] == [
+        {"file": "a", "answer": None, "error": "no image"},
+        {"file": "b", "answer": "seen", "error": None},
+    ]
+    assert (tmp_path / "out.csv").read_text().splitlines() == [
+        "file,answer,error",
+        "a,,no image",
+        "b,seen,",
+    ]
+    assert json.loads(models.stdout)["name"] == "echo"
+    assert "echo" in command("models").stdout
+
+
+def test_a_job_is_watched_until_its_end(command: Command, client: Client, played: Played) -> None:
+    job = client.submit([{"images": [IMAGE], "custom_id": "a"}])
+
+    with played.running("seen"):
+        events = [json.loads(line) for line in command("watch", job.id).stdout.splitlines()]
+
+    assert [event["answer"] for event in events if event["event"] == "item"] == ["seen"]
+    assert (events[-1]["event"], events[-1]["state"]) == ("end", "succeeded")
+
+
+def test_a_job_is_steered_and_retried(command: Command, client: Client, played: Played) -> None:
+    job = client.submit([{"images": [IMAGE]}])
+
+    said = [command(verb, job.id).stdout.strip() for verb in ("pause", "resume")]
+    played.fail(played.claim(), ImageUnreadable("no image"))
+    retried = command("retry", job.id)
+    asked = json.loads(command("retry", job.id, "--json").stdout)
+
+    assert said == [f"{job.id} is paused", f"{job.id} is queued"]
+    assert "asks again about 1" in retried.stdout
+    assert client.job(asked["job"]).counts.total == 1
+    assert "is cancelling" in command("cancel", asked["job"]).stdout
+
+
+@pytest.mark.parametrize("verb", ["results", "cancel", "watch"])
+def test_a_job_that_is_not_there_is_told_in_a_sentence(command: Command, verb: str) -> None:
+    result = command(verb, "nope")
+
+    assert "there is no job 'nope'" in str(result.exception)
+
+
+def test_the_shell_is_taught_to_complete(command: Command) -> None:
+    help_text = command("--help").stdout
+
+    assert "--install-completion" in help_text
+    for name in ("caption", "ask", "classify", "chat", "retry", "watch"):
+        assert name in help_text
