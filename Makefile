@@ -8,13 +8,15 @@ EDITABLE := --config-settings editable_mode=compat --editable
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-families check format up train-demo eval-demo bench bench-service bench-redis lock clean
+.PHONY: help demo test test-families check format docs session up train-demo eval-demo bench bench-service bench-redis lock clean
 
 help:
 	@echo "make demo           caption drawn scenes with the whole service, on this machine"
 	@echo "make test           install what the tests need, run them all, then the checks"
 	@echo "make test-families  compare every kind on every model with transformers, a line each"
 	@echo "make check          format, lint, types, import rules"
+	@echo "make docs           write the generated parts of docs/api.md and docs/cli.md"
+	@echo "make session        record the terminal session that the README shows"
 	@echo "make up             run the service until Ctrl-C"
 	@echo "make train-demo     train the demonstration model again (about an hour)"
 	@echo "make eval-demo      measure it on scenes it was never trained on"
@@ -55,6 +57,12 @@ check: $(VENV)/dev
 format: $(VENV)/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/dev
+	$(BIN)/python -m docs.reference
+
+session: $(VENV)/run
+	$(BIN)/python -m docs.session
 
 train-demo: $(VENV)/run
 	$(BIN)/python -m workers.demo.train

@@ -1,0 +1,214 @@
+"""`make docs`: writes what docs/api.md and docs/cli.md know from the code itself.
+
+OpenAPI document ─▶ every route, with the examples of docs/examples.txt ─┐
+errors           ─▶ every code with its status                          ├─▶ between the markers
+commands         ─▶ every argument and option                           ─┘   of the two pages
+"""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import EnumType
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from api import errors as statuses
+from api.app import create_app
+from api.settings import ApiSettings
+from db import errors
+from db.settings import RecordSettings
+
+DOCS = Path(__file__).parent
+_MARKER = "<!-- {}: written by `make docs` -->\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One request and the status that it answers with; `kept` are values of the answer."""
+
+    route: str
+    command: str
+    status: int
+    kept: dict[str, str]
+
+
+def examples() -> Iterator[Example]:
+    """Those of docs/examples.txt, in order."""
+    text = (DOCS / "examples.txt").read_text().partition("\n\n")[2]
+    for block in text.strip().split("\n\n"):
+        route, *command, told = block.splitlines()
+        status, *kept = told.split()
+        pairs = dict(each.split("=", 1) for each in kept)
+        yield Example(route, "\n".join(command), int(status), pairs)
+
+
+def openapi() -> dict[str, Any]:
+    """The API's document."""
+    with tempfile.TemporaryDirectory() as folder:
+        record = RecordSettings(
+            database_url=f"sqlite:///{folder}/idefiq.db", store_folder=Path(folder)
+        )
+        app = create_app(record, ApiSettings())
+        document = app.openapi()
+        app.state.services.database.dispose()
+    return document
+
+
+# ---- routes -------------------------------------------------------------------------
+
+
+def routes() -> str:
+    """A section for every route, by tag."""
+    shown: dict[str, list[Example]] = {}
+    for example in examples():
+        shown.setdefault(example.route, []).append(example)
+    sections: dict[str, list[str]] = {}
+    for path, methods in openapi()["paths"].items():
+        for method, operation in methods.items():
+            route = f"{method.upper()} {path}"
+            tag = operation.get("tags", ["health"])[0]
+            sections.setdefault(tag, []).append(_route(route, operation, shown.get(route, [])))
+    return "\n".join(f"## Routes: {tag}\n\n" + "\n".join(each) for tag, each in sections.items())
+
+
+def _route(route: str, operation: dict[str, Any], shown: list[Example]) -> str:
+    lines = [f"### `{route}`", "", _paragraphs(operation.get("description", "")), ""]
+    parameters = [each for each in operation.get("parameters", []) if each["in"] != "path"]
+    if parameters:
+        lines += ["| parameter | in | type | meaning |", "|---|---|---|---|"]
+        lines += [_parameter(each) for each in parameters]
+        lines.append("")
+    for example in shown:
+        lines += [f"    {line}" for line in example.command.splitlines()]
+        lines += [f"    # {example.status}", ""]
+    return "\n".join(lines)
+
+
+def _parameter(parameter: dict[str, Any]) -> str:
+    schema = parameter["schema"]
+    meaning = _sentence(parameter.get("description", ""))
+    return f"| `{parameter['name']}` | {parameter['in']} | {_type(schema)} | {meaning} |"
+
+
+def _type(schema: dict[str, Any]) -> str:
+    kinds = [_type(each) for each in schema.get("anyOf", []) if each.get("type") != "null"]
+    if kinds:
+        return " or ".join(kinds)
+    if "enum" in schema:
+        return " or ".join(f"`{value}`" for value in schema["enum"])
+    kind = str(schema.get("type", "any"))
+    if kind == "array":
+        return f"{_type(schema['items'])}, repeated"
+    low, high = schema.get("minimum"), schema.get("maximum")
+    return f"{kind}, {low} to {high}" if low is not None and high is not None else kind
+
+
+def _paragraphs(text: str) -> str:
+    """A docstring, its lines joined to paragraphs."""
+    return "\n\n".join(" ".join(each.split()) for each in text.split("\n\n"))
+
+
+def _sentence(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+# ---- codes --------------------------------------------------------------------------
+
+
+def codes() -> str:
+    """Every code of an error, with what its class says."""
+    of_requests = ["| of a request | status | meaning |", "|---|---|---|"]
+    of_items = ["| of an item | meaning |", "|---|---|"]
+    for kind in _below(errors.IdefiqError):
+        said = _sentence((kind.__doc__ or "").partition("\n\n")[0])
+        status = next((statuses.STATUS[k] for k in kind.__mro__ if k in statuses.STATUS), None)
+        if issubclass(kind, errors.RequestError | errors.StorageError) and "code" in vars(kind):
+            of_requests.append(f"| `{kind.code}` | {status} | {said} |")
+        elif "code" in vars(kind):
+            of_items.append(f"| `{kind.code}` | {said} |")
+    return "\n".join([*of_requests, "", *of_items])
+
+
+def _below(kind: type[errors.IdefiqError]) -> Iterator[type[errors.IdefiqError]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from _below(child)
+
+
+# ---- commands -----------------------------------------------------------------------
+
+
+def commands() -> str:
+    """Every command with its arguments and options; what all runs have is said once."""
+    from idefiq.cli import app
+    from idefiq.cli.runs import RunOptions
+
+    group: Any = typer.main.get_command(app)
+    of_runs = set(RunOptions.__slots__)
+    sections, shared = [], ""
+    for name, command in group.commands.items():
+        parameters = [each for each in command.params if each.name != "help"]
+        is_run = of_runs <= {each.name for each in parameters}
+        if is_run:
+            shared = _parameters([each for each in parameters if each.name in of_runs])
+            parameters = [each for each in parameters if each.name not in of_runs]
+        words = [name, *(each.name for each in parameters if each.param_type_name == "argument")]
+        words += ["source…"] if is_run else []
+        lines = [f"## `idefiq {' '.join(words)}`", "", _paragraphs(command.help or ""), ""]
+        sections.append("\n".join([*lines, _parameters(parameters), ""]))
+    return "\n".join(["## What every run has", "", shared, "", *sections])
+
+
+def _parameters(parameters: list[Any]) -> str:
+    return "\n".join(["| | | meaning |", "|---|---|---|", *map(_shown, parameters)])
+
+
+def _shown(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        return f"| `{parameter.name}` | | {_sentence(parameter.help or '')} |"
+    return _option(parameter)
+
+
+def _option(option: Any) -> str:
+    names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
+    annotation = option.type_descriptor.annotation
+    values: Any = annotation if isinstance(annotation, EnumType) else ()
+    kind = " or ".join(str(each.value) for each in values)
+    if not option.is_flag:
+        kind = kind or getattr(annotation, "__name__", "str").lower()
+    kind = {"str": "text", "int": "number", "list": "text, repeated"}.get(kind, kind)
+    default = getattr(option.default, "value", option.default)
+    shown = f"; `{default}`" if default not in (None, "", False, True, 0) else ""
+    return f"| {names} | {kind}{shown} | {_sentence(option.help or '')} |"
+
+
+# ---- pages --------------------------------------------------------------------------
+
+
+def written(page: str, **parts: str) -> str:
+    """A page with its generated parts put between their markers."""
+    for name, part in parts.items():
+        begin, end = _MARKER.format(name), _MARKER.format(f"end of {name}")
+        pattern = re.escape(begin) + ".*?" + re.escape(end)
+        text = f"{begin}\n{part.strip()}\n\n{end}"
+        page, count = re.subn(pattern, lambda _, text=text: text, page, flags=re.DOTALL)  # type: ignore[misc]
+        if count != 1:
+            raise SystemExit(f"the page has no place for {name}")
+    return page
+
+
+def pages() -> dict[Path, str]:
+    """Both pages as they should be."""
+    api, cli = DOCS / "api.md", DOCS / "cli.md"
+    return {
+        api: written(api.read_text(), routes=routes(), codes=codes()),
+        cli: written(cli.read_text(), commands=commands()),
+    }
+
+
+if __name__ == "__main__":
+    for path, text in pages().items():
+        path.write_text(text)
