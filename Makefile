@@ -8,7 +8,7 @@ EDITABLE := --config-settings editable_mode=compat --editable
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-families check format docs session up train-demo eval-demo bench bench-service bench-redis lock clean
+.PHONY: help demo test test-families check format docs session up train-demo eval-demo bench bench-service bench-redis bench-stream lock clean
 
 help:
 	@echo "make demo           caption drawn scenes with the whole service, on this machine"
@@ -20,7 +20,7 @@ help:
 	@echo "make up             run the service until Ctrl-C"
 	@echo "make train-demo     train the demonstration model again (about an hour)"
 	@echo "make eval-demo      measure it on scenes it was never trained on"
-	@echo "make bench          all benchmarks; bench-service, bench-redis for one"
+	@echo "make bench          all benchmarks; bench-service, bench-redis, bench-stream for one"
 
 $(VENV)/python: # the environment itself
 	$(PYTHON) -m venv $(VENV)
@@ -70,13 +70,16 @@ train-demo: $(VENV)/run
 eval-demo: $(VENV)/run
 	$(BIN)/python -m workers.demo.evaluate
 
-bench: bench-service bench-redis
+bench: bench-service bench-redis bench-stream
 
 bench-service: $(VENV)/dev
 	$(BIN)/python -m benchmarks.service
 
 bench-redis: $(VENV)/dev
 	$(BIN)/python -m benchmarks.redis_down
+
+bench-stream: $(VENV)/dev
+	$(BIN)/python -m benchmarks.stream
 
 lock: $(VENV)/dev
 	$(BIN)/python -m pip list --format freeze --exclude-editable | sed 's/+cpu//' >constraints.txt

@@ -15,7 +15,8 @@ import csv
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -271,18 +272,43 @@ def _cell(value: Any) -> Any:
 
 def _parquet(plan: Plan, images: Iterable[Image], path: Path) -> None:
     import pyarrow
-    import pyarrow.json
     import pyarrow.parquet
 
-    # Columns may differ between sources and be empty at first: the types are those of all rows.
-    rows = [row(plan, image) for image in images]
-    names = list(dict.fromkeys(name for each in rows for name in each))
-    table = pyarrow.Table.from_pylist([{name: each.get(name) for name in names} for each in rows])
-    for index, found in enumerate(table.schema):
-        if pyarrow.types.is_null(found.type):
-            table = table.set_column(index, found.name, table.column(index).cast(pyarrow.string()))
-    with replacing(path) as file:
-        pyarrow.parquet.write_table(table, file, row_group_size=PARQUET_ROWS)
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as spool:
+        kinds: dict[str, set[type]] = {}
+        for image in images:
+            each = row(plan, image)
+            for name, value in each.items():
+                kinds.setdefault(name, set()).update({type(value)} - {type(None)})
+            spool.write(json.dumps(each, ensure_ascii=False) + "\n")
+        schema = pyarrow.schema([(name, pyarrow.null()) for name in kinds])
+        for rows in _spooled(spool, kinds):
+            found = pyarrow.Table.from_pylist(rows).schema
+            schema = pyarrow.unify_schemas([schema, found], promote_options="permissive")
+        # A column in which there is nothing is one of text.
+        fields = [
+            (f.name, pyarrow.string() if f.type == pyarrow.null() else f.type) for f in schema
+        ]
+        schema = pyarrow.schema(fields)
+        with replacing(path) as file, pyarrow.parquet.ParquetWriter(file, schema) as writer:
+            for rows in _spooled(spool, kinds):
+                writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
+
+
+def _spooled(spool: IO[str], kinds: Mapping[str, set[type]]) -> Iterator[list[dict[str, Any]]]:
+    """Spooled rows, some at a time; a column whose values are of several types is one of text."""
+    mixed = {name for name, types in kinds.items() if len(types) > 1 and types != {int, float}}
+    spool.seek(0)
+    while lines := list(islice(spool, PARQUET_ROWS)):
+        rows = map(json.loads, lines)
+        yield [
+            {name: _as_text(value) if name in mixed else value for name, value in each.items()}
+            for each in rows
+        ]
+
+
+def _as_text(value: Any) -> str | None:
+    return None if value is None else str(_cell(value))
 
 
 def _shards(plan: Plan, images: Iterable[Image], path: Path) -> None:

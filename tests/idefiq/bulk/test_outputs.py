@@ -78,6 +78,26 @@ class TestTables:
         assert [row["answer"] for row in rows] == [None, 'a "red" star,\nsmall', None]
         assert [row["product"] for row in rows] == [None, "star", None]
 
+    def test_parquet_is_written_in_parts_whose_columns_may_differ(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(outputs, "PARQUET_ROWS", 2)
+        out = tmp_path / "out.parquet"
+        columns: list[dict[str, Any]] = [
+            {},
+            {"n": 1},
+            {"n": 1.5, "id": 7},
+            {"id": "x"},
+            {"id": [1]},
+        ]
+        made = [image(f"{n}.png", "text", None, **each) for n, each in enumerate(columns)]
+
+        outputs.write(plan(out), made)
+
+        rows = pyarrow.parquet.read_table(out).to_pylist()
+        assert [row["n"] for row in rows] == [None, 1.0, 1.5, None, None]
+        assert [row["id"] for row in rows] == [None, None, "7", "x", "[1]"]
+
     def test_an_output_without_a_single_answer_is_still_a_table(self, tmp_path: Path) -> None:
         for name in ("out.parquet", "out.csv", "out.jsonl", "out.txt"):
             outputs.write(plan(tmp_path / name), [])
