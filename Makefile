@@ -82,7 +82,8 @@ bench-stream: $(VENV)/dev
 	$(BIN)/python -m benchmarks.stream
 
 lock: $(VENV)/dev
-	$(BIN)/python -m pip list --format freeze --exclude-editable | sed 's/+cpu//' >constraints.txt
+	echo '# Exact versions of everything that is installed; renew with `make lock`.' >constraints.txt
+	$(BIN)/python -m pip list --format freeze --exclude-editable --exclude pip | sed 's/+cpu//' >>constraints.txt
 
 clean:
 	rm -rf build data $(VENV)
