@@ -151,6 +151,9 @@ class Watch:
             except StorageError as error:
                 log.warning("waiting goes on: %s", error)
                 found = []
+            except Exception:  # an outermost loop: everybody would wait for ever
+                log.exception("unexpected error while looking at jobs; trying again")
+                found = []
             for job in found:
                 if job.id in self._watched:
                     self._watched[job.id].update(job)
@@ -178,7 +181,7 @@ class Watch:
             client = redis.asyncio.Redis.from_url(self._redis_url, socket_connect_timeout=2)
             try:
                 await self._listen_to(client)
-            except (redis.exceptions.RedisError, OSError) as error:
+            except (redis.exceptions.RedisError, OSError, ValueError) as error:
                 log.info("no notices, looking each second: %s", type(error).__name__)
             finally:
                 self._subscriptions = None

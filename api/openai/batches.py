@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import IO, Annotated, Any, Literal
 
+import anyio
 from fastapi import APIRouter, Header, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from starlette.concurrency import run_in_threadpool
@@ -31,6 +32,8 @@ router = APIRouter(prefix="/v1/batches", tags=["OpenAI"])
 
 #: Mistakes told of one file; reading ends there.
 MOST_MISTAKES = 100
+#: Input files are read two at a time, so that long ones leave threads for everybody else.
+_READING = anyio.Semaphore(2)
 _SECONDS = {"m": 60, "h": 3_600, "d": 86_400}
 _BODY = {
     "requestBody": {
@@ -108,7 +111,8 @@ async def create_batch(
         raise request_error(error) from error
     key = f"key:{idempotency_key}" if idempotency_key else f"body:{_digest(asked)}"
     again = bool(idempotency_key) or retry > 0
-    return await run_in_threadpool(_create, services, owner.id, asked, key, again)
+    async with _READING:
+        return await run_in_threadpool(_create, services, owner.id, asked, key, again)
 
 
 def _digest(asked: BatchIn) -> str:

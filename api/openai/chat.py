@@ -58,7 +58,8 @@ async def complete(request: Request, services: Parts, owner: CurrentOwner) -> Re
     """One answer, now: queued like everything else, but before all jobs that nobody waits for."""
     body = await request.body()
     try:
-        asked = ChatIn.model_validate_json(body)
+        # Images in it make it long: not on the loop that all others share.
+        asked = await run_in_threadpool(ChatIn.model_validate_json, body)
     except ValidationError as error:
         raise request_error(error) from error
     job_id, model = await run_in_threadpool(_submit, services, owner.id, asked)

@@ -3,14 +3,14 @@
 A SQLite file beside the output. Every step is written down before it is taken, so a run that is
 stopped anywhere goes on where it was, and the service is asked for nothing twice:
 
-    new ─assign─▶ in a chunk, with its reference ─submit (under the chunk's key)─▶ job
-                                                   └─ results, page by page ─▶ done | failed
+    new ─assign─▶ in a chunk, with its item ─submit (under the chunk's key)─▶ job
+                                              └─ results, page by page ─▶ done | failed
 """
 
 import json
 import secrets
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,56 +23,75 @@ from idefiq.types import IdefiqError, Item, Result
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS chunks (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL, source TEXT, job_id TEXT,
-    cursor TEXT, ended INTEGER NOT NULL DEFAULT 0);
+    number INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL, source TEXT, said TEXT NOT NULL,
+    job_id TEXT, cursor TEXT, ended INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS images (
     number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, location TEXT NOT NULL,
-    columns TEXT NOT NULL, stamp TEXT NOT NULL, before TEXT,
-    state TEXT NOT NULL DEFAULT 'new', reference TEXT, chunk INTEGER, place INTEGER,
-    answer TEXT, error TEXT, code TEXT, written INTEGER NOT NULL DEFAULT 0);
+    columns TEXT NOT NULL, stamp TEXT NOT NULL, scan INTEGER NOT NULL, bucket TEXT,
+    text TEXT UNIQUE, before TEXT, written INTEGER NOT NULL DEFAULT 0,
+    state TEXT NOT NULL, item TEXT, chunk INTEGER, place INTEGER,
+    answer TEXT, error TEXT, code TEXT);
 CREATE INDEX IF NOT EXISTS images_by_state ON images (state, number);
 CREATE INDEX IF NOT EXISTS images_by_chunk ON images (chunk, place);
 """
-#: Which layout this code reads.
-_VERSION = 1
+#: Marks the file as ours, and its layout.
+_APPLICATION, _VERSION = 0x1DEF19, 1
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A row of the manifest."""
+    """A row of the manifest.
+
+    Attributes:
+        text: Where its text file is, if it has one; `before` is what was there before this run.
+    """
 
     number: int
     key: str
     location: Location
     columns: dict[str, Any]
+    text: str | None
     before: str | None
     state: str
-    reference: str | None
     answer: dict[str, Any] | None
     error: str | None
     code: str | None
 
     @property
-    def text(self) -> str | None:
-        """The answer: a label if one was asked for."""
+    def said(self) -> str | None:
+        """The answer: a label if one was asked for, None if it is none of those."""
         if self.answer is None:
             return None
         said: str | None = self.answer["label" if "label" in self.answer else "text"]
-        return said  # None: a label that is none of those
+        return said
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Images that are one job; or a bucket, which is one job too."""
+    """Images that are one job; or a bucket, which is one job too.
+
+    Attributes:
+        said: What its submission says besides the items.
+    """
 
     number: int
     key: str
     source: str | None
+    said: dict[str, Any]
     job_id: str | None
     cursor: str | None
 
 
-_IMAGE = "number, key, location, columns, before, state, reference, answer, error, code"
+#: A record, and where its text file may be.
+Found = tuple[Record, Sequence[Path]]
+#: The text that a file has already, if it is there.
+Before = Callable[[Path], str | None]
+
+_IMAGE = "number, key, location, columns, text, before, state, answer, error, code"
+_NEW = (
+    "state = 'new', item = NULL, chunk = NULL, place = NULL, answer = NULL, error = NULL,"
+    " code = NULL, written = 0"
+)
 
 
 class Manifest:
@@ -82,23 +101,35 @@ class Manifest:
         path: The file; in memory if None, for runs that need not be resumed.
 
     Raises:
-        IdefiqError: It is no manifest, or another run has it open.
+        IdefiqError: It is no manifest, cannot be written, or another run has it open.
     """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        # One writer: another run on the same file would send what this one sends.
-        self._db = sqlite3.connect(path or ":memory:", timeout=0.2, isolation_level=None)
         try:
+            self._db = sqlite3.connect(path or ":memory:", timeout=0.2, isolation_level=None)
+            # One writer: another run on the same file would send what this one sends.
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-            self._db.executescript(f"BEGIN EXCLUSIVE; {_SCHEMA} COMMIT;")
+            self._db.execute("BEGIN EXCLUSIVE")
+            [marks] = zip(
+                *(self._db.execute(f"PRAGMA {n}").fetchone() for n in _MARKS), strict=True
+            )
+            if marks == (0, 0) and not self._db.execute("SELECT 1 FROM sqlite_schema").fetchone():
+                for statement in _SCHEMA.split(";"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA application_id = {_APPLICATION}")
+                self._db.execute(f"PRAGMA user_version = {_VERSION}")
+                marks = (_APPLICATION, _VERSION)
+            self._db.execute("COMMIT")
         except sqlite3.OperationalError as error:
-            raise IdefiqError(f"another run uses the manifest {str(path)!r}") from error
+            busy = error.sqlite_errorcode == sqlite3.SQLITE_BUSY
+            why = "another run uses it" if busy else str(error)
+            raise IdefiqError(f"the manifest {str(path)!r} cannot be used: {why}") from error
         except sqlite3.DatabaseError as error:
             raise IdefiqError(f"{str(path)!r} is no manifest of idefiq") from error
-        version = self._fact("version") or self._set_fact("version", _VERSION)
-        if version != _VERSION:
-            raise IdefiqError(f"{str(path)!r} is of another version: start a new one")
+        if marks != (_APPLICATION, _VERSION):
+            self._db.close()
+            raise IdefiqError(f"{str(path)!r} is no manifest of this idefiq")
 
     @classmethod
     def copy(cls, path: Path | None) -> "Manifest":
@@ -133,17 +164,24 @@ class Manifest:
             IdefiqError: The manifest is of another question, model or service.
         """
         identity = {"ask": plan.ask.identity(), "model": plan.model, "url": url}
-        earlier = self._fact("identity") if self.job_ids() else None
-        if earlier is None:
-            earlier = self._set_fact("identity", identity)
-        for name, value in earlier.items():
+        earlier = self._fact("identity") if self._has_chunks() else None
+        for name, value in (earlier or {}).items():
             if value != identity[name]:
                 raise IdefiqError(
                     f"{str(self.path)!r} is the manifest of a run with another {name}"
                     f" ({json.dumps(value, ensure_ascii=False)}): use another --manifest, or"
                     " --restart to forget it"
                 )
+        self._set_fact("identity", identity)
         self._set_fact("plan", asdict(plan))
+
+    def forget(self) -> None:
+        """Make everything new; where texts are, and what was there before, stays known."""
+        with self._writing() as db:
+            db.execute("DELETE FROM chunks")
+            db.execute(f"UPDATE images SET {_NEW} WHERE state <> 'skipped'")  # noqa: S608
+            # Those of a bucket wait until the bucket is listed again.
+            db.execute("UPDATE images SET state = 'heard' WHERE bucket IS NOT NULL")
 
     def plan(self) -> Plan:
         """The run that was last begun.
@@ -156,58 +194,115 @@ class Manifest:
             raise IdefiqError(f"{str(self.path)!r} is the manifest of no run")
         return Plan(**{**said, "ask": Ask(**said["ask"])})
 
+    def _has_chunks(self) -> bool:
+        return bool(self._db.execute("SELECT 1 FROM chunks").fetchone())
+
     def _fact(self, name: str) -> Any:
         row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return json.loads(row[0]) if row else None
 
-    def _set_fact(self, name: str, value: Any) -> Any:
+    def _set_fact(self, name: str, value: Any) -> None:
         self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, json.dumps(value)))
-        return value
 
     # ---- what is there --------------------------------------------------------------
 
-    def add(self, records: Sequence[tuple[Record, str | None]]) -> None:
-        """Note records, each with the text that was there before this run had any.
+    def begin_scan(self, *, skip: bool) -> None:
+        """Begin to look at the sources: what is not found now is left out of what follows.
 
-        One whose file has changed since it was answered is new again.
+        Args:
+            skip: Images that have a text already are not asked about.
         """
-        with self._writing() as db:
-            for record, before in records:
-                db.execute(
-                    "INSERT INTO images (key, location, columns, stamp, before, state, error, code)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
-                    " location = excluded.location, columns = excluded.columns,"
-                    " stamp = excluded.stamp, state = excluded.state, error = excluded.error,"
-                    " code = excluded.code, answer = NULL, reference = NULL, chunk = NULL,"
-                    " place = NULL, written = 0"
-                    " WHERE images.stamp <> excluded.stamp AND images.state IN ('done', 'failed')",
-                    (
-                        record.key,
-                        json.dumps(record.location),
-                        json.dumps(record.columns, ensure_ascii=False, default=str),
-                        record.stamp,
-                        before,
-                        "failed" if record.error else "new",
-                        record.error,
-                        "unreadable" if record.error else None,
-                    ),
-                )
+        self._set_fact("scan", self._scan() + 1)
+        if not skip:
+            self._db.execute(f"UPDATE images SET {_NEW} WHERE state = 'skipped'")  # noqa: S608
 
-    def knows(self, key: str) -> bool:
-        """Whether a record was noted before."""
-        return bool(self._db.execute("SELECT 1 FROM images WHERE key = ?", (key,)).fetchone())
+    def _scan(self) -> int:
+        return int(self._fact("scan") or 0)
 
-    def skip(self, keys: Iterable[str]) -> None:
-        """Ask nothing about new images that have a text already."""
+    def add(self, found: Sequence[Found], before: Before, *, skip: bool) -> None:
+        """Note records. One that has changed since it was answered is new again.
+
+        Args:
+            found: Records with the places that their texts may have.
+            before: Asked about a text file when its image is first heard of.
+            skip: See begin_scan.
+        """
+        scan = self._scan()
         with self._writing() as db:
-            for key in keys:
-                db.execute(
-                    "UPDATE images SET state = 'skipped' WHERE key = ? AND state = 'new'", (key,)
-                )
+            for record, texts in found:
+                self._add(db, record, scan)
+                self._place(db, record.key, texts, before, skip=skip)
+
+    def _add(self, db: sqlite3.Connection, record: Record, scan: int) -> None:
+        columns = json.dumps(record.columns, ensure_ascii=False, default=str)
+        told = (json.dumps(record.location), columns, record.stamp, scan)
+        failed = ("failed", record.error, "unreadable") if record.error else ("new", None, None)
+        known = db.execute(
+            "SELECT state, stamp FROM images WHERE key = ?", (record.key,)
+        ).fetchone()
+        if known is None:
+            db.execute(
+                "INSERT INTO images (key, location, columns, stamp, scan, state, error, code)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (record.key, *told, *failed),
+            )
+            return
+        state, stamp = known
+        db.execute("UPDATE images SET scan = ? WHERE key = ?", (scan, record.key))
+        if state == "sent":
+            return  # its answer is on the way; if it has changed, the next run sees it
+        db.execute(
+            "UPDATE images SET location = ?, columns = ?, stamp = ?, scan = ? WHERE key = ?",
+            (*told, record.key),
+        )
+        if stamp != record.stamp and state in ("done", "failed"):
+            db.execute(
+                f"UPDATE images SET {_NEW} WHERE key = ?",  # noqa: S608
+                (record.key,),
+            )
+            db.execute(
+                "UPDATE images SET state = ?, error = ?, code = ? WHERE key = ?",
+                (*failed, record.key),
+            )
+
+    def _place(
+        self,
+        db: sqlite3.Connection,
+        key: str,
+        texts: Sequence[Path],
+        before: Before,
+        *,
+        skip: bool,
+    ) -> None:
+        """Give an image a text file that no other has, and remember what is in it."""
+        taken = "SELECT 1 FROM images WHERE text = ?"
+        [(state, text)] = db.execute("SELECT state, text FROM images WHERE key = ?", (key,))
+        if text is not None or not texts:
+            return
+        free = next((t for t in texts if not db.execute(taken, (str(t),)).fetchone()), None)
+        if free is None:
+            return
+        there = before(free)
+        if there is not None and skip and state == "new":
+            state = "skipped"
+        db.execute(
+            "UPDATE images SET text = ?, before = ?, state = ? WHERE key = ?",
+            (str(free), there, state, key),
+        )
+
+    def _listed(self) -> str:
+        """Which images this run is about: those found by the last scan, and those of buckets."""
+        plan = self._fact("plan") or {}
+        buckets = ", ".join(f"'{_quoted(word)}'" for word in plan.get("sources", ()))
+        return f"(scan = {self._scan()} AND bucket IS NULL OR bucket IN ({buckets or 'NULL'}))"
 
     def counts(self) -> dict[str, int]:
         """Images by state: new, sent, done, failed, skipped."""
-        return dict(self._db.execute("SELECT state, count(*) FROM images GROUP BY state"))
+        return dict(
+            self._db.execute(
+                f"SELECT state, count(*) FROM images WHERE {self._listed()} GROUP BY state"  # noqa: S608
+            )
+        )
 
     def images(self, *states: str) -> Iterator[Image]:
         """Images in some states, in the order of the sources; may be written to meanwhile."""
@@ -215,7 +310,7 @@ class Manifest:
         while True:
             rows = self._db.execute(
                 f"SELECT {_IMAGE} FROM images WHERE state IN ({marks}) AND number > ?"  # noqa: S608
-                " ORDER BY number LIMIT 1000",
+                f" AND {self._listed()} ORDER BY number LIMIT 1000",
                 (*states, last),
             ).fetchall()
             if not rows:
@@ -232,61 +327,54 @@ class Manifest:
             (error, code, image.number),
         )
 
-    def assign(self, images: Sequence[tuple[Image, str]]) -> Chunk:
-        """Make a chunk of images and their references, before it is submitted."""
+    def assign(self, asked: Sequence[tuple[Image, Item]], said: dict[str, Any]) -> Chunk:
+        """Make a chunk of images and their items, before it is submitted."""
         with self._writing() as db:
-            chunk = self._add_chunk(None)
+            chunk = self._add_chunk(None, said)
             db.executemany(
-                "UPDATE images SET state = 'sent', chunk = ?, place = ?, reference = ?"
-                " WHERE number = ?",
+                "UPDATE images SET state = 'sent', chunk = ?, place = ?, item = ? WHERE number = ?",
                 [
-                    (chunk.number, place, reference, image.number)
-                    for place, (image, reference) in enumerate(images)
+                    (chunk.number, place, json.dumps(item, ensure_ascii=False), image.number)
+                    for place, (image, item) in enumerate(asked)
                 ],
             )
         return chunk
 
-    def assign_bucket(self, source: str) -> None:
+    def assign_bucket(self, source: str, said: dict[str, Any]) -> None:
         """Make a chunk of a bucket, once."""
         known = "SELECT 1 FROM chunks WHERE source = ?"
         if not self._db.execute(known, (source,)).fetchone():
-            self._add_chunk(source)
+            self._add_chunk(source, said)
 
-    def _add_chunk(self, source: str | None) -> Chunk:
+    def _add_chunk(self, source: str | None, said: dict[str, Any]) -> Chunk:
         key = f"idefiq-{secrets.token_hex(16)}"
-        cursor = self._db.execute("INSERT INTO chunks (key, source) VALUES (?, ?)", (key, source))
-        return Chunk(int(cursor.lastrowid or 0), key, source, None, None)
+        cursor = self._db.execute(
+            "INSERT INTO chunks (key, source, said) VALUES (?, ?, ?)",
+            (key, source, json.dumps(said)),
+        )
+        return Chunk(int(cursor.lastrowid or 0), key, source, said, None, None)
 
-    def items(self, chunk: Chunk, ask: Ask) -> list[Item]:
+    def items(self, chunk: Chunk) -> list[Item]:
         """What a chunk's job asks: always the same, so that it can be submitted again."""
         rows = self._db.execute(
-            f"SELECT {_IMAGE} FROM images WHERE chunk = ? ORDER BY place",  # noqa: S608
-            (chunk.number,),
+            "SELECT item FROM images WHERE chunk = ? ORDER BY place", (chunk.number,)
         )
-        return [
-            {
-                **ask.own(image.key, image.columns),
-                "images": [image.reference],
-                "custom_id": image.key[-200:],
-            }
-            for image in map(_image, rows)
-        ]
+        return [json.loads(row[0]) for row in rows]
 
     def submitted(self, chunk: Chunk, job_id: str) -> None:
         """Note a chunk's job."""
         self._db.execute("UPDATE chunks SET job_id = ? WHERE number = ?", (job_id, chunk.number))
 
-    def dissolve(self, chunk: Chunk, place: int | None, error: str) -> None:
+    def dissolve(self, chunk: Chunk, place: int | None = None, error: str = "") -> None:
         """Undo a chunk that the service refused; the image at `place` was at fault, if any."""
         with self._writing() as db:
             db.execute(
-                "UPDATE images SET state = 'failed', error = ?, code = 'refused', chunk = NULL"
-                " WHERE chunk = ? AND place = ?",
+                "UPDATE images SET state = 'failed', error = ?, code = 'refused', chunk = NULL,"
+                " place = NULL WHERE chunk = ? AND place = ?",
                 (error, chunk.number, place),
             )
             db.execute(
-                "UPDATE images SET state = 'new', chunk = NULL, place = NULL"
-                " WHERE chunk = ? AND state = 'sent'",
+                f"UPDATE images SET {_NEW} WHERE chunk = ? AND state = 'sent'",  # noqa: S608
                 (chunk.number,),
             )
             db.execute("DELETE FROM chunks WHERE number = ?", (chunk.number,))
@@ -294,9 +382,13 @@ class Manifest:
     def open_chunks(self) -> list[Chunk]:
         """Chunks whose answers are not all here."""
         rows = self._db.execute(
-            "SELECT number, key, source, job_id, cursor FROM chunks WHERE NOT ended ORDER BY number"
+            "SELECT number, key, source, said, job_id, cursor FROM chunks WHERE NOT ended"
+            " ORDER BY number"
         )
-        return [Chunk(*row) for row in rows]
+        return [
+            Chunk(number, key, source, json.loads(said), job_id, cursor)
+            for number, key, source, said, job_id, cursor in rows
+        ]
 
     def job_ids(self) -> list[str]:
         """The jobs of this run."""
@@ -309,8 +401,6 @@ class Manifest:
         """Note a page of results, and where the next one begins."""
         with self._writing() as db:
             for result in results:
-                if chunk.source:
-                    self._take_listed(db, chunk, result)
                 db.execute(
                     "UPDATE images SET state = ?, answer = ?, error = ?, code = ?"
                     " WHERE chunk = ? AND place = ? AND state = 'sent'",
@@ -318,36 +408,54 @@ class Manifest:
                 )
             db.execute("UPDATE chunks SET cursor = ? WHERE number = ?", (cursor, chunk.number))
 
-    def _take_listed(self, db: sqlite3.Connection, chunk: Chunk, result: Result) -> None:
-        """An image of a bucket is first heard of with its answer."""
-        key = f"{chunk.source}{result.custom_id}"
-        db.execute(
-            "INSERT OR IGNORE INTO images (key, location, columns, stamp, state, chunk, place)"
-            " VALUES (?, ?, ?, '', 'sent', ?, ?)",
-            (
-                key,
-                json.dumps({"reference": key}),
-                json.dumps({"file": key}, ensure_ascii=False),
-                chunk.number,
-                result.index,
-            ),
-        )
+    def hear_of(
+        self, chunk: Chunk, found: Sequence[tuple[int, Found]], before: Before, *, skip: bool
+    ) -> None:
+        """Note images of a bucket, which are first heard of with their answers.
+
+        Args:
+            found: Places in the job, with records.
+        """
+        with self._writing() as db:
+            for place, (record, texts) in found:
+                known = "SELECT 1 FROM images WHERE chunk = ? AND place = ?"
+                if db.execute(known, (chunk.number, place)).fetchone():
+                    continue
+                self._add(db, record, self._scan())
+                self._place(db, record.key, texts, before, skip=skip)
+                db.execute(
+                    "UPDATE images SET state = 'sent', bucket = ?, chunk = ?, place = ?"
+                    " WHERE key = ?",
+                    (chunk.source, chunk.number, place, record.key),
+                )
 
     def end(self, chunk: Chunk) -> None:
         """Note that a chunk has no more answers to come."""
         self._db.execute("UPDATE chunks SET ended = 1 WHERE number = ?", (chunk.number,))
 
-    def unwritten(self) -> Iterator[Image]:
-        """Answered images whose text file is not written."""
+    def fail_bucket(self, chunk: Chunk, error: str) -> None:
+        """Note that a bucket could not be listed; asked again, it is a new chunk."""
+        with self._writing() as db:
+            self._add(db, Record(str(chunk.source), {}, {"file": chunk.source}, error=error), 0)
+            db.execute("UPDATE images SET bucket = ? WHERE key = ?", (chunk.source, chunk.source))
+            db.execute("DELETE FROM chunks WHERE number = ?", (chunk.number,))
+
+    def unwritten(self) -> list[Image]:
+        """Answered images whose text file is not written, a thousand at most."""
         rows = self._db.execute(
             f"SELECT {_IMAGE} FROM images WHERE state = 'done' AND NOT written"  # noqa: S608
-            " ORDER BY number"
-        ).fetchall()
-        yield from map(_image, rows)
+            " ORDER BY number LIMIT 1000"
+        )
+        return [_image(row) for row in rows]
 
-    def written(self, images: Iterable[Image]) -> None:
-        """Note that text files are written."""
+    def written(self, images: Sequence[Image], *, replaced: bool) -> None:
+        """Note that text files are written; what was there before does not count if `replaced`."""
         with self._writing() as db:
+            if replaced:
+                db.executemany(
+                    "UPDATE images SET before = NULL WHERE number = ?",
+                    [(image.number,) for image in images],
+                )
             db.executemany(
                 "UPDATE images SET written = 1 WHERE number = ?",
                 [(image.number,) for image in images],
@@ -356,25 +464,36 @@ class Manifest:
     def retry(self, codes: Sequence[str] = ()) -> int:
         """Make failed images new again. Returns how many."""
         marks = ", ".join("?" * len(codes))
-        some = f" AND code IN ({marks})" if codes else ""
-        cursor = self._db.execute(
-            "UPDATE images SET state = 'new', error = NULL, code = NULL, chunk = NULL,"  # noqa: S608
-            f" place = NULL, reference = NULL WHERE state = 'failed'{some}",
-            tuple(codes),
-        )
-        return cursor.rowcount
+        some = f"state = 'failed'{f' AND code IN ({marks})' if codes else ''}"
+        with self._writing() as db:
+            lost = db.execute(
+                f"DELETE FROM images WHERE {some} AND key = bucket",  # noqa: S608
+                tuple(codes),
+            )
+            again = db.execute(
+                f"UPDATE images SET {_NEW} WHERE {some}",  # noqa: S608
+                tuple(codes),
+            )
+        return lost.rowcount + again.rowcount
+
+
+_MARKS = ("application_id", "user_version")
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")
 
 
 def _image(row: Sequence[Any]) -> Image:
-    number, key, location, columns, before, state, reference, answer, error, code = row
+    number, key, location, columns, text, before, state, answer, error, code = row
     return Image(
         number,
         key,
         json.loads(location),
         json.loads(columns),
+        text,
         before,
         state,
-        reference,
         json.loads(answer) if answer else None,
         error,
         code,

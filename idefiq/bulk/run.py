@@ -12,17 +12,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from idefiq import protocol
-from idefiq.bulk import outputs, sources
+from idefiq.bulk import sources
 from idefiq.bulk.ask import Plan
 from idefiq.bulk.manifest import Chunk, Image, Manifest
+from idefiq.bulk.outputs import Output, text_before
 from idefiq.bulk.sources import Reader, Record
 from idefiq.client import Client
-from idefiq.types import ApiError, IdefiqError, Job
+from idefiq.types import ApiError, IdefiqError, Item, Job, Result
 
 #: Images of one job, and jobs open at once.
 CHUNK_IMAGES, OPEN_CHUNKS = 500, 4
@@ -39,7 +40,7 @@ Report = Callable[[dict[str, int], float | None], None]
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a run came to; `failures` are those that are left."""
+    """What a run came to."""
 
     done: int
     failed: int
@@ -57,14 +58,21 @@ class Run:
     """Carries out a plan.
 
     Args:
+        output: Of the plan.
         manifest: Where it is written down.
         report: Told after every step.
     """
 
-    def __init__(self, client: Client, plan: Plan, manifest: Manifest, report: Report) -> None:
-        self._client, self._plan, self._manifest, self._report = client, plan, manifest, report
+    def __init__(self, client: Client, output: Output, manifest: Manifest, report: Report) -> None:
+        self._client, self._output, self._manifest = client, output, manifest
+        self._plan: Plan = output.plan
+        self._report = report
         self._rates: dict[str, float] = {}
         self._began = time.monotonic()
+
+    @property
+    def _skip(self) -> bool:
+        return self._plan.existing == "skip"
 
     def scan(self) -> None:
         """Note every image of the sources, and which of them have a text already.
@@ -72,30 +80,22 @@ class Run:
         Raises:
             IdefiqError: A source does not exist or is no source.
         """
-        sources.check(self._plan.sources)
-        buckets = [word for word in self._plan.sources if sources.is_bucket(word)]
-        for bucket in buckets:
-            self._manifest.assign_bucket(bucket if bucket.endswith("/") else f"{bucket}/")
-        words = [word for word in self._plan.sources if word not in buckets]
+        words = [word for word in self._plan.sources if not sources.is_bucket(word)]
         found: Iterator[Record] = sources.find(
             words, recursive=self._plan.recursive, image_column=self._plan.image_column
         )
         if self._plan.limit:
             found = islice(found, self._plan.limit)
+        self._manifest.begin_scan(skip=self._skip)
         while some := list(islice(found, SCAN_RECORDS)):
-            self._note(some)
+            placed = [(record, self._output.texts(record)) for record in some]
+            self._manifest.add(placed, text_before, skip=self._skip)
             self._report(self._manifest.counts(), None)
-
-    def _note(self, records: Sequence[Record]) -> None:
-        plan = self._plan
-        first = [record for record in records if not self._manifest.knows(record.key)]
-        before = {record.key: outputs.text_before(plan, record.key) for record in first}
-        self._manifest.add([(record, before.get(record.key)) for record in records])
-        if plan.existing == "skip":
-            self._manifest.skip(key for key, text in before.items() if text is not None)
 
     def work(self) -> None:
         """Send what is new and take what is answered, until all is done."""
+        for bucket in filter(sources.is_bucket, self._plan.sources):
+            self._manifest.assign_bucket(bucket, self._said())
         while True:
             opened = self._manifest.open_chunks()
             for chunk in opened:
@@ -110,50 +110,75 @@ class Run:
             if not opened and not sent:
                 return
 
+    # ---- sending --------------------------------------------------------------------
+
+    def _said(self) -> dict[str, Any]:
+        """What every submission of this run says besides its items."""
+        plan = self._plan
+        return {
+            "model": plan.model,
+            "defaults": plan.ask.defaults(),
+            "name": f"command line: {' '.join(plan.sources)}"[:200],
+        }
+
     def _send(self) -> bool:
         """Upload and submit the next chunk. False: there is nothing new."""
         images = list(islice(self._manifest.images("new"), CHUNK_IMAGES))
         if not images:
             return False
         with tempfile.TemporaryDirectory(prefix="idefiq-") as folder:
-            referenced = self._refer(images, Reader(Path(folder)))
-        if referenced:
-            self._submit(self._manifest.assign(referenced))
+            asked = self._ask(images, Reader(Path(folder)))
+        if asked:
+            self._submit(self._manifest.assign(asked, self._said()))
         return True
 
-    def _refer(self, images: Sequence[Image], reader: Reader) -> list[tuple[Image, str]]:
-        """References of images that can be sent; the others fail, each for itself."""
-        referenced: list[tuple[Image, str]] = []
+    def _ask(self, images: Sequence[Image], reader: Reader) -> list[tuple[Image, Item]]:
+        """Items of images that can be sent; the others fail, each for itself."""
+        own: dict[int, Item] = {}
+        references: dict[int, str] = {}
         files: list[tuple[Image, Path]] = []
         for image in images:
             try:
-                self._plan.ask.own(image.key, image.columns)
+                own[image.number] = self._plan.ask.own(image.key, image.columns)
                 if "reference" in image.location:
-                    referenced.append((image, image.location["reference"]))
+                    references[image.number] = image.location["reference"]
                 else:
                     files.append((image, reader.path(image.location)))
             except (OSError, IdefiqError) as error:
                 self._fail(image, error)
-        try:
-            references = self._client.upload([path for _, path in files])
-            uploaded = zip((image for image, _ in files), references, strict=True)
-        except (OSError, ApiError):
-            uploaded = zip(*self._upload_each(files), strict=True)
-        return sorted(chain(referenced, uploaded), key=lambda pair: pair[0].number)
+        references |= self._upload(files)
+        return [
+            (
+                image,
+                {
+                    **own[image.number],
+                    "images": [references[image.number]],
+                    "custom_id": image.key[-200:],
+                },
+            )
+            for image in images
+            if image.number in references
+        ]
 
-    def _upload_each(self, files: Sequence[tuple[Image, Path]]) -> tuple[list[Image], list[str]]:
-        """One by one, so that the bad one alone is left out."""
-        images: list[Image] = []
-        references: list[str] = []
-        for image, path in files:
+    def _upload(self, files: Sequence[tuple[Image, Path]]) -> dict[int, str]:
+        """References of what could be uploaded, by the images' numbers."""
+        try:
+            sent = self._client.upload([path for _, path in files])
+            return {
+                image.number: reference for (image, _), reference in zip(files, sent, strict=True)
+            }
+        except (OSError, ApiError) as error:
+            if not _is_of_a_file(error):
+                raise
+        references = {}
+        for image, path in files:  # one by one, so that the bad one alone is left out
             try:
-                references += self._client.upload([path])
-                images.append(image)
+                [references[image.number]] = self._client.upload([path])
             except (OSError, ApiError) as error:
-                if isinstance(error, ApiError) and error.status in (401, 403):
+                if not _is_of_a_file(error):
                     raise
                 self._fail(image, error)
-        return images, references
+        return references
 
     def _fail(self, image: Image, error: Exception) -> None:
         code = error.code if isinstance(error, ApiError) else "unreadable"
@@ -162,27 +187,32 @@ class Run:
 
     def _submit(self, chunk: Chunk) -> None:
         """Submit a chunk under its own key: sent twice, it is one job."""
-        plan = self._plan
-        items = chunk.source or self._manifest.items(chunk, plan.ask)
+        items = chunk.source or self._manifest.items(chunk)
         try:
-            job = self._client.submit(
-                items,
-                model=plan.model,
-                defaults=plan.ask.defaults(),
-                name=f"command line: {' '.join(plan.sources)}"[:200],
-                idempotency_key=chunk.key,
-            )
+            job = self._client.submit(items, **chunk.said, idempotency_key=chunk.key)
         except ApiError as error:
-            if 400 <= error.status < 500:  # nothing was made of it
-                self._manifest.dissolve(chunk, *_refused_image(error))
-            if _refused_image(error)[0] is None:
-                raise
-        else:
-            self._manifest.submitted(chunk, job.id)
+            place = self._refused(error)
+            if place is not None:
+                self._manifest.dissolve(chunk, place, str(error))
+                return
+            if error.status in (400, 403, 404, 413, 422) and error.code != "idempotency_conflict":
+                self._manifest.dissolve(chunk)  # nothing was made of it, and never will be
+            raise
+        self._manifest.submitted(chunk, job.id)
+
+    def _refused(self, error: ApiError) -> int | None:
+        """The one item that the service refuses for what is its own, if that is so."""
+        fields = "images|prompt|question|messages" if self._plan.ask.is_own else "images"
+        field = str(error.errors[0].get("field", "")) if error.errors else ""
+        matched = re.match(rf"items\.(\d+)\.({fields})\b", field)
+        return int(matched[1]) if matched and error.status == 422 else None
+
+    # ---- taking ---------------------------------------------------------------------
 
     def _take(self, chunk: Chunk, *, wait: bool) -> None:
         """Take what a job has answered; wait a little if there is nothing else to do."""
         assert chunk.job_id
+        asked = time.monotonic()
         try:
             job = self._client.job(chunk.job_id, wait_seconds=LOOK_SECONDS if wait else 0)
         except ApiError as error:
@@ -194,35 +224,51 @@ class Run:
             ) from error
         if job.items_per_second:
             self._rates[job.id] = job.items_per_second
-        cursor = chunk.cursor
-        while True:
-            page = self._client.results_page(job, cursor)
-            cursor = page.after
-            self._manifest.take(chunk, page.data, cursor)
-            if len(page.data) < protocol.RESULTS:
-                break
+        self._take_results(chunk, job)
         if job.is_final:
             self._manifest.end(chunk)
             if chunk.source and job.state == "cancelled":
                 why = "the service could not list it, or the job was cancelled"
-                missing = Record(chunk.source, {}, {"file": chunk.source}, error=why)
-                self._manifest.add([(missing, None)])
+                self._manifest.fail_bucket(chunk, why)
+        elif wait and time.monotonic() - asked < protocol.LOOK_SECONDS:
+            time.sleep(protocol.LOOK_SECONDS)  # a service that grants no wait
+
+    def _take_results(self, chunk: Chunk, job: Job) -> None:
+        cursor = chunk.cursor
+        while True:
+            page = self._client.results_page(job, cursor)
+            cursor = page.after
+            if chunk.source:
+                found = [(result.index, self._listed(chunk.source, result)) for result in page.data]
+                self._manifest.hear_of(chunk, found, text_before, skip=self._skip)
+            self._manifest.take(chunk, page.data, cursor)
+            if len(page.data) < protocol.RESULTS:
+                return
+
+    def _listed(self, source: str, result: Result) -> tuple[Record, Sequence[Path]]:
+        """A result of a bucket as a record: it is first heard of with its answer."""
+        name = str(result.custom_id)
+        key = f"{source}{name}"
+        record = Record(key, {"reference": key}, {"file": key}, place=sources.safe(name))
+        return record, self._output.texts(record)
 
     def _rate(self) -> float | None:
         return statistics.median(self._rates.values()) if self._rates else None
 
+    # ---- writing --------------------------------------------------------------------
+
     def _write_texts(self) -> None:
-        if not outputs.writes_texts(self._plan):
+        if not self._output.writes_texts:
             return
-        images = list(self._manifest.unwritten())
-        for image in images:
-            outputs.write_text(self._plan, image)
-        self._manifest.written(images)
+        while images := self._manifest.unwritten():
+            for image in images:
+                self._output.write_text(image)
+            self._manifest.written(images, replaced=self._plan.existing == "overwrite")
 
     def write(self) -> None:
         """Write the output from everything that has ended so far."""
         self._write_texts()
-        outputs.write(self._plan, self._manifest.images("done", "failed"))
+        self._output.write(self._manifest.images("done", "failed"))
 
     def summary(self) -> Summary:
         """How it stands."""
@@ -237,11 +283,9 @@ class Run:
         )
 
 
-def _refused_image(error: ApiError) -> tuple[int | None, str]:
-    """Which item's image the service refuses to look for, and why."""
-    field = str(error.errors[0].get("field", "")) if error.errors else ""
-    matched = re.match(r"items\.(\d+)\.images\b", field)
-    return (int(matched[1]), str(error)) if matched else (None, "")
+def _is_of_a_file(error: OSError | ApiError) -> bool:
+    """Whether an error concerns a file; others are the service's or the connection's."""
+    return isinstance(error, OSError) or error.status in (400, 413, 415, 422)
 
 
 def expected_rate(client: Client, model: str | None) -> float | None:

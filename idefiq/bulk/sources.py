@@ -8,8 +8,11 @@ https://… s3://bucket/key    read by the service itself
 A source is read lazily. What cannot be read becomes a record that says why.
 """
 
+import contextlib
 import csv
 import glob
+import hashlib
+import itertools
 import json
 import os
 import tarfile
@@ -47,8 +50,9 @@ class Record:
         key: Its name, its own among all records of a run.
         location: Where it is.
         columns: What else its source says of it.
-        stamp: Changes when the file does.
+        stamp: Changes when what is there does.
         error: Why it cannot be read, if so.
+        place: A path for it in a tree of its own, without steps up.
     """
 
     key: str
@@ -56,6 +60,12 @@ class Record:
     columns: dict[str, Any] = field(default_factory=dict)
     stamp: str = ""
     error: str | None = None
+    place: str = "unnamed"
+
+
+def normal(word: str) -> str:
+    """A source in the one form under which it is remembered."""
+    return f"{word}/" if is_bucket(word) and not word.endswith("/") else word
 
 
 def is_bucket(word: str) -> bool:
@@ -88,19 +98,39 @@ def check(words: Iterable[str]) -> None:
 
 def _find_one(word: str, recursive: bool, image_column: str | None) -> Iterator[Record]:
     if word.startswith(_REFERENCES):
-        yield Record(word, {"reference": word}, {"file": word})
+        yield Record(word, {"reference": word}, {"file": word}, place=safe(word))
         return
     path = Path(word)
     if path.is_dir():
-        yield from map(_file, _below(path, recursive))
+        for file in _below(path, recursive):
+            yield _file(file, path)
     elif not path.exists():
-        yield from map(_file, _globbed(word))
+        for file in _globbed(word):
+            yield _file(file, _glob_root(word))
     elif path.suffix.lower() == ".tar":
         yield from _shard(path)
     elif path.suffix.lower() in TABLES:
         yield from _rows(path, image_column)
     else:
-        yield _file(path)
+        yield _file(path, path.parent)
+
+
+def local_folder(words: Sequence[str]) -> Path | None:
+    """The folder of the first source that is one, or is in one."""
+    for word in words:
+        if not word.startswith(_REFERENCES):
+            path = Path(word)
+            return path if path.is_dir() else path.parent if path.exists() else _glob_root(word)
+    return None
+
+
+def safe(name: str) -> str:
+    """A name or reference as a path that leads nowhere else."""
+    if name.startswith(("data:", "blob:")):
+        return "unnamed"
+    plain = name.partition("://")[2].partition("?")[0].partition("/")[2] if "://" in name else name
+    parts = [part for part in PurePosixPath(plain).parts if part not in ("..", ".", "/")]
+    return "/".join(part.replace("\\", "_").replace("\0", "_") for part in parts) or "unnamed"
 
 
 def _below(folder: Path, recursive: bool) -> Iterator[Path]:
@@ -121,14 +151,24 @@ def _globbed(pattern: str) -> list[Path]:
     ]
 
 
-def _file(path: Path) -> Record:
-    columns = {"file": _text(path)}
+def _glob_root(pattern: str) -> Path:
+    """The folder of a glob that has no magic in it."""
+    parts = itertools.takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts[:-1])
+    return Path(*parts)
+
+
+def _file(path: Path, root: Path) -> Record:
+    columns, place = {"file": _text(path)}, safe(_text(path.relative_to(root)))
     try:
-        status = path.stat()
+        stamp = _stamp(path)
     except OSError as error:
-        return Record(_text(path), {}, columns, error=error.strerror or str(error))
-    stamp = f"{status.st_size}:{status.st_mtime_ns}"
-    return Record(_text(path), {"file": str(path)}, columns, stamp)
+        return Record(_text(path), {}, columns, error=error.strerror or str(error), place=place)
+    return Record(_text(path), {"file": str(path)}, columns, stamp, place=place)
+
+
+def _stamp(path: Path) -> str:
+    status = path.stat()
+    return f"{status.st_size}:{status.st_mtime_ns}"
 
 
 def _text(path: object) -> str:
@@ -142,8 +182,35 @@ def _text(path: object) -> str:
 def _rows(path: Path, image_column: str | None) -> Iterator[Record]:
     readers = {".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
     rows = readers.get(path.suffix.lower(), _jsonl)(path, image_column)
-    for number, (columns, location, error) in enumerate(rows, 1):
-        yield Record(f"{_text(path)}:{number}", location, columns, error=error)
+    number = 0
+    try:
+        for number, (columns, location, error) in enumerate(rows, 1):
+            yield _row(path, number, columns, location, error)
+    except (ValueError, csv.Error, OSError) as error:
+        # What is broken stays so: the rows before it are good.
+        why = f"the table cannot be read any further: {error}"
+        yield Record(f"{_text(path)}:{number + 1}", {}, {"file": _text(path)}, error=why)
+
+
+def _row(
+    table: Path, number: int, columns: dict[str, Any], location: Location, error: str | None
+) -> Record:
+    """A row is another one when what it says changes, or the file that it names does."""
+    said = json.dumps([columns, location, error], sort_keys=True, default=str)
+    stamp, place = hashlib.sha256(said.encode()).hexdigest()[:16], f"{table.stem}-{number}"
+    if "file" in location:
+        with contextlib.suppress(OSError):
+            stamp += _stamp(Path(location["file"]))
+        named = Path(location["file"])
+        below = named.is_relative_to(table.parent)
+        place = _text(named.relative_to(table.parent) if below else named.name)
+    elif "parquet" in location:
+        stamp += _stamp(table)
+    elif "reference" in location and not location["reference"].startswith("data:"):
+        place = location["reference"]
+    return Record(
+        f"{_text(table)}:{number}", location, columns, stamp, error=error, place=safe(place)
+    )
 
 
 Row = tuple[dict[str, Any], Location, str | None]
@@ -151,6 +218,7 @@ Row = tuple[dict[str, Any], Location, str | None]
 
 def _csv(path: Path, image_column: str | None) -> Iterator[Row]:
     dialect = "excel-tab" if path.suffix.lower() == ".tsv" else "excel"
+    csv.field_size_limit(2**31 - 1)  # a cell may be a data: image
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         reader = csv.DictReader(file, dialect=dialect, restkey="")
         column = _column(path, reader.fieldnames or (), image_column)
@@ -236,6 +304,7 @@ def _located(table: Path, row: Mapping[str, Any], value: Any) -> Row:
 def _shard(path: Path) -> Iterator[Record]:
     """A record for each image of a tar; text beside it with the same name are its columns."""
     try:
+        stamp = _stamp(path)
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 name = PurePosixPath(member.name)
@@ -247,7 +316,13 @@ def _shard(path: Path) -> Iterator[Record]:
                         "name": name.name,
                     }
                     columns = {"file": str(name), "shard": _text(path)}
-                    yield Record(f"{_text(path)}/{name}", place, columns)
+                    yield Record(
+                        f"{_text(path)}/{name}",
+                        place,
+                        columns,
+                        f"{member.offset_data}:{member.size}:{stamp}",
+                        place=safe(str(name)),
+                    )
     except tarfile.TarError as error:
         yield Record(_text(path), {}, {"file": _text(path)}, error=f"no readable tar: {error}")
 
@@ -262,6 +337,14 @@ class Reader:
         self._folder = folder
         self._group: tuple[str, int, list[Any]] | None = None
         self._made = 0
+
+    @contextlib.contextmanager
+    def file(self, location: Location) -> Iterator[Path]:
+        """The image as a file that need only last for the block."""
+        path = self.path(location)
+        yield path
+        if path.parent == self._folder:
+            path.unlink()
 
     def path(self, location: Location) -> Path:
         """The image as a file.
@@ -301,5 +384,7 @@ class Reader:
                 values = column.column(0).to_pylist()
                 self._group = (location["parquet"], group, values)
         value = self._group[2][row]
-        found: bytes | None = value.get("bytes") if isinstance(value, dict) else value
-        return found
+        if isinstance(value, list):  # the first of several
+            value = value[0] if value else None
+        value = value.get("bytes") if isinstance(value, dict) else value
+        return value if isinstance(value, bytes) else None

@@ -14,7 +14,7 @@ from idefiq.bulk.ask import Ask, Plan
 from idefiq.bulk.manifest import Image, outcome
 from idefiq.cli.common import AsJson, Key, Url, say_json
 from idefiq.client import Client
-from idefiq.types import Job, Result
+from idefiq.types import IdefiqError, Job, Result
 
 Out = Annotated[
     str | None,
@@ -48,25 +48,25 @@ def jobs(url: Url = None, api_key: Key = None, limit: int = 20, as_json: AsJson 
 
 def results(job_id: str, out: Out = None, url: Url = None, api_key: Key = None) -> None:
     """Print the results of a job so far, in the order of its submission."""
-    plan = Plan(sources=[], ask=Ask({}), out=out or "results.jsonl")
-    outputs.check(plan)
+    output = outputs.resolve(Plan(sources=[], ask=Ask({}), out=out, existing="overwrite"))
+    if output.form not in (outputs.Form.PRINT, outputs.Form.FILE):
+        raise IdefiqError(f"{out!r}: results go into one file")
     with Client(url, api_key) as client:
         found = sorted(client.results(job_id), key=lambda result: result.index)
     images = map(_image, found)
     if out is None:
-        for line in outputs.jsonl_lines(plan, images):
+        for line in outputs.jsonl_lines(output.plan, images):
             print(line.decode(), end="")
     else:
-        outputs.write(plan, images)
+        output.write(images)
 
 
 def _image(result: Result) -> Image:
     """A result as outputs take it."""
     name = result.custom_id or str(result.index)
     _, _, error, code = outcome(result)
-    return Image(
-        result.index, name, {}, {"file": name}, None, "done", None, result.detail, error, code
-    )
+    told = {"file": name}
+    return Image(result.index, name, {}, told, None, None, "done", result.detail, error, code)
 
 
 def watch(job_id: str, url: Url = None, api_key: Key = None) -> None:

@@ -187,9 +187,9 @@ def _option(said: str) -> tuple[str, Any]:
 
 
 def start(ask: Ask, options: RunOptions) -> None:
-    """Begin a run, or go on with it."""
+    """Begin a run, or go on with it. Nothing is written before everything has been looked at."""
     plan = Plan(
-        sources=options.source,
+        sources=[sources.normal(word) for word in options.source],
         ask=_request(ask, options),
         model=options.model,
         out=options.out,
@@ -201,12 +201,12 @@ def start(ask: Ask, options: RunOptions) -> None:
         image_column=options.image_column,
         limit=options.limit,
     )
-    outputs.check(plan)
+    output = outputs.resolve(plan)
     sources.check(plan.sources)
-    path = options.manifest or _manifest_path(plan)
-    if options.restart and path:
-        _forget(path)
-    if path and not path.exists() and plan.existing == Existing.SKIP and _is_there(plan):
+    if plan.limit and any(map(sources.is_bucket, plan.sources)):
+        raise IdefiqError("--limit is for images that are listed here, not for buckets")
+    path = options.manifest or output.manifest_path()
+    if plan.existing == Existing.SKIP and not (path and path.exists()) and output.is_there():
         raise IdefiqError(
             f"{plan.out!r} is there, and of no run that is known here:"
             " --existing overwrite replaces it"
@@ -214,14 +214,16 @@ def start(ask: Ask, options: RunOptions) -> None:
     with Client(options.url, options.api_key) as client:
         _check_model(client, plan)
         if options.dry_run:
-            _say_what_there_is(client, plan, path, as_json=options.as_json)
+            _say_what_there_is(client, output, path, options)
             return
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
         manifest = Manifest(path)
         try:
+            if options.restart:
+                manifest.forget()
             manifest.begin(plan, client.url)
-            _carry_out(client, plan, manifest, as_json=options.as_json, scan=True)
+            _carry_out(client, output, manifest, as_json=options.as_json, scan=True)
         finally:
             manifest.close()
 
@@ -249,23 +251,14 @@ def retry(
             plan = manifest.plan()
             again = manifest.retry(code or ())
             errors.print(f"{again} that failed are asked about again")
-            _carry_out(client, plan, manifest, as_json=as_json, scan=False)
+            output = outputs.resolve(plan)
+            _carry_out(client, output, manifest, as_json=as_json, scan=False)
         finally:
             manifest.close()
 
 
 def _suffix(said: str) -> str:
     return said if not said or said.startswith(".") else f".{said}"
-
-
-def _manifest_path(plan: Plan) -> Path | None:
-    """Beside the output; None for a run that only prints."""
-    if plan.out is None and not plan.sidecar:
-        return None
-    if plan.out is not None and not outputs.writes_texts(plan):
-        return Path(f"{plan.out}.idefiq")
-    folder = Path(plan.out or plan.sources[0])
-    return (folder if plan.out or folder.is_dir() else folder.parent) / ".idefiq"
 
 
 def _found_manifest(what: str) -> Path:
@@ -275,15 +268,6 @@ def _found_manifest(what: str) -> Path:
         if candidate.is_file():
             return candidate
     raise IdefiqError(f"{what!r} is no job, and there is no manifest of a run that wrote it")
-
-
-def _forget(path: Path) -> None:
-    for each in (path, Path(f"{path}-journal")):
-        each.unlink(missing_ok=True)
-
-
-def _is_there(plan: Plan) -> bool:
-    return plan.out is not None and not outputs.writes_texts(plan) and Path(plan.out).exists()
 
 
 def _check_model(client: Client, plan: Plan) -> None:
@@ -297,11 +281,15 @@ def _check_model(client: Client, plan: Plan) -> None:
         raise IdefiqError(f"model {chosen.name!r} cannot {kind}; it can {', '.join(chosen.kinds)}")
 
 
-def _say_what_there_is(client: Client, plan: Plan, path: Path | None, *, as_json: bool) -> None:
+def _say_what_there_is(
+    client: Client, output: outputs.Output, path: Path | None, options: RunOptions
+) -> None:
     """Count, and say how long it would take."""
-    manifest = Manifest.copy(path)
+    plan, manifest = output.plan, Manifest.copy(path)
+    if options.restart:
+        manifest.forget()
     manifest.begin(plan, client.url)
-    run.Run(client, plan, manifest, lambda *_: None).scan()
+    run.Run(client, output, manifest, lambda *_: None).scan()
     counts = manifest.counts()
     manifest.close()
     new, rate = counts.get("new", 0), run.expected_rate(client, plan.model)
@@ -316,7 +304,7 @@ def _say_what_there_is(client: Client, plan: Plan, path: Path | None, *, as_json
         "items_per_second": rate,
         "seconds": new / rate if rate else None,
     }
-    if as_json:
+    if options.as_json:
         say_json(told)
         return
     for name in ("images", "to_ask", "done", "skipped", "failed"):
@@ -336,34 +324,37 @@ def _duration(seconds: float) -> str:
 
 
 def _carry_out(
-    client: Client, plan: Plan, manifest: Manifest, *, as_json: bool, scan: bool
+    client: Client, output: outputs.Output, manifest: Manifest, *, as_json: bool, scan: bool
 ) -> None:
     """Do everything, write everything, and say what came of it."""
     with _progress(quiet=as_json) as report:
-        carried = run.Run(client, plan, manifest, report)
+        carried = run.Run(client, output, manifest, report)
+        if scan:
+            carried.scan()
+        buckets = any(map(sources.is_bucket, output.plan.sources))
+        if not manifest.counts() and not manifest.open_chunks() and not buckets:
+            named = ", ".join(output.plan.sources)
+            looked_for = " ".join(sorted(sources.SUFFIXES))
+            raise IdefiqError(f"no images in {named}: looked for {looked_for}")
         try:
-            if scan:
-                carried.scan()
-            if not manifest.counts() and not manifest.open_chunks():
-                named = ", ".join(plan.sources)
-                looked_for = " ".join(sorted(sources.SUFFIXES))
-                raise IdefiqError(f"no images in {named}: looked for {looked_for}")
             carried.work()
         except KeyboardInterrupt:
             _say_how_to_go_on(manifest)
             raise
         finally:
             carried.write()
-    if plan.out is None and not plan.sidecar and not as_json:
-        for line in outputs.txt_lines(plan, manifest.images("done")):
+    prints = output.form is outputs.Form.PRINT
+    if prints:
+        lines = outputs.jsonl_lines if as_json else outputs.txt_lines
+        for line in lines(output.plan, manifest.images("done", "failed")):
             sys.stdout.write(line.decode())
-    _say_the_end(manifest, carried.summary(), as_json=as_json)
+    _say_the_end(manifest, carried.summary(), as_json=as_json and not prints)
 
 
 def _say_how_to_go_on(manifest: Manifest) -> None:
     if manifest.path:
         errors.print("stopped: the same command goes on where this one was")
-    for chunk in manifest.open_chunks():
+    for chunk in (chunk for chunk in manifest.open_chunks() if chunk.job_id):
         errors.print(f"{chunk.job_id} goes on: `idefiq cancel {chunk.job_id}` stops it")
 
 

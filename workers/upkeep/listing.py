@@ -62,7 +62,7 @@ class Buckets:
 def _items(bucket: str, prefix: str, keys: Sequence[str]) -> list[NewItem]:
     """An item for each image, named by what follows the prefix."""
     return [
-        NewItem({"images": [f"s3://{bucket}/{key}"]}, key.removeprefix(prefix)[-256:] or key[-256:])
+        NewItem({"images": [f"s3://{bucket}/{key}"]}, key.removeprefix(prefix) or key)
         for key in keys
         if key.lower().endswith(SUFFIXES) and "\0" not in key
     ]

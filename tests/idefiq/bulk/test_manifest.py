@@ -1,5 +1,7 @@
 """The memory of a run: every step is written down, and may be taken again."""
 
+import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 from idefiq import Result
 from idefiq.bulk.ask import Ask, Plan
 from idefiq.bulk.manifest import Manifest
+from idefiq.bulk.outputs import text_before
 from idefiq.bulk.sources import Record
 from idefiq.types import IdefiqError
 
@@ -36,8 +39,17 @@ def path(tmp_path: Path) -> Path:
 def manifest(path: Path) -> Manifest:
     made = Manifest(path)
     made.begin(PLAN, URL)
-    made.add([(record(name, what=name), None) for name in "abc"])
+    note(made, *(record(name, what=name) for name in "abc"))
     return made
+
+
+def note(
+    manifest: Manifest, *records: Record, texts: dict[str, Path] | None = None, skip: bool = True
+) -> None:
+    manifest.begin_scan(skip=skip)
+    places = texts or {}
+    found = [(each, [places[each.key]] if each.key in places else []) for each in records]
+    manifest.add(found, text_before, skip=skip)
 
 
 def reopened(manifest: Manifest) -> Manifest:
@@ -47,18 +59,19 @@ def reopened(manifest: Manifest) -> Manifest:
 
 
 def sent(manifest: Manifest) -> Any:
-    return manifest.assign([(image, f"blob:{image.key}") for image in manifest.images("new")])
+    asked = [(image, {"images": [f"blob:{image.key}"]}) for image in manifest.images("new")]
+    return manifest.assign(asked, {"name": "run"})
 
 
 def test_what_was_assigned_is_asked_in_the_same_words_after_a_crash(manifest: Manifest) -> None:
     chunk = sent(manifest)
-    before = manifest.items(chunk, PLAN.ask)
+    before = manifest.items(chunk)
 
     again = reopened(manifest)
     [opened] = again.open_chunks()
 
-    assert (opened, again.items(opened, PLAN.ask)) == (chunk, before)
-    assert before[0] == {"question": "Is it a a?", "images": ["blob:a"], "custom_id": "a"}
+    assert (opened, again.items(opened)) == (chunk, before)
+    assert before[0] == {"images": ["blob:a"]}
     assert again.counts() == {"sent": 3}
 
 
@@ -73,7 +86,7 @@ def test_answers_and_errors_are_taken_page_by_page_and_once(manifest: Manifest) 
     [opened] = again.open_chunks()
     assert (opened.job_id, opened.cursor) == ("job_1", "after 2")
     assert again.counts() == {"done": 1, "failed": 1, "sent": 1}
-    assert [image.text for image in again.images("done")] == ["yes"]
+    assert [image.said for image in again.images("done")] == ["yes"]
     again.take(opened, [result(2)], "after 3")
     again.end(opened)
     assert (again.open_chunks(), again.counts()) == ([], {"done": 2, "failed": 1})
@@ -83,7 +96,7 @@ def test_a_label_that_is_none_of_those_asked_for_is_a_failure(manifest: Manifest
     chunk = sent(manifest)
     manifest.take(chunk, [result(0, "A cat.", label="cat"), result(1, "?", label=None)], "x")
 
-    assert [image.text for image in manifest.images("done")] == ["cat"]
+    assert [image.said for image in manifest.images("done")] == ["cat"]
     [failed] = manifest.images("failed")
     assert failed.error == "the answer names none of the labels: '?'"
 
@@ -95,9 +108,79 @@ def test_known_images_are_not_asked_about_again_unless_they_have_changed(
     manifest.take(chunk, [result(n) for n in range(3)], "x")
     manifest.end(chunk)
 
-    manifest.add([(record("a"), None), (record("b", "2"), None), (record("d"), None)])
+    note(manifest, record("a"), record("b", "2"), record("d"))
 
     assert [image.key for image in manifest.images("new")] == ["b", "d"]
+    assert [image.key for image in manifest.images("done")] == ["a"]  # c is gone
+
+
+def test_a_row_that_moved_is_known_by_what_it_says(manifest: Manifest) -> None:
+    note(manifest, record("a", "2", what="other"))
+
+    [image] = manifest.images("new")
+    assert image.columns["what"] == "other"
+
+
+class TestTexts:
+    def test_one_that_is_there_is_not_asked_about_and_no_two_images_share_one(
+        self, manifest: Manifest, tmp_path: Path
+    ) -> None:
+        (tmp_path / "a.txt").write_text("by hand")
+        texts = {"a": tmp_path / "a.txt", "b": tmp_path / "b.txt", "c": tmp_path / "b.txt"}
+
+        note(manifest, *map(record, "abc"), texts=texts)
+
+        assert manifest.counts() == {"skipped": 1, "new": 2}
+        assert [image.text for image in manifest.images("new")] == [str(tmp_path / "b.txt"), None]
+
+    def test_what_was_skipped_is_asked_about_when_it_is_to_be_overwritten(
+        self, manifest: Manifest, tmp_path: Path
+    ) -> None:
+        (tmp_path / "a.txt").write_text("by hand")
+        texts = {"a": tmp_path / "a.txt"}
+        note(manifest, record("a"), texts=texts)
+
+        note(manifest, record("a"), texts=texts, skip=False)
+
+        [image] = manifest.images("new")
+        assert image.before == "by hand"
+
+
+def test_a_restart_asks_about_everything_but_remembers_what_was_there(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("by hand")
+    note(manifest, *map(record, "ab"), texts={"a": tmp_path / "a.txt"}, skip=False)
+    chunk = sent(manifest)
+    manifest.take(chunk, [result(0), result(1)], "x")
+
+    manifest.forget()
+
+    assert [image.before for image in manifest.images("new")] == ["by hand", None]
+    assert manifest.open_chunks() == []
+
+
+def test_a_bucket_is_heard_of_once_and_one_that_fails_is_listed_again(path: Path) -> None:
+    source = "s3://photos/"
+    manifest = Manifest(path)
+    manifest.begin(replace(PLAN, sources=[source]), URL)
+    manifest.assign_bucket(source, {})
+    manifest.assign_bucket(source, {})
+    [chunk] = manifest.open_chunks()
+    found: Any = [
+        (n, (Record(f"{source}{n}", {"reference": f"{source}{n}"}), [])) for n in range(2)
+    ]
+
+    for _ in range(2):
+        manifest.hear_of(chunk, found, text_before, skip=True)
+        manifest.take(chunk, [result(0), result(1, None)], "x")
+
+    assert manifest.counts() == {"done": 1, "failed": 1}
+    manifest.fail_bucket(chunk, "it is gone")
+    assert manifest.counts() == {"done": 1, "failed": 2}
+    assert manifest.retry() == 2
+    manifest.assign_bucket(source, {})
+    assert [each.source for each in manifest.open_chunks()] == [source]
 
 
 def test_what_failed_can_be_made_new(manifest: Manifest) -> None:
@@ -131,6 +214,14 @@ class TestIdentity:
         with pytest.raises(IdefiqError, match="another url"):
             again.begin(PLAN, "http://elsewhere")
 
+    def test_what_is_on_its_way_holds_its_question_even_if_no_job_is_known(
+        self, manifest: Manifest
+    ) -> None:
+        sent(manifest)
+
+        with pytest.raises(IdefiqError, match="another ask"):
+            manifest.begin(Plan(sources=["photos"], ask=Ask({"kind": "caption"})), URL)
+
     def test_before_anything_was_asked_it_may_still_change(self, manifest: Manifest) -> None:
         other = Plan(sources=["photos"], ask=Ask({"kind": "caption"}))
 
@@ -139,7 +230,7 @@ class TestIdentity:
         assert manifest.plan() == other
 
     def test_two_runs_do_not_share_one(self, manifest: Manifest, path: Path) -> None:
-        with pytest.raises(IdefiqError, match="another run uses"):
+        with pytest.raises(IdefiqError, match="another run uses it"):
             Manifest(path)
         assert manifest.counts()
 
@@ -148,6 +239,20 @@ class TestIdentity:
 
         with pytest.raises(IdefiqError, match="no manifest of idefiq"):
             Manifest(path)
+
+    def test_a_database_of_somebody_else_is_left_alone(self, path: Path) -> None:
+        with sqlite3.connect(path) as database:
+            database.execute("CREATE TABLE theirs (a)")
+        database.close()
+        before = path.read_bytes()
+
+        with pytest.raises(IdefiqError, match="no manifest of this idefiq"):
+            Manifest(path)
+        assert path.read_bytes() == before
+
+    def test_a_folder_that_cannot_be_written_is_told(self, tmp_path: Path) -> None:
+        with pytest.raises(IdefiqError, match="unable to open"):
+            Manifest(tmp_path / "none" / "manifest")
 
 
 def test_a_text_that_names_a_missing_column_says_which_there_are(manifest: Manifest) -> None:

@@ -13,6 +13,7 @@ import pytest
 from idefiq.bulk import outputs
 from idefiq.bulk.ask import Ask, Plan
 from idefiq.bulk.manifest import Image
+from idefiq.bulk.sources import Record
 from idefiq.types import IdefiqError
 from tests import pictures
 
@@ -21,7 +22,7 @@ def image(key: str, text: str | None, error: str | None = None, **columns: Any) 
     answer = {"text": text} if text is not None else None
     location = {"file": key}
     return Image(
-        1, key, location, {"file": key, **columns}, None, "done", None, answer, error, None
+        1, key, location, {"file": key, **columns}, None, None, "done", answer, error, None
     )
 
 
@@ -36,11 +37,24 @@ IMAGES = [
 ]
 
 
+def test_columns_of_the_source_that_have_our_names_are_kept_under_others() -> None:
+    asked = image("a.png", "ours", answer="theirs", model="old")
+
+    assert outputs.row(plan(model="demo"), asked) == {
+        "file": "a.png",
+        "source_answer": "theirs",
+        "source_model": "old",
+        "answer": "ours",
+        "error": None,
+        "model": "demo",
+    }
+
+
 class TestTables:
     def test_json_lines_keep_the_columns(self, tmp_path: Path) -> None:
         out = tmp_path / "out.jsonl"
 
-        outputs.write(plan(out, model="demo", prefix="It is "), IMAGES)
+        outputs.resolve(plan(out, model="demo", prefix="It is ")).write(IMAGES)
 
         assert [json.loads(line) for line in out.read_text().splitlines()] == [
             {
@@ -57,7 +71,7 @@ class TestTables:
     def test_csv_has_every_column_of_any_row(self, tmp_path: Path, name: str, dialect: str) -> None:
         out = tmp_path / name
 
-        outputs.write(plan(out), IMAGES)
+        outputs.resolve(plan(out)).write(IMAGES)
 
         with out.open(newline="", encoding="utf-8") as file:
             first, second = csv.DictReader(file, dialect=dialect)
@@ -72,7 +86,7 @@ class TestTables:
     def test_parquet_has_every_column_of_any_row(self, tmp_path: Path) -> None:
         out = tmp_path / "out.parquet"
 
-        outputs.write(plan(out), [image("x.png", None, "no image"), *IMAGES])
+        outputs.resolve(plan(out)).write([image("x.png", None, "no image"), *IMAGES])
 
         rows = pyarrow.parquet.read_table(out).to_pylist()
         assert [row["answer"] for row in rows] == [None, 'a "red" star,\nsmall', None]
@@ -92,7 +106,7 @@ class TestTables:
         ]
         made = [image(f"{n}.png", "text", None, **each) for n, each in enumerate(columns)]
 
-        outputs.write(plan(out), made)
+        outputs.resolve(plan(out)).write(made)
 
         rows = pyarrow.parquet.read_table(out).to_pylist()
         assert [row["n"] for row in rows] == [None, 1.0, 1.5, None, None]
@@ -100,13 +114,13 @@ class TestTables:
 
     def test_an_output_without_a_single_answer_is_still_a_table(self, tmp_path: Path) -> None:
         for name in ("out.parquet", "out.csv", "out.jsonl", "out.txt"):
-            outputs.write(plan(tmp_path / name), [])
+            outputs.resolve(plan(tmp_path / name)).write([])
             assert (tmp_path / name).exists()
 
     def test_text_has_one_line_for_each_answer(self, tmp_path: Path) -> None:
         out = tmp_path / "out.txt"
 
-        outputs.write(plan(out), IMAGES)
+        outputs.resolve(plan(out)).write(IMAGES)
 
         assert out.read_text() == 'photos/a.png\ta "red" star, small\n'
 
@@ -117,12 +131,25 @@ class TestTables:
         (tmp_path / "photos").mkdir()
         monkeypatch.chdir(tmp_path)
 
-        outputs.write(plan(f"photos/{name}"), IMAGES)
+        outputs.resolve(plan(f"photos/{name}")).write(IMAGES)
 
         text = (tmp_path / "photos" / name).read_text()
         assert "a.png" in text
         assert "photos/a.png" not in text
         assert "b.png" not in text
+
+
+def test_shards_of_an_earlier_run_are_replaced_as_a_whole(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(pictures.plain())
+    made = [replace(image(str(tmp_path / "a.png"), "text"), number=n) for n in range(1, 5)]
+    output = outputs.resolve(plan(tmp_path / "out-%03d.tar", shard_items=2))
+
+    assert not output.is_there()
+    output.write(made)
+    output.write(made[:2])
+
+    assert output.is_there()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "out-000.tar"]
 
 
 def test_shards_hold_image_text_and_json(tmp_path: Path) -> None:
@@ -131,7 +158,7 @@ def test_shards_hold_image_text_and_json(tmp_path: Path) -> None:
     made = [replace(image(str(tmp_path / f"{n}.png"), f"text {n}"), number=n + 1) for n in range(3)]
     made.append(replace(made[0], number=9, location={"reference": "https://x.org/a.png"}))
 
-    outputs.write(plan(tmp_path / "out-%03d.tar", shard_items=3), made)
+    outputs.resolve(plan(tmp_path / "out-%03d.tar", shard_items=3)).write(made)
 
     with tarfile.open(tmp_path / "out-000.tar") as tar:
         names = tar.getnames()
@@ -143,44 +170,51 @@ def test_shards_hold_image_text_and_json(tmp_path: Path) -> None:
         assert tar.getnames() == ["000000009.json", "000000009.txt"]
 
 
+def found(key: str, place: str = "unnamed", **location: str) -> Record:
+    return Record(key, location or {"file": key}, place=place)
+
+
 class TestTexts:
     def test_they_lie_beside_their_images_or_in_the_same_tree_elsewhere(
         self, tmp_path: Path
     ) -> None:
-        beside = plan(sidecar=".caption")
-        elsewhere = plan(f"{tmp_path}/out/")
-        bucket = plan(f"{tmp_path}/out/", sources=["s3://photos/2026/"])
+        record = found("photos/deep/a.png", "deep/a.png")
+        elsewhere = tmp_path / "out" / "deep"
 
-        assert outputs.text_path(beside, "photos/deep/a.png") == Path("photos/deep/a.caption")
-        assert outputs.text_path(elsewhere, "photos/deep/a.png") == tmp_path / "out/deep/a.txt"
-        assert outputs.text_path(bucket, "s3://photos/2026/x/a.png") == tmp_path / "out/x/a.txt"
-        assert outputs.text_path(beside, "https://x.org/a.png") is None
+        beside = outputs.resolve(plan(sidecar=".caption")).texts(record)
+        tree = outputs.resolve(plan(f"{tmp_path}/out/")).texts(record)
+        web = outputs.resolve(plan(sidecar=".txt")).texts(found("x", reference="https://x.org/a"))
 
-    @pytest.mark.parametrize("key", ["../../etc/a.png", "/etc/a.png", "s3://b/../../a.png"])
-    def test_no_name_leads_out_of_the_folder(self, tmp_path: Path, key: str) -> None:
-        path = outputs.text_path(plan(f"{tmp_path}/out/"), key)
-
-        assert path
-        assert (tmp_path / "out") in path.resolve().parents
+        assert beside == [Path("photos/deep/a.caption"), Path("photos/deep/a.png.caption")]
+        assert tree[:3] == [
+            elsewhere / "a.txt",
+            elsewhere / "a.png.txt",
+            elsewhere / "a.png-2.txt",
+        ]
+        assert web == []
 
     @pytest.mark.parametrize(
-        ("existing", "text"),
+        ("existing", "before", "text"),
         [
-            ("overwrite", "<new>\n"),
-            ("append", "old\n<new>\n"),
-            ("prepend", "<new>\nold\n"),
+            ("overwrite", "old\n", "<new>\n"),
+            ("append", "old\n", "old\n<new>\n"),
+            ("prepend", "old\n", "<new>\nold\n"),
+            ("append", None, "<new>\n"),
+            ("skip", "old\n", "old\n"),
         ],
     )
     def test_a_text_that_was_there_is_treated_as_told_however_often(
-        self, tmp_path: Path, existing: str, text: str
+        self, tmp_path: Path, existing: str, before: str | None, text: str
     ) -> None:
-        chosen = plan(f"{tmp_path}/", existing=existing, prefix="<", suffix=">")
-        found = replace(image("photos/a.png", "new"), before="old\n")
+        path = tmp_path / "a.txt"
+        path.write_text("old\n")
+        output = outputs.resolve(plan(f"{tmp_path}/", existing=existing, prefix="<", suffix=">"))
+        answered = replace(image("photos/a.png", "new"), text=str(path), before=before)
 
         for _ in range(2):
-            outputs.write_text(chosen, found)
+            output.write_text(answered)
 
-        assert (tmp_path / "a.txt").read_text() == text
+        assert path.read_text() == text
 
     def test_a_file_is_replaced_whole_or_not_at_all(self, tmp_path: Path) -> None:
         path = tmp_path / "out.jsonl"
@@ -204,6 +238,8 @@ class TestTexts:
         ({"out": "out.xml"}, "write to a .jsonl"),
         ({"out": "nowhere/out.csv"}, "there is no folder 'nowhere'"),
         ({"out": "out.tar"}, "shards are numbered"),
+        ({"out": "out.csv", "sidecar": ".txt"}, "is one file: --sidecar is for texts"),
+        ({"out": "out.csv", "existing": "append"}, "--existing append is for texts"),
         ({"sidecar": ".doc"}, "a sidecar is one of .txt, .caption"),
     ],
 )
@@ -213,4 +249,4 @@ def test_what_cannot_be_written_is_told_before_any_work(
     monkeypatch.chdir(tmp_path)
 
     with pytest.raises(IdefiqError, match=says):
-        outputs.check(plan(**fields))
+        outputs.resolve(plan(**fields))

@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from idefiq.bulk.sources import Reader, Record, check, find, is_bucket
+from idefiq.bulk.sources import Reader, Record, check, find, is_bucket, safe
 from idefiq.types import IdefiqError
 from tests import pictures
 
@@ -84,6 +84,8 @@ class TestTables:
             f"{table}:1",
             {"file": str(tmp_path / "a.png")},
             {"file_name": "a.png", "product": "shoe"},
+            first.stamp,
+            place="a.png",
         )
         assert second.location == {"reference": "https://x.org/b.png"}
         assert third.error == "the row names no image"
@@ -133,6 +135,80 @@ class TestTables:
         assert record.location == {"file": str(tmp_path / "b.png")}
         with pytest.raises(IdefiqError, match="no column 'third'; it has image, second"):
             records(table, image_column="third")
+
+
+class TestPlaces:
+    def test_they_keep_the_tree_below_the_source(self, folder: Path) -> None:
+        table = folder / "in.csv"
+        table.write_text("image\ndeep/c.webp\nhttps://x.org/s/b.png?x=1\n")
+        words = [str(folder), f"{folder}/**/*.webp", f"{folder}/a.png", str(table)]
+
+        places = [[record.place for record in find([word])] for word in words]
+
+        assert places == [
+            ["a.png", "b.JPG", "deep/c.webp"],
+            ["deep/c.webp"],
+            ["a.png"],
+            ["deep/c.webp", "s/b.png"],
+        ]
+
+    @pytest.mark.parametrize(
+        ("name", "place"),
+        [
+            ("../../etc/a.png", "etc/a.png"),
+            ("/etc/a.png", "etc/a.png"),
+            ("s3://b/../../a.png", "a.png"),
+            ("..", "unnamed"),
+            ("a\\..\\b", "a_.._b"),
+            ("data:image/png;base64,//AA", "unnamed"),
+        ],
+    )
+    def test_none_leads_out_of_the_folder(self, name: str, place: str) -> None:
+        assert safe(name) == place
+
+
+class TestChanges:
+    def test_a_row_changes_with_its_words_and_with_its_file(self, folder: Path) -> None:
+        table = folder / "in.csv"
+        stamps = []
+        for text, data in (("shoe", b"1"), ("hat", b"1"), ("hat", b"22")):
+            table.write_text(f"image,product\na.png,{text}\n")
+            (folder / "a.png").write_bytes(data)
+            stamps.append(records(table)[0].stamp)
+
+        assert len(set(stamps)) == 3
+
+    def test_a_table_that_breaks_off_gives_what_it_has(self, tmp_path: Path) -> None:
+        broken = tmp_path / "a.parquet"
+        broken.write_bytes(b"PAR1 and no more")
+        nul = tmp_path / "b.jsonl"
+        nul.write_bytes(b'"a.png"\n')
+
+        [record] = records(broken)
+
+        assert str(record.error).startswith("the table cannot be read any further")
+        assert len(records(nul)) == 1
+
+
+def test_a_cell_may_be_as_long_as_an_image(tmp_path: Path) -> None:
+    table = tmp_path / "in.csv"
+    table.write_text(f'image\n"data:image/png;base64,{"A" * 200_000}"\n')
+
+    [record] = records(table)
+
+    assert len(record.location["reference"]) > 200_000
+
+
+def test_of_a_list_of_pictures_in_a_row_the_first_is_taken(tmp_path: Path) -> None:
+    data = pictures.plain()
+    held = pyarrow.table({"images": [[{"bytes": data, "path": None}], []]})
+    pyarrow.parquet.write_table(held, tmp_path / "held.parquet")
+
+    first, second = records(tmp_path / "held.parquet")
+
+    assert Reader(tmp_path).path(first.location).read_bytes() == data
+    with pytest.raises(IdefiqError, match="holds no image"):
+        Reader(tmp_path).path(second.location)
 
 
 def test_a_shard_gives_the_images_that_are_packed_in_it(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import httpx2
@@ -11,8 +12,9 @@ from db import owners
 from db.database import Database
 from db.errors import FetchFailed
 from db.owners import LOCAL_OWNER
-from idefiq import Client
+from idefiq import ApiError, Client
 from idefiq.bulk import run
+from idefiq.bulk.manifest import Manifest
 from tests.idefiq.cli.conftest import Command
 from tests.played import Played
 
@@ -176,6 +178,79 @@ class TestGoingOn:
         assert restarted.exit_code == 0, restarted.output
         assert set(rows(Path("out.jsonl")).values()) == {"second"}
 
+    def test_a_dry_run_of_a_restart_forgets_nothing(
+        self, command: Command, played: Played, folder: Path
+    ) -> None:
+        with played.running("first"):
+            command("caption", "in", "--out", "out.jsonl")
+
+        dry = command("caption", "in", "--out", "out.jsonl", "--restart", "--dry-run", "--json")
+        kept = command("caption", "in", "--out", "out.jsonl", "--dry-run", "--json")
+
+        assert (json.loads(dry.stdout)["to_ask"], json.loads(kept.stdout)["done"]) == (3, 3)
+
+    def test_a_submission_whose_answer_was_lost_is_one_job_even_with_more_sources(
+        self,
+        command: Command,
+        client: Client,
+        played: Played,
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        original = Manifest.submitted
+        monkeypatch.setattr(Manifest, "submitted", lambda *_: sys.exit(9))
+        command("caption", "in/a.png", "in/b.png", "--out", "out.jsonl")
+        monkeypatch.setattr(Manifest, "submitted", original)
+
+        with played.running("seen"):
+            again = command(
+                "caption", "in/a.png", "in/b.png", "in/deep/c.png", "--out", "out.jsonl"
+            )
+
+        assert again.exit_code == 0, again.output
+        assert sorted(job.counts.total for job in client.jobs()) == [1, 2]
+        assert len(rows(Path("out.jsonl"))) == 3
+
+    def test_an_outage_fails_no_image(
+        self,
+        command: Command,
+        client: Client,
+        played: Played,
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def away(*_: object) -> None:
+            raise ApiError(503, "storage_unavailable", "the blob store is away")
+
+        original = Client.upload
+        monkeypatch.setattr(Client, "upload", away)
+        stopped = command("caption", "in", "--out", "out.jsonl")
+        monkeypatch.setattr(Client, "upload", original)
+        with played.running("seen"):
+            again = command("caption", "in", "--out", "out.jsonl")
+
+        assert "the blob store is away" in str(stopped.exception)
+        assert again.exit_code == 0, again.output
+        assert list(rows(Path("out.jsonl")).values()) == ["seen"] * 3
+
+    def test_a_table_that_was_edited_is_asked_about_where_it_has_changed(
+        self, command: Command, client: Client, played: Played, folder: Path
+    ) -> None:
+        table = Path("in.csv")
+        table.write_text("image\nin/a.png\nin/b.png\n")
+        with played.running("first"):
+            command("caption", "in.csv", "--out", "out.jsonl")
+        table.write_text("image\nin/deep/c.png\nin/b.png\n")
+        with played.running("second"):
+            command("caption", "in.csv", "--out", "out.jsonl")
+
+        found = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+        assert [(row["image"], row["answer"]) for row in found] == [
+            ("in/deep/c.png", "second"),
+            ("in/b.png", "first"),
+        ]
+        assert sum(job.counts.total for job in client.jobs()) == 3
+
     def test_what_failed_is_asked_again(
         self, command: Command, played: Played, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -228,6 +303,41 @@ class TestTexts:
 
         assert (folder / "a.txt").read_text() == "by hand\nseen\n"
 
+    def test_files_named_one_by_one_have_a_text_each(
+        self, command: Command, played: Played, folder: Path
+    ) -> None:
+        (folder / "a.webp").write_bytes((folder / "a.png").read_bytes())
+
+        with played.running("seen"):
+            result = command("caption", "in/a.png", "in/b.png", "in/a.webp", "--out", "texts/")
+
+        assert result.exit_code == 0, result.output
+        assert sorted(path.name for path in Path("texts").iterdir()) == [
+            ".idefiq",
+            "a.txt",
+            "a.webp.txt",
+            "b.txt",
+        ]
+
+    def test_a_run_killed_while_it_looked_still_skips_what_was_there(
+        self,
+        command: Command,
+        played: Played,
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        (folder / "a.txt").write_text("by hand")
+        original = run.Run.work
+        monkeypatch.setattr(run.Run, "work", lambda _: sys.exit(9))
+        command("caption", "in", "--sidecar", ".txt")
+        monkeypatch.setattr(run.Run, "work", original)
+
+        with played.running("seen"):
+            command("caption", "in", "--sidecar", ".txt")
+
+        assert (folder / "a.txt").read_text() == "by hand"
+        assert (folder / "b.txt").read_text() == "seen\n"
+
 
 class TestDryRun:
     def test_it_says_what_there_is_to_do_and_does_nothing(
@@ -275,6 +385,40 @@ class TestTables:
         assert "2 of 3 failed" in result.stderr
         assert "{colour} is no column" in wrong.stderr
 
+    def test_a_row_with_an_empty_question_fails_alone(
+        self, command: Command, played: Played, folder: Path
+    ) -> None:
+        Path("in.csv").write_text("image,said\nin/a.png,Is it red?\nin/b.png,\n")
+
+        with played.running("yes"):
+            result = command("ask", "{said}", "in.csv", "--out", "out.jsonl")
+
+        found = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+        assert result.exit_code == 1
+        assert [row["answer"] for row in found] == ["yes", None]
+        assert "question" in found[1]["error"]
+
+    def test_shards_are_not_written_over_those_that_were_there(
+        self, command: Command, played: Played, folder: Path
+    ) -> None:
+        Path("d-000000.tar").write_bytes(b"precious")
+
+        result = command("caption", "in", "--out", "d-%06d.tar")
+
+        assert "is there, and of no run" in str(result.exception)
+        assert Path("d-000000.tar").read_bytes() == b"precious"
+
+    def test_an_empty_folder_leaves_the_output_as_it_was(
+        self, command: Command, folder: Path
+    ) -> None:
+        Path("empty").mkdir()
+        Path("out.jsonl").write_text("precious")
+
+        result = command("caption", "empty", "--out", "out.jsonl", "--existing", "overwrite")
+
+        assert "no images in empty" in str(result.exception)
+        assert Path("out.jsonl").read_text() == "precious"
+
     def test_a_bucket_is_listed_by_the_service(
         self, command: Command, record: Database, folder: Path
     ) -> None:
@@ -284,6 +428,9 @@ class TestTables:
             owners.grant(transaction, owner, bucket="photos", prefix="")
         dry = command("caption", "s3://photos/2026/", "--out", "out.jsonl", "--dry-run")
 
+        limited = command("caption", "s3://photos/2026/", "--limit", "5", "--out", "out.jsonl")
+
+        assert "--limit is for images that are listed here" in str(limited.exception)
         assert "not granted" in str(refused.exception)
         assert "listed by the service: s3://photos/2026/" in dry.stdout
 
