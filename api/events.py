@@ -7,7 +7,6 @@ event: end      data: the job       id: end       the last one
 A client that comes back with `Last-Event-ID: N` misses nothing and gets nothing twice.
 """
 
-import json
 import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Annotated
@@ -21,6 +20,7 @@ from api.services import CurrentOwner, Parts, Services
 from db import jobs
 from db.errors import RequestError
 from db.jobs import Job
+from db.lines import json_line
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -95,4 +95,4 @@ async def _events(services: Services, job_id: str, number: int) -> AsyncIterator
 
 
 def _json(job: Job) -> str:
-    return json.dumps(JobOut.of(job).model_dump(mode="json"), ensure_ascii=False)
+    return json_line(JobOut.of(job).model_dump(mode="json"))

@@ -92,11 +92,11 @@ class Watch:
         """A job that is looked at inside the block. Whose it is, has been asked before."""
         watched = self._watched.setdefault(job_id, Watched())
         watched.watchers += 1
-        if watched.watchers == 1:
-            self._unseen.add(job_id)
-            self._hurry.set()
-            await self._subscribe(job_id)
         try:
+            if watched.watchers == 1:
+                self._unseen.add(job_id)
+                self._hurry.set()
+                await self._subscribe(job_id)
             yield watched
         finally:
             watched.watchers -= 1
@@ -183,6 +183,8 @@ class Watch:
                 await self._listen_to(client)
             except (redis.exceptions.RedisError, OSError, ValueError) as error:
                 log.info("no notices, looking each second: %s", type(error).__name__)
+            except Exception:  # an outermost loop too
+                log.exception("unexpected error while listening; trying again")
             finally:
                 self._subscriptions = None
                 await client.aclose()

@@ -16,10 +16,10 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from db import counts, submissions
 from db import jobs as job_statements
-from db import submissions
 from db.clock import after, now
-from db.errors import NotFound
+from db.errors import IdempotencyConflict, NotFound
 from db.jobs import JOB_COLUMNS, Job, new_id
 from db.submissions import NewJob
 from db.tables import batches, jobs
@@ -49,6 +49,7 @@ class Batch:
     endpoint: str
     completion_window: str
     metadata: dict[str, str] | None
+    body_digest: str | None
     lines: int
     errors: list[dict[str, Any]] | None
     output_expires_seconds: int | None
@@ -84,6 +85,7 @@ class NewBatch:
         window_seconds: After that it expires.
         errors: What is wrong with the input; None makes a batch with a job.
         request_key: What tells that the same is asked again.
+        body_digest: Of the request: under the same key another is a mistake.
     """
 
     owner_id: int
@@ -94,6 +96,7 @@ class NewBatch:
     metadata: dict[str, str] | None = None
     output_expires_seconds: int | None = None
     request_key: str | None = None
+    body_digest: str | None = None
     lines: int = 0
     model: str | None = None
     errors: list[dict[str, Any]] | None = None
@@ -174,6 +177,9 @@ def asked_before(transaction: Connection, new: NewBatch, *, again: bool) -> Batc
 
     It does while it runs, and later too if the request says of itself that it is sent `again`.
     Otherwise the same is to be done anew, and the earlier batch gives up its claim to the key.
+
+    Raises:
+        IdempotencyConflict: The key was used for another request.
     """
     row = transaction.execute(
         select(*_COLUMNS)
@@ -183,6 +189,8 @@ def asked_before(transaction: Connection, new: NewBatch, *, again: bool) -> Batc
     if row is None:
         return None
     found = _batch(row)
+    if found.body_digest != new.body_digest:
+        raise IdempotencyConflict(f"the Idempotency-Key was used for {found.id} with another body")
     if again or found.finalized_at is None:
         return found
     transaction.execute(update(batches).where(batches.c.id == found.id).values(request_key=None))
@@ -237,14 +245,22 @@ def to_expire(transaction: Connection) -> list[Batch]:
 
 
 def expire(transaction: Connection, batch: Batch) -> None:
-    """Start no more of a batch whose window is over. Safe to repeat."""
+    """Start no more of a batch whose window is over. Safe to repeat.
+
+    Writes only if its job has neither finished nor been cancelled by now.
+    """
     assert batch.job_id
-    transaction.execute(
+    counts.lock(transaction, [batch.job_id])
+    runs = select(jobs.c.id).where(
+        jobs.c.id == batch.job_id, jobs.c.finished_at.is_(None), jobs.c.cancelled_at.is_(None)
+    )
+    expired = transaction.execute(
         update(batches)
-        .where(batches.c.id == batch.id, batches.c.expired_at.is_(None))
+        .where(batches.c.id == batch.id, batches.c.expired_at.is_(None), runs.exists())
         .values(expired_at=now())
     )
-    job_statements.cancel(transaction, batch.owner_id, batch.job_id)
+    if expired.rowcount:
+        job_statements.cancel(transaction, batch.owner_id, batch.job_id)
 
 
 def to_finalize(transaction: Connection) -> list[Batch]:

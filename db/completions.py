@@ -6,10 +6,10 @@ item ─▶ chat.completion                              to whoever waits for it
      ─▶ {"custom_id", "error": {"code"}}               the same: it never ran
 """
 
-import json
 from typing import Any
 
 from db.errors import EngineError, FetchFailed, OutOfMemory, Poison
+from db.lines import json_line
 from db.results import Item
 from db.states import ItemState
 
@@ -92,7 +92,7 @@ def line(item: Item, job_id: str, model: str, *, expired: bool) -> bytes:
         status = error_status(code)
         body = error_body(str(item.error_message), code, status=status)
         shown["response"] = _response(status, name, body)
-    return json.dumps(shown, ensure_ascii=False).encode() + b"\n"
+    return json_line(shown).encode() + b"\n"
 
 
 def _response(status: int, name: str, body: dict[str, Any]) -> dict[str, Any]:

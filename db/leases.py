@@ -96,16 +96,25 @@ class RetryPolicy:
 
 # ---- claim --------------------------------------------------------------------------
 
+_OF_DOOR = """
+    SELECT * FROM (
+        SELECT {rank} AS rank, id FROM jobs
+        WHERE finished_at IS NULL AND origin {door} AND sealed_at IS NOT NULL
+          AND cancelled_at IS NULL AND paused_at IS NULL AND queued > 0
+          AND (CAST(:model AS text) IS NULL OR model = :model)
+          AND EXISTS (
+            SELECT 1 FROM items WHERE items.job_id = jobs.id AND stage = :stage
+              AND state = 'queued' AND due_at <= {{now}})
+        ORDER BY id LIMIT :limit
+    ) AS jobs_of_door
+"""
+# Each half is read in the order of its index and ends early, however many jobs are open.
 _DUE = Statement(
-    """
-    SELECT id FROM jobs
-    WHERE finished_at IS NULL AND sealed_at IS NOT NULL AND cancelled_at IS NULL
-      AND paused_at IS NULL AND queued > 0 AND (CAST(:model AS text) IS NULL OR model = :model)
-      AND EXISTS (
-        SELECT 1 FROM items
-        WHERE items.job_id = jobs.id AND stage = :stage AND state = 'queued' AND due_at <= {now})
-    ORDER BY CASE origin WHEN 'chat' THEN 0 ELSE 1 END, id LIMIT :limit
-    """,
+    "SELECT id FROM ("  # noqa: S608 - constants
+    + _OF_DOOR.format(rank=0, door="= 'chat'")
+    + "UNION ALL"
+    + _OF_DOOR.format(rank=1, door="<> 'chat'")
+    + ") AS due ORDER BY rank, id LIMIT :limit",
     jobs.c.id,
 )
 _CLAIM = Statement(

@@ -4,7 +4,6 @@ A page starts after a result number and never misses one: numbers are given unde
 the job's row, so none appears below one that a reader has already seen.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +14,7 @@ from sqlalchemy import Connection, Row, select
 from db import jobs as job_statements
 from db.database import Database
 from db.errors import NotFound
+from db.lines import json_line
 from db.tables import items
 
 
@@ -49,7 +49,7 @@ class Item:
 
     def line(self) -> bytes:
         """The same as one line of JSON."""
-        return json.dumps(self.public(), ensure_ascii=False).encode() + b"\n"
+        return json_line(self.public()).encode() + b"\n"
 
 
 def _shown(at: datetime | None) -> str | None:

@@ -183,7 +183,8 @@ def import_page(
             jobs.c.id == job.id,
             jobs.c.spool_offset == offset,
             jobs.c.sealed_at.is_(None),
-            jobs.c.cancelled_at.is_(None),
+            # Every line of a batch is told what became of it, so all are imported.
+            or_(jobs.c.cancelled_at.is_(None), jobs.c.origin == Origin.BATCH.value),
         )
         .values(spool_offset=offset + len(new_items))
     )

@@ -173,6 +173,12 @@ jobs = Table(
         sqlite_where=text("source IS NOT NULL AND sealed_at IS NULL"),
     ),
     Index(
+        "ix_jobs_chats",
+        "id",
+        postgresql_where=text("finished_at IS NULL AND origin = 'chat'"),
+        sqlite_where=text("finished_at IS NULL AND origin = 'chat'"),
+    ),
+    Index(
         "ix_jobs_unwritten",
         "id",
         postgresql_where=text("finished_at IS NOT NULL AND results_key IS NULL AND origin = 'job'"),
@@ -283,6 +289,7 @@ batches = Table(
     Column("lines", BigInteger, nullable=False),
     #: What tells a request that is sent again; NULL once the same may be asked anew.
     Column("request_key", Text),
+    Column("body_digest", Text),
     Column("errors", Json),
     Column("output_expires_seconds", Integer),
     Column("output_file_id", Text),

@@ -5,7 +5,7 @@ Only files are read in threads.
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -97,9 +97,9 @@ class AsyncClient:
                     raise
                 self._store_takes_uploads = False
             else:
-                await asyncio.gather(*map(put, urls, uploads))
+                await _all(map(put, urls, uploads))
                 return
-        await asyncio.gather(*map(post, protocol.groups(uploads)))
+        await _all(map(post, protocol.groups(uploads)))
 
     # ---- jobs -----------------------------------------------------------------------
 
@@ -171,9 +171,8 @@ class AsyncClient:
                 async for event in self._stream(reader, job):
                     attempt = 1
                     yield event
-            except httpx2.TransportError as error:
-                if attempt == protocol.ATTEMPTS:
-                    raise protocol.unreachable(self._http.base_url, error) from None
+            except (httpx2.TransportError, ApiError) as error:
+                reader.broke_off(error, attempt, self._http.base_url)
             if reader.ended:
                 return
             await asyncio.sleep(protocol.pause_seconds(attempt, None))
@@ -243,6 +242,18 @@ class AsyncClient:
 
 def _read_all(paths: Sequence[Path]) -> list[Upload]:
     return [read(path) for path in paths]
+
+
+async def _all(calls: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Do all at once; when one fails, the others are given up."""
+    tasks = [asyncio.create_task(call) for call in calls]
+    try:
+        await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
 
 
 async def _lines(

@@ -206,9 +206,8 @@ class Client:
                 for event in self._stream(reader, job):
                     attempt = 1
                     yield event
-            except httpx2.TransportError as error:
-                if attempt == protocol.ATTEMPTS:
-                    raise protocol.unreachable(self._http.base_url, error) from None
+            except (httpx2.TransportError, ApiError) as error:
+                reader.broke_off(error, attempt, self._http.base_url)
             if reader.ended:
                 return
             time.sleep(protocol.pause_seconds(attempt, None))

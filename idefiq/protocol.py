@@ -319,6 +319,18 @@ class EventReader:
         self._fields = {}
         self.ended = response.status_code == 204
 
+    def broke_off(self, error: Exception, attempt: int, url: object) -> None:
+        """Bear a connection that broke, or a service that is busy, for some attempts.
+
+        Raises:
+            IdefiqError: It was the last, or the service refused.
+        """
+        if isinstance(error, ApiError):
+            if error.status not in RETRIED or attempt == ATTEMPTS:
+                raise error
+        elif attempt == ATTEMPTS:
+            raise unreachable(url, error) from None
+
     def take(self, text: str) -> Event | None:
         """A line; returns the event that it ends."""
         if text:

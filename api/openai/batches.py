@@ -5,6 +5,7 @@ input file ─▶ read, check, make canonical ─▶ no mistakes: spool ─▶ b
 """
 
 import hashlib
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import IO, Annotated, Any, Literal
@@ -23,7 +24,7 @@ from api.submissions import ItemChecker, Lines
 from db import batches, files
 from db.batches import NewBatch
 from db.blobs import file_key
-from db.errors import RequestError
+from db.errors import RequestError, TooLarge
 from db.states import Origin
 from db.submissions import NewJob
 from workers.broker import UPKEEP
@@ -109,38 +110,33 @@ async def create_batch(
         asked = BatchIn.model_validate_json(body)
     except ValidationError as error:
         raise request_error(error) from error
-    key = f"key:{idempotency_key}" if idempotency_key else f"body:{_digest(asked)}"
-    again = bool(idempotency_key) or retry > 0
-    async with _READING:
-        return await run_in_threadpool(_create, services, owner.id, asked, key, again)
-
-
-def _digest(asked: BatchIn) -> str:
-    return hashlib.sha256(asked.model_dump_json().encode()).hexdigest()
-
-
-def _create(
-    services: Services, owner_id: int, asked: BatchIn, request_key: str, again: bool
-) -> BatchOut:
+    digest = hashlib.sha256(asked.model_dump_json().encode()).hexdigest()
     expires = asked.output_expires_after
     new = NewBatch(
-        owner_id,
+        owner.id,
         asked.input_file_id,
         asked.endpoint,
         asked.completion_window,
         asked.window_seconds,
         asked.metadata,
         expires.seconds if expires else None,
-        request_key,
+        request_key=f"key:{idempotency_key}" if idempotency_key else f"body:{digest}",
+        body_digest=digest,
     )
+    again = bool(idempotency_key) or retry > 0
+    async with _READING:
+        return await run_in_threadpool(_create, services, new, again)
+
+
+def _create(services: Services, new: NewBatch, again: bool) -> BatchOut:
     with services.database.transaction() as transaction:
         if earlier := batches.asked_before(transaction, new, again=again):
             return BatchOut.of(earlier)
-        file = files.get(transaction, owner_id, asked.input_file_id)
+        file = files.get(transaction, new.owner_id, new.input_file_id)
     if file.purpose != "batch":
         raise RequestError(f"{file.id} is no input of a batch", field="input_file_id")
-    with Input(services, owner_id, asked.endpoint) as lines:
-        with services.store.open(file_key(owner_id, file.id)) as stream:
+    with Input(services, new.owner_id, new.endpoint) as lines:
+        with services.store.open(file_key(new.owner_id, file.id)) as stream:
             lines.read(stream)
         return lines.submit(new, again=again)
 
@@ -152,7 +148,10 @@ class Input:
         self._services, self._owner_id, self._endpoint = services, owner_id, endpoint
         self._lines = Lines()
         self._mistakes: list[dict[str, Any]] = []
-        self._seen: set[bytes] = set()
+        # On disk when it grows: as many names as there are lines.
+        self._seen = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._seen.execute("CREATE TABLE seen (name TEXT PRIMARY KEY) WITHOUT ROWID")
+        self._seen.execute("BEGIN")
         self._model = ""
         self._checker: ItemChecker | None = None
 
@@ -161,6 +160,7 @@ class Input:
 
     def __exit__(self, *_: object) -> None:
         self._lines.close()
+        self._seen.close()
 
     def read(self, stream: IO[bytes]) -> None:
         """Check every line, up to MOST_MISTAKES mistakes."""
@@ -169,6 +169,10 @@ class Input:
                 self._take(line)
             except ValidationError as error:
                 self._note(number, request_error(error))
+            except TooLarge as error:
+                if error.field is None:
+                    raise
+                self._note(number, error)
             except RequestError as error:
                 self._note(number, error)
             if len(self._mistakes) >= MOST_MISTAKES:
@@ -210,10 +214,10 @@ class Input:
             raise RequestError(f"{said.url!r} is not the batch's endpoint", field="url")
         if said.body.stream:
             raise RequestError("a batch cannot stream", field="body.stream")
-        digest = hashlib.blake2b(said.custom_id.encode(), digest_size=8).digest()
-        if digest in self._seen:
-            raise RequestError(f"{said.custom_id!r} is there twice", field="custom_id")
-        self._seen.add(digest)
+        try:
+            self._seen.execute("INSERT INTO seen VALUES (?)", (said.custom_id,))
+        except sqlite3.IntegrityError as error:
+            raise RequestError(f"{said.custom_id!r} is there twice", field="custom_id") from error
         try:
             checker = self._checker_of(said.body.model)
             item = checker.check(said.body.item(checker.card, said.custom_id))
@@ -222,6 +226,8 @@ class Input:
         except RequestError as error:
             raise _within_body(error) from error
         self._lines.add(item)
+        if self._lines.count > (most := self._services.settings.max_lines):
+            raise TooLarge(f"the file has more than {most} lines")
 
     def _checker_of(self, model: str) -> ItemChecker:
         if self._checker is None:

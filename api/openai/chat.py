@@ -8,9 +8,10 @@ rest of the text, and what is final, come from the record.
 """
 
 import asyncio
+import contextlib
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -93,6 +94,7 @@ class Call:
     def __init__(self, services: Services, owner_id: int, job_id: str, model: str) -> None:
         self._services, self._owner_id = services, owner_id
         self._job_id, self._model = job_id, model
+        self._created = int(time.time())
 
     async def whole(self, request: Request) -> Response:
         """The answer as one document."""
@@ -109,23 +111,41 @@ class Call:
 
     async def streamed(self, *, usage_too: bool) -> Response:
         """The answer as events; as one document if there is an error before the first word."""
-        async with self._services.watch.watching(self._job_id) as watched:
-            deadline = time.monotonic() + HEAD_SECONDS
-            while not (_finished(watched) or watched.text) and time.monotonic() < deadline:
-                await watched.news(watched.event, LOOK_SECONDS)
-            if _finished(watched):
-                item = await self._item()
-                if item.answer is None:
-                    return _failed(item)
         chunks = self._chunks(usage_too=usage_too)
-        return StreamingResponse(chunks, media_type=MEDIA_TYPE, headers=HEADERS)
+        first = await anext(chunks)
+        if isinstance(first, Response):
+            return first
 
-    async def _chunks(self, *, usage_too: bool) -> AsyncIterator[bytes]:
+        async def rest() -> AsyncIterator[bytes]:
+            async with contextlib.aclosing(chunks):
+                yield first
+                async for chunk in chunks:
+                    assert isinstance(chunk, bytes)
+                    yield chunk
+
+        return StreamingResponse(rest(), media_type=MEDIA_TYPE, headers=HEADERS)
+
+    async def _early_error(self, watched: Watched) -> Response | None:
+        """Wait a little for an error, which then has a status of its own."""
+        deadline = time.monotonic() + HEAD_SECONDS
+        while not (_finished(watched) or watched.text) and time.monotonic() < deadline:
+            await watched.news(watched.event, LOOK_SECONDS)
+        if not _finished(watched):
+            return None
+        item = await self._item()
+        return _failed(item) if item.answer is None else None
+
+    async def _chunks(self, *, usage_too: bool) -> AsyncGenerator[bytes | Response]:
+        """An error that comes early, or the pieces of the answer."""
         said, ended = "", False
         deadline = time.monotonic() + self._services.settings.max_chat_seconds
         try:
-            yield self._chunk({"role": "assistant", "content": ""})
             async with self._services.watch.watching(self._job_id) as watched:
+                if error := await self._early_error(watched):
+                    ended = True
+                    yield error
+                    return
+                yield self._chunk({"role": "assistant", "content": ""})
                 while not _finished(watched) and time.monotonic() < deadline:
                     news = watched.event
                     if len(watched.text) > len(said):
@@ -166,7 +186,7 @@ class Call:
         head = {
             "id": completion_id(self._job_id),
             "object": "chat.completion.chunk",
-            "created": int(time.time()),
+            "created": self._created,
             "model": self._model,
         }
         return event(json.dumps({**head, **fields}, ensure_ascii=False))

@@ -1,7 +1,5 @@
 """Files: what batches read, and what they write."""
 
-import secrets
-import time
 from collections.abc import Iterator
 from typing import IO, Annotated, Any, Literal
 
@@ -21,6 +19,7 @@ from db.blobs import file_key
 from db.completions import line
 from db.errors import NotFound, RequestError, WrongMediaType
 from db.files import File, NewFile
+from db.jobs import new_id
 
 router = APIRouter(prefix="/v1/files", tags=["OpenAI"])
 
@@ -79,7 +78,7 @@ async def upload(request: Request, services: Parts, owner: CurrentOwner) -> File
 def _store(services: Services, owner_id: int, file: UploadFile, said: FileIn) -> FileOut:
     if not file.size:
         raise RequestError("the file is empty", field="file")
-    file_id = f"file-{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
+    file_id = new_id("file-")
     services.store.put(file_key(owner_id, file_id), file.file)
     new = NewFile(
         file_id,

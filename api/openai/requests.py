@@ -71,7 +71,7 @@ class MessageIn(_Part):
     """One turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
+    content: str | Annotated[list[Part], Field(max_length=200)]
 
 
 class StreamOptions(_Part):
@@ -151,7 +151,7 @@ class ChatIn(BaseModel):
         Raises:
             ValidationError: A value is out of bounds.
         """
-        images: list[str] = []
+        images: dict[str, int] = {}
         messages = [
             {"role": _role(message.role), "content": _content(message.content, images)}
             for message in self.messages
@@ -159,7 +159,7 @@ class ChatIn(BaseModel):
         return ItemIn.model_validate(
             {
                 "kind": "chat",
-                "images": images,
+                "images": list(images),
                 "messages": messages,
                 "options": self._options(card) or None,
                 "custom_id": custom_id,
@@ -186,21 +186,23 @@ class ChatIn(BaseModel):
             options[name] = getattr(self, name)
         if self.temperature == 0:
             options["do_sample"] = False
-        elif (
-            self.temperature is not None or (self.top_p or 1) < 1 or card.defaults.get("do_sample")
-        ):
+        elif self._is_drawn(card):
             # With a seed, so that an attempt which is repeated says the same.
             seed = self.seed if self.seed is not None else secrets.randbits(53)
             options |= {"do_sample": True, "seed": seed}
             options |= {"temperature": self.temperature, "top_p": self.top_p}
         return {name: value for name, value in options.items() if value is not None}
 
+    def _is_drawn(self, card: ModelCard) -> bool:
+        narrowed = self.top_p is not None and self.top_p < 1
+        return bool(self.temperature) or narrowed or bool(card.defaults.get("do_sample"))
+
 
 def _role(role: str) -> str:
     return "system" if role == "developer" else role
 
 
-def _content(content: str | list[Part], images: list[str]) -> list[dict[str, Any]]:
+def _content(content: str | list[Part], images: dict[str, int]) -> list[dict[str, Any]]:
     """A message's parts; images are put into `images`, each of them once."""
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
@@ -209,7 +211,6 @@ def _content(content: str | list[Part], images: list[str]) -> list[dict[str, Any
         if isinstance(part, TextPart):
             parts.append({"type": "text", "text": part.text})
             continue
-        if part.image_url.url not in images:
-            images.append(part.image_url.url)
-        parts.append({"type": "image", "index": images.index(part.image_url.url)})
+        index = images.setdefault(part.image_url.url, len(images))
+        parts.append({"type": "image", "index": index})
     return parts

@@ -62,6 +62,18 @@ def test_counts_items_and_the_end_come_as_they_happen(
     assert (seen[-1][1], seen[-1][2]["state"]) == ("end", "succeeded")
 
 
+def test_no_character_of_an_answer_ends_a_line(http: httpx2.Client, offered: Database) -> None:
+    job_id, text = job_of_local(offered, 1), "one\u2028two\u0085three\u2029\r\nfour"
+    builders.complete(offered, builders.claim(offered, builders.session(offered)), text)
+
+    with http.stream("GET", f"/v1/jobs/{job_id}/events") as response:
+        found = list(events(response.iter_lines()))
+    lines = http.get(f"/v1/jobs/{job_id}/results.jsonl").text.splitlines()
+
+    assert [data["answer"]["text"] for name, _, data in found if name == "item"] == [text]
+    assert [json.loads(line)["answer"]["text"] for line in lines] == [text]
+
+
 @pytest.mark.parametrize("last", [0, 1, 3, 5])
 def test_who_comes_back_misses_nothing_and_gets_nothing_twice(
     http: httpx2.Client, offered: Database, last: int

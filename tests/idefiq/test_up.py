@@ -1,6 +1,7 @@
 """`idefiq up`: what it starts, restarts, refuses and leaves behind."""
 
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -19,7 +20,7 @@ from tests import servers
 
 def test_it_runs_until_it_is_interrupted_and_leaves_no_process(tmp_path: Path) -> None:
     port, log = servers.free_port(), tmp_path / "log"
-    command = [sys.executable, "-m", "idefiq.cli", "up", "--data", str(tmp_path / "data")]
+    command = [sys.executable, "-m", "idefiq", "up", "--data", str(tmp_path / "data")]
     env = {**os.environ, "IDEFIQ_MODEL": "echo"}  # noqa: TID251 - for the process
     with servers.running([*command, "--port", str(port)], log, env=env) as process:
         servers.wait_until(lambda: b"ready: " in log.read_bytes(), process=process)
@@ -39,7 +40,7 @@ def test_it_runs_until_it_is_interrupted_and_leaves_no_process(tmp_path: Path) -
 def test_its_processes_end_when_it_is_killed(tmp_path: Path) -> None:
     log = tmp_path / "log"
     port = servers.free_port()
-    command = [sys.executable, "-m", "idefiq.cli", "up", "--data", str(tmp_path / "data")]
+    command = [sys.executable, "-m", "idefiq", "up", "--data", str(tmp_path / "data")]
     env = {**os.environ, "IDEFIQ_MODEL": "echo"}  # noqa: TID251 - for the process
     with servers.running([*command, "--port", str(port)], log, env=env) as process:
         servers.wait_until(lambda: b"ready: " in log.read_bytes(), process=process)
@@ -129,12 +130,10 @@ def test_a_process_that_keeps_ending_is_started_again_ever_more_slowly() -> None
 def test_the_client_alone_says_that_it_cannot_serve(tmp_path: Path) -> None:
     package = tmp_path / "idefiq"
     source = Path(__file__).parents[2] / "idefiq"
-    package.mkdir()
-    for file in source.glob("*.py"):
-        (package / file.name).write_text(file.read_text())
+    shutil.copytree(source, package, ignore=shutil.ignore_patterns("__pycache__"))
 
     failed = subprocess.run(
-        [sys.executable, "-m", "idefiq.cli", "up"],
+        [sys.executable, "-m", "idefiq", "up"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

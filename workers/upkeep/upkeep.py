@@ -19,6 +19,7 @@ from db.blobs import BlobStore, results_key
 from db.database import Database
 from db.errors import NotFound, RequestError, StorageError
 from db.jobs import Job
+from db.states import Origin
 from db.submissions import NewItem
 from workers.broker import INTAKE, Wakes, engine_queue
 from workers.notices import Notices
@@ -98,7 +99,8 @@ class Upkeep:
         assert job.spool_key
         if job.sealed_at is None:
             try:
-                done = job.cancelled_at is not None or self._import_pages(job)
+                needless = job.cancelled_at is not None and job.origin != Origin.BATCH
+                done = needless or self._import_pages(job)
             except (NotFound, RequestError, ValueError) as error:
                 log.error("job %s can never be imported and is cancelled: %s", job.id, error)
                 with self._database.transaction() as transaction:

@@ -18,6 +18,7 @@ BIG_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 UNWRITTEN = "finished_at IS NOT NULL AND results_key IS NULL"
 UNLISTED = "source IS NOT NULL AND sealed_at IS NULL"
 OPEN = "finalized_at IS NULL"
+CHATS = "finished_at IS NULL AND origin = 'chat'"
 
 
 def _partial(name: str, table: str, condition: str) -> None:
@@ -41,6 +42,7 @@ def upgrade() -> None:
     op.drop_index("ix_jobs_unwritten", "jobs")
     _partial("ix_jobs_unwritten", "jobs", f"{UNWRITTEN} AND origin = 'job'")
     _partial("ix_jobs_unlisted", "jobs", UNLISTED)
+    _partial("ix_jobs_chats", "jobs", CHATS)
     op.create_table(
         "files",
         sa.Column("id", sa.Text(), nullable=False),
@@ -67,6 +69,7 @@ def upgrade() -> None:
         sa.Column("metadata", JSON),
         sa.Column("lines", sa.BigInteger(), nullable=False),
         sa.Column("request_key", sa.Text()),
+        sa.Column("body_digest", sa.Text()),
         sa.Column("errors", JSON),
         sa.Column("output_expires_seconds", sa.Integer()),
         sa.Column("output_file_id", sa.Text()),
@@ -91,6 +94,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table("batches")
     op.drop_table("files")
+    op.drop_index("ix_jobs_chats", "jobs")
     op.drop_index("ix_jobs_unlisted", "jobs")
     op.drop_index("ix_jobs_unwritten", "jobs")
     _partial("ix_jobs_unwritten", "jobs", UNWRITTEN)

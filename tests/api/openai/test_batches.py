@@ -10,6 +10,7 @@ import pytest
 from openai.types import Batch, FileObject
 from sqlalchemy import text as sql
 
+from db import batches
 from db.database import Database
 from db.errors import EngineError, ImageUnreadable
 from tests.played import Played
@@ -208,6 +209,33 @@ class TestLife:
         mistakes = read(client, ended.error_file_id)
         assert {mistakes[name]["error"]["code"] for name in ("1", "2")} == {"batch_cancelled"}
 
+    def test_every_line_of_a_batch_that_is_cancelled_at_once_is_told(
+        self, client: openai.OpenAI, played: Played
+    ) -> None:
+        batch = create(client, upload(client, [line(str(n)) for n in range(3)]))
+        client.batches.cancel(batch.id)
+
+        for _ in range(3):
+            played.upkeep.look()
+        ended = client.batches.retrieve(batch.id)
+
+        assert (ended.status, ended.output_file_id) == ("cancelled", None)
+        assert read(client, ended.error_file_id).keys() == {"0", "1", "2"}
+
+    def test_a_batch_that_has_finished_does_not_expire(
+        self, client: openai.OpenAI, offered: Database, played: Played
+    ) -> None:
+        batch = create(client, upload(client, [line()]))
+        with offered.snapshot() as transaction:
+            seen = batches.get(transaction, 1, batch.id)
+        played.complete(played.claim())
+
+        with offered.transaction() as transaction:
+            batches.expire(transaction, seen)
+        played.upkeep.look()
+
+        assert client.batches.retrieve(batch.id).status == "completed"
+
     def test_an_expired_batch_keeps_what_was_answered(
         self, client: openai.OpenAI, offered: Database, played: Played
     ) -> None:
@@ -292,6 +320,10 @@ class TestAskedAgain:
             for _ in range(2)
         ]
 
+        with pytest.raises(openai.BadRequestError, match="with another body"):
+            create(
+                client, upload(client, [line("other")]), extra_headers={"Idempotency-Key": "august"}
+            )
         assert retried.id == first.id
         assert keyed[0] == keyed[1] != first.id
 
@@ -345,6 +377,17 @@ class TestMistakes:
         assert [error.line for error in bad.errors.data] == [51_001]
         assert good.request_counts
         assert (good.status, good.request_counts.total) == ("in_progress", 51_000)
+
+    def test_more_lines_than_the_operator_allows_are_refused(
+        self, serve: Serve, offered: Database
+    ) -> None:
+        http = serve(offered.url, max_lines=3)
+        with openai.OpenAI(base_url=f"{http.base_url}/v1", api_key="none") as client:
+            file_id = upload(client, [line(str(n)) for n in range(4)])
+            with pytest.raises(openai.APIStatusError) as caught:
+                create(client, file_id)
+
+        assert (caught.value.status_code, caught.value.code) == (413, "too_large")
 
     def test_an_unknown_model_and_an_empty_file_fail_the_batch(self, client: openai.OpenAI) -> None:
         unknown = create(client, upload(client, [line("a", model="gpt-9")]))

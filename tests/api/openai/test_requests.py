@@ -99,6 +99,12 @@ def test_more_tokens_than_the_model_gives_are_a_maximum_and_no_mistake() -> None
         ({"temperature": -1}, "temperature"),
         ({"max_tokens": 0}, "options.max_new_tokens"),
         ({"messages": []}, "messages"),
+        ({"top_p": 0}, "options.top_p"),
+        ({"messages": [{"role": "user", "content": [text("x")] * 201}]}, "messages.0"),
+        (
+            {"messages": [{"role": "user", "content": [image(f"{A}{n}") for n in range(9)]}]},
+            "images",
+        ),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
         ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages.0"),
         ({"messages": [{"role": "user", "content": [image("ftp://x")]}]}, "images"),
