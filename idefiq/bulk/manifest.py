@@ -12,82 +12,21 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from idefiq.bulk.ask import Ask, Plan
-from idefiq.bulk.sources import Location, Record
+from idefiq.bulk.images import COLUMNS, Chunk, Image, image_of, outcome
+from idefiq.bulk.ledger import opened
+from idefiq.bulk.records import Record
 from idefiq.types import IdefiqError, Item, Result
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS chunks (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL, source TEXT, said TEXT NOT NULL,
-    job_id TEXT, cursor TEXT, ended INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE IF NOT EXISTS images (
-    number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, location TEXT NOT NULL,
-    columns TEXT NOT NULL, stamp TEXT NOT NULL, scan INTEGER NOT NULL, bucket TEXT,
-    text TEXT UNIQUE, before TEXT, written INTEGER NOT NULL DEFAULT 0,
-    state TEXT NOT NULL, item TEXT, chunk INTEGER, place INTEGER,
-    answer TEXT, error TEXT, code TEXT);
-CREATE INDEX IF NOT EXISTS images_by_state ON images (state, number);
-CREATE INDEX IF NOT EXISTS images_by_chunk ON images (chunk, place);
-"""
-#: Marks the file as ours, and its layout.
-_APPLICATION, _VERSION = 0x1DEF19, 1
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """A row of the manifest.
-
-    Attributes:
-        text: Where its text file is, if it has one; `before` is what was there before this run.
-    """
-
-    number: int
-    key: str
-    location: Location
-    columns: dict[str, Any]
-    text: str | None
-    before: str | None
-    state: str
-    answer: dict[str, Any] | None
-    error: str | None
-    code: str | None
-
-    @property
-    def said(self) -> str | None:
-        """The answer: a label if one was asked for, None if it is none of those."""
-        if self.answer is None:
-            return None
-        said: str | None = self.answer["label" if "label" in self.answer else "text"]
-        return said
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Images that are one job; or a bucket, which is one job too.
-
-    Attributes:
-        said: What its submission says besides the items.
-    """
-
-    number: int
-    key: str
-    source: str | None
-    said: dict[str, Any]
-    job_id: str | None
-    cursor: str | None
-
 
 #: A record, and where its text file may be.
 Found = tuple[Record, Sequence[Path]]
 #: The text that a file has already, if it is there.
 Before = Callable[[Path], str | None]
 
-_IMAGE = "number, key, location, columns, text, before, state, answer, error, code"
 _NEW = (
     "state = 'new', item = NULL, chunk = NULL, place = NULL, answer = NULL, error = NULL,"
     " code = NULL, written = 0"
@@ -106,30 +45,7 @@ class Manifest:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        try:
-            self._db = sqlite3.connect(path or ":memory:", timeout=0.2, isolation_level=None)
-            # One writer: another run on the same file would send what this one sends.
-            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-            self._db.execute("BEGIN EXCLUSIVE")
-            [marks] = zip(
-                *(self._db.execute(f"PRAGMA {n}").fetchone() for n in _MARKS), strict=True
-            )
-            if marks == (0, 0) and not self._db.execute("SELECT 1 FROM sqlite_schema").fetchone():
-                for statement in _SCHEMA.split(";"):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA application_id = {_APPLICATION}")
-                self._db.execute(f"PRAGMA user_version = {_VERSION}")
-                marks = (_APPLICATION, _VERSION)
-            self._db.execute("COMMIT")
-        except sqlite3.OperationalError as error:
-            busy = error.sqlite_errorcode == sqlite3.SQLITE_BUSY
-            why = "another run uses it" if busy else str(error)
-            raise IdefiqError(f"the manifest {str(path)!r} cannot be used: {why}") from error
-        except sqlite3.DatabaseError as error:
-            raise IdefiqError(f"{str(path)!r} is no manifest of idefiq") from error
-        if marks != (_APPLICATION, _VERSION):
-            self._db.close()
-            raise IdefiqError(f"{str(path)!r} is no manifest of this idefiq")
+        self._db = opened(path)
 
     @classmethod
     def copy(cls, path: Path | None) -> "Manifest":
@@ -309,13 +225,13 @@ class Manifest:
         marks, last = ", ".join("?" * len(states)), 0
         while True:
             rows = self._db.execute(
-                f"SELECT {_IMAGE} FROM images WHERE state IN ({marks}) AND number > ?"  # noqa: S608
+                f"SELECT {COLUMNS} FROM images WHERE state IN ({marks}) AND number > ?"  # noqa: S608
                 f" AND {self._listed()} ORDER BY number LIMIT 1000",
                 (*states, last),
             ).fetchall()
             if not rows:
                 return
-            yield from map(_image, rows)
+            yield from map(image_of, rows)
             last = rows[-1][0]
 
     # ---- what was asked -------------------------------------------------------------
@@ -443,10 +359,10 @@ class Manifest:
     def unwritten(self) -> list[Image]:
         """Answered images whose text file is not written, a thousand at most."""
         rows = self._db.execute(
-            f"SELECT {_IMAGE} FROM images WHERE state = 'done' AND NOT written"  # noqa: S608
+            f"SELECT {COLUMNS} FROM images WHERE state = 'done' AND NOT written"  # noqa: S608
             " ORDER BY number LIMIT 1000"
         )
-        return [_image(row) for row in rows]
+        return [image_of(row) for row in rows]
 
     def written(self, images: Sequence[Image], *, replaced: bool) -> None:
         """Note that text files are written; what was there before does not count if `replaced`."""
@@ -477,35 +393,5 @@ class Manifest:
         return lost.rowcount + again.rowcount
 
 
-_MARKS = ("application_id", "user_version")
-
-
 def _quoted(text: str) -> str:
     return text.replace("'", "''")
-
-
-def _image(row: Sequence[Any]) -> Image:
-    number, key, location, columns, text, before, state, answer, error, code = row
-    return Image(
-        number,
-        key,
-        json.loads(location),
-        json.loads(columns),
-        text,
-        before,
-        state,
-        json.loads(answer) if answer else None,
-        error,
-        code,
-    )
-
-
-def outcome(result: Result) -> tuple[str, str | None, str | None, str | None]:
-    """State, answer, error and code; a label that is none of those asked for is a failure."""
-    answer = json.dumps(result.detail, ensure_ascii=False) if result.detail else None
-    if result.detail is None:
-        return "failed", None, result.error or result.state, result.error_code or result.state
-    if "label" in result.detail and result.label is None:
-        said = result.detail["text"]
-        return "failed", answer, f"the answer names none of the labels: {said!r}", "no_label"
-    return "done", answer, None, None

@@ -19,9 +19,11 @@ from typing import Any
 from idefiq import protocol
 from idefiq.bulk import sources
 from idefiq.bulk.ask import Plan
-from idefiq.bulk.manifest import Chunk, Image, Manifest
+from idefiq.bulk.images import Chunk, Image
+from idefiq.bulk.manifest import Manifest
 from idefiq.bulk.outputs import Output, text_before
-from idefiq.bulk.sources import Reader, Record
+from idefiq.bulk.reader import Reader
+from idefiq.bulk.records import Record, safe
 from idefiq.client import Client
 from idefiq.types import ApiError, IdefiqError, Item, Job, Result
 
@@ -249,7 +251,7 @@ class Run:
         """A result of a bucket as a record: it is first heard of with its answer."""
         name = str(result.custom_id)
         key = f"{source}{name}"
-        record = Record(key, {"reference": key}, {"file": key}, place=sources.safe(name))
+        record = Record(key, {"reference": key}, {"file": key}, place=safe(name))
         return record, self._output.texts(record)
 
     def _rate(self) -> float | None:

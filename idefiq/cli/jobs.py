@@ -9,9 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from idefiq.bulk import outputs
+from idefiq.bulk import outputs, writers
 from idefiq.bulk.ask import Ask, Plan
-from idefiq.bulk.manifest import Image, outcome
+from idefiq.bulk.images import Image, outcome
 from idefiq.cli.common import AsJson, Key, Url, say_json
 from idefiq.client import Client
 from idefiq.types import IdefiqError, Job, Result
@@ -55,7 +55,7 @@ def results(job_id: str, out: Out = None, url: Url = None, api_key: Key = None) 
         found = sorted(client.results(job_id), key=lambda result: result.index)
     images = map(_image, found)
     if out is None:
-        for line in outputs.jsonl_lines(output.plan, images):
+        for line in writers.jsonl_lines(output.plan, images):
             print(line.decode(), end="")
     else:
         output.write(images)

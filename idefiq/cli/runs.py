@@ -23,7 +23,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from idefiq.bulk import outputs, run, sources
+from idefiq.bulk import outputs, run, sources, writers
 from idefiq.bulk.ask import Ask, Plan
 from idefiq.bulk.manifest import Manifest
 from idefiq.cli.common import AsJson, Key, Url, errors, say_json
@@ -345,7 +345,7 @@ def _carry_out(
             carried.write()
     prints = output.form is outputs.Form.PRINT
     if prints:
-        lines = outputs.jsonl_lines if as_json else outputs.txt_lines
+        lines = writers.jsonl_lines if as_json else writers.txt_lines
         for line in lines(output.plan, manifest.images("done", "failed")):
             sys.stdout.write(line.decode())
     _say_the_end(manifest, carried.summary(), as_json=as_json and not prints)

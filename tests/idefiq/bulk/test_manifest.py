@@ -11,7 +11,7 @@ from idefiq import Result
 from idefiq.bulk.ask import Ask, Plan
 from idefiq.bulk.manifest import Manifest
 from idefiq.bulk.outputs import text_before
-from idefiq.bulk.sources import Record
+from idefiq.bulk.records import Record
 from idefiq.types import IdefiqError
 
 PLAN = Plan(sources=["photos"], ask=Ask({"kind": "vqa"}, "question", "Is it a {what}?"))

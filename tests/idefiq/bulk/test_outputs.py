@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
-from idefiq.bulk import outputs
+from idefiq.bulk import outputs, writers
 from idefiq.bulk.ask import Ask, Plan
-from idefiq.bulk.manifest import Image
-from idefiq.bulk.sources import Record
+from idefiq.bulk.images import Image
+from idefiq.bulk.records import Record
 from idefiq.types import IdefiqError
 from tests import pictures
 
@@ -40,7 +40,7 @@ IMAGES = [
 def test_columns_of_the_source_that_have_our_names_are_kept_under_others() -> None:
     asked = image("a.png", "ours", answer="theirs", model="old")
 
-    assert outputs.row(plan(model="demo"), asked) == {
+    assert writers.row(plan(model="demo"), asked) == {
         "file": "a.png",
         "source_answer": "theirs",
         "source_model": "old",
@@ -95,7 +95,7 @@ class TestTables:
     def test_parquet_is_written_in_parts_whose_columns_may_differ(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(outputs, "PARQUET_ROWS", 2)
+        monkeypatch.setattr(writers, "PARQUET_ROWS", 2)
         out = tmp_path / "out.parquet"
         columns: list[dict[str, Any]] = [
             {},
@@ -221,7 +221,7 @@ class TestTexts:
         path.write_text("before")
 
         def break_off() -> None:
-            with outputs.replacing(path) as file:
+            with writers.replacing(path) as file:
                 file.write(b"half")
                 raise ZeroDivisionError
 

@@ -10,7 +10,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from idefiq.bulk.sources import Reader, Record, check, find, is_bucket, safe
+from idefiq.bulk.reader import Reader
+from idefiq.bulk.records import Record, safe
+from idefiq.bulk.sources import check, find, is_bucket
 from idefiq.types import IdefiqError
 from tests import pictures
 

@@ -1,0 +1,209 @@
+"""The forms of one file for all images: what a row is, and how rows are written."""
+
+import contextlib
+import csv
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from idefiq.bulk.ask import Plan
+from idefiq.bulk.images import Image
+from idefiq.types import IdefiqError
+
+#: Rows written to Parquet at once.
+PARQUET_ROWS = 5_000
+
+#: Columns that are ours; a source's own of the same name is kept under another.
+OURS = frozenset({"answer", "error", "model", "scores"})
+
+
+def dressed(plan: Plan, text: str) -> str:
+    """An answer with what the user wants before and after it."""
+    return f"{plan.prefix}{text}{plan.suffix}"
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file aside; it takes its place when the block ends well."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        mode = path.stat().st_mode & 0o777 if path.exists() else public_mode()
+        Path(name).chmod(mode)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def public_mode() -> int:
+    """The mode of a new file, as the user wants it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def row(plan: Plan, image: Image) -> dict[str, Any]:
+    """An image as a row: what its source says, then the answer."""
+    said = {
+        f"source_{name}" if name in OURS else name: value for name, value in image.columns.items()
+    }
+    said = said or {"file": image.key}
+    said["answer"] = dressed(plan, image.said) if image.said is not None else None
+    said["error"] = image.error
+    if image.answer and "scores" in image.answer:
+        said["scores"] = image.answer["scores"]
+    if plan.model:
+        said["model"] = plan.model
+    return said
+
+
+def jsonl_lines(plan: Plan, images: Iterable[Image]) -> Iterator[bytes]:
+    """Rows as JSON Lines."""
+    for image in images:
+        yield json.dumps(row(plan, image), ensure_ascii=False).encode() + b"\n"
+
+
+def txt_lines(plan: Plan, images: Iterable[Image]) -> Iterator[bytes]:
+    """Name, tab, answer on one line."""
+    for image in images:
+        if image.said is not None and image.error is None:
+            said = " ".join(dressed(plan, image.said).split())
+            yield f"{image.columns.get('file', image.key)}\t{said}\n".encode()
+
+
+Write = Callable[[Plan, Iterable[Image], Path], None]
+
+
+def writer_of(path: Path) -> Write:
+    """What writes a file of this name.
+
+    Raises:
+        IdefiqError: Nothing does.
+    """
+    if path.name in ("metadata.jsonl", "metadata.csv"):
+        return _metadata
+    writers: dict[str, Write] = {
+        ".jsonl": _jsonl,
+        ".csv": _csv,
+        ".tsv": _csv,
+        ".txt": _txt,
+        ".parquet": _parquet,
+    }
+    if path.suffix not in writers:
+        raise IdefiqError(
+            f"{str(path)!r}: write to a {', '.join(writers)} file, to shards named like"
+            " captions-%06d.tar, or to a folder that is there or ends with a slash"
+        )
+    return writers[path.suffix]
+
+
+def _jsonl(plan: Plan, images: Iterable[Image], path: Path) -> None:
+    with replacing(path) as file:
+        file.writelines(jsonl_lines(plan, images))
+
+
+def _txt(plan: Plan, images: Iterable[Image], path: Path) -> None:
+    with replacing(path) as file:
+        file.writelines(txt_lines(plan, images))
+
+
+def _csv(plan: Plan, images: Iterable[Image], path: Path) -> None:
+    dialect = "excel-tab" if path.suffix == ".tsv" else "excel"
+    _table(path, (row(plan, image) for image in images), dialect)
+
+
+def _metadata(plan: Plan, images: Iterable[Image], path: Path) -> None:
+    root = path.parent.resolve()
+    rows = (
+        {"file_name": _relative(image.key, root), "text": dressed(plan, image.said)}
+        for image in images
+        if image.said is not None and image.error is None
+    )
+    if path.suffix == ".csv":
+        _table(path, rows, "excel")
+        return
+    with replacing(path) as file:
+        file.writelines(json.dumps(each, ensure_ascii=False).encode() + b"\n" for each in rows)
+
+
+def _relative(key: str, root: Path) -> str:
+    """A file's name as seen from the metadata's folder."""
+    return key if "://" in key else os.path.relpath(Path(key).resolve(), root)
+
+
+def _table(path: Path, rows: Iterable[dict[str, Any]], dialect: str) -> None:
+    """Rows whose columns are not known before the last; spooled, so that memory stays flat."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as spool:
+        names: dict[str, None] = {}
+        for each in rows:
+            names |= dict.fromkeys(each)
+            spool.write(json.dumps(each, ensure_ascii=False) + "\n")
+        spool.seek(0)
+        with replacing(path) as file:
+            table = csv.DictWriter(_Text(file), list(names), dialect=dialect)
+            table.writeheader()
+            for line in spool:
+                table.writerow({name: _cell(value) for name, value in json.loads(line).items()})
+
+
+class _Text:
+    """What csv writes to, as bytes."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        return self._file.write(text.encode())
+
+
+def _cell(value: Any) -> Any:
+    if value is None:
+        return ""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
+
+
+def _parquet(plan: Plan, images: Iterable[Image], path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as spool:
+        kinds: dict[str, set[type]] = {}
+        for image in images:
+            each = row(plan, image)
+            for name, value in each.items():
+                kinds.setdefault(name, set()).update({type(value)} - {type(None)})
+            spool.write(json.dumps(each, ensure_ascii=False) + "\n")
+        schema = pyarrow.schema([(name, pyarrow.null()) for name in kinds])
+        for rows in _spooled(spool, kinds):
+            found = pyarrow.Table.from_pylist(rows).schema
+            schema = pyarrow.unify_schemas([schema, found], promote_options="permissive")
+        # A column in which there is nothing is one of text.
+        text, null = pyarrow.string(), pyarrow.null()
+        schema = pyarrow.schema([(f.name, text if f.type == null else f.type) for f in schema])
+        with replacing(path) as file, pyarrow.parquet.ParquetWriter(file, schema) as writer:
+            for rows in _spooled(spool, kinds):
+                writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
+
+
+def _spooled(spool: IO[str], kinds: Mapping[str, set[type]]) -> Iterator[list[dict[str, Any]]]:
+    """Spooled rows, some at a time; a column whose values are of several types is one of text."""
+    mixed = {name for name, types in kinds.items() if len(types) > 1 and types != {int, float}}
+    spool.seek(0)
+    while lines := list(islice(spool, PARQUET_ROWS)):
+        rows = map(json.loads, lines)
+        yield [
+            {name: _as_text(value) if name in mixed else value for name, value in each.items()}
+            for each in rows
+        ]
+
+
+def _as_text(value: Any) -> str | None:
+    return None if value is None else str(_cell(value))
