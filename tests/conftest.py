@@ -20,8 +20,8 @@ from tests.served import CARD, Serve
 
 
 @pytest.fixture(scope="session")
-def _cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with servers.postgres(tmp_path_factory.mktemp("postgres") / "cluster") as url:
+def _cluster() -> Iterator[str]:
+    with servers.postgres() as url:
         name = url.rpartition("/")[0] + "/migrated"
         _run_sql(url, "CREATE DATABASE migrated")
         database = Database(name)

@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,7 +85,7 @@ def _accepts(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def postgres(folder: Path) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """A Postgres cluster; yields the URL of its maintenance database."""
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name))
     if not programs:
@@ -92,15 +93,18 @@ def postgres(folder: Path) -> Iterator[str]:
     # Postgres refuses to run as root.
     user = "postgres" if getpass.getuser() == "root" else getpass.getuser()
     prefix = ["runuser", "-u", user, "--"] if getpass.getuser() == "root" else []
-    folder.mkdir(parents=True)
-    if prefix:
-        shutil.chown(folder, user, user)
-        for parent in folder.parents:
-            if parent.owner() == "root" and parent.is_relative_to("/tmp/"):
-                parent.chmod(0o755)
+    # Not below pytest's folder, which every other run of pytest closes to other users.
+    with tempfile.TemporaryDirectory(prefix="postgres-") as name:
+        folder = Path(name)
+        if prefix:
+            shutil.chown(folder, user, user)
+        yield from _cluster(folder, prefix, programs[-1])
+
+
+def _cluster(folder: Path, prefix: list[str], programs: Path) -> Iterator[str]:
     data, port = folder / "data", free_port()
     subprocess.run(
-        [*prefix, str(programs[-1] / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust"],
+        [*prefix, str(programs / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust"],
         check=True,
         stdout=subprocess.DEVNULL,
         cwd="/",
@@ -108,9 +112,9 @@ def postgres(folder: Path) -> Iterator[str]:
     settings = ["fsync=off", "max_connections=300", f"port={port}", "listen_addresses=127.0.0.1"]
     options = [word for setting in settings for word in ("-c", setting)]
     command = [
-        *prefix, str(programs[-1] / "postgres"), "-D", str(data), "-k", str(folder), *options
+        *prefix, str(programs / "postgres"), "-D", str(data), "-k", str(folder), *options
     ]  # fmt: skip
-    with running(command, folder.parent / "postgres.log") as process:
+    with running(command, folder / "postgres.log") as process:
         url = f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
         wait_until(lambda: _postgres_answers(port), what="Postgres", process=process)
         yield url
