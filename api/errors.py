@@ -84,6 +84,8 @@ def envelope(
     """One error in OpenAI's form."""
     if status == 422:
         status = 404 if code == errors.UnknownModel.code else 400
+    if param:  # clients show the message alone
+        message = f"{param}: {message}"
     said = dict(headers or {}) | (_NOT_AGAIN if status in (409, 504) else {})
     return JSONResponse(error_body(message, code, status=status, param=param), status, headers=said)
 
@@ -163,4 +165,6 @@ def _unexpected(request: Request, error: Exception) -> JSONResponse:
 
 
 def _speaks_openai(request: Request) -> bool:
-    return request.url.path.startswith(OPENAI_PATHS)
+    # Theirs name themselves, so that they are understood elsewhere too.
+    theirs = "x-stainless-lang" in request.headers
+    return theirs or request.url.path.startswith(OPENAI_PATHS)

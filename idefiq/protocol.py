@@ -70,6 +70,8 @@ class Where:
         api_key = api_key or os.environ.get("IDEFIQ_API_KEY")  # noqa: TID251 - an entry point
         if not url.startswith(("http://", "https://")):
             raise IdefiqError(f"{url!r} is no URL: it starts with http:// or https://")
+        if api_key and not api_key.isascii():
+            raise IdefiqError("the API key has characters that no key has")
         return cls(url, {"Authorization": f"Bearer {api_key}"} if api_key else {})
 
 

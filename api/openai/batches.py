@@ -5,6 +5,7 @@ input file ─▶ read, check, make canonical ─▶ no mistakes: spool ─▶ b
 """
 
 import hashlib
+import re
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +13,14 @@ from typing import IO, Annotated, Any, Literal
 
 import anyio
 from fastapi import APIRouter, Header, Query, Request
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
 from starlette.concurrency import run_in_threadpool
 
 from api.errors import request_error
@@ -53,6 +61,12 @@ class ExpiresAfter(BaseModel):
     seconds: Annotated[int, Field(ge=3_600, le=2_592_000)]
 
 
+def _window(said: str) -> str:
+    if not re.fullmatch(r"[1-9][0-9]{0,3}[mhd]", said):
+        raise ValueError(f"{said!r} is no window: say minutes, hours or days, such as 30m, 24h, 7d")
+    return said
+
+
 class BatchIn(BaseModel):
     """A batch as it is asked for."""
 
@@ -60,7 +74,7 @@ class BatchIn(BaseModel):
 
     input_file_id: str
     endpoint: Literal["/v1/chat/completions"]
-    completion_window: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,3}[mhd]$")] = Field(
+    completion_window: Annotated[str, AfterValidator(_window)] = Field(
         description="Minutes, hours or days, such as 24h; then it expires, with what it has"
     )
     metadata: (

@@ -14,7 +14,9 @@ class Image:
     """A row of the manifest.
 
     Attributes:
-        text: Where its text file is, if it has one; `before` is what was there before this run.
+        text: Where its text file is, if it has one.
+        before: What others wrote there, when this run last looked.
+        digests: Of what this run has written there.
     """
 
     number: int
@@ -23,6 +25,7 @@ class Image:
     columns: dict[str, Any]
     text: str | None
     before: str | None
+    digests: str
     state: str
     answer: dict[str, Any] | None
     error: str | None
@@ -53,19 +56,20 @@ class Chunk:
     cursor: str | None
 
 
-COLUMNS = "number, key, location, columns, text, before, state, answer, error, code"
+COLUMNS = "number, key, location, columns, text, before, digests, state, answer, error, code"
 
 
 def image_of(row: Sequence[Any]) -> Image:
     """Read a row of COLUMNS."""
-    number, key, location, columns, text, before, state, answer, error, code = row
+    number, key, location, columns, text, before, digests, state, answer, error, code = row
     return Image(
         number,
         key,
         json.loads(location),
         json.loads(columns),
-        text,
+        json.loads(text) if text else None,
         before,
+        digests,
         state,
         json.loads(answer) if answer else None,
         error,

@@ -13,7 +13,8 @@ CREATE TABLE IF NOT EXISTS chunks (
 CREATE TABLE IF NOT EXISTS images (
     number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, location TEXT NOT NULL,
     columns TEXT NOT NULL, stamp TEXT NOT NULL, scan INTEGER NOT NULL, bucket TEXT,
-    text TEXT UNIQUE, before TEXT, written INTEGER NOT NULL DEFAULT 0,
+    source TEXT NOT NULL, text TEXT UNIQUE, before TEXT, digests TEXT NOT NULL DEFAULT '',
+    written INTEGER NOT NULL DEFAULT 0,
     state TEXT NOT NULL, item TEXT, chunk INTEGER, place INTEGER,
     answer TEXT, error TEXT, code TEXT);
 CREATE INDEX IF NOT EXISTS images_by_state ON images (state, number);

@@ -73,20 +73,19 @@ class Manifest:
 
     # ---- the plan -------------------------------------------------------------------
 
-    def begin(self, plan: Plan, url: str) -> None:
+    def begin(self, plan: Plan) -> None:
         """Note what this run is about, or see that it is the same as before.
 
         Raises:
-            IdefiqError: The manifest is of another question, model or service.
+            IdefiqError: The manifest is of another question or model.
         """
-        identity = {"ask": plan.ask.identity(), "model": plan.model, "url": url}
+        identity = {"question": plan.ask.identity(), "model": plan.model}
         earlier = self._fact("identity") if self._has_chunks() else None
         for name, value in (earlier or {}).items():
             if value != identity[name]:
                 raise IdefiqError(
-                    f"{str(self.path)!r} is the manifest of a run with another {name}"
-                    f" ({json.dumps(value, ensure_ascii=False)}): use another --manifest, or"
-                    " --restart to forget it"
+                    f"{plan.out or 'this folder'!r} is of a run with another {name}: choose another"
+                    " --out, or --restart to ask about everything anew"
                 )
         self._set_fact("identity", identity)
         self._set_fact("plan", asdict(plan))
@@ -151,27 +150,30 @@ class Manifest:
 
     def _add(self, db: sqlite3.Connection, record: Record, scan: int) -> None:
         columns = json.dumps(record.columns, ensure_ascii=False, default=str)
-        told = (json.dumps(record.location), columns, record.stamp, scan)
+        told = (json.dumps(record.location), columns, record.stamp, scan, record.source)
         failed = ("failed", record.error, "unreadable") if record.error else ("new", None, None)
         known = db.execute(
-            "SELECT state, stamp FROM images WHERE key = ?", (record.key,)
+            "SELECT state, stamp, chunk FROM images WHERE key = ?", (record.key,)
         ).fetchone()
         if known is None:
             db.execute(
-                "INSERT INTO images (key, location, columns, stamp, scan, state, error, code)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO images (key, location, columns, stamp, scan, source, state, error,"
+                " code) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (record.key, *told, *failed),
             )
             return
-        state, stamp = known
+        state, stamp, chunk = known
         db.execute("UPDATE images SET scan = ? WHERE key = ?", (scan, record.key))
         if state == "sent":
             return  # its answer is on the way; if it has changed, the next run sees it
         db.execute(
-            "UPDATE images SET location = ?, columns = ?, stamp = ?, scan = ? WHERE key = ?",
+            "UPDATE images SET location = ?, columns = ?, stamp = ?, scan = ?, source = ?"
+            " WHERE key = ?",
             (*told, record.key),
         )
-        if stamp != record.stamp and state in ("done", "failed"):
+        # What was never sent is looked at again: the file may be mended, the words be others.
+        unsent = state == "failed" and chunk is None
+        if unsent or (stamp != record.stamp and state in ("done", "failed")):
             db.execute(
                 f"UPDATE images SET {_NEW} WHERE key = ?",  # noqa: S608
                 (record.key,),
@@ -193,24 +195,34 @@ class Manifest:
         """Give an image a text file that no other has, and remember what is in it."""
         taken = "SELECT 1 FROM images WHERE text = ?"
         [(state, text)] = db.execute("SELECT state, text FROM images WHERE key = ?", (key,))
-        if text is not None or not texts:
+        names = {json.dumps(str(path)): path for path in texts}
+        if text in names or not texts:
             return
-        free = next((t for t in texts if not db.execute(taken, (str(t),)).fetchone()), None)
+        free = next((name for name in names if not db.execute(taken, (name,)).fetchone()), None)
         if free is None:
             return
-        there = before(free)
+        there = before(names[free])
         if there is not None and skip and state == "new":
             state = "skipped"
         db.execute(
-            "UPDATE images SET text = ?, before = ?, state = ? WHERE key = ?",
-            (str(free), there, state, key),
+            "UPDATE images SET text = ?, before = ?, digests = '', written = 0, state = ?"
+            " WHERE key = ?",
+            (free, there, state, key),
         )
 
     def _listed(self) -> str:
-        """Which images this run is about: those found by the last scan, and those of buckets."""
+        """Which images this run is about.
+
+        Those found by the last scan and those of buckets; and what was answered of sources that
+        the scan did not look through, because they are not named now, or because of a limit.
+        """
         plan = self._fact("plan") or {}
-        buckets = ", ".join(f"'{_quoted(word)}'" for word in plan.get("sources", ()))
-        return f"(scan = {self._scan()} AND bucket IS NULL OR bucket IN ({buckets or 'NULL'}))"
+        words = [] if plan.get("limit") else plan.get("sources", ())
+        looked = ", ".join(f"'{_quoted(word)}'" for word in words) or "''"
+        return (
+            f"(scan = {self._scan()} OR bucket IS NOT NULL"
+            f" OR state IN ('done', 'failed') AND source NOT IN ({looked}))"
+        )
 
     def counts(self) -> dict[str, int]:
         """Images by state: new, sent, done, failed, skipped."""
@@ -357,21 +369,32 @@ class Manifest:
             db.execute("DELETE FROM chunks WHERE number = ?", (chunk.number,))
 
     def unwritten(self) -> list[Image]:
-        """Answered images whose text file is not written, a thousand at most."""
+        """Answered images whose text file was not looked at, a thousand at most."""
         rows = self._db.execute(
             f"SELECT {COLUMNS} FROM images WHERE state = 'done' AND NOT written"  # noqa: S608
             " ORDER BY number LIMIT 1000"
         )
         return [image_of(row) for row in rows]
 
-    def written(self, images: Sequence[Image], *, replaced: bool) -> None:
-        """Note that text files are written; what was there before does not count if `replaced`."""
+    def will_write(self, image: Image, before: str | None, digest: str) -> None:
+        """Note what a text file will hold, so that it is known for ours even after a crash."""
+        digests = f"{digest} {image.digests}"[:80]
+        self._db.execute(
+            "UPDATE images SET before = ?, digests = ? WHERE number = ?",
+            (before, digests, image.number),
+        )
+
+    def shards(self) -> list[str]:
+        """Names of the shards that this run has written."""
+        return list(self._fact("shards") or [])
+
+    def wrote_shards(self, names: Sequence[str]) -> None:
+        """Note which they are."""
+        self._set_fact("shards", list(names))
+
+    def written(self, images: Sequence[Image]) -> None:
+        """Note that text files are as they should be."""
         with self._writing() as db:
-            if replaced:
-                db.executemany(
-                    "UPDATE images SET before = NULL WHERE number = ?",
-                    [(image.number,) for image in images],
-                )
             db.executemany(
                 "UPDATE images SET written = 1 WHERE number = ?",
                 [(image.number,) for image in images],

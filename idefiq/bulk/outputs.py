@@ -10,9 +10,10 @@ DIR/                             a text file for each image, in the same tree
 Files are written aside and renamed, so a reader sees an old one or a new one, whole.
 """
 
+import hashlib
 import importlib.util
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -95,31 +96,59 @@ class Output:
         named = [place.with_suffix(self.suffix), Path(f"{place}{self.suffix}")]
         return [*named, *(Path(f"{place}-{n}{self.suffix}") for n in range(2, 1_000))]
 
-    def write_text(self, image: Image) -> None:
-        """Write one image's text file. Safe to repeat: what was there before is remembered."""
-        assert image.said is not None
-        if image.text is None:
+    def misfit(self, record: Record) -> str | None:
+        """Why a record can have no place in this output, if so."""
+        if self.form is Form.BESIDE and "file" not in record.location:
+            return "it is in no file of its own, beside which a text could be: use --out FOLDER/"
+        is_metadata = self.form is Form.FILE and self.path.name.startswith("metadata.")
+        if is_metadata and not record.location.keys() & {"file", "reference"}:
+            return "it is in no file of its own, which metadata could name"
+        return None
+
+    def write_text(self, image: Image, note: Callable[[Image, str | None, str], None]) -> None:
+        """Make one image's text file what it should be. Safe to repeat.
+
+        What others wrote there is told from what this run wrote, and is never lost unless it is
+        to be overwritten.
+
+        Args:
+            note: Called before anything is written, with what others wrote and a digest.
+        """
+        if image.text is None or image.said is None:
             return
-        existing = self.plan.existing
-        before = image.before.strip() if image.before else ""
-        if image.before is not None and existing == "skip":
-            return  # it was there before this run knew of it
-        said = dressed(self.plan, image.said)
-        if before and existing == "append":
-            said = f"{before}\n{said}"
-        elif before and existing == "prepend":
-            said = f"{said}\n{before}"
-        path = Path(image.text)
+        path, existing = Path(image.text), self.plan.existing
+        current = text_before(path)
+        ours = current is not None and _digest(current) in image.digests.split()
+        theirs = image.before if ours else current
+        if theirs is not None and existing == "skip":
+            return
+        said = dressed(self.plan, image.said) + "\n"
+        if theirs and theirs.strip() and existing == "append":
+            said = f"{theirs.strip()}\n{said}"
+        elif theirs and theirs.strip() and existing == "prepend":
+            said = f"{said}{theirs.strip()}\n"
+        if said == current:
+            return
+        note(image, None if existing == "overwrite" else theirs, _digest(said))
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
-            file.write(said.encode() + b"\n")
+            file.write(said.encode())
 
-    def write(self, images: Iterable[Image]) -> None:
-        """Write the one output of a run from all images that have ended."""
+    def write(self, images: Iterable[Image], earlier: Sequence[str]) -> list[str]:
+        """Write the one output of a run from all images that have ended.
+
+        Args:
+            earlier: Names of the shards that this run has written before.
+
+        Returns:
+            Names of the shards that are there now.
+        """
         if self.form is Form.SHARDS:
-            shards.write(self.plan, images, self.path)
-        elif self.form is Form.FILE:
+            replaces = self.plan.existing == "overwrite"
+            return shards.write(self.plan, images, self.path, earlier, replaces=replaces)
+        if self.form is Form.FILE:
             writer_of(self.path)(self.plan, images, self.path)
+        return []
 
 
 def resolve(plan: Plan) -> Output:
@@ -135,6 +164,8 @@ def resolve(plan: Plan) -> Output:
     if plan.out is None:
         form = Form.BESIDE if plan.sidecar else Form.PRINT
         return Output(form, Path(), suffix, plan)
+    if not plan.out.strip():
+        raise IdefiqError("--out is empty: is a variable not set?")
     path = Path(plan.out)
     if plan.out.endswith(("/", os.sep)) or path.is_dir():
         return Output(Form.TREE, path, suffix, plan)
@@ -156,6 +187,10 @@ def _check_file(plan: Plan, path: Path) -> None:
     library = {".parquet": "pyarrow", ".tar": "webdataset"}.get(path.suffix)
     if library and importlib.util.find_spec(library) is None:
         raise IdefiqError(f"{plan.out!r} needs {library}: pip install 'idefiq[files]'")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def text_before(path: Path) -> str | None:

@@ -21,6 +21,7 @@ class Record:
         stamp: Changes when what is there does.
         error: Why it cannot be read, if so.
         place: A path for it in a tree of its own, without steps up.
+        source: The source in which it was found.
     """
 
     key: str
@@ -29,6 +30,7 @@ class Record:
     stamp: str = ""
     error: str | None = None
     place: str = "unnamed"
+    source: str = ""
 
 
 def safe(name: str) -> str:

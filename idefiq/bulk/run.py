@@ -11,7 +11,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -90,9 +90,15 @@ class Run:
             found = islice(found, self._plan.limit)
         self._manifest.begin_scan(skip=self._skip)
         while some := list(islice(found, SCAN_RECORDS)):
-            placed = [(record, self._output.texts(record)) for record in some]
-            self._manifest.add(placed, text_before, skip=self._skip)
+            self._manifest.add(
+                [self._placed(record) for record in some], text_before, skip=self._skip
+            )
             self._report(self._manifest.counts(), None)
+
+    def _placed(self, record: Record) -> tuple[Record, Sequence[Path]]:
+        if record.error is None and (misfit := self._output.misfit(record)):
+            record = replace(record, error=misfit)
+        return record, self._output.texts(record)
 
     def work(self) -> None:
         """Send what is new and take what is answered, until all is done."""
@@ -251,8 +257,9 @@ class Run:
         """A result of a bucket as a record: it is first heard of with its answer."""
         name = str(result.custom_id)
         key = f"{source}{name}"
-        record = Record(key, {"reference": key}, {"file": key}, place=safe(name))
-        return record, self._output.texts(record)
+        return self._placed(
+            Record(key, {"reference": key}, {"file": key}, place=safe(name), source=source)
+        )
 
     def _rate(self) -> float | None:
         return statistics.median(self._rates.values()) if self._rates else None
@@ -264,13 +271,17 @@ class Run:
             return
         while images := self._manifest.unwritten():
             for image in images:
-                self._output.write_text(image)
-            self._manifest.written(images, replaced=self._plan.existing == "overwrite")
+                self._output.write_text(image, self._manifest.will_write)
+            self._manifest.written(images)
 
     def write(self) -> None:
         """Write the output from everything that has ended so far."""
-        self._write_texts()
-        self._output.write(self._manifest.images("done", "failed"))
+        if self._output.writes_texts:
+            for image in self._manifest.images("done"):
+                self._output.write_text(image, self._manifest.will_write)
+            return
+        ended = self._manifest.images("done", "failed")
+        self._manifest.wrote_shards(self._output.write(ended, self._manifest.shards()))
 
     def summary(self) -> Summary:
         """How it stands."""

@@ -21,7 +21,7 @@ def check_name(path: Path) -> None:
     Raises:
         IdefiqError: It has no number.
     """
-    if not re.search(_NUMBER, path.name):
+    if len(re.findall("%", path.name)) != 1 or not re.search(_NUMBER, path.name):
         raise IdefiqError(f"{str(path)!r}: shards are numbered: name them like captions-%06d.tar")
 
 
@@ -31,8 +31,21 @@ def glob_of(path: Path) -> str:
     return "[0-9]*".join(part.replace("[", "[[]") for part in parts)
 
 
-def write(plan: Plan, images: Iterable[Image], path: Path) -> None:
-    """Write shards aside, and put them in the place of all that were there."""
+def write(
+    plan: Plan, images: Iterable[Image], path: Path, earlier: Sequence[str], *, replaces: bool
+) -> list[str]:
+    """Write shards aside, and put them in the place of this run's earlier ones.
+
+    Args:
+        earlier: Names of those.
+        replaces: Whether others of these names may be replaced too.
+
+    Returns:
+        Names of the shards.
+
+    Raises:
+        IdefiqError: There are others of these names; nothing was changed.
+    """
     import webdataset
 
     with (
@@ -45,14 +58,20 @@ def write(plan: Plan, images: Iterable[Image], path: Path) -> None:
             for image in images:
                 if image.said is not None and image.error is None:
                     shards.write(_sample(plan, image, reader))
-        made: Sequence[Path] = sorted(Path(aside).iterdir())
+        made = sorted(Path(aside).iterdir())
+        names = [each.name for each in made]
+        for name in set(names) - set(earlier):
+            if not replaces and (path.parent / name).exists():
+                raise IdefiqError(
+                    f"{str(path.parent / name)!r} is there, and not of this run:"
+                    " --existing overwrite replaces it"
+                )
         for each in made:
             each.chmod(public_mode())
             each.replace(path.parent / each.name)
-        names = {each.name for each in made}
-        for old in path.parent.glob(glob_of(path)):
-            if old.name not in names:
-                old.unlink()
+        for name in set(earlier) - set(names):
+            (path.parent / name).unlink(missing_ok=True)
+        return names
 
 
 def _sample(plan: Plan, image: Image, reader: Reader) -> dict[str, Any]:
@@ -63,6 +82,14 @@ def _sample(plan: Plan, image: Image, reader: Reader) -> dict[str, Any]:
     }
     if "reference" not in image.location:
         with reader.file(image.location) as held:
-            suffix = Path(image.columns.get("file", "")).suffix.lower() or ".img"
-            sample[suffix[1:]] = held.read_bytes()
+            data = held.read_bytes()
+            sample[_form(data)] = data
     return sample
+
+
+def _form(data: bytes) -> str:
+    """The suffix of an image, by its first bytes."""
+    beginnings = {b"\xff\xd8": "jpg", b"\x89PNG": "png", b"GIF8": "gif", b"RIFF": "webp"}
+    known = (form for beginning, form in beginnings.items() if data.startswith(beginning))
+    brand = {b"avif": "avif", b"avis": "avif"}.get(data[8:12], "heic")
+    return next(known, brand if data[4:8] == b"ftyp" else "img")

@@ -13,6 +13,7 @@ import itertools
 import os
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from idefiq.bulk.records import REFERENCES, Record, as_text, safe, stamp_of
@@ -42,7 +43,8 @@ def find(
         IdefiqError: A source does not exist, or is no source.
     """
     for word in words:
-        yield from _find_one(word, recursive, image_column)
+        for record in _find_one(word, recursive, image_column):
+            yield replace(record, source=word)
 
 
 def check(words: Iterable[str]) -> None:
@@ -52,8 +54,13 @@ def check(words: Iterable[str]) -> None:
         IdefiqError: One does not.
     """
     for word in words:
-        if not word.startswith(REFERENCES) and not Path(word).exists() and not _globbed(word):
+        if not word.strip():
+            raise IdefiqError("a source is empty: is a variable not set?")
+        path = Path(word)
+        if not word.startswith(REFERENCES) and not path.exists() and not _globbed(word):
             raise IdefiqError(f"there is no {word!r}")
+        if path.exists() and not path.is_dir() and not path.is_file():
+            raise IdefiqError(f"{word!r} is neither a file nor a folder")
 
 
 def _find_one(word: str, recursive: bool, image_column: str | None) -> Iterator[Record]:
@@ -88,8 +95,9 @@ def _below(folder: Path, recursive: bool) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
-                yield Path(parent, name)
+            path = Path(parent, name)
+            if path.suffix.lower() in SUFFIXES and not name.startswith(".") and path.is_file():
+                yield path
         if not recursive:
             return
 

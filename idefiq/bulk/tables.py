@@ -117,6 +117,7 @@ def _parquet(path: Path, image_column: str | None) -> Iterator[Row]:
             rows = batch.to_pylist() if names else [{} for _ in range(batch.num_rows)]
             for row in rows:
                 if held:
+                    row.setdefault("file", f"{as_text(path.name)}:{number + 1}")
                     place = {"parquet": str(path), "row": number, "column": column}
                     yield row, place, None
                 else:

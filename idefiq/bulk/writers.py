@@ -123,7 +123,7 @@ def _csv(plan: Plan, images: Iterable[Image], path: Path) -> None:
 def _metadata(plan: Plan, images: Iterable[Image], path: Path) -> None:
     root = path.parent.resolve()
     rows = (
-        {"file_name": _relative(image.key, root), "text": dressed(plan, image.said)}
+        {"file_name": _relative(image, root), "text": dressed(plan, image.said)}
         for image in images
         if image.said is not None and image.error is None
     )
@@ -134,9 +134,11 @@ def _metadata(plan: Plan, images: Iterable[Image], path: Path) -> None:
         file.writelines(json.dumps(each, ensure_ascii=False).encode() + b"\n" for each in rows)
 
 
-def _relative(key: str, root: Path) -> str:
-    """A file's name as seen from the metadata's folder."""
-    return key if "://" in key else os.path.relpath(Path(key).resolve(), root)
+def _relative(image: Image, root: Path) -> str:
+    """A file's name as seen from the metadata's folder, or a reference as it is."""
+    if "file" not in image.location:
+        return str(image.location.get("reference", image.key))
+    return os.path.relpath(Path(image.location["file"]).resolve(), root)
 
 
 def _table(path: Path, rows: Iterable[dict[str, Any]], dialect: str) -> None:
@@ -179,7 +181,9 @@ def _parquet(plan: Plan, images: Iterable[Image], path: Path) -> None:
         for image in images:
             each = row(plan, image)
             for name, value in each.items():
-                kinds.setdefault(name, set()).update({type(value)} - {type(None)})
+                # Nested values may have any shape in each row: they go as JSON.
+                kind = str if isinstance(value, dict | list) and name != "scores" else type(value)
+                kinds.setdefault(name, set()).update({kind} - {type(None)})
             spool.write(json.dumps(each, ensure_ascii=False) + "\n")
         schema = pyarrow.schema([(name, pyarrow.null()) for name in kinds])
         for rows in _spooled(spool, kinds):
@@ -200,7 +204,10 @@ def _spooled(spool: IO[str], kinds: Mapping[str, set[type]]) -> Iterator[list[di
     while lines := list(islice(spool, PARQUET_ROWS)):
         rows = map(json.loads, lines)
         yield [
-            {name: _as_text(value) if name in mixed else value for name, value in each.items()}
+            {
+                name: _as_text(value) if name in mixed or kinds[name] == {str} else value
+                for name, value in each.items()
+            }
             for each in rows
         ]
 

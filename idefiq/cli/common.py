@@ -15,7 +15,7 @@ Url = Annotated[
 Key = Annotated[str | None, typer.Option(help="API key; IDEFIQ_API_KEY if not said")]
 AsJson = Annotated[bool, typer.Option("--json", help="Say it as JSON, for programs")]
 
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 
 def say_json(value: Any) -> None:

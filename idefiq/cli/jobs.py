@@ -37,20 +37,32 @@ def jobs(url: Url = None, api_key: Key = None, limit: int = 20, as_json: AsJson 
             say_json(asdict(job))
         return
     fixed = ("job", "state", "answered", "failed", "total", "model", "name")
-    table = Table(*[Column(name, no_wrap=True) for name in fixed], box=None)
+    # An id that is cut is of no use.
+    columns = [Column(name, no_wrap=True, min_width=33 if name == "job" else 0) for name in fixed]
+    table = Table(*columns, box=None)
     for job in found:
         counts = job.counts
         numbers = [str(n) for n in (counts.succeeded, counts.failed, counts.total)]
         table.add_row(job.id, job.state, *numbers, job.model, job.name)
     # Columns are never cut: a narrow terminal wraps the line instead.
-    Console(width=max(Console().width, 120), soft_wrap=True).print(table)
+    Console(width=max(Console().width, 120), soft_wrap=True, markup=False).print(table)
 
 
-def results(job_id: str, out: Out = None, url: Url = None, api_key: Key = None) -> None:
+def results(
+    job_id: str,
+    out: Out = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file if it is there")
+    ] = False,
+    url: Url = None,
+    api_key: Key = None,
+) -> None:
     """Print the results of a job so far, in the order of its submission."""
     output = outputs.resolve(Plan(sources=[], ask=Ask({}), out=out, existing="overwrite"))
     if output.form not in (outputs.Form.PRINT, outputs.Form.FILE):
         raise IdefiqError(f"{out!r}: results go into one file")
+    if output.is_there() and not overwrite:
+        raise IdefiqError(f"{out!r} is there: --overwrite replaces it")
     with Client(url, api_key) as client:
         found = sorted(client.results(job_id), key=lambda result: result.index)
     images = map(_image, found)
@@ -58,7 +70,7 @@ def results(job_id: str, out: Out = None, url: Url = None, api_key: Key = None) 
         for line in writers.jsonl_lines(output.plan, images):
             print(line.decode(), end="")
     else:
-        output.write(images)
+        output.write(images, [])
 
 
 def _image(result: Result) -> Image:
@@ -66,7 +78,7 @@ def _image(result: Result) -> Image:
     name = result.custom_id or str(result.index)
     _, _, error, code = outcome(result)
     told = {"file": name}
-    return Image(result.index, name, {}, told, None, None, "done", result.detail, error, code)
+    return Image(result.index, name, {}, told, None, None, "", "done", result.detail, error, code)
 
 
 def watch(job_id: str, url: Url = None, api_key: Key = None) -> None:
@@ -111,14 +123,16 @@ def models(url: Url = None, api_key: Key = None, as_json: AsJson = False) -> Non
         state = "ready" if model.ready else "offline"
         table.add_row(model.name, state, ", ".join(model.kinds), model.licence, model.note)
     if not as_json:
-        Console().print(table)
+        Console(markup=False).print(table)
 
 
 def up(
     data: Annotated[Path, typer.Option(help="Where jobs, images and the key are kept")] = Path(
         "data"
     ),
-    port: Annotated[int, typer.Option(help="Port of the API; 0 picks a free one")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="Port of the API; 0 picks a free one")
+    ] = 8000,
     model: Annotated[list[str] | None, typer.Option(help="Model to serve; may be repeated")] = None,
 ) -> None:
     """Run the whole service on this machine until Ctrl-C."""

@@ -81,7 +81,7 @@ class RunOptions:
         str | None, typer.Option(help="Column of a table that names or holds the image")
     ] = None
     recursive: Annotated[bool, typer.Option(help="Look into folders within folders")] = True
-    limit: Annotated[int, typer.Option(help="Take so many images at most; 0 takes all")] = 0
+    limit: Annotated[int, typer.Option(min=0, help="Take so many images at most; 0 takes all")] = 0
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what there is to do, and how long it takes")
     ] = False
@@ -142,6 +142,8 @@ def ask(
     question: Annotated[str, typer.Argument(help="May name columns: 'Is this a {product}?'")],
 ) -> Ask:
     """Ask a question about every image."""
+    if not question.strip():
+        raise IdefiqError("the question is empty")
     return Ask({"kind": "vqa"}, "question", question)
 
 
@@ -152,6 +154,8 @@ def classify(
     ] = False,
 ) -> Ask:
     """Choose a label for every image."""
+    if len(label) < 2:
+        raise IdefiqError("classify needs two labels or more: repeat --label for each")
     request: dict[str, Any] = {"kind": "classify", "labels": label}
     return Ask({**request, "method": "rank"} if rank else request)
 
@@ -222,7 +226,7 @@ def start(ask: Ask, options: RunOptions) -> None:
         try:
             if options.restart:
                 manifest.forget()
-            manifest.begin(plan, client.url)
+            manifest.begin(plan)
             _carry_out(client, output, manifest, as_json=options.as_json, scan=True)
         finally:
             manifest.close()
@@ -288,7 +292,7 @@ def _say_what_there_is(
     plan, manifest = output.plan, Manifest.copy(path)
     if options.restart:
         manifest.forget()
-    manifest.begin(plan, client.url)
+    manifest.begin(plan)
     run.Run(client, output, manifest, lambda *_: None).scan()
     counts = manifest.counts()
     manifest.close()
@@ -297,6 +301,7 @@ def _say_what_there_is(
     told = {
         "images": sum(counts.values()),
         "to_ask": new,
+        "on_their_way": counts.get("sent", 0),
         "done": counts.get("done", 0),
         "failed": counts.get("failed", 0),
         "skipped": counts.get("skipped", 0),
@@ -307,7 +312,7 @@ def _say_what_there_is(
     if options.as_json:
         say_json(told)
         return
-    for name in ("images", "to_ask", "done", "skipped", "failed"):
+    for name in ("images", "to_ask", "on_their_way", "done", "skipped", "failed"):
         print(f"{name.replace('_', ' ')}: {told[name]}")
     for bucket in buckets:
         print(f"listed by the service: {bucket}")
@@ -338,17 +343,16 @@ def _carry_out(
             raise IdefiqError(f"no images in {named}: looked for {looked_for}")
         try:
             carried.work()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, IdefiqError):
             _say_how_to_go_on(manifest)
             raise
         finally:
             carried.write()
-    prints = output.form is outputs.Form.PRINT
-    if prints:
-        lines = writers.jsonl_lines if as_json else writers.txt_lines
-        for line in lines(output.plan, manifest.images("done", "failed")):
-            sys.stdout.write(line.decode())
-    _say_the_end(manifest, carried.summary(), as_json=as_json and not prints)
+            if prints := output.form is outputs.Form.PRINT:
+                lines = writers.jsonl_lines if as_json else writers.txt_lines
+                for line in lines(output.plan, manifest.images("done", "failed")):
+                    sys.stdout.write(line.decode())
+    _say_the_end(manifest, output, carried.summary(), as_json=as_json and not prints)
 
 
 def _say_how_to_go_on(manifest: Manifest) -> None:
@@ -358,7 +362,9 @@ def _say_how_to_go_on(manifest: Manifest) -> None:
         errors.print(f"{chunk.job_id} goes on: `idefiq cancel {chunk.job_id}` stops it")
 
 
-def _say_the_end(manifest: Manifest, summary: run.Summary, *, as_json: bool) -> None:
+def _say_the_end(
+    manifest: Manifest, output: outputs.Output, summary: run.Summary, *, as_json: bool
+) -> None:
     failures = [
         {"file": image.columns.get("file", image.key), "error": image.error, "code": image.code}
         for image in manifest.images("failed")
@@ -373,9 +379,13 @@ def _say_the_end(manifest: Manifest, summary: run.Summary, *, as_json: bool) -> 
             errors.print(f"… and {len(failures) - LISTED_FAILURES} more, which are in the output")
         asked = summary.done + summary.failed
         if failures:
-            errors.print(f"{len(failures)} of {asked} failed")
+            retry_it = f"; idefiq retry {manifest.path} asks again" if manifest.path else ""
+            errors.print(f"{len(failures)} of {asked} failed{retry_it}")
         if summary.skipped:
             errors.print(f"{summary.skipped} had a text already and were skipped")
+        if output.form is not outputs.Form.PRINT:
+            where = output.plan.out or f"{output.suffix} files beside the images"
+            errors.print(f"{summary.done} answers are in {where}")
     if failures:
         raise typer.Exit(1)
 

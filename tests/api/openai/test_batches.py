@@ -428,6 +428,7 @@ class TestMistakes:
         assert caught.value.request_id
         assert caught.value.code in ("not_found", "invalid_request")
         assert caught.value.type == "invalid_request_error"
+        assert param is None or param in str(caught.value)
 
 
 def test_a_script_may_call_a_model_by_a_name_that_the_operator_gave_it(
@@ -445,4 +446,6 @@ def test_models_are_read_by_both_kinds_of_clients(client: openai.OpenAI) -> None
 
     assert (listed.id, listed.object, listed.owned_by) == ("echo", "model", "idefiq")
     assert client.models.retrieve("echo") == listed
+    with pytest.raises(openai.NotFoundError, match="there is no model 'nope'"):
+        client.models.retrieve("nope")
     assert listed.to_dict()["state"] == "offline"

@@ -15,11 +15,10 @@ from idefiq.bulk.records import Record
 from idefiq.types import IdefiqError
 
 PLAN = Plan(sources=["photos"], ask=Ask({"kind": "vqa"}, "question", "Is it a {what}?"))
-URL = "http://127.0.0.1:8000"
 
 
 def record(name: str, stamp: str = "1", **columns: Any) -> Record:
-    return Record(name, {"file": name}, {"file": name, **columns}, stamp)
+    return Record(name, {"file": name}, {"file": name, **columns}, stamp, source="photos")
 
 
 def result(index: int, text: str | None = "yes", **detail: Any) -> Result:
@@ -38,7 +37,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def manifest(path: Path) -> Manifest:
     made = Manifest(path)
-    made.begin(PLAN, URL)
+    made.begin(PLAN)
     note(made, *(record(name, what=name) for name in "abc"))
     return made
 
@@ -131,7 +130,10 @@ class TestTexts:
         note(manifest, *map(record, "abc"), texts=texts)
 
         assert manifest.counts() == {"skipped": 1, "new": 2}
-        assert [image.text for image in manifest.images("new")] == [str(tmp_path / "b.txt"), None]
+        assert [image.text for image in manifest.images("new")] == [
+            str(tmp_path / "b.txt"),
+            None,
+        ]
 
     def test_what_was_skipped_is_asked_about_when_it_is_to_be_overwritten(
         self, manifest: Manifest, tmp_path: Path
@@ -163,7 +165,7 @@ def test_a_restart_asks_about_everything_but_remembers_what_was_there(
 def test_a_bucket_is_heard_of_once_and_one_that_fails_is_listed_again(path: Path) -> None:
     source = "s3://photos/"
     manifest = Manifest(path)
-    manifest.begin(replace(PLAN, sources=[source]), URL)
+    manifest.begin(replace(PLAN, sources=[source]))
     manifest.assign_bucket(source, {})
     manifest.assign_bucket(source, {})
     [chunk] = manifest.open_chunks()
@@ -181,6 +183,36 @@ def test_a_bucket_is_heard_of_once_and_one_that_fails_is_listed_again(path: Path
     assert manifest.retry() == 2
     manifest.assign_bucket(source, {})
     assert [each.source for each in manifest.open_chunks()] == [source]
+
+
+def test_what_was_never_sent_is_looked_at_again(manifest: Manifest) -> None:
+    for image in manifest.images("new"):
+        manifest.fail(image, "no such file", "unreadable")
+
+    note(manifest, record("a"))
+
+    assert [image.key for image in manifest.images("new")] == ["a"]
+
+
+def test_answers_of_sources_that_are_not_named_now_stay(manifest: Manifest) -> None:
+    named = (("x", "one"), ("y", "two"))
+    found = [replace(record(name), source=source) for name, source in named]
+    manifest.begin(replace(PLAN, sources=["one", "two"]))
+    note(manifest, *found)
+    chunk = sent(manifest)
+    manifest.take(chunk, [result(0), result(1)], "x")
+
+    kept = []
+    for plan in (
+        replace(PLAN, sources=["two"]),
+        replace(PLAN, sources=["one", "two"]),
+        replace(PLAN, sources=["one", "two"], limit=1),
+    ):
+        manifest.begin(plan)
+        note(manifest, found[1])
+        kept.append([image.key for image in manifest.images("done")])
+
+    assert kept == [["x", "y"], ["y"], ["x", "y"]]
 
 
 def test_what_failed_can_be_made_new(manifest: Manifest) -> None:
@@ -207,25 +239,25 @@ class TestIdentity:
 
         again = reopened(manifest)
 
-        again.begin(PLAN, URL)
+        again.begin(PLAN)
         assert again.plan() == PLAN
-        with pytest.raises(IdefiqError, match=r"another ask .* --restart"):
-            again.begin(other, URL)
-        with pytest.raises(IdefiqError, match="another url"):
-            again.begin(PLAN, "http://elsewhere")
+        with pytest.raises(
+            IdefiqError, match="another question: choose another --out, or --restart"
+        ):
+            again.begin(other)
 
     def test_what_is_on_its_way_holds_its_question_even_if_no_job_is_known(
         self, manifest: Manifest
     ) -> None:
         sent(manifest)
 
-        with pytest.raises(IdefiqError, match="another ask"):
-            manifest.begin(Plan(sources=["photos"], ask=Ask({"kind": "caption"})), URL)
+        with pytest.raises(IdefiqError, match="another question"):
+            manifest.begin(Plan(sources=["photos"], ask=Ask({"kind": "caption"})))
 
     def test_before_anything_was_asked_it_may_still_change(self, manifest: Manifest) -> None:
         other = Plan(sources=["photos"], ask=Ask({"kind": "caption"}))
 
-        manifest.begin(other, URL)
+        manifest.begin(other)
 
         assert manifest.plan() == other
 

@@ -22,7 +22,7 @@ def image(key: str, text: str | None, error: str | None = None, **columns: Any) 
     answer = {"text": text} if text is not None else None
     location = {"file": key}
     return Image(
-        1, key, location, {"file": key, **columns}, None, None, "done", answer, error, None
+        1, key, location, {"file": key, **columns}, None, None, "", "done", answer, error, None
     )
 
 
@@ -54,7 +54,7 @@ class TestTables:
     def test_json_lines_keep_the_columns(self, tmp_path: Path) -> None:
         out = tmp_path / "out.jsonl"
 
-        outputs.resolve(plan(out, model="demo", prefix="It is ")).write(IMAGES)
+        outputs.resolve(plan(out, model="demo", prefix="It is ")).write(IMAGES, [])
 
         assert [json.loads(line) for line in out.read_text().splitlines()] == [
             {
@@ -71,7 +71,7 @@ class TestTables:
     def test_csv_has_every_column_of_any_row(self, tmp_path: Path, name: str, dialect: str) -> None:
         out = tmp_path / name
 
-        outputs.resolve(plan(out)).write(IMAGES)
+        outputs.resolve(plan(out)).write(IMAGES, [])
 
         with out.open(newline="", encoding="utf-8") as file:
             first, second = csv.DictReader(file, dialect=dialect)
@@ -86,7 +86,7 @@ class TestTables:
     def test_parquet_has_every_column_of_any_row(self, tmp_path: Path) -> None:
         out = tmp_path / "out.parquet"
 
-        outputs.resolve(plan(out)).write([image("x.png", None, "no image"), *IMAGES])
+        outputs.resolve(plan(out)).write([image("x.png", None, "no image"), *IMAGES], [])
 
         rows = pyarrow.parquet.read_table(out).to_pylist()
         assert [row["answer"] for row in rows] == [None, 'a "red" star,\nsmall', None]
@@ -106,7 +106,7 @@ class TestTables:
         ]
         made = [image(f"{n}.png", "text", None, **each) for n, each in enumerate(columns)]
 
-        outputs.resolve(plan(out)).write(made)
+        outputs.resolve(plan(out)).write(made, [])
 
         rows = pyarrow.parquet.read_table(out).to_pylist()
         assert [row["n"] for row in rows] == [None, 1.0, 1.5, None, None]
@@ -114,13 +114,13 @@ class TestTables:
 
     def test_an_output_without_a_single_answer_is_still_a_table(self, tmp_path: Path) -> None:
         for name in ("out.parquet", "out.csv", "out.jsonl", "out.txt"):
-            outputs.resolve(plan(tmp_path / name)).write([])
+            outputs.resolve(plan(tmp_path / name)).write([], [])
             assert (tmp_path / name).exists()
 
     def test_text_has_one_line_for_each_answer(self, tmp_path: Path) -> None:
         out = tmp_path / "out.txt"
 
-        outputs.resolve(plan(out)).write(IMAGES)
+        outputs.resolve(plan(out)).write(IMAGES, [])
 
         assert out.read_text() == 'photos/a.png\ta "red" star, small\n'
 
@@ -131,7 +131,7 @@ class TestTables:
         (tmp_path / "photos").mkdir()
         monkeypatch.chdir(tmp_path)
 
-        outputs.resolve(plan(f"photos/{name}")).write(IMAGES)
+        outputs.resolve(plan(f"photos/{name}")).write(IMAGES, [])
 
         text = (tmp_path / "photos" / name).read_text()
         assert "a.png" in text
@@ -145,11 +145,29 @@ def test_shards_of_an_earlier_run_are_replaced_as_a_whole(tmp_path: Path) -> Non
     output = outputs.resolve(plan(tmp_path / "out-%03d.tar", shard_items=2))
 
     assert not output.is_there()
-    output.write(made)
-    output.write(made[:2])
+    first = output.write(made, [])
+    (tmp_path / "out-007.tar").write_bytes(b"of others")
+    second = output.write(made[:2], first)
 
     assert output.is_there()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "out-000.tar"]
+    assert (first, second) == (["out-000.tar", "out-001.tar"], ["out-000.tar"])
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["a.png", "out-000.tar", "out-007.tar"]
+
+
+def test_shards_of_others_are_never_replaced_unless_told(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(pictures.plain())
+    (tmp_path / "out-001.tar").write_bytes(b"precious")
+    made = [replace(image(str(tmp_path / "a.png"), "text"), number=n) for n in range(1, 3)]
+    chosen = plan(tmp_path / "out-%03d.tar", shard_items=1)
+
+    with pytest.raises(IdefiqError, match="is there, and not of this run"):
+        outputs.resolve(chosen).write(made, [])
+    assert (tmp_path / "out-001.tar").read_bytes() == b"precious"
+    assert not (tmp_path / "out-000.tar").exists()
+
+    outputs.resolve(replace(chosen, existing="overwrite")).write(made, [])
+    assert (tmp_path / "out-001.tar").read_bytes() != b"precious"
 
 
 def test_shards_hold_image_text_and_json(tmp_path: Path) -> None:
@@ -158,7 +176,7 @@ def test_shards_hold_image_text_and_json(tmp_path: Path) -> None:
     made = [replace(image(str(tmp_path / f"{n}.png"), f"text {n}"), number=n + 1) for n in range(3)]
     made.append(replace(made[0], number=9, location={"reference": "https://x.org/a.png"}))
 
-    outputs.resolve(plan(tmp_path / "out-%03d.tar", shard_items=3)).write(made)
+    outputs.resolve(plan(tmp_path / "out-%03d.tar", shard_items=3)).write(made, [])
 
     with tarfile.open(tmp_path / "out-000.tar") as tar:
         names = tar.getnames()
@@ -172,6 +190,26 @@ def test_shards_hold_image_text_and_json(tmp_path: Path) -> None:
 
 def found(key: str, place: str = "unnamed", **location: str) -> Record:
     return Record(key, location or {"file": key}, place=place)
+
+
+class Writer:
+    """Writes one text file as a run does, with a manifest's memory."""
+
+    def __init__(self, path: Path, existing: str) -> None:
+        self.path, self.crashes = path, False
+        self._output = outputs.resolve(plan(f"{path.parent}/", existing=existing))
+        self._image = replace(image("a.png", ""), text=str(path))
+
+    def write(self, said: str) -> str:
+        self._image = replace(self._image, answer={"text": said})
+        self._output.write_text(self._image, self._note)
+        return self.path.read_text()
+
+    def _note(self, _: Image, before: str | None, digest: str) -> None:
+        digests = f"{digest} {self._image.digests}"[:80]
+        self._image = replace(self._image, before=before, digests=digests)
+        if self.crashes:
+            raise ZeroDivisionError
 
 
 class TestTexts:
@@ -192,29 +230,63 @@ class TestTexts:
             elsewhere / "a.png-2.txt",
         ]
         assert web == []
+        assert "use --out FOLDER/" in str(
+            outputs.resolve(plan(sidecar=".txt")).misfit(found("x", reference="https://x.org/a"))
+        )
 
     @pytest.mark.parametrize(
-        ("existing", "before", "text"),
+        ("existing", "there", "text"),
         [
             ("overwrite", "old\n", "<new>\n"),
             ("append", "old\n", "old\n<new>\n"),
             ("prepend", "old\n", "<new>\nold\n"),
             ("append", None, "<new>\n"),
             ("skip", "old\n", "old\n"),
+            ("skip", None, "<new>\n"),
         ],
     )
     def test_a_text_that_was_there_is_treated_as_told_however_often(
-        self, tmp_path: Path, existing: str, before: str | None, text: str
+        self, tmp_path: Path, existing: str, there: str | None, text: str
     ) -> None:
-        path = tmp_path / "a.txt"
-        path.write_text("old\n")
-        output = outputs.resolve(plan(f"{tmp_path}/", existing=existing, prefix="<", suffix=">"))
-        answered = replace(image("photos/a.png", "new"), text=str(path), before=before)
+        writer = Writer(tmp_path / "a.txt", existing)
+        if there:
+            writer.path.write_text(there)
 
-        for _ in range(2):
-            output.write_text(answered)
+        found = [writer.write("<new>") for _ in range(2)]
 
-        assert path.read_text() == text
+        assert found == [text, text]
+
+    def test_what_others_write_later_is_kept_and_what_is_ours_is_renewed(
+        self, tmp_path: Path
+    ) -> None:
+        skipping = Writer(tmp_path / "a.txt", "skip")
+        appending = Writer(tmp_path / "b.txt", "append")
+        appending.path.write_text("old\n")
+        for writer in (skipping, appending):
+            writer.write("one")
+            writer.write("two")
+            writer.path.write_text(writer.path.read_text() + "by hand\n")
+            writer.write("three")
+
+        assert skipping.path.read_text() == "two\nby hand\n"
+        assert appending.path.read_text() == "old\ntwo\nby hand\nthree\n"
+
+    def test_a_text_that_was_deleted_is_written_again(self, tmp_path: Path) -> None:
+        writer = Writer(tmp_path / "a.txt", "skip")
+        writer.write("one")
+        writer.path.unlink()
+
+        assert writer.write("one") == "one\n"
+
+    def test_a_crash_after_the_note_appends_nothing_twice(self, tmp_path: Path) -> None:
+        writer = Writer(tmp_path / "a.txt", "append")
+        writer.path.write_text("old\n")
+        writer.crashes = True
+        with pytest.raises(ZeroDivisionError):
+            writer.write("one")
+        writer.crashes = False
+
+        assert writer.write("one") == "old\none\n"
 
     def test_a_file_is_replaced_whole_or_not_at_all(self, tmp_path: Path) -> None:
         path = tmp_path / "out.jsonl"
@@ -239,6 +311,8 @@ class TestTexts:
         ({"out": "nowhere/out.csv"}, "there is no folder 'nowhere'"),
         ({"out": "out.tar"}, "shards are numbered"),
         ({"out": "out.csv", "sidecar": ".txt"}, "is one file: --sidecar is for texts"),
+        ({"out": "a-%d-%d.tar"}, "shards are numbered"),
+        ({"out": " "}, "--out is empty"),
         ({"out": "out.csv", "existing": "append"}, "--existing append is for texts"),
         ({"sidecar": ".doc"}, "a sidecar is one of .txt, .caption"),
     ],

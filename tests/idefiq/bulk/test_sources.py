@@ -88,6 +88,7 @@ class TestTables:
             {"file_name": "a.png", "product": "shoe"},
             first.stamp,
             place="a.png",
+            source=str(table),
         )
         assert second.location == {"reference": "https://x.org/b.png"}
         assert third.error == "the row names no image"
@@ -124,7 +125,9 @@ class TestTables:
         [other] = records(tmp_path / "named.parquet")
         reader = Reader(tmp_path)
 
-        assert [record.columns for record in found] == [{"n": n} for n in range(5)]
+        assert [record.columns for record in found] == [
+            {"n": n, "file": f"held.parquet:{n + 1}"} for n in range(5)
+        ]
         assert [reader.path(record.location).read_bytes() for record in found] == data
         assert other.columns == {"url": "https://x.org/a.png", "old": "a dog"}
 

@@ -24,6 +24,7 @@ def test_jobs_their_results_and_models_can_be_looked_at_later(
     listed, as_json = command("jobs"), command("jobs", "--json")
     results = command("results", job.id)
     command("results", job.id, "--out", tmp_path / "out.csv")
+    again = command("results", job.id, "--out", tmp_path / "out.csv")
     models = command("models", "--json")
 
     assert job.id in listed.stdout
@@ -37,8 +38,19 @@ def test_jobs_their_results_and_models_can_be_looked_at_later(
         "a,,no image",
         "b,seen,",
     ]
+    assert "--overwrite replaces it" in str(again.exception)
     assert json.loads(models.stdout)["name"] == "echo"
     assert "echo" in command("models").stdout
+
+
+def test_the_name_of_a_job_is_text(command: Command, client: Client) -> None:
+    job = client.submit([{"images": [IMAGE]}], name="photos/[/red].png [x]")
+
+    listed = command("jobs")
+
+    assert listed.exit_code == 0
+    assert "photos/[/red].png [x]" in listed.stdout
+    assert job.id in listed.stdout
 
 
 def test_a_job_is_watched_until_its_end(command: Command, client: Client, played: Played) -> None:

@@ -49,7 +49,7 @@ def test_a_bad_file_fails_alone_and_is_listed_at_the_end(
 
     assert result.exit_code == 1
     assert "failed: in/empty.png: the file is empty" in result.stderr
-    assert "1 of 4 failed" in result.stderr
+    assert "1 of 4 failed; idefiq retry out.csv.idefiq asks again" in result.stderr
     with Path("out.csv").open(newline="") as file:
         found = {row["file"]: (row["answer"], row["error"]) for row in csv.DictReader(file)}
     assert found["in/empty.png"] == ("", "the file is empty")
@@ -174,7 +174,7 @@ class TestGoingOn:
                 "ask", "What?", "in", "--out", "out.jsonl", "--restart", "--existing", "overwrite"
             )
 
-        assert "manifest of a run with another ask" in str(other.exception)
+        assert "'out.jsonl' is of a run with another question" in str(other.exception)
         assert restarted.exit_code == 0, restarted.output
         assert set(rows(Path("out.jsonl")).values()) == {"second"}
 
@@ -351,7 +351,7 @@ class TestDryRun:
             command("caption", "in", "--dry-run", "--out", "out.jsonl", "--json").stdout
         )
 
-        assert "images: 3\nto ask: 3\n" in unknown.stdout
+        assert "images: 3\nto ask: 3\non their way: 0\n" in unknown.stdout
         assert "--limit 50" in unknown.stdout
         assert "of recent jobs" in known.stdout
         assert (told["images"], told["to_ask"], told["done"]) == (3, 1, 2)
@@ -438,6 +438,10 @@ class TestTables:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        (["caption", ""], "a source is empty"),
+        (["caption", ".", "--out", ""], "--out is empty"),
+        (["classify", ".", "--label", "a,b"], "repeat --label"),
+        (["ask", " ", "."], "the question is empty"),
         (["caption", "nowhere.png"], "there is no 'nowhere.png'"),
         (["caption", "."], "no images in ."),
         (["caption", ".", "--out", "x.xml"], "write to a .jsonl"),

@@ -25,15 +25,15 @@ def bucket(s3_endpoint: str) -> RecordSettings:
     """A bucket with pictures, and with what is none."""
     settings = s3_settings(s3_endpoint, "")
     client: Any = s3_client(settings)
-    client.create_bucket(Bucket="photos")
+    client.create_bucket(Bucket="holidays")
     names = [f"2026/{n:02}.png" for n in range(7)]
     for name in [*names, "2026/notes.txt", "2026/trip/Å b.JPG", "2025/old.png"]:
-        client.upload_fileobj(io.BytesIO(pictures.plain()), "photos", name)
+        client.upload_fileobj(io.BytesIO(pictures.plain()), "holidays", name)
     return settings
 
 
 def submit(
-    http: httpx2.Client, source: str = "s3://photos/2026/", **fields: Any
+    http: httpx2.Client, source: str = "s3://holidays/2026/", **fields: Any
 ) -> httpx2.Response:
     return http.post("/v1/jobs", json={"source": source, **fields})
 
@@ -41,7 +41,7 @@ def submit(
 def grant(record: Database, prefix: str = "2026/") -> None:
     with record.transaction() as transaction:
         owner = owners.get_or_create(transaction, LOCAL_OWNER)
-        owners.grant(transaction, owner, bucket="photos", prefix=prefix)
+        owners.grant(transaction, owner, bucket="holidays", prefix=prefix)
 
 
 def look(record: Database, folder: Path, bucket: RecordSettings, times: int = 1) -> None:
@@ -70,18 +70,18 @@ def test_the_images_below_a_prefix_become_items_page_by_page(
     assert found["counts"]["total"] == 8
     names = [f"{n:02}.png" for n in range(7)] + ["trip/Å b.JPG"]
     assert sorted(item["custom_id"] for item in items) == names
-    assert {item["images"][0] for item in items} == {f"s3://photos/2026/{name}" for name in names}
+    assert {item["images"][0] for item in items} == {f"s3://holidays/2026/{name}" for name in names}
     assert builders.counts(offered, job["id"]) == {"queued": 8}
 
 
 @pytest.mark.parametrize(
     ("source", "status", "says"),
     [
-        ("s3://photos/2025/", 403, "not granted"),
-        ("s3://photos/20", 403, "not granted"),
+        ("s3://holidays/2025/", 403, "not granted"),
+        ("s3://holidays/20", 403, "not granted"),
         ("s3://other/2026/", 403, "not granted"),
-        ("s3://photos", 422, "source"),
-        ("https://photos/2026/", 422, "source"),
+        ("s3://holidays", 422, "source"),
+        ("https://holidays/2026/", 422, "source"),
     ],
 )
 def test_only_what_was_granted_is_listed(
