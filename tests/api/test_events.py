@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -137,8 +138,15 @@ def test_a_notice_brings_news_at_once(
         found = events(response.iter_lines())
         next(found)
         answer(offered, session, 1)
-        notices.changed(job_id)
-        names = [name for name, _, _ in found]
+        names: list[str] = []
+        reader = threading.Thread(target=lambda: names.extend(name for name, _, _ in found))
+        reader.start()
+
+        def told() -> bool:
+            notices.changed(job_id)  # again and again: the API may not be listening yet
+            return not reader.is_alive()
+
+        servers.wait_until(told, what="the end of the events")
 
     assert names == ["counts", "item", "end"]
 
