@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -21,6 +21,7 @@ from api.schemas import (
     encode_cursor,
 )
 from api.services import CurrentOwner, Parts, Services
+from api.streams import PIECE_BYTES, pieces
 from api.submissions import Envelope, Spool, submit_json, tell_submitted
 from db import jobs, results, submissions
 from db.errors import NotReady, RequestError, WrongMediaType
@@ -29,8 +30,6 @@ from workers.broker import INTAKE, UPKEEP, engine_queue
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
-#: A stream's bytes are handed to the checking thread in pieces of about this size.
-PIECE_BYTES = 256 * 1024
 #: What `Retry-After` says on 202: how soon it makes sense to look.
 RETRY_AFTER_SECONDS = 1
 PAGE_LIMIT = 1_000
@@ -216,17 +215,11 @@ def get_results_file(job_id: str, services: Parts, owner: CurrentOwner) -> Strea
     if job.finished_at is None:
         raise NotReady(f"job {job_id} is {job.state}; its results so far are at …/results")
     if job.results_key:
-        pieces = _pieces(services.store.open(job.results_key))
+        shown = pieces(services.store.open(job.results_key))
     else:  # upkeep has not written the file yet
-        pieces = _lines_in_order(services, job_id)
+        shown = _lines_in_order(services, job_id)
     name = f'attachment; filename="{job_id}.jsonl"'
-    return StreamingResponse(pieces, media_type=NDJSON, headers={"Content-Disposition": name})
-
-
-def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
-    with stream:
-        while piece := stream.read(PIECE_BYTES):
-            yield piece
+    return StreamingResponse(shown, media_type=NDJSON, headers={"Content-Disposition": name})
 
 
 def _lines_in_order(services: Services, job_id: str) -> Iterator[bytes]:

@@ -1,7 +1,7 @@
 """Files: what batches read, and what they write."""
 
 from collections.abc import Iterator
-from typing import IO, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
@@ -13,6 +13,7 @@ from api.errors import request_error
 from api.guard import NDJSON
 from api.openai.schemas import FileOut, FilePage
 from api.services import CurrentOwner, Parts, Services
+from api.streams import pieces
 from db import batches, files, results
 from db.batches import Batch
 from db.blobs import file_key
@@ -23,7 +24,6 @@ from db.jobs import new_id
 
 router = APIRouter(prefix="/v1/files", tags=["OpenAI"])
 
-PIECE_BYTES = 256 * 1024
 PAGE = 1_000
 _BODY = {
     "requestBody": {
@@ -141,13 +141,7 @@ def get_content(file_id: str, services: Parts, owner: CurrentOwner) -> Streaming
     except NotFound:
         return _so_far(services, owner.id, file_id)
     stream = services.store.open(file_key(owner.id, file.id))
-    return StreamingResponse(_pieces(stream), media_type=NDJSON)
-
-
-def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
-    with stream:
-        while piece := stream.read(PIECE_BYTES):
-            yield piece
+    return StreamingResponse(pieces(stream), media_type=NDJSON)
 
 
 def _so_far(services: Services, owner_id: int, file_id: str) -> StreamingResponse:
