@@ -1,0 +1,13 @@
+"""Bytes on their way out, piece by piece."""
+
+from collections.abc import Iterator
+from typing import IO
+
+PIECE_BYTES = 256 * 1024
+
+
+def pieces(stream: IO[bytes]) -> Iterator[bytes]:
+    """A blob's bytes; closes it at the end."""
+    with stream:
+        while piece := stream.read(PIECE_BYTES):
+            yield piece
