@@ -65,11 +65,12 @@ def main() -> int:
 def run_engine(record: RecordSettings) -> int:
     """Pin a model, say so in the record, and answer its items."""
     from workers import families
-    from workers.engine.device import Device
+    from workers.engine.device import Device, device_thread
     from workers.engine.engine import Engine
 
     settings = EngineSettings()
-    family = families.load(settings)
+    thread = device_thread()
+    family = thread.submit(families.load, settings).result()
     log.info("loaded %s (%s)", family.card.name, family.card.family)
     database = _open(record)
     device = Device(
@@ -77,6 +78,7 @@ def run_engine(record: RecordSettings) -> int:
         stuck_seconds=settings.stuck_seconds,
         probe=lambda: families.warm_up(family),
         on_broken=lambda: os._exit(BROKEN_STATUS),
+        thread=thread,
     )
     session = Session(
         record,
