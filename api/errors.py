@@ -159,7 +159,8 @@ def _http(request: Request, error: Exception) -> JSONResponse:
 
 
 def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    name = request.state.request_id
+    log.error("%s: %s %s failed", name, request.method, request.url.path, exc_info=error)
     render = envelope if _speaks_openai(request) else problem
     return render(500, errors.IdefiqError.code, "the service failed; its log says how")
 

@@ -198,13 +198,9 @@ def _number(after: str | None) -> int:
 
 
 def _lines(services: Services, job_id: str, number: int) -> Iterator[bytes]:
-    while True:
-        with services.database.snapshot() as transaction:
-            page = results.finished_after(transaction, job_id, number=number, limit=PAGE_LIMIT)
-        if not page:
-            return
+    pages = results.pages_as_finished(services.database, job_id, PAGE_LIMIT, number=number)
+    for page in pages:
         yield b"".join(item.line() for item in page)
-        number = page[-1].result_number or number
 
 
 @router.get("/{job_id}/results.jsonl", response_class=StreamingResponse)

@@ -13,9 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.service import draw
 from idefiq import Client
 from idefiq.up import Service, Stack
+from workers.demo.draw import draw
 
 IMAGES = 200
 

@@ -10,7 +10,6 @@ taken pair by pair. Expected before the first run: 0.90, because two cores do ev
 
 import argparse
 import json
-import random
 import statistics
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from typing import Any
 from db.blobs import FolderStore, image_key
 from idefiq import Client
 from idefiq.up import Stack
-from workers.demo import scenes
+from workers.demo.draw import draw
 
 BATCH, LOADERS = 32, 4
 #: Owner of keyless requests in a record that was made by this run.
@@ -73,17 +72,6 @@ def in_service(client: Client, images: Sequence[str]) -> float:
     if job.counts.succeeded != len(images):
         raise SystemExit(f"the job ended with {job.counts}")
     return len(images) / seconds
-
-
-def draw(folder: Path, count: int) -> list[Path]:
-    """Distinct scenes as files."""
-    rng, paths = random.Random(2026), []
-    for number in range(count):
-        scene = scenes.sample(rng, canvas=scenes.CANVASES[number % 3])
-        path = folder / f"{number}.png"
-        path.write_bytes(scenes.encode(scene, number))
-        paths.append(path)
-    return paths
 
 
 def peak_mebibytes(stack: Stack) -> dict[str, int]:

@@ -59,15 +59,17 @@ def completion(item: Item, job_id: str, model: str) -> dict[str, Any]:
     }
 
 
-def error_status(code: str) -> int:
-    """The HTTP status under which a failed item is shown."""
-    return 500 if code in _OURS else 400
-
-
 def error_body(message: str, code: str, *, status: int, param: str | None = None) -> dict[str, Any]:
     """The envelope of an error."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def failure(item: Item) -> tuple[int, dict[str, Any]]:
+    """A failed item as the HTTP status and the body under which it is shown."""
+    code = str(item.error_code)
+    status = 500 if code in _OURS else 400
+    return status, error_body(str(item.error_message), code, status=status)
 
 
 def line(item: Item, job_id: str, model: str, *, expired: bool) -> bytes:
@@ -88,9 +90,7 @@ def line(item: Item, job_id: str, model: str, *, expired: bool) -> bytes:
     elif item.answer is not None:
         shown["response"] = _response(200, name, completion(item, job_id, model))
     else:
-        code = str(item.error_code)
-        status = error_status(code)
-        body = error_body(str(item.error_message), code, status=status)
+        status, body = failure(item)
         shown["response"] = _response(status, name, body)
     return json_line(shown).encode() + b"\n"
 

@@ -91,6 +91,22 @@ def finished_after(
     return [_item(row) for row in rows]
 
 
+def pages_as_finished(
+    database: Database, job_id: str, limit: int, *, number: int = 0
+) -> Iterator[Sequence[Item]]:
+    """All final items with result numbers above `number`, in that order, `limit` at a time.
+
+    Each page is a snapshot of its own, so that no transaction waits for whoever reads.
+    """
+    while True:
+        with database.snapshot() as transaction:
+            page = finished_after(transaction, job_id, number=number, limit=limit)
+        if not page:
+            return
+        yield page
+        number = page[-1].result_number or number
+
+
 def in_order(transaction: Connection, job_id: str, *, first: int, limit: int) -> Sequence[Item]:
     """Up to `limit` items from ordinal `first` on, in the order of the submission."""
     rows = transaction.execute(

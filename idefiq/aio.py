@@ -38,7 +38,6 @@ class AsyncClient:
         timeout_seconds: float = 60.0,
     ) -> None:
         where = Where.of(url, api_key)
-        self.url = where.url
         self._http = httpx2.AsyncClient(
             base_url=where.url, headers=where.headers, timeout=timeout_seconds
         )

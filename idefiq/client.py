@@ -40,7 +40,6 @@ class Client:
         timeout_seconds: float = 60.0,
     ) -> None:
         where = Where.of(url, api_key)
-        self.url = where.url
         self._http = httpx2.Client(
             base_url=where.url, headers=where.headers, timeout=timeout_seconds
         )

@@ -31,7 +31,7 @@ from db.completions import (
     completion,
     completion_id,
     error_body,
-    error_status,
+    failure,
     finish_reason,
     usage,
 )
@@ -164,7 +164,8 @@ class Call:
         """What the record says beyond what was said, and the end."""
         item = await self._item()
         if item.answer is None:
-            yield event(json.dumps(_error(item)))
+            _, body = _failure(item)
+            yield event(json.dumps(body))
             return
         text = item.answer["text"]
         if not text.startswith(said):
@@ -221,17 +222,16 @@ def _finished(watched: Watched) -> bool:
     return watched.job is not None and watched.job.finished_at is not None
 
 
-def _error(item: Item) -> dict[str, Any]:
+def _failure(item: Item) -> tuple[int, dict[str, Any]]:
     if item.error_code is None:
-        return error_body("the request was cancelled", "cancelled", status=400)
-    status = error_status(item.error_code)
-    return error_body(str(item.error_message), item.error_code, status=status)
+        return 400, error_body("the request was cancelled", "cancelled", status=400)
+    return failure(item)
 
 
 def _failed(item: Item) -> JSONResponse:
+    status, body = _failure(item)
     # What was tried several times here need not be sent again.
-    headers = {"x-should-retry": "false"}
-    return JSONResponse(_error(item), error_status(item.error_code or ""), headers=headers)
+    return JSONResponse(body, status, headers={"x-should-retry": "false"})
 
 
 def _too_long(seconds: float) -> JSONResponse:

@@ -158,15 +158,9 @@ def _so_far(services: Services, owner_id: int, file_id: str) -> StreamingRespons
 
 
 def _lines(services: Services, batch: Batch, *, answered: bool) -> Iterator[bytes]:
-    number = 0
-    while True:
-        with services.database.snapshot() as transaction:
-            page = results.finished_after(transaction, str(batch.job_id), number=number, limit=PAGE)
-        if not page:
-            return
+    for page in results.pages_as_finished(services.database, str(batch.job_id), PAGE):
         yield b"".join(
             line(item, str(batch.job_id), str(batch.model), expired=batch.expired_at is not None)
             for item in page
             if (item.answer is not None) == answered
         )
-        number = page[-1].result_number or number

@@ -163,9 +163,9 @@ class Manifest:
             )
             return
         state, stamp, chunk = known
-        db.execute("UPDATE images SET scan = ? WHERE key = ?", (scan, record.key))
-        if state == "sent":
-            return  # its answer is on the way; if it has changed, the next run sees it
+        if state == "sent":  # its answer is on the way; if it has changed, the next run sees it
+            db.execute("UPDATE images SET scan = ? WHERE key = ?", (scan, record.key))
+            return
         db.execute(
             "UPDATE images SET location = ?, columns = ?, stamp = ?, scan = ?, source = ?"
             " WHERE key = ?",

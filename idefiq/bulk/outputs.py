@@ -199,6 +199,3 @@ def text_before(path: Path) -> str | None:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-
-
-# ---- shards -------------------------------------------------------------------------

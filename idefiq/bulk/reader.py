@@ -14,7 +14,8 @@ class Reader:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._group: tuple[str, int, list[Any]] | None = None
+        #: A row group that was read: its file and column, its first row, its values.
+        self._group: tuple[tuple[str, str], int, list[Any]] = (("", ""), 0, [])
         self._made = 0
 
     @contextlib.contextmanager
@@ -52,18 +53,25 @@ class Reader:
         return path
 
     def _cell(self, location: Location) -> bytes | None:
-        import pyarrow.parquet
-
-        with pyarrow.parquet.ParquetFile(location["parquet"]) as file:
-            row, group = location["row"], 0
-            while row >= (count := file.metadata.row_group(group).num_rows):
-                row, group = row - count, group + 1
-            if self._group is None or self._group[:2] != (location["parquet"], group):
-                column = file.read_row_group(group, columns=[location["column"]])
-                values = column.column(0).to_pylist()
-                self._group = (location["parquet"], group, values)
-        value = self._group[2][row]
+        where, first, values = self._group
+        named = (location["parquet"], location["column"])
+        if where != named or not first <= location["row"] < first + len(values):
+            first, values = self._read_group(*named, location["row"])
+            self._group = (named, first, values)
+        value = values[location["row"] - first]
         if isinstance(value, list):  # the first of several
             value = value[0] if value else None
         value = value.get("bytes") if isinstance(value, dict) else value
         return value if isinstance(value, bytes) else None
+
+    @staticmethod
+    def _read_group(path: str, column: str, row: int) -> tuple[int, list[Any]]:
+        """The row group that holds a row: its first row, and its values."""
+        import pyarrow.parquet
+
+        with pyarrow.parquet.ParquetFile(path) as file:
+            first, group = 0, 0
+            while row >= first + (count := file.metadata.row_group(group).num_rows):
+                first, group = first + count, group + 1
+            table = file.read_row_group(group, columns=[column])
+        return first, table.column(0).to_pylist()

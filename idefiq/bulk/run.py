@@ -51,10 +51,6 @@ class Summary:
     seconds: float
     jobs: list[str]
 
-    def as_json(self) -> dict[str, Any]:
-        """For programs."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
 
 class Run:
     """Carries out a plan.

@@ -125,9 +125,6 @@ def _file(path: Path, root: Path) -> Record:
     return Record(as_text(path), {"file": str(path)}, columns, stamp, place=place)
 
 
-# ---- tables -------------------------------------------------------------------------
-
-
 # ---- shards -------------------------------------------------------------------------
 
 
@@ -143,7 +140,6 @@ def _shard(path: Path) -> Iterator[Record]:
                         "tar": str(path),
                         "offset": member.offset_data,
                         "size": member.size,
-                        "name": name.name,
                     }
                     columns = {"file": str(name), "shard": as_text(path)}
                     yield Record(
@@ -155,6 +151,3 @@ def _shard(path: Path) -> Iterator[Record]:
                     )
     except tarfile.TarError as error:
         yield Record(as_text(path), {}, {"file": as_text(path)}, error=f"no readable tar: {error}")
-
-
-# ---- bytes --------------------------------------------------------------------------

@@ -37,5 +37,5 @@ def main() -> None:
     try:
         app()
     except (IdefiqError, OSError) as error:
-        errors.print(f"error: {error}", style="red", markup=False)
+        errors.print(f"error: {error}", style="red")
         sys.exit(2)

@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -370,11 +370,11 @@ def _say_the_end(
         for image in manifest.images("failed")
     ]
     if as_json:
-        say_json({**summary.as_json(), "failures": failures})
+        say_json({**asdict(summary), "failures": failures})
     else:
         for failure in failures[:LISTED_FAILURES]:
             said = f"failed: {failure['file']}: {failure['error']}"
-            errors.print(said, style="red", markup=False)
+            errors.print(said, style="red")
         if len(failures) > LISTED_FAILURES:
             errors.print(f"… and {len(failures) - LISTED_FAILURES} more, which are in the output")
         asked = summary.done + summary.failed

@@ -79,18 +79,6 @@ def client(http_sqlite: httpx2.Client, connect: Connect) -> Client:
     return connect(str(http_sqlite.base_url))
 
 
-@pytest.fixture
-def record(http_sqlite: httpx2.Client, sqlite_url: str) -> Iterator[Database]:
-    database = Database(sqlite_url)
-    yield database
-    database.dispose()
-
-
-@pytest.fixture
-def played(record: Database, tmp_path: Path) -> Played:
-    return Played(record, tmp_path)
-
-
 def images(folder: Path, count: int) -> list[Path]:
     paths = []
     for number in range(count):

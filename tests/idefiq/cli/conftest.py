@@ -8,11 +8,9 @@ import httpx2
 import pytest
 from typer.testing import CliRunner
 
-from db.database import Database
 from idefiq import Client
 from idefiq.cli import app
 from tests import pictures
-from tests.played import Played
 
 Command = Callable[..., Any]
 
@@ -29,18 +27,6 @@ def command(http_sqlite: httpx2.Client, monkeypatch: pytest.MonkeyPatch) -> Comm
 def client(http_sqlite: httpx2.Client) -> Iterator[Client]:
     with Client(str(http_sqlite.base_url)) as made:
         yield made
-
-
-@pytest.fixture
-def record(http_sqlite: httpx2.Client, sqlite_url: str) -> Iterator[Database]:
-    database = Database(sqlite_url)
-    yield database
-    database.dispose()
-
-
-@pytest.fixture
-def played(record: Database, tmp_path: Path) -> Played:
-    return Played(record, tmp_path)
 
 
 @pytest.fixture
