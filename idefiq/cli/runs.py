@@ -7,31 +7,21 @@ import functools
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 from idefiq.bulk import outputs, run, sources, writers
 from idefiq.bulk.ask import Ask, Plan
 from idefiq.bulk.manifest import Manifest
 from idefiq.cli.common import AsJson, Key, Url, errors, say_json
+from idefiq.cli.report import progress, say_how_to_go_on, say_the_end, say_what_there_is
 from idefiq.client import Client
 from idefiq.types import IdefiqError
-
-#: Failures listed at the end; the others are in the output.
-LISTED_FAILURES = 20
 
 
 class Existing(StrEnum):
@@ -309,30 +299,14 @@ def _say_what_there_is(
         "items_per_second": rate,
         "seconds": new / rate if rate else None,
     }
-    if options.as_json:
-        say_json(told)
-        return
-    for name in ("images", "to_ask", "on_their_way", "done", "skipped", "failed"):
-        print(f"{name.replace('_', ' ')}: {told[name]}")
-    for bucket in buckets:
-        print(f"listed by the service: {bucket}")
-    if rate:
-        print(f"about {_duration(new / rate)}, at the {rate:.1f}/s of recent jobs")
-    else:
-        print("how long it takes is not known: try some first, with --limit 50")
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    say_what_there_is(told, as_json=options.as_json)
 
 
 def _carry_out(
     client: Client, output: outputs.Output, manifest: Manifest, *, as_json: bool, scan: bool
 ) -> None:
     """Do everything, write everything, and say what came of it."""
-    with _progress(quiet=as_json) as report:
+    with progress(quiet=as_json) as report:
         carried = run.Run(client, output, manifest, report)
         if scan:
             carried.scan()
@@ -344,7 +318,7 @@ def _carry_out(
         try:
             carried.work()
         except (KeyboardInterrupt, IdefiqError):
-            _say_how_to_go_on(manifest)
+            say_how_to_go_on(manifest)
             raise
         finally:
             carried.write()
@@ -352,61 +326,4 @@ def _carry_out(
                 lines = writers.jsonl_lines if as_json else writers.txt_lines
                 for line in lines(output.plan, manifest.images("done", "failed")):
                     sys.stdout.write(line.decode())
-    _say_the_end(manifest, output, carried.summary(), as_json=as_json and not prints)
-
-
-def _say_how_to_go_on(manifest: Manifest) -> None:
-    if manifest.path:
-        errors.print("stopped: the same command goes on where this one was")
-    for chunk in (chunk for chunk in manifest.open_chunks() if chunk.job_id):
-        errors.print(f"{chunk.job_id} goes on: `idefiq cancel {chunk.job_id}` stops it")
-
-
-def _say_the_end(
-    manifest: Manifest, output: outputs.Output, summary: run.Summary, *, as_json: bool
-) -> None:
-    failures = [
-        {"file": image.columns.get("file", image.key), "error": image.error, "code": image.code}
-        for image in manifest.images("failed")
-    ]
-    if as_json:
-        say_json({**asdict(summary), "failures": failures})
-    else:
-        for failure in failures[:LISTED_FAILURES]:
-            said = f"failed: {failure['file']}: {failure['error']}"
-            errors.print(said, style="red")
-        if len(failures) > LISTED_FAILURES:
-            errors.print(f"… and {len(failures) - LISTED_FAILURES} more, which are in the output")
-        asked = summary.done + summary.failed
-        if failures:
-            retry_it = f"; idefiq retry {manifest.path} asks again" if manifest.path else ""
-            errors.print(f"{len(failures)} of {asked} failed{retry_it}")
-        if summary.skipped:
-            errors.print(f"{summary.skipped} had a text already and were skipped")
-        if output.form is not outputs.Form.PRINT:
-            where = output.plan.out or f"{output.suffix} files beside the images"
-            errors.print(f"{summary.done} answers are in {where}")
-    if failures:
-        raise typer.Exit(1)
-
-
-@contextmanager
-def _progress(*, quiet: bool) -> Iterator[run.Report]:
-    """A bar on standard error with rate and time left."""
-    columns = (
-        TextColumn("answered"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=errors, disable=quiet) as progress:
-        bar = progress.add_task("", total=None, rate="")
-
-        def report(counts: dict[str, int], rate: float | None) -> None:
-            done = counts.get("done", 0) + counts.get("failed", 0)
-            total = done + counts.get("new", 0) + counts.get("sent", 0)
-            shown = f"{rate:.1f}/s" if rate else ""
-            progress.update(bar, completed=done, total=total, rate=shown)
-
-        yield report
+    say_the_end(manifest, output, carried.summary(), as_json=as_json and not prints)
