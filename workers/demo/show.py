@@ -1,6 +1,6 @@
 """`make demo`: the whole service on this machine, captioning scenes drawn a moment ago.
 
-draw 48 scenes ─▶ start the stack ─▶ caption and ask, through the client
+draw 48 scenes ─▶ start the stack ─▶ caption and ask, by the command line's own code
                                       └─▶ answers beside the truth, a contact sheet, the end
 """
 
@@ -17,7 +17,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from idefiq import Client, Result
+from idefiq import Client
+from idefiq.bulk.ask import Ask, Plan
+from idefiq.bulk.images import Image
+from idefiq.bulk.manifest import Manifest
+from idefiq.bulk.outputs import resolve
+from idefiq.bulk.run import Run
 from idefiq.up import Stack
 from workers.demo import scenes, texts
 from workers.demo.scenes import CANVASES, Scene
@@ -143,22 +148,30 @@ def _conversation(caption: str) -> list[dict[str, Any]]:
     ]
 
 
-def answer(client: Client, shown: Sequence[Shown]) -> dict[Path, Result]:
-    """Ask the service, a job for each request."""
-    said: dict[Path, Result] = {}
+def answer(client: Client, shown: Sequence[Shown]) -> dict[Path, Image]:
+    """Ask the service as the command line does, a run for each request."""
+    said: dict[Path, Image] = {}
     for key, some in groupby(shown, key=lambda one: (one.request, one.example)):
         request, example = key
         if example:
             [image] = client.upload([example[0]])
             request = {**request, "examples": [{"image": image, "text": example[1]}]}
-        paths = [one.path for one in some]
-        items = [{"images": [image]} for image in client.upload(paths)]
-        job = client.wait(client.submit(items, model="demo", defaults=request))
-        said.update({paths[result.index]: result for result in client.results(job)})
+        plan = Plan(sources=[str(one.path) for one in some], ask=Ask(request), model="demo")
+        manifest = Manifest(None)
+        manifest.begin(plan)
+        run = Run(client, resolve(plan), manifest, _quiet)
+        run.scan()
+        run.work()
+        said.update({Path(image.key): image for image in manifest.images("done", "failed")})
+        manifest.close()
     return said
 
 
-def contact_sheet(shown: Sequence[Shown], said: dict[Path, Result], summary: str) -> str:
+def _quiet(counts: dict[str, int], rate: float | None) -> None:
+    """No bar: the answers themselves are printed."""
+
+
+def contact_sheet(shown: Sequence[Shown], said: dict[Path, Image], summary: str) -> str:
     """A page with every picture, its answer and, where that is wrong, the truth."""
     cards = []
     for one in shown:
