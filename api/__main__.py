@@ -11,16 +11,17 @@ import uvicorn
 
 from api.app import create_app
 from api.settings import ApiSettings
-from db import owners, schema
+from db import failpoints, owners, schema
 from db.blobs import open_store
 from db.database import Database
 from db.errors import IdefiqError, RequestError
-from db.owners import LOCAL_OWNER
+from db.owners import LOCAL_OWNER, Limits
 from db.settings import CONFIG_STATUS, UNREADABLE, RecordSettings, explain
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 keys = typer.Typer(no_args_is_help=True, help="API keys.")
 app.add_typer(keys, name="keys")
+Quota = Annotated[int | None, typer.Option(min=0)]
 
 
 def _database() -> Database:
@@ -40,9 +41,10 @@ def serve() -> None:
         format=f"%(asctime)s %(levelname)s api[{os.getpid()}] %(message)s",
     )
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    settings = ApiSettings()
+    record, settings = RecordSettings(), ApiSettings()
+    failpoints.arm(record.failpoints)
     uvicorn.run(
-        create_app(RecordSettings(), settings),
+        create_app(record, settings),
         host=settings.host,
         port=settings.port,
         log_config=None,
@@ -71,6 +73,23 @@ def grant(owner: str, prefix: Annotated[str, typer.Argument(help="s3://bucket/pr
         found = owners.get_or_create(transaction, owner)
         owners.grant(transaction, found, bucket=bucket, prefix=path)
     print(f"{owner} may read s3://{bucket}/{path}")
+
+
+@app.command()
+def limit(
+    owner: str,
+    weight: Annotated[
+        float, typer.Option(min=0.01, help="Share of the workers, beside those of others")
+    ] = 1.0,
+    queued_items: Quota = None,
+    job_items: Quota = None,
+    stored_bytes: Quota = None,
+) -> None:
+    """Set what an owner gets; a quota that is not named is that of the settings, 0 is none."""
+    limits = Limits(weight, queued_items, job_items, stored_bytes)
+    with _database().transaction() as transaction:
+        owners.limit(transaction, owner, limits)
+    print(f"{owner}: {limits}")
 
 
 @keys.command("create")

@@ -19,7 +19,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from db import errors
+from db import errors, quotas
 from db.completions import error_body
 
 STATUS: Mapping[type[errors.IdefiqError], int] = {
@@ -34,6 +34,7 @@ STATUS: Mapping[type[errors.IdefiqError], int] = {
     errors.Unsupported: 501,
     errors.WrongMediaType: 415,
     errors.NotReady: 409,
+    errors.QuotaExceeded: 429,
     errors.StorageError: 503,
 }
 #: Sent with 409 and 503, and short enough that clients do wait.
@@ -124,6 +125,8 @@ def _ours(request: Request, error: Exception) -> JSONResponse:
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     if status == 503:
         log.warning("%s %s: %s", request.method, request.url.path, error)
+    if isinstance(error, errors.QuotaExceeded):
+        headers |= _quota_headers(error)
     if isinstance(error, errors.RequestError):
         named = {"field": error.field, "line": error.line}
         where = {name: value for name, value in named.items() if value is not None}
@@ -135,6 +138,15 @@ def _ours(request: Request, error: Exception) -> JSONResponse:
         param = str(where["field"]) if "field" in where else None
         return envelope(status, error.code, str(error), param=param, headers=headers)
     return problem(status, error.code, detail, errors=listed, headers=headers)
+
+
+def _quota_headers(error: errors.QuotaExceeded) -> dict[str, str]:
+    """In the form of the draft on RateLimit header fields."""
+    return {
+        "Retry-After": str(quotas.RETRY_SECONDS),
+        "RateLimit-Policy": f'"{error.quota}";q={error.most}',
+        "RateLimit": f'"{error.quota}";r={error.left};t={quotas.RETRY_SECONDS}',
+    }
 
 
 def _invalid(request: Request, error: Exception) -> JSONResponse:

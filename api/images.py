@@ -9,7 +9,7 @@ from starlette.datastructures import UploadFile
 
 from api.schemas import Digests, ImageOut, ImagesOut, PresignedOut, PresignIn, PresignOut
 from api.services import CurrentOwner, Parts, Services
-from db import verdicts
+from db import quotas, verdicts
 from db.blobs import image_key
 from db.errors import RequestError, TooLarge, Unsupported, WrongMediaType
 
@@ -55,6 +55,7 @@ async def upload(request: Request, services: Parts, owner: CurrentOwner) -> Imag
 
 def _store(services: Services, owner_id: int, files: list[UploadFile]) -> ImagesOut:
     most, shown, sizes = services.settings.max_upload_bytes, [], {}
+    check_room(services, owner_id, sum(part.size or 0 for part in files))
     for part in files:
         name = part.filename or ""
         if (part.size or 0) > most:
@@ -71,6 +72,16 @@ def _store(services: Services, owner_id: int, files: list[UploadFile]) -> Images
     return ImagesOut(data=shown)
 
 
+def check_room(services: Services, owner_id: int, size_bytes: int) -> None:
+    """Refuse bytes for which an owner has no room.
+
+    Raises:
+        QuotaExceeded: Not before something is deleted.
+    """
+    with services.database.snapshot() as transaction:
+        quotas.check_upload(transaction, owner_id, services.settings.limits, size_bytes)
+
+
 def _digest(file: IO[bytes]) -> tuple[str, int]:
     """SHA-256 and size of a file that is read to its end."""
     digest, size = hashlib.sha256(), 0
@@ -84,6 +95,7 @@ def _digest(file: IO[bytes]) -> tuple[str, int]:
 def presign(wanted: PresignIn, services: Parts, owner: CurrentOwner) -> PresignOut:
     """URLs to which the bytes of images can be PUT without passing through the API."""
     most, shown = services.settings.max_upload_bytes, []
+    check_room(services, owner.id, sum(one.size_bytes for one in wanted))
     for index, one in enumerate(wanted):
         if one.size_bytes > most:
             raise TooLarge(f"at most {most} bytes are taken", field=f"{index}.size_bytes")

@@ -15,6 +15,7 @@ from api.schemas import (
     JobIn,
     JobOut,
     JobPage,
+    JobPatch,
     ResultPage,
     SubmissionIn,
     decode_cursor,
@@ -23,7 +24,7 @@ from api.schemas import (
 from api.services import CurrentOwner, Parts, Services
 from api.streams import PIECE_BYTES, pieces
 from api.submissions import Envelope, Spool, submit_json, tell_submitted
-from db import jobs, results, submissions
+from db import jobs, quotas, results, submissions
 from db.errors import NotReady, RequestError, WrongMediaType
 from db.results import Item
 from workers.broker import INTAKE, UPKEEP, engine_queue
@@ -231,6 +232,13 @@ def get_item(job_id: str, index: Index, services: Parts, owner: CurrentOwner) ->
     return {**item.public(), "stage": item.stage, "request": item.request}
 
 
+@router.patch("/{job_id}")
+def change(job_id: str, wanted: JobPatch, services: Parts, owner: CurrentOwner) -> JobOut:
+    """Give a job another priority, from the next claim on."""
+    with services.database.transaction() as transaction:
+        return JobOut.of(jobs.prioritize(transaction, owner.id, job_id, wanted.priority))
+
+
 @router.post("/{job_id}/cancel")
 def cancel(job_id: str, services: Parts, owner: CurrentOwner) -> JobOut:
     """Start no more items of the job. Answers there are stay; running items finish."""
@@ -273,6 +281,7 @@ def retry(
     """Submit the failed items of a finished job again, as a new job."""
     with services.database.transaction() as transaction:
         earlier = jobs.get(transaction, owner.id, job_id)
+        quotas.check_submission(transaction, owner.id, services.settings.limits, earlier.failed)
         new_id = submissions.retry(transaction, earlier, code or (), _unquoted(idempotency_key))
         job = jobs.get(transaction, owner.id, new_id)
     tell_submitted(services, job.model)

@@ -23,6 +23,7 @@ from db.requests import Request, no_nul
 Name = Annotated[str, StringConstraints(max_length=200), AfterValidator(no_nul)]
 CustomId = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(no_nul)]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Priority = Annotated[int, Field(ge=-10, le=10)]
 Source = Annotated[
     str,
     StringConstraints(pattern=r"^s3://[^\s/]+/", max_length=1_200),
@@ -45,6 +46,12 @@ class JobIn(BaseModel):
     model: str | None = Field(None, description="Which model; may be left out if there is one")
     name: Name = Field("", description="For people; shown in lists")
     defaults: Request = Field(Request(), description="Laid under every item")
+    priority: Priority = Field(
+        0, description="Each step is worth ten minutes of waiting, among jobs of the same owner"
+    )
+    expires_after_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = Field(
+        None, description="Nothing of the job is started later than this"
+    )
 
 
 class FirstLine(BaseModel):
@@ -74,6 +81,14 @@ class SubmissionIn(JobIn):
         return self
 
 
+class JobPatch(BaseModel):
+    """What of a job can be changed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    priority: Priority
+
+
 class Counts(BaseModel):
     """Items by state; total is always the sum of the others."""
 
@@ -92,8 +107,10 @@ class JobOut(BaseModel):
     state: str
     model: str
     name: str
+    priority: int
     counts: Counts
     created_at: datetime
+    expires_at: datetime | None
     started_at: datetime | None
     finished_at: datetime | None
     items_per_second: float | None = Field(description="Average since the job started")
@@ -112,6 +129,8 @@ class JobOut(BaseModel):
             state=job.state.value,
             model=job.model,
             name=job.name,
+            priority=job.priority,
+            expires_at=job.expires_at,
             counts=Counts(
                 total=job.total,
                 queued=job.queued,

@@ -24,10 +24,11 @@ from pydantic import ValidationError
 from api.errors import request_error
 from api.schemas import FirstLine, ItemIn, JobIn, SubmissionIn
 from api.services import Services
-from db import owners, sessions, submissions
+from db import failpoints, owners, quotas, sessions, submissions
 from db.blobs import BlobStore, image_key, spool_key
 from db.cards import ModelCard, check_effective
-from db.errors import Forbidden, IdempotencyConflict, RequestError, TooLarge, UnknownModel
+from db.database import Transaction
+from db.errors import Forbidden, RequestError, TooLarge, UnknownModel
 from db.requests import effective
 from db.sessions import Offer
 from db.submissions import NewItem, NewJob
@@ -108,7 +109,20 @@ class ItemChecker:
 
 def tell_submitted(services: Services, model: str) -> None:
     """Wake whoever has work with a job that was submitted whole."""
+    failpoints.reach("submitted")
     services.wakes.wake(INTAKE, engine_queue(model))
+
+
+def check_quota(transaction: Transaction, services: Services, job: NewJob, new_items: int) -> None:
+    """Refuse a job for which its owner has no room; one that was submitted before has it.
+
+    Raises:
+        QuotaExceeded: Not now.
+        TooLarge: Never.
+    """
+    if submissions.submitted_before(transaction, job) is None:
+        limits = services.settings.limits
+        quotas.check_submission(transaction, job.owner_id, limits, new_items)
 
 
 # ---- JSON ---------------------------------------------------------------------------
@@ -145,8 +159,11 @@ def submit_json(services: Services, envelope: Envelope, body: bytes) -> str:
         idempotency_key=envelope.idempotency_key,
         body_digest=hashlib.sha256(body).hexdigest(),
         source=submission.source,
+        priority=submission.priority,
+        expires_seconds=submission.expires_after_seconds,
     )
     with services.database.transaction() as transaction:
+        check_quota(transaction, services, job, len(new_items))
         if job.source:
             job_id, _ = submissions.create_once(transaction, job)
         else:
@@ -250,15 +267,19 @@ class Spool:
             body_digest=self._digest.hexdigest(),
             spool_key=key,
             spool_lines=self._lines.count,
+            priority=self._job.priority,
+            expires_seconds=self._job.expires_after_seconds,
         )
         try:
             with self.services.database.transaction() as transaction:
+                check_quota(transaction, self.services, job, self._lines.count)
                 job_id, created = submissions.create_once(transaction, job)
-        except IdempotencyConflict:
+        except RequestError:
             self.services.store.delete(key)
             raise
         if not created:
             self.services.store.delete(key)
+        failpoints.reach("submitted")
         self.services.wakes.wake(UPKEEP)
         return job_id
 

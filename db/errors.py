@@ -81,6 +81,22 @@ class TooLarge(RequestError):
     code = "too_large"
 
 
+class QuotaExceeded(RequestError):
+    """As much as this owner may have is there already.
+
+    Attributes:
+        quota: Which one: queued-items or stored-bytes.
+        most: What it allows.
+        left: How much of it is left.
+    """
+
+    code = "quota_exceeded"
+
+    def __init__(self, message: str, *, quota: str, most: int, left: int) -> None:
+        super().__init__(message)
+        self.quota, self.most, self.left = quota, most, left
+
+
 class NotReady(RequestError):
     """It will be there, but is not yet."""
 

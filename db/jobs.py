@@ -4,7 +4,7 @@ import secrets
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, select, update
 from db import counts, sql
 from db.clock import now
 from db.errors import NotFound, RequestError
-from db.states import JobState, Origin, job_state
+from db.states import JobState, Origin
 from db.tables import jobs
 
 
@@ -34,6 +34,8 @@ class Job:
     listed_at: datetime | None
     origin: str
     results_key: str | None
+    priority: int
+    expires_at: datetime | None
     created_at: datetime
     sealed_at: datetime | None
     started_at: datetime | None
@@ -51,17 +53,28 @@ class Job:
     @property
     def state(self) -> JobState:
         """What users see; see db/states.py."""
-        return job_state(
-            sealed_at=self.sealed_at,
-            started_at=self.started_at,
-            paused_at=self.paused_at,
-            cancelled_at=self.cancelled_at,
-            finished_at=self.finished_at,
-            failed=self.failed,
-        )
+        if self.finished_at:
+            return self._end()
+        if self.cancelled_at:
+            return JobState.CANCELLING
+        if not self.sealed_at:
+            return JobState.IMPORTING
+        if self.paused_at:
+            return JobState.PAUSED
+        return JobState.RUNNING if self.started_at else JobState.QUEUED
+
+    def _end(self) -> JobState:
+        if self.cancelled_at:
+            expired = self.expires_at is not None and self.cancelled_at >= self.expires_at
+            return JobState.EXPIRED if expired else JobState.CANCELLED
+        return JobState.FINISHED_WITH_ERRORS if self.failed else JobState.SUCCEEDED
 
 
 JOB_COLUMNS = [jobs.c[field.name] for field in fields(Job)]
+
+
+#: Head start that each step of priority is worth.
+PRIORITY_SECONDS = 600.0
 
 
 def as_job(row: Row[Any]) -> Job:
@@ -145,6 +158,18 @@ def pause(transaction: Connection, owner_id: int, job_id: str, *, paused: bool) 
     return get(transaction, owner_id, job_id)
 
 
+def prioritize(transaction: Connection, owner_id: int, job_id: str, priority: int) -> Job:
+    """Give a job another rank among its owner's, from the next claim on. Safe to repeat."""
+    job = get(transaction, owner_id, job_id)
+    head_start = timedelta(seconds=PRIORITY_SECONDS * priority)
+    transaction.execute(
+        update(jobs)
+        .where(jobs.c.id == job_id)
+        .values(priority=priority, rank_at=job.created_at - head_start)
+    )
+    return get(transaction, owner_id, job_id)
+
+
 # ---- upkeep -------------------------------------------------------------------------
 
 
@@ -170,6 +195,21 @@ def record_results(transaction: Connection, job_id: str, key: str) -> None:
         .where(jobs.c.id == job_id, jobs.c.finished_at.is_not(None))
         .values(results_key=key)
     )
+
+
+def expire(transaction: Connection) -> list[str]:
+    """Start no more of jobs whose time is over. Safe to repeat; returns their ids."""
+    rows = transaction.execute(
+        update(jobs)
+        .where(
+            jobs.c.finished_at.is_(None),
+            jobs.c.cancelled_at.is_(None),
+            jobs.c.expires_at <= now(),
+        )
+        .values(cancelled_at=now())
+        .returning(jobs.c.id)
+    )
+    return list(rows.scalars())
 
 
 def to_settle(transaction: Connection) -> list[str]:

@@ -1,8 +1,9 @@
-"""The worker's statements: claim, and the four ways in which a lease ends.
+"""Leases, and the ways in which a worker ends them.
 
     claim ──▶ running, attempt + 1 ──▶ complete   an answer        (advance: its images are in)
-                                   ──▶ fail       an error, final or tried again later
+    (db/claims.py)                 ──▶ fail       an error, final or tried again later
                                    ──▶ release    handed back, charged to nobody
+                                   ──▶ blame      it was on the device that hung
                                    ──▶ rescue     the session died; taken back  (db/rescues.py)
 
 Every write after the claim names the attempt and demands `state = 'running'`. A row that does
@@ -14,19 +15,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, update
 
 from db import counts
-from db.errors import IdefiqError, StorageError
-from db.requests import effective, example_references, image_references
+from db.errors import IdefiqError, Poison, StorageError
+from db.requests import example_references, image_references
 from db.sql import Statement
-from db.states import ItemState, Origin, Stage
-from db.tables import items, jobs
+from db.states import ItemState, Origin
+from db.tables import jobs
 
 #: Longest wait before a retry.
 MAX_RETRY_SECONDS = 300.0
-#: Open jobs looked at in one claim, in order.
-CLAIM_JOBS = 200
+#: Once may be chance; an item that was rescued this often shares no batch any more.
+SUSPECT_RESCUES = 2
+#: An item that hung the device this often while it was alone on it is failed.
+MAX_DEATHS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ class Lease:
         attempt: The fencing token.
         tries: Attempts charged so far, this one not included.
         rescues: How often its worker died or gave up while it had the item.
+        deaths: How often the watchdog had to end a worker that ran it alone.
         request: The effective request, see db/requests.py.
         images: References after intake; None before.
         examples: References of the images of its examples, or of its job's if it shares those;
@@ -49,6 +53,7 @@ class Lease:
     attempt: int
     tries: int
     rescues: int
+    deaths: int
     job_id: str
     owner_id: int
     model: str
@@ -58,6 +63,11 @@ class Lease:
     examples: list[str] | None = None
     shares_examples: bool = False
     origin: Origin = Origin.JOB
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it is to run alone, so that what it does is done to nobody else."""
+        return self.rescues >= SUSPECT_RESCUES or self.deaths > 0
 
     @property
     def wanted(self) -> list[str]:
@@ -94,114 +104,7 @@ class RetryPolicy:
         return min(self.first_wait_seconds * 2.0**tries, MAX_RETRY_SECONDS)
 
 
-# ---- claim --------------------------------------------------------------------------
-
-_OF_DOOR = """
-    SELECT * FROM (
-        SELECT {rank} AS rank, id FROM jobs
-        WHERE finished_at IS NULL AND origin {door} AND sealed_at IS NOT NULL
-          AND cancelled_at IS NULL AND paused_at IS NULL AND queued > 0
-          AND (CAST(:model AS text) IS NULL OR model = :model)
-          AND EXISTS (
-            SELECT 1 FROM items WHERE items.job_id = jobs.id AND stage = :stage
-              AND state = 'queued' AND due_at <= {{now}})
-        ORDER BY id LIMIT :limit
-    ) AS jobs_of_door
-"""
-# Each half is read in the order of its index and ends early, however many jobs are open.
-_DUE = Statement(
-    "SELECT id FROM ("  # noqa: S608 - constants
-    + _OF_DOOR.format(rank=0, door="= 'chat'")
-    + "UNION ALL"
-    + _OF_DOOR.format(rank=1, door="<> 'chat'")
-    + ") AS due ORDER BY rank, id LIMIT :limit",
-    jobs.c.id,
-)
-_CLAIM = Statement(
-    """
-    WITH due AS MATERIALIZED (
-        SELECT id FROM items
-        WHERE job_id = :job AND stage = :stage AND state = 'queued' AND due_at <= {now}
-          AND EXISTS (SELECT 1 FROM sessions WHERE id = :session AND alive_until > {now})
-        ORDER BY due_at, id LIMIT :limit {skip_locked}
-    )
-    UPDATE items SET state = 'running', attempt = attempt + 1, session_id = :session,
-        claimed_at = {now}
-    FROM due WHERE items.id = due.id
-    RETURNING items.id, items.attempt, items.tries, items.rescues, items.job_id, items.owner_id,
-        items.request, items.options_digest, items.images, items.examples
-    """,
-    items.c.id,
-    items.c.attempt,
-    items.c.tries,
-    items.c.rescues,
-    items.c.job_id,
-    items.c.owner_id,
-    items.c.request,
-    items.c.options_digest,
-    items.c.images,
-    items.c.examples,
-)
-
-
-def claim(
-    transaction: Connection, *, session: str, stage: Stage, model: str | None, limit: int
-) -> list[Lease]:
-    """Take up to `limit` due items: of conversations, then of other jobs, the oldest first.
-
-    Takes nothing for a session that has expired, and nothing of a job that is paused, cancelled
-    or not sealed. Two claims never take the same item.
-
-    Args:
-        session: The claiming session, see db/sessions.py.
-        stage: Which of the two stages.
-        model: Only items of this model; None for all, as intake does.
-        limit: Most items to take, >= 1.
-    """
-    leases: list[Lease] = []
-    for job_id in _DUE.run(transaction, stage=stage.value, model=model, limit=CLAIM_JOBS).scalars():
-        if len(leases) >= limit:
-            break
-        leases += _claim_of(transaction, job_id, session, stage, limit - len(leases))
-    return leases
-
-
-def _claim_of(
-    transaction: Connection, job_id: str, session: str, stage: Stage, limit: int
-) -> list[Lease]:
-    # Asked again under the lock: a pause or a cancel that was answered holds for this claim.
-    job = transaction.execute(
-        select(jobs.c.model, jobs.c.defaults, jobs.c.examples, jobs.c.origin)
-        .where(jobs.c.id == job_id, jobs.c.cancelled_at.is_(None), jobs.c.paused_at.is_(None))
-        .with_for_update()
-    ).first()
-    if job is None:
-        return []
-    rows = _CLAIM.run(
-        transaction, job=job_id, stage=stage.value, session=session, limit=limit
-    ).all()
-    counts.move(transaction, {job_id: len(rows)}, ItemState.QUEUED, ItemState.RUNNING)
-    return [
-        Lease(
-            item_id=row.id,
-            attempt=row.attempt,
-            tries=row.tries,
-            rescues=row.rescues,
-            job_id=row.job_id,
-            owner_id=row.owner_id,
-            model=job.model,
-            request=effective(job.defaults, row.request),
-            options_digest=row.options_digest,
-            images=row.images,
-            examples=row.examples if "examples" in row.request else job.examples,
-            shares_examples="examples" in job.defaults and "examples" not in row.request,
-            origin=Origin(job.origin),
-        )
-        for row in sorted(rows, key=lambda row: int(row.id))
-    ]
-
-
-# ---- the four ends ------------------------------------------------------------------
+# ---- the ends -----------------------------------------------------------------------
 
 _COMPLETE = Statement(
     """
@@ -224,8 +127,17 @@ _FAIL = Statement(
 )
 _REQUEUE = Statement(
     """
-    UPDATE items SET state = 'queued', session_id = NULL, due_at = {after:wait},
-        tries = items.tries + :charge
+    UPDATE items SET state = 'queued', session_id = NULL, tries = items.tries + :charge,
+        due_at = CASE WHEN :keeps_place = 1 THEN items.due_at ELSE {after:wait} END
+    FROM {records:id bigint, attempt integer}
+    WHERE items.id = records.id AND items.attempt = records.attempt AND state = 'running'
+    RETURNING items.id
+    """
+)
+_BLAME = Statement(
+    """
+    UPDATE items SET state = 'queued', session_id = NULL,
+        rescues = items.rescues + :rescues, deaths = items.deaths + :deaths
     FROM {records:id bigint, attempt integer}
     WHERE items.id = records.id AND items.attempt = records.attempt AND state = 'running'
     RETURNING items.id
@@ -301,7 +213,10 @@ def _fail_for_good(transaction: Connection, failures: Sequence[Failure]) -> set[
 def release(
     transaction: Connection, leases: Sequence[Lease], *, wait_seconds: float = 0.0
 ) -> set[int]:
-    """Hand items back, charged to nobody. Returns the ids that were ours; safe to repeat."""
+    """Hand items back, charged to nobody; without a wait they keep their place.
+
+    Returns the ids that were ours; safe to repeat.
+    """
     return _requeue(transaction, leases, wait_seconds=wait_seconds, charge=0)
 
 
@@ -316,8 +231,24 @@ def _requeue(
         records,
         ItemState.QUEUED,
         wait=wait_seconds,
+        keeps_place=int(wait_seconds == 0),
         charge=charge,
     )
+
+
+def blame(transaction: Connection, running: Sequence[Lease]) -> set[int]:
+    """End the leases that were on the device together when it hung. Safe to repeat.
+
+    One that was alone is charged with it, and given up the second time. Of several, any may be
+    at fault: each runs alone from now on, and nothing is charged.
+    """
+    alone = len(running) == 1
+    if alone and running[0].deaths + 1 >= MAX_DEATHS:
+        error = Poison(f"the device hung {MAX_DEATHS} times with nothing else on it")
+        return _fail_for_good(transaction, [Failure(running[0], error)])
+    records = [{"id": lease.item_id, "attempt": lease.attempt} for lease in running]
+    charge = {"rescues": 0, "deaths": 1} if alone else {"rescues": SUSPECT_RESCUES, "deaths": 0}
+    return _end(transaction, running, _BLAME, records, ItemState.QUEUED, **charge)
 
 
 def advance(transaction: Connection, arrived: Sequence[tuple[Lease, list[str]]]) -> set[int]:

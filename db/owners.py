@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 
 from sqlalchemy import Connection, insert, or_, select, update
@@ -30,6 +30,20 @@ class Owner:
 
     id: int
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an owner gets; None leaves a quota to the settings.
+
+    Attributes:
+        weight: Share of the workers, beside those of others who want some.
+    """
+
+    weight: float = 1.0
+    max_queued_items: int | None = None
+    max_job_items: int | None = None
+    max_stored_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +79,19 @@ def get_or_create(transaction: Connection, name: str) -> Owner:
             pass  # made by somebody else since we looked
         row = transaction.execute(query).one()
     return Owner(row.id, row.name)
+
+
+def limits(transaction: Connection, owner_id: int) -> Limits:
+    """What an owner gets."""
+    columns = [owners.c[field.name] for field in fields(Limits)]
+    return Limits(*transaction.execute(select(*columns).where(owners.c.id == owner_id)).one())
+
+
+def limit(transaction: Connection, name: str, limits: Limits) -> Owner:
+    """Set what an owner gets, from the next claim and the next submission on."""
+    owner = get_or_create(transaction, name)
+    transaction.execute(update(owners).where(owners.c.id == owner.id).values(asdict(limits)))
+    return owner
 
 
 def create_key(

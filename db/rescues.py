@@ -1,8 +1,12 @@
-"""Items of sessions that died: taken back, charged to nobody."""
+"""Items of sessions that died: taken back, charged to nobody.
+
+A death says nothing against any item. One that is rescued again and again waits a little longer
+each time, so that what crashes every worker in a way that nobody sees leaves them time for others.
+"""
 
 from sqlalchemy import Connection
 
-from db import counts
+from db import counts, failpoints
 from db.sql import Statement
 from db.states import ItemState
 
@@ -21,8 +25,9 @@ _RESCUE = Statement(
         WHERE items.job_id = :job AND items.state = 'running' AND sessions.alive_until < {now}
         ORDER BY items.id LIMIT :limit
     )
-    UPDATE items SET state = 'queued', session_id = NULL, due_at = {now},
-        rescues = items.rescues + 1
+    UPDATE items SET state = 'queued', session_id = NULL, rescues = items.rescues + 1,
+        due_at = CASE WHEN items.rescues < 3 THEN items.due_at ELSE
+            {later:CASE WHEN items.rescues < 14 THEN 1 << (items.rescues - 3) ELSE 3600 END} END
     FROM dead WHERE items.id = dead.id AND items.state = 'running'
       AND EXISTS (
         SELECT 1 FROM sessions
@@ -37,6 +42,7 @@ def rescue(transaction: Connection, limit: int = 1_000) -> int:
     affected = sorted({row.job_id for row in _DEAD.run(transaction, limit=limit)})
     if not affected:
         return 0
+    failpoints.reach("rescuing")
     counts.lock(transaction, affected)
     rescued = {job: len(_RESCUE.run(transaction, job=job, limit=limit).all()) for job in affected}
     counts.move(transaction, rescued, ItemState.RUNNING, ItemState.QUEUED)

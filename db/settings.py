@@ -53,6 +53,9 @@ class RecordSettings(BaseSettings):
         3.0, description="Longest wait for a connection to S3"
     )
     s3_read_timeout_seconds: Seconds = Field(20.0, description="Longest wait for bytes from S3")
+    failpoints: dict[str, str] = Field(
+        {}, description="For tests: where processes die, see db/failpoints.py, as JSON"
+    )
     lease_seconds: Seconds = Field(
         20.0, description="How long a worker's session lives without a heartbeat"
     )

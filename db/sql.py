@@ -2,6 +2,7 @@
 
     {now}             the database's clock
     {after:name}      that many seconds later; the number is the bound parameter :name
+    {later:number}    the same, for an expression in SQL
     {skip_locked}     rows that another transaction holds are passed over
     {for_update}      rows are locked until the transaction ends
     {records:a t, b}  rows handed over as one JSON parameter, :records, with columns and types
@@ -57,6 +58,8 @@ def _postgresql(placeholder: re.Match[str]) -> str:
             return "clock_timestamp()"
         case "after":
             return f"(clock_timestamp() + make_interval(secs => :{argument}))"
+        case "later":
+            return f"(clock_timestamp() + make_interval(secs => {argument}))"
         case "skip_locked":
             return "FOR UPDATE SKIP LOCKED"
         case "for_update":
@@ -73,6 +76,8 @@ def _sqlite(placeholder: re.Match[str]) -> str:
             return f"{_SQLITE_TIME})"
         case "after":
             return f"{_SQLITE_TIME}, format('%+f seconds', :{argument}))"
+        case "later":
+            return f"{_SQLITE_TIME}, format('%+f seconds', {argument}))"
         case "skip_locked" | "for_update":
             return ""
         case "records":

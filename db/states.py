@@ -1,4 +1,4 @@
-"""The life of an item, and what a job's facts add up to.
+"""The life of an item, and what users see of a job.
 
     queued ──claim──▶ running ──complete──▶ succeeded
       ▲                 │  └────fail──────▶ failed
@@ -8,7 +8,6 @@ An item goes through two stages, each with its own claim: intake brings its imag
 blob store, generate answers it. Waiting for a retry is `queued` with a later `due_at`.
 """
 
-from datetime import datetime
 from enum import StrEnum
 
 
@@ -65,29 +64,13 @@ class JobState(StrEnum):
     #: Every item is final and at least one failed.
     FINISHED_WITH_ERRORS = "finished_with_errors"
     CANCELLED = "cancelled"
+    #: Its time was over before everything was started.
+    EXPIRED = "expired"
 
 
-FINAL_JOB_STATES = (JobState.SUCCEEDED, JobState.FINISHED_WITH_ERRORS, JobState.CANCELLED)
-
-
-def job_state(
-    *,
-    sealed_at: datetime | None,
-    started_at: datetime | None,
-    paused_at: datetime | None,
-    cancelled_at: datetime | None,
-    finished_at: datetime | None,
-    failed: int,
-) -> JobState:
-    """Derive the state of a job from its facts."""
-    if finished_at:
-        if cancelled_at:
-            return JobState.CANCELLED
-        return JobState.FINISHED_WITH_ERRORS if failed else JobState.SUCCEEDED
-    if cancelled_at:
-        return JobState.CANCELLING
-    if not sealed_at:
-        return JobState.IMPORTING
-    if paused_at:
-        return JobState.PAUSED
-    return JobState.RUNNING if started_at else JobState.QUEUED
+FINAL_JOB_STATES = (
+    JobState.SUCCEEDED,
+    JobState.FINISHED_WITH_ERRORS,
+    JobState.CANCELLED,
+    JobState.EXPIRED,
+)

@@ -15,9 +15,9 @@ from sqlalchemy import Connection, and_, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from db import counts, verdicts
-from db.clock import now
+from db.clock import after, now
 from db.errors import IdempotencyConflict, NotReady, RequestError
-from db.jobs import JOB_COLUMNS, Job, as_job, cancel, new_id
+from db.jobs import JOB_COLUMNS, PRIORITY_SECONDS, Job, as_job, cancel, new_id
 from db.requests import effective, example_references, image_references, options_digest
 from db.sql import Statement
 from db.states import ItemState, Origin, Stage
@@ -45,6 +45,8 @@ class NewJob:
         spool_key: Where a streamed submission waits for its import, with `spool_lines` lines.
         source: `s3://bucket/prefix`, if the items are the images to be found there.
         origin: Through which door it came.
+        priority: Each step is worth `PRIORITY_SECONDS` of waiting.
+        expires_seconds: Nothing of it is started later than this after its submission.
     """
 
     owner_id: int
@@ -57,13 +59,24 @@ class NewJob:
     spool_lines: int = 0
     source: str | None = None
     origin: Origin = Origin.JOB
+    priority: int = 0
+    expires_seconds: float | None = None
 
 
 def create(transaction: Connection, job: NewJob) -> str:
     """Insert a job that is not sealed yet and has no items. Returns its id."""
     job_id = new_id("job_")
     values = {field.name: getattr(job, field.name) for field in fields(NewJob)}
-    transaction.execute(insert(jobs).values(id=job_id, created_at=now(), **values))
+    expires_seconds = values.pop("expires_seconds")
+    transaction.execute(
+        insert(jobs).values(
+            id=job_id,
+            created_at=now(),
+            rank_at=after(-PRIORITY_SECONDS * job.priority),
+            expires_at=None if expires_seconds is None else after(expires_seconds),
+            **values,
+        )
+    )
     return job_id
 
 
@@ -129,7 +142,15 @@ def retry(transaction: Connection, earlier: Job, codes: Sequence[str], key: str 
         raise NotReady(f"job {earlier.id} is {earlier.state}: what fails is known when it ends")
     asked = json.dumps(["retry", earlier.id, sorted(codes)])
     digest = hashlib.sha256(asked.encode()).hexdigest()
-    new = NewJob(earlier.owner_id, earlier.model, earlier.defaults, earlier.name, key, digest)
+    new = NewJob(
+        owner_id=earlier.owner_id,
+        model=earlier.model,
+        defaults=earlier.defaults,
+        name=earlier.name,
+        idempotency_key=key,
+        body_digest=digest,
+        priority=earlier.priority,
+    )
     job_id, created = create_once(transaction, new)
     if not created:
         return job_id

@@ -15,6 +15,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -42,6 +43,9 @@ metadata = MetaData(
 BigId = BigInteger().with_variant(Integer(), "sqlite")
 Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
+#: Rank of a job that a release from before ranks has inserted.
+RANKED_FIRST = "1970-01-01 00:00:00.000000"
+
 
 def _at(name: str, *, nullable: bool = True, index: bool = False) -> Column[object]:
     return Column(name, UtcDateTime(), nullable=nullable, index=index)
@@ -57,6 +61,15 @@ owners = Table(
     Column("id", BigId, primary_key=True),
     Column("name", Text, nullable=False, unique=True),
     _at("created_at", nullable=False),
+    #: Share of the workers, beside those of others who want some; see db/claims.py.
+    Column("weight", Float, nullable=False, server_default="1"),
+    #: When something of this owner was last claimed.
+    _at("claimed_at"),
+    #: Quotas; NULL leaves it to the settings.
+    Column("max_queued_items", BigInteger),
+    Column("max_job_items", BigInteger),
+    Column("max_stored_bytes", BigInteger),
+    CheckConstraint("weight > 0", name="weight_is_positive"),
 )
 
 api_keys = Table(
@@ -69,6 +82,9 @@ api_keys = Table(
     _at("created_at", nullable=False),
     _at("expires_at"),
     _at("revoked_at"),
+    #: What it may do, words of db.owners.Scope separated by spaces.
+    Column("scopes", Text, nullable=False, server_default="submit read review"),
+    _at("last_used_at"),
 )
 
 #: Buckets and prefixes from which an owner's `s3://` references may be read.
@@ -123,6 +139,11 @@ jobs = Table(
     Column("source_after", Text),
     _at("listed_at"),
     Column("results_key", Text),
+    Column("priority", Integer, nullable=False, server_default="0"),
+    #: `created_at` less the head start of its priority: what an owner's jobs are claimed in.
+    Column("rank_at", UtcDateTime(), nullable=False, server_default=RANKED_FIRST),
+    #: From then on nothing of it is started.
+    _at("expires_at"),
     #: References of the images of the examples in `defaults`, once intake has them.
     Column("examples", Json),
     _at("created_at", nullable=False),
@@ -154,11 +175,18 @@ jobs = Table(
     ),
     Index("ix_jobs_owner_id_id", "owner_id", "id"),
     Index(
-        "ix_jobs_open",
-        "model",
+        "ix_jobs_claimable",
+        "owner_id",
+        "rank_at",
         "id",
         postgresql_where=text("finished_at IS NULL"),
         sqlite_where=text("finished_at IS NULL"),
+    ),
+    Index(
+        "ix_jobs_expiring",
+        "expires_at",
+        postgresql_where=text("finished_at IS NULL AND expires_at IS NOT NULL"),
+        sqlite_where=text("finished_at IS NULL AND expires_at IS NOT NULL"),
     ),
     Index(
         "ix_jobs_spooled",
@@ -207,6 +235,8 @@ items = Table(
     Column("tries", Integer, nullable=False, server_default="0"),
     #: How often its worker died, or gave up, while it had the item.
     Column("rescues", Integer, nullable=False, server_default="0"),
+    #: How often the watchdog had to end a worker that ran it alone.
+    Column("deaths", Integer, nullable=False, server_default="0"),
     Column("session_id", Text, ForeignKey("sessions.id")),
     #: References of the images after intake, in the order of the request.
     Column("images", Json),

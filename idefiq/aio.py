@@ -102,7 +102,7 @@ class AsyncClient:
 
     # ---- jobs -----------------------------------------------------------------------
 
-    async def submit(
+    async def submit(  # noqa: PLR0913 - keywords, as users write them
         self,
         items: Iterable[Item] | AsyncIterable[Item] | str,
         *,
@@ -110,9 +110,11 @@ class AsyncClient:
         defaults: Item | None = None,
         name: str = "",
         idempotency_key: str | None = None,
+        priority: int = 0,
+        expires_after_seconds: int | None = None,
     ) -> Job:
         """Submit a job and return at once; see `Client.submit`."""
-        job = Submission(model, defaults, name, idempotency_key)
+        job = Submission(model, defaults, name, idempotency_key, priority, expires_after_seconds)
         if isinstance(items, str):
             return await self._do(job.whole(source=items))
         if isinstance(items, Sequence) and len(items) <= protocol.WHOLE_ITEMS:
@@ -200,6 +202,10 @@ class AsyncClient:
     async def resume(self, job: Job | str) -> Job:
         """Go on with a paused job."""
         return await self._do(protocol.steer(job, "resume"))
+
+    async def prioritize(self, job: Job | str, priority: int) -> Job:
+        """Give a job another rank among its owner's, from -10 to 10, from now on."""
+        return await self._do(protocol.prioritize(job, priority))
 
     async def retry(
         self, job: Job | str, *, codes: Sequence[str] = (), idempotency_key: str | None = None

@@ -109,7 +109,7 @@ class Client:
 
     # ---- jobs -----------------------------------------------------------------------
 
-    def submit(
+    def submit(  # noqa: PLR0913 - keywords, as users write them
         self,
         items: Iterable[Item] | str,
         *,
@@ -117,6 +117,8 @@ class Client:
         defaults: Item | None = None,
         name: str = "",
         idempotency_key: str | None = None,
+        priority: int = 0,
+        expires_after_seconds: int | None = None,
     ) -> Job:
         """Submit a job and return at once.
 
@@ -130,11 +132,13 @@ class Client:
             defaults: Laid under every item, for example {"kind": "vqa"}.
             name: For people.
             idempotency_key: The same key and items make one job; one is made up if left out.
+            priority: From -10 to 10, each step worth ten minutes of waiting among your own jobs.
+            expires_after_seconds: Nothing of it is started later than this.
 
         Raises:
             ApiError: An item cannot be accepted; `errors` names its line and field.
         """
-        job = Submission(model, defaults, name, idempotency_key)
+        job = Submission(model, defaults, name, idempotency_key, priority, expires_after_seconds)
         if isinstance(items, str):
             return self._do(job.whole(source=items))
         if isinstance(items, Sequence) and len(items) <= protocol.WHOLE_ITEMS:
@@ -235,6 +239,10 @@ class Client:
     def resume(self, job: Job | str) -> Job:
         """Go on with a paused job."""
         return self._do(protocol.steer(job, "resume"))
+
+    def prioritize(self, job: Job | str, priority: int) -> Job:
+        """Give a job another rank among its owner's, from -10 to 10, from now on."""
+        return self._do(protocol.prioritize(job, priority))
 
     def retry(
         self, job: Job | str, *, codes: Sequence[str] = (), idempotency_key: str | None = None

@@ -197,17 +197,26 @@ class Submission:
         defaults: Laid under every item.
         name: For people.
         key: The same key and items make one job.
+        priority: From -10 to 10; each step is worth ten minutes of waiting.
+        expires_after_seconds: Nothing of it is started later than this.
     """
 
     model: str | None = None
     defaults: Item | None = None
     name: str = ""
     key: str | None = None
+    priority: int = 0
+    expires_after_seconds: int | None = None
 
     def body(self) -> Item:
         """As JSON."""
         job: Item = {"name": self.name, "defaults": self.defaults or {}}
-        return {**job, "model": self.model} if self.model else job
+        said = {
+            "model": self.model,
+            "priority": self.priority,
+            "expires_after_seconds": self.expires_after_seconds,
+        }
+        return {**job, **{name: value for name, value in said.items() if value}}
 
     def headers(self) -> dict[str, str]:
         """What makes sending it again safe."""
@@ -254,6 +263,11 @@ def wait_seconds(left: float | None) -> int:
 def steer(job: Job | str, verb: str) -> Call[Job]:
     """Cancel, pause or resume."""
     return Call("POST", f"/v1/jobs/{job_id(job)}/{verb}", Job.of)
+
+
+def prioritize(job: Job | str, priority: int) -> Call[Job]:
+    """Another rank for a job."""
+    return Call("PATCH", f"/v1/jobs/{job_id(job)}", Job.of, {"json": {"priority": priority}})
 
 
 def retry(job: Job | str, codes: Sequence[str], key: str | None) -> Call[Job]:

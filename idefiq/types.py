@@ -7,7 +7,7 @@ from typing import Any
 #: An item as it is submitted, or defaults of the same shape.
 Item = dict[str, Any]
 
-FINAL_STATES = frozenset({"succeeded", "finished_with_errors", "cancelled"})
+FINAL_STATES = frozenset({"succeeded", "finished_with_errors", "cancelled", "expired"})
 
 
 class IdefiqError(Exception):
@@ -59,8 +59,10 @@ class Job:
     state: str
     model: str
     name: str
+    priority: int
     counts: Counts
     created_at: datetime
+    expires_at: datetime | None
     finished_at: datetime | None
     items_per_second: float | None
     eta_seconds: float | None
@@ -78,6 +80,8 @@ class Job:
             state=body["state"],
             model=body["model"],
             name=body["name"],
+            priority=body.get("priority", 0),
+            expires_at=_time(body["expires_at"]) if body.get("expires_at") else None,
             counts=Counts(**body["counts"]),
             created_at=_time(body["created_at"]),
             finished_at=_time(body["finished_at"]) if body["finished_at"] else None,

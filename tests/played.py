@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from db import leases, sessions
+from db import claims, leases, sessions
 from db.database import Database
 from db.errors import IdefiqError
 from db.leases import Failure, Lease, RetryPolicy
@@ -48,7 +48,7 @@ class Played:
     def advance(self) -> None:
         """Do what intake would do with images that are good."""
         with self._record.transaction() as transaction:
-            taken = leases.claim(
+            taken = claims.claim(
                 transaction, session=self._intake, stage=Stage.INTAKE, model=None, limit=100
             )
             brought = [(lease, image_references(lease.request)) for lease in taken]

@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable
 
-from db import schema, sessions
+from db import failpoints, schema, sessions
 from db.blobs import open_store
 from db.database import Database
 from db.errors import RequestError
@@ -26,6 +26,8 @@ from workers.tasks import serve
 
 #: Exit status when generation hangs or the device is lost; a supervisor starts another process.
 BROKEN_STATUS = 70
+#: Longest wait for the record before a process that hangs is ended.
+LAST_WORD_SECONDS = 5.0
 #: A slow server holds up the items of one lane only.
 INTAKE_LANES = 4
 
@@ -53,6 +55,7 @@ def main() -> int:
         logging.getLogger(talkative).setLevel(logging.WARNING)
     try:
         record = RecordSettings()
+        failpoints.arm(record.failpoints)
         return {"engine": run_engine, "intake": run_intake, "upkeep": run_upkeep}[role](record)
     except UNREADABLE as error:
         log.critical("%s", explain(error))
@@ -102,7 +105,7 @@ def run_engine(record: RecordSettings) -> int:
         batch_items=settings.batch_items,
         loaders=settings.load_threads,
     )
-    _end_when_stuck(device.is_stuck)
+    _end_when_stuck(device.is_stuck, engine.blame)
     loop = ResidentLoop(
         engine.look, lanes=settings.lanes, poll_seconds=settings.poll_seconds, name="lane"
     )
@@ -197,13 +200,16 @@ def _policy(record: RecordSettings) -> RetryPolicy:
     return RetryPolicy(record.max_tries, record.retry_seconds)
 
 
-def _end_when_stuck(is_stuck: Callable[[], bool]) -> None:
-    """End the process at once when a generation hangs: its leases expire, others take over."""
+def _end_when_stuck(is_stuck: Callable[[], bool], blame: Callable[[], None]) -> None:
+    """End the process when a generation hangs, with a word on what: others take over."""
 
     def watch() -> None:
         while not is_stuck():
             time.sleep(1.0)
-        log.critical("the batch on the device hangs; ending the process")
+        # In a thread of its own: a record that does not answer may not keep a hung process alive.
+        last_word = threading.Thread(target=blame, daemon=True)
+        last_word.start()
+        last_word.join(LAST_WORD_SECONDS)
         os._exit(BROKEN_STATUS)
 
     threading.Thread(target=watch, name="watchdog", daemon=True).start()

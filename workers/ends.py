@@ -10,15 +10,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from db import counts, leases
+from db import counts, failpoints, leases, sessions
 from db.database import Database, Transaction
-from db.errors import Poison
 from db.leases import Failure, Lease, RetryPolicy
 from workers.notices import Notices
 from workers.session import Session
-
-#: An item whose workers died or gave up this often is failed.
-MAX_RESCUES = 10
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +53,12 @@ class LeaseEnds:
             counts.lock(transaction, {lease.job_id for lease in ended})
             ours = leases.complete(transaction, answers)
             ours |= leases.advance(transaction, arrived)
-            return len(ours | leases.fail(transaction, failures, self._policy))
+            ours |= leases.fail(transaction, failures, self._policy)
+            failpoints.reach("writing")
+            return len(ours)
 
         written = self._database.retrying(work, while_=lambda: self._session.holds(session_id))
+        failpoints.reach("written")
         self._notices.changed(*{lease.job_id for lease in ended})
         if lost := len(ended) - written:
             log.info("%d leases were lost; what was found for them is dropped", lost)
@@ -72,12 +71,11 @@ class LeaseEnds:
         )
         log.info("released %d items that had not begun", len(released))
 
-    def fail_poison(self, session_id: str, taken: Sequence[Lease]) -> list[Lease]:
-        """Fail what has cost too many workers already; returns the others."""
-        error = Poison(f"workers died or gave up {MAX_RESCUES} times while they had the item")
-        poison = [lease for lease in taken if lease.rescues >= MAX_RESCUES]
-        self.write(session_id, failures=[Failure(lease, error) for lease in poison])
-        return [lease for lease in taken if lease.rescues < MAX_RESCUES]
+    def blame(self, session_id: str, running: Sequence[Lease]) -> None:
+        """Say on what the device hung, and end the session: the process is about to end."""
+        with self._database.transaction() as transaction:
+            leases.blame(transaction, running)
+            sessions.end(transaction, session_id)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from api.openai.requests import ChatIn
 from api.openai.schemas import BatchOut, BatchPage
 from api.schemas import CustomId, JobIn
 from api.services import CurrentOwner, Parts, Services
-from api.submissions import ItemChecker, Lines
+from api.submissions import ItemChecker, Lines, check_quota
 from db import batches, files
 from db.batches import NewBatch
 from db.blobs import file_key
@@ -215,12 +215,23 @@ class Input:
             model=job.model if job else self._model or None,
             errors=self._mistakes or None,
         )
-        with self._services.database.transaction() as transaction:
-            batch, created = batches.create_once(transaction, whole, job, again=again)
-        if key and not created:
-            self._services.store.delete(key)
+        created = False
+        try:
+            with self._services.database.transaction() as transaction:
+                if job:
+                    check_quota(transaction, self._services, job, self._lines.count)
+                batch, created = batches.create_once(transaction, whole, job, again=again)
+        except RequestError:
+            self._forget(key)
+            raise
+        if not created:
+            self._forget(key)
         self._services.wakes.wake(UPKEEP)
         return BatchOut.of(batch)
+
+    def _forget(self, key: str) -> None:
+        if key:
+            self._services.store.delete(key)
 
     def _take(self, line: bytes) -> None:
         said = LineIn.model_validate_json(line)

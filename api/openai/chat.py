@@ -24,7 +24,7 @@ from api.events import HEADERS, MEDIA_TYPE, PING_SECONDS, event
 from api.openai.requests import ChatIn
 from api.schemas import JobIn
 from api.services import CurrentOwner, Parts, Services
-from api.submissions import ItemChecker, tell_submitted
+from api.submissions import ItemChecker, check_quota, tell_submitted
 from api.watch import Watched
 from db import jobs, results, submissions
 from db.completions import (
@@ -83,6 +83,7 @@ def _submit(services: Services, owner_id: int, asked: ChatIn) -> tuple[str, str]
         raise request_error(error) from error
     job = NewJob(owner_id, checker.card.name, checker.defaults, origin=Origin.CHAT)
     with services.database.transaction() as transaction:
+        check_quota(transaction, services, job, 1)
         job_id = submissions.submit(transaction, job, [item])
     tell_submitted(services, job.model)
     return job_id, job.model

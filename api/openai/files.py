@@ -11,6 +11,7 @@ from starlette.datastructures import UploadFile
 
 from api.errors import request_error
 from api.guard import NDJSON
+from api.images import check_room
 from api.openai.schemas import FileOut, FilePage
 from api.services import CurrentOwner, Parts, Services
 from api.streams import pieces
@@ -78,6 +79,7 @@ async def upload(request: Request, services: Parts, owner: CurrentOwner) -> File
 def _store(services: Services, owner_id: int, file: UploadFile, said: FileIn) -> FileOut:
     if not file.size:
         raise RequestError("the file is empty", field="file")
+    check_room(services, owner_id, file.size)
     file_id = new_id("file-")
     services.store.put(file_key(owner_id, file_id), file.file)
     new = NewFile(

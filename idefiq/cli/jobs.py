@@ -24,7 +24,7 @@ Out = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (jobs, results, watch, cancel, pause, resume, models, up):
+    for command in (jobs, results, watch, cancel, pause, resume, priority, models, up):
         app.command()(command)
 
 
@@ -110,6 +110,18 @@ def resume(job_id: str, url: Url = None, api_key: Key = None) -> None:
     """Go on with a paused job."""
     with Client(url, api_key) as client:
         _steered(client.resume(job_id))
+
+
+def priority(
+    job_id: str,
+    steps: Annotated[int, typer.Argument(help="-10 to 10; each is worth ten minutes of waiting")],
+    url: Url = None,
+    api_key: Key = None,
+) -> None:
+    """Let a job go before, or after, your others; use -- before a negative number."""
+    with Client(url, api_key) as client:
+        job = client.prioritize(job_id, steps)
+    print(f"{job.id} has priority {job.priority}")
 
 
 def models(url: Url = None, api_key: Key = None, as_json: AsJson = False) -> None:

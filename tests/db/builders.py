@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from db import leases, owners, sessions, submissions, verdicts
+from db import claims, leases, owners, sessions, submissions, verdicts
 from db.database import Database
 from db.leases import Lease
 from db.states import Stage
@@ -52,7 +52,7 @@ def session(database: Database, worker: str = "w1", *, lease_seconds: float = 60
 
 def claim(database: Database, session_id: str, limit: int = 100) -> list[Lease]:
     with database.transaction() as transaction:
-        return leases.claim(
+        return claims.claim(
             transaction, session=session_id, stage=Stage.GENERATE, model=MODEL, limit=limit
         )
 

@@ -1,6 +1,4 @@
-"""Claims, the four ends of a lease, and what a worker that comes too late can do: nothing."""
-
-import threading
+"""The ends of a lease, and what a worker that comes too late can do: nothing."""
 
 import pytest
 
@@ -22,73 +20,6 @@ def fail(database: Database, taken: list[Lease], error: IdefiqError) -> set[int]
 def rescue(database: Database) -> int:
     with database.transaction() as transaction:
         return rescues.rescue(transaction)
-
-
-def test_a_claim_takes_the_oldest_items_first_and_numbers_the_attempt(database: Database) -> None:
-    builders.job(database, items=5)
-
-    taken = builders.claim(database, builders.session(database), limit=2)
-
-    assert [(lease.request["prompt"], lease.attempt) for lease in taken] == [
-        ("number 0", 1),
-        ("number 1", 1),
-    ]
-
-
-def test_a_claim_hands_over_defaults_under_the_items_own_fields(database: Database) -> None:
-    defaults = {"kind": "caption", "prompt": "unused", "options": {"max_new_tokens": 7}}
-    builders.job(database, defaults=defaults)
-
-    [lease] = builders.claim(database, builders.session(database))
-
-    assert lease.request == {
-        "kind": "caption",
-        "images": [builders.IMAGE],
-        "prompt": "number 0",
-        "options": {"max_new_tokens": 7},
-    }
-
-
-def test_a_claim_fills_up_from_the_next_job(database: Database) -> None:
-    first, second = (builders.job(database, items=2) for _ in range(2))
-
-    taken = builders.claim(database, builders.session(database), limit=3)
-
-    assert [lease.job_id for lease in taken] == [first, first, second]
-
-
-def test_a_claim_leaves_other_models_and_other_stages_alone(database: Database) -> None:
-    builders.job(database, model="another")
-
-    assert builders.claim(database, builders.session(database)) == []
-
-
-def test_an_expired_session_claims_nothing(database: Database) -> None:
-    builders.job(database)
-    session = builders.session(database)
-    builders.kill(database, session)
-
-    assert builders.claim(database, session) == []
-
-
-def test_many_claimers_never_share_an_item(database: Database) -> None:
-    job_id = builders.job(database, items=120)
-    taken: list[int] = []
-
-    def run(worker: str) -> None:
-        session = builders.session(database, worker)
-        while leases_ := builders.claim(database, session, limit=7):
-            builders.complete(database, leases_)
-            taken.extend(lease.item_id for lease in leases_)
-
-    threads = [threading.Thread(target=run, args=(f"w{n}",)) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-    assert len(taken) == len(set(taken)) == 120
-    assert builders.counts(database, job_id) == {"succeeded": 120}
 
 
 def test_the_last_answer_finishes_the_job(database: Database) -> None:
@@ -222,6 +153,78 @@ def test_a_rescue_leaves_the_living_and_the_finished_alone(database: Database) -
     assert builders.counts(database, job_id) == {"queued": 1, "running": 1, "succeeded": 1}
     [again] = builders.claim(database, living)
     assert (again.item_id, again.attempt, again.tries) == (lost.item_id, 2, 0)
+
+
+class TestTheDeviceHung:
+    """What the watchdog writes before it ends a worker."""
+
+    def blame(self, database: Database, running: list[Lease]) -> set[int]:
+        with database.transaction() as transaction:
+            return leases.blame(transaction, running)
+
+    def test_items_that_were_together_on_it_are_suspects_and_charged_nothing(
+        self, database: Database
+    ) -> None:
+        job_id = builders.job(database, items=2)
+        session = builders.session(database)
+
+        self.blame(database, builders.claim(database, session))
+
+        again = builders.claim(database, session)
+        assert [(lease.is_suspect, lease.deaths, lease.tries) for lease in again] == [
+            (True, 0, 0)
+        ] * 2
+        assert builders.counts(database, job_id) == {"running": 2}
+
+    def test_an_item_alone_on_it_is_given_up_the_second_time(self, database: Database) -> None:
+        job_id = builders.job(database)
+        session = builders.session(database)
+        for _ in range(2):
+            self.blame(database, builders.claim(database, session))
+
+        assert builders.counts(database, job_id) == {"failed": 1}
+        with database.snapshot() as transaction:
+            item = results.get(transaction, builders.owner(database), job_id, 0)
+        assert item.error_code == "poison"
+
+    def test_a_word_that_comes_too_late_changes_nothing(self, database: Database) -> None:
+        job_id = builders.job(database)
+        session = builders.session(database)
+        taken = builders.claim(database, session)
+        builders.complete(database, taken)
+
+        assert self.blame(database, taken) == set()
+        assert builders.counts(database, job_id) == {"succeeded": 1}
+
+
+def test_however_often_workers_die_without_evidence_an_item_is_never_given_up(
+    database: Database,
+) -> None:
+    job_id = builders.job(database)
+
+    for _ in range(30):
+        session = builders.session(database)
+        assert len(builders.claim(database, session)) == 1
+        builders.kill(database, session)
+        rescue(database)
+        builders.make_due(database)
+
+    assert builders.counts(database, job_id) == {"queued": 1}
+
+
+def test_an_item_that_is_rescued_again_and_again_waits_longer_each_time(
+    database: Database,
+) -> None:
+    builders.job(database)
+    claimed = 0
+
+    for _ in range(30):
+        session = builders.session(database)
+        claimed += len(builders.claim(database, session))
+        builders.kill(database, session)
+        rescue(database)
+
+    assert 3 <= claimed <= 6
 
 
 class TestSessions:

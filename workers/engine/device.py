@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from db import failpoints
 from db.errors import EngineError, IdefiqError, OutOfMemory
 from workers.families.base import Answer, Family, Prepared
 
@@ -47,6 +48,9 @@ class Device:
         self._stuck_seconds = stuck_seconds
         self._thread = thread or device_thread()
         self._began: float | None = None
+        self._ceiling: int | None = None
+        #: What the device works on now.
+        self.running: Sequence[Prepared] = ()
 
     def is_stuck(self) -> bool:
         """Whether the batch that runs has been at it for too long."""
@@ -80,16 +84,21 @@ class Device:
             self._began = None
 
     def _halving(self, batch: Sequence[Prepared]) -> list[Outcome]:
-        self._began = time.monotonic()
+        cost = len(batch) * max(item.tokens for item in batch)
+        if len(batch) > 1 and self._ceiling is not None and cost > self._ceiling:
+            return self._halves(batch)
+        self._began, self.running = time.monotonic(), batch
         try:
+            failpoints.reach("generating", batch)
             answers = self._family.generate(batch)
             if len(answers) != len(batch):
                 raise EngineError(f"{len(answers)} answers for {len(batch)} items")
             return list(answers)
         except MemoryError:
-            log.warning("out of memory with %d items", len(batch))
+            log.warning("out of memory with %d items, %d tokens", len(batch), cost)
             if len(batch) == 1:
                 return [OutOfMemory("the item does not fit the device's memory, even alone")]
+            self._ceiling = cost - 1  # so as not to fail the same way again and again
         except Exception as error:  # a family's bug in one item must not fail its neighbours
             log.warning("batch of %d failed", len(batch), exc_info=error)
             if len(batch) == 1:
@@ -97,6 +106,9 @@ class Device:
                 if isinstance(error, IdefiqError):
                     return [error]
                 return [EngineError(f"generation failed: {type(error).__name__}")]
+        return self._halves(batch)
+
+    def _halves(self, batch: Sequence[Prepared]) -> list[Outcome]:
         middle = len(batch) // 2
         return self._halving(batch[:middle]) + self._halving(batch[middle:])
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from db import leases
+from db import claims, failpoints
 from db.blobs import BlobStore, image_key
 from db.database import Database
 from db.errors import EngineError, IdefiqError, ImageMismatch, ImageNotFound, NotFound
@@ -28,9 +28,6 @@ from workers.loop import ResidentLoop
 from workers.notices import Notices
 from workers.session import Session
 
-#: Once may be chance; after that an item no longer shares a batch.
-SUSPECT_RESCUES = 2
-
 log = logging.getLogger(__name__)
 
 
@@ -44,7 +41,7 @@ class Loaded:
 
 def _batch_key(one: Loaded) -> tuple[int, str]:
     """What may share a batch; an item that has cost a worker before goes last and alone."""
-    suspect = one.lease.item_id if one.lease.rescues >= SUSPECT_RESCUES else 0
+    suspect = one.lease.item_id if one.lease.is_suspect else 0
     return suspect, one.lease.options_digest
 
 
@@ -74,6 +71,7 @@ class Engine:
         self._session, self._ends, self._notices = session, ends, notices
         self._batch_items = batch_items
         self._loaders = ThreadPoolExecutor(loaders, thread_name_prefix="load")
+        self._turn: tuple[str, Sequence[Loaded]] = ("", [])
         self.loop: ResidentLoop | None = None
 
     def look(self) -> bool:
@@ -82,7 +80,7 @@ class Engine:
             if not self._session.holds(session):
                 return False
             with self._database.transaction() as transaction:
-                taken = leases.claim(
+                taken = claims.claim(
                     transaction,
                     session=session,
                     stage=Stage.GENERATE,
@@ -91,13 +89,15 @@ class Engine:
                 )
             if not taken:
                 return False
+            failpoints.reach("claimed", taken)
             if len(taken) == self._batch_items and self.loop:
                 self.loop.wake()  # another lane can load while this one generates
-            self._work(self._ends.fail_poison(session, taken), session)
-        return len(taken) == self._batch_items
+            self._work(taken, session)
+        return True
 
     def _work(self, taken: Sequence[Lease], session: str) -> None:
         loaded = self._load(taken, session)
+        failpoints.reach("decoded", taken)
         batches = plan(
             loaded,
             like=_batch_key,
@@ -111,6 +111,14 @@ class Engine:
         """End the loaders and the device."""
         self._loaders.shutdown()
         self._device.close()
+
+    def blame(self) -> None:
+        """Note in the record which items the device hangs on; the process is about to end."""
+        session, batch = self._turn
+        running = self._device.running
+        on_device = [one.lease for one in batch if any(one.item is item for item in running)]
+        log.critical("the device hangs on %s", [lease.item_id for lease in on_device])
+        self._ends.blame(session, on_device)
 
     def _may_start(self, session: str) -> bool:
         stopping = self.loop is not None and self.loop.stopping.is_set()
@@ -153,10 +161,15 @@ class Engine:
         return data
 
     def _answer(self, batch: Sequence[Loaded], session: str) -> None:
-        outcomes = self._device.run([one.item for one in batch], lambda: self._may_start(session))
+        def may_start() -> bool:
+            self._turn = session, batch
+            return self._may_start(session)
+
+        outcomes = self._device.run([one.item for one in batch], may_start)
         if outcomes is None:
             self._ends.release(session, [one.lease for one in batch])
             return
+        failpoints.reach("generated", batch)
         answers, failures = [], []
         for one, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Answer):

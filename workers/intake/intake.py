@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
-from db import leases, verdicts
+from db import claims, failpoints, verdicts
 from db.blobs import BlobStore, image_key
 from db.database import Database
 from db.errors import CheckDied, EngineError, IdefiqError, ImagePoison, ItemError
@@ -74,13 +74,14 @@ class Intake:
             if not self._session.holds(session):
                 return False
             with self._database.transaction() as transaction:
-                taken = leases.claim(
+                taken = claims.claim(
                     transaction, session=session, stage=Stage.INTAKE, model=None, limit=CLAIM_ITEMS
                 )
             if not taken:
                 return False
-            self._work(self._ends.fail_poison(session, taken), session)
-        return len(taken) == CLAIM_ITEMS
+            failpoints.reach("claimed", taken)
+            self._work(taken, session)
+        return True
 
     def close(self) -> None:
         """Wait for fetches that run."""
@@ -180,10 +181,12 @@ class Intake:
             if verdict := self._verdict(owner_id, digest):
                 return _accept(digest, verdict)
             self._store.put(image_key(owner_id, digest), io.BytesIO(data))
+            failpoints.reach("stored", reference)
         with self._database.transaction() as transaction:
             verdicts.add(transaction, owner_id, {digest: len(data)})
         with self._only(owner_id, digest):
             verdict = self._verdict(owner_id, digest) or self._check(owner_id, digest, data)
+            failpoints.reach("checked", reference)
             with self._database.transaction() as transaction:
                 verdicts.judge(transaction, owner_id, digest, verdict)
         return _accept(digest, verdict)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 
-from db import batches, files, jobs, results, sessions, submissions
+from db import batches, failpoints, files, jobs, results, sessions, submissions
 from db.batches import Batch
 from db.blobs import BlobStore, results_key
 from db.database import Database
@@ -59,6 +59,7 @@ class Upkeep:
 
         What goes wrong with one job is logged and keeps none of the others from its step.
         """
+        self._expire_jobs()
         with self._database.snapshot() as transaction:
             steps: list[Callable[[], None]] = [
                 *(partial(self.import_job, job) for job in submissions.to_import(transaction)),
@@ -91,6 +92,11 @@ class Upkeep:
             return True
         return False
 
+    def _expire_jobs(self) -> None:
+        with self._database.transaction() as transaction:
+            expired = jobs.expire(transaction)
+        self._notices.changed(*expired)
+
     def import_job(self, job: Job) -> None:
         """Import some pages of a spooled submission; after the last, seal the job.
 
@@ -110,6 +116,7 @@ class Upkeep:
                 return
             with self._database.transaction() as transaction:
                 submissions.seal(transaction, job.id)
+            failpoints.reach("sealed", job.id)
             self._tell_sealed(job)
         self._store.delete(job.spool_key)
         with self._database.transaction() as transaction:
@@ -127,6 +134,7 @@ class Upkeep:
                     with self._database.transaction() as transaction:
                         submissions.import_page(transaction, job, offset, page)
                     offset += len(page)
+                    failpoints.reach("imported", job.id)
                 if len(page) < PAGE:
                     return True
         return False
@@ -188,6 +196,7 @@ class Upkeep:
                 file.write(b"".join(item.line() for item in page))
             file.seek(0)
             self._store.put(key, file)
+        failpoints.reach("collected", job.id)
         with self._database.transaction() as transaction:
             jobs.record_results(transaction, job.id, key)
         self._notices.changed(job.id)

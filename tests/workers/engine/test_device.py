@@ -62,11 +62,22 @@ def _show(outcome: Outcome) -> str:
     return outcome.text if isinstance(outcome, Answer) else outcome.code
 
 
+def test_a_size_that_did_not_fit_is_not_tried_again() -> None:
+    family = SmallDevice(fits=20)
+    device = make(family)
+    batch = [family.prepare({"tokens": 8}, []) for _ in range(4)]
+
+    for _ in range(3):
+        device.run(batch, lambda: True)
+
+    assert family.ran == [4, 2, 2, 2, 2, 2, 2]
+
+
 def test_a_batch_that_does_not_fit_is_halved_until_it_does() -> None:
     family = SmallDevice(fits=2)
 
     assert run(family, *[{"tokens": 1}] * 8) == ["1"] * 8
-    assert family.ran == [8, 4, 2, 2, 4, 2, 2]
+    assert family.ran == [8, 4, 2, 2, 2, 2]
 
 
 def test_an_item_that_does_not_fit_even_alone_fails_alone() -> None:
@@ -117,10 +128,12 @@ def test_a_batch_that_hangs_is_noticed() -> None:
         def generate(self, batch: Sequence[Prepared]) -> list[Answer]:
             begun.set()
             end.wait()
-            return []
+            return super().generate(batch)
 
-    device = make(Hangs(fits=1), stuck_seconds=0.0)
-    thread = threading.Thread(target=device.run, args=([], lambda: True))
+    family = Hangs(fits=1)
+    device = make(family, stuck_seconds=0.0)
+    batch = [family.prepare({"tokens": 1}, [])]
+    thread = threading.Thread(target=device.run, args=(batch, lambda: True))
     before = device.is_stuck()
     thread.start()
     begun.wait()

@@ -2,34 +2,35 @@
 
 import hashlib
 import io
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import text
+from PIL.Image import Image
 
 from db import results, submissions
 from db.blobs import image_key
 from db.database import Database
 from db.results import Item
 from db.submissions import NewItem, NewJob
-from tests import pictures
+from tests import pictures, servers
 from tests.db import builders
 from tests.workers import parts
 from workers import families
-from workers.ends import MAX_RESCUES
 from workers.engine.device import Device
 from workers.engine.engine import Engine
+from workers.families.base import Answer, Family, Prepared
+from workers.session import Session
 from workers.settings import EngineSettings
 
 
-@pytest.fixture
-def engine(database: Database, tmp_path: Path) -> Iterator[Engine]:
-    family = families.load(EngineSettings(model="echo"))
-    session = parts.session(database, tmp_path)
-    made = Engine(
+def make(database: Database, folder: Path, family: Family) -> tuple[Engine, Session]:
+    session = parts.session(database, folder)
+    engine = Engine(
         database,
-        parts.store(tmp_path),
+        parts.store(folder),
         family,
         Device(family, stuck_seconds=60, probe=lambda: None, on_broken=lambda: None),
         session,
@@ -38,6 +39,12 @@ def engine(database: Database, tmp_path: Path) -> Iterator[Engine]:
         batch_items=8,
         loaders=2,
     )
+    return engine, session
+
+
+@pytest.fixture
+def engine(database: Database, tmp_path: Path) -> Iterator[Engine]:
+    made, session = make(database, tmp_path, families.load(EngineSettings(model="echo")))
     yield made
     made.close()
     session.stop()
@@ -100,18 +107,63 @@ def test_an_image_that_vanished_fails_its_item_alone(
     assert [item.error_code for item in items(database, job_id)] == [None, "image_not_found"]
 
 
-def test_an_item_that_has_cost_many_workers_is_given_up_and_its_neighbours_are_not(
-    engine: Engine, database: Database, tmp_path: Path
+class Hanging:
+    """Echo, until one of the prompts is there: then it hangs like a device that is lost."""
+
+    def __init__(self, family: Family) -> None:
+        self._family, self.card = family, family.card
+        self.hangs, self.goes_on = threading.Event(), threading.Event()
+
+    def prepare(self, request: dict[str, Any], images: Sequence[Image]) -> Prepared:
+        return self._family.prepare(request, images)
+
+    def generate(self, batch: Sequence[Prepared]) -> list[Answer]:
+        if any(item.request.get("prompt") == "hang" for item in batch):
+            self.hangs.set()
+            self.goes_on.wait(60)
+        return self._family.generate(batch)
+
+
+def test_an_item_that_hangs_the_device_is_given_up_and_its_neighbours_are_answered(
+    database: Database, tmp_path: Path
 ) -> None:
-    job_id = submit(database, tmp_path, 3)
+    owner_id = builders.owner(database)
+    data = pictures.plain()
+    digest = hashlib.sha256(data).hexdigest()
+    parts.store(tmp_path).put(image_key(owner_id, digest), io.BytesIO(data))
+    image = builders.checked_image(database, owner_id, digest)
+    asked = [NewItem({"images": [image], "prompt": f"{n}"}) for n in range(4)]
+    asked[2] = NewItem({"images": [image], "prompt": "hang"})
     with database.transaction() as transaction:
-        transaction.execute(
-            text("UPDATE items SET rescues = :most WHERE ordinal = 1"), {"most": MAX_RESCUES}
-        )
+        job_id = submissions.submit(transaction, NewJob(owner_id, builders.MODEL, {}), asked)
 
-    engine.look()
+    def life() -> bool:
+        """A worker until it has nothing to do, or hangs and is ended."""
+        family = Hanging(families.load(EngineSettings(model="echo")))
+        engine, session = make(database, tmp_path, family)
 
-    assert [item.error_code for item in items(database, job_id)] == [None, "poison", None]
+        def work() -> None:
+            while engine.look() and not family.hangs.is_set():
+                pass
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        servers.wait_until(lambda: family.hangs.is_set() or not thread.is_alive())
+        hung = family.hangs.is_set()
+        if hung:
+            engine.blame()  # from here on a real process is gone
+        family.goes_on.set()
+        thread.join()
+        engine.close()
+        session.stop()
+        return hung
+
+    lives = 0
+    while life():
+        lives += 1
+
+    assert lives == 3  # once with others, twice alone
+    assert [item.error_code for item in items(database, job_id)] == [None, None, "poison", None]
 
 
 def test_a_worker_without_a_session_that_holds_claims_nothing(

@@ -11,7 +11,7 @@ from typing import ClassVar
 import pytest
 from sqlalchemy import select
 
-from db import leases, owners, results, submissions, verdicts
+from db import claims, leases, owners, results, submissions, verdicts
 from db.blobs import S3Store, image_key
 from db.database import Database
 from db.errors import CheckDied
@@ -249,7 +249,7 @@ def test_advancing_starts_the_tries_afresh(database: Database, tmp_path: Path) -
     submit(database, image)
     session = parts.session(database, tmp_path, Stage.INTAKE)
     with database.transaction() as transaction:
-        [lease] = leases.claim(
+        [lease] = claims.claim(
             transaction, session=session.id, stage=Stage.INTAKE, model=None, limit=1
         )
         leases.advance(transaction, [(lease, [image])])

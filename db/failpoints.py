@@ -1,0 +1,112 @@
+"""Named places where a test lets a process die, stop, hang or fail.
+
+    IDEFIQ_FAILPOINTS='{"claimed": "kill"}'               dies the first time it gets there
+                      '{"claimed": "kill:3"}'             the third time
+                      '{"generating": "hang:1:prompt 7"}' the first time that this is about it
+
+Crashes can so be tried one by one, and not only by chance. Off, a place costs one `if`.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from db.errors import EngineError, RequestError, StorageError
+
+#: All places, in the order in which an item passes them.
+PLACES = (
+    "submitted",  # API: the job is committed, nobody is woken
+    "imported",  # upkeep: a page of a spool is committed, the next is not
+    "sealed",  # upkeep: the job is sealed, its spool still there
+    "claimed",  # a worker: the claim is committed
+    "stored",  # intake: the bytes are in the blob store, not in the record
+    "checked",  # intake: the verdict is known, not written
+    "decoded",  # engine: images are loaded
+    "generating",  # engine: the batch is on the device
+    "generated",  # engine: answers are there, nothing is written
+    "writing",  # a worker: the ends of leases are written, not committed
+    "written",  # a worker: the ends of leases are committed, nobody is told
+    "rescuing",  # a worker: dead sessions are found, nothing is taken back
+    "collected",  # upkeep: the results object is stored, its key is not
+)
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _stop() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _hang() -> None:
+    while True:
+        time.sleep(3600)
+
+
+def _break() -> None:
+    raise EngineError("a failpoint says so")
+
+
+def _lose() -> None:
+    raise StorageError("a failpoint says so")
+
+
+ACTIONS: Mapping[str, Callable[[], None]] = {
+    "kill": _die,
+    "stop": _stop,
+    "hang": _hang,
+    "break": _break,
+    "lose": _lose,
+}
+
+
+@dataclass
+class _Failpoint:
+    action: Callable[[], None]
+    #: Acts when this has come down to nothing; from then on each time, if it was 0.
+    left: int
+    about: str
+
+
+_armed: dict[str, _Failpoint] = {}
+
+
+def arm(spec: Mapping[str, str]) -> None:
+    """Arm places as `ACTION[:TIMES[:ABOUT]]`; TIMES 0 acts each time. Replaces what was armed.
+
+    Raises:
+        RequestError: There is no such place or action.
+    """
+    _armed.clear()
+    for place, said in spec.items():
+        action, _, rest = said.partition(":")
+        times, _, about = rest.partition(":")
+        if place not in PLACES or action not in ACTIONS or not (times or "1").isdecimal():
+            raise RequestError(f"no failpoint {place}={said}", field="failpoints")
+        _armed[place] = _Failpoint(ACTIONS[action], int(times or "1"), about)
+
+
+def hook(place: str, action: Callable[[], None]) -> None:
+    """Call something of the test's own, once, at the next time."""
+    _armed[place] = _Failpoint(action, 1, "")
+
+
+def reach(place: str, about: object = "") -> None:
+    """Say that a place is reached; `about` is what the work there is on."""
+    if _armed:
+        _act(place, about)
+
+
+def _act(place: str, about: object) -> None:
+    found = _armed.get(place)
+    if found is None or found.about not in str(about):
+        return
+    if found.left == 1:
+        del _armed[place]
+    elif found.left > 1:
+        found.left -= 1
+        return
+    found.action()

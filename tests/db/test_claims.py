@@ -1,0 +1,244 @@
+"""Which items a worker takes next."""
+
+import threading
+
+import pytest
+from sqlalchemy import text
+
+from db import jobs, leases, owners
+from db.database import Database
+from db.states import JobState, Origin
+from tests.db import builders
+
+
+def test_a_claim_takes_the_oldest_items_first_and_numbers_the_attempt(database: Database) -> None:
+    builders.job(database, items=5)
+
+    taken = builders.claim(database, builders.session(database), limit=2)
+
+    assert [(lease.request["prompt"], lease.attempt) for lease in taken] == [
+        ("number 0", 1),
+        ("number 1", 1),
+    ]
+
+
+def test_a_claim_hands_over_defaults_under_the_items_own_fields(database: Database) -> None:
+    defaults = {"kind": "caption", "prompt": "unused", "options": {"max_new_tokens": 7}}
+    builders.job(database, defaults=defaults)
+
+    [lease] = builders.claim(database, builders.session(database))
+
+    assert lease.request == {
+        "kind": "caption",
+        "images": [builders.IMAGE],
+        "prompt": "number 0",
+        "options": {"max_new_tokens": 7},
+    }
+
+
+def test_a_claim_fills_up_from_the_next_job(database: Database) -> None:
+    first, second = (builders.job(database, items=2) for _ in range(2))
+
+    taken = builders.claim(database, builders.session(database), limit=3)
+
+    assert [lease.job_id for lease in taken] == [first, first, second]
+
+
+def test_a_claim_leaves_other_models_and_other_stages_alone(database: Database) -> None:
+    builders.job(database, model="another")
+
+    assert builders.claim(database, builders.session(database)) == []
+
+
+def test_an_expired_session_claims_nothing(database: Database) -> None:
+    builders.job(database)
+    session = builders.session(database)
+    builders.kill(database, session)
+
+    assert builders.claim(database, session) == []
+
+
+def test_many_claimers_never_share_an_item(database: Database) -> None:
+    job_id = builders.job(database, items=120)
+    taken: list[int] = []
+
+    def run(worker: str) -> None:
+        session = builders.session(database, worker)
+        while leases_ := builders.claim(database, session, limit=7):
+            builders.complete(database, leases_)
+            taken.extend(lease.item_id for lease in leases_)
+
+    threads = [threading.Thread(target=run, args=(f"w{n}",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(taken) == len(set(taken)) == 120
+    assert builders.counts(database, job_id) == {"succeeded": 120}
+
+
+def test_a_claim_takes_nothing_of_a_job_whose_time_is_over(database: Database) -> None:
+    job_id, owner_id = (
+        builders.job(database, items=3, expires_seconds=3600),
+        builders.owner(database),
+    )
+    session = builders.session(database)
+    builders.complete(database, builders.claim(database, session, limit=1))
+
+    forward(database, 3600)
+    taken = builders.claim(database, session)
+    with database.transaction() as transaction:
+        expired = jobs.expire(transaction)
+        jobs.settle_cancelled(transaction, job_id, 100)
+        job = jobs.get(transaction, owner_id, job_id)
+
+    assert (taken, expired, job.state) == ([], [job_id], JobState.EXPIRED)
+    assert builders.counts(database, job_id) == {"succeeded": 1, "cancelled": 2}
+
+
+def forward(database: Database, seconds: int) -> None:
+    """Let time pass for the jobs: they are older by that much."""
+    with database.transaction() as transaction:
+        for column in ("created_at", "rank_at", "expires_at"):
+            shifted = (
+                f"datetime({column}, '-{seconds} seconds') || '.000000'"
+                if database.is_sqlite
+                else f"{column} - interval '{seconds} seconds'"
+            )
+            transaction.execute(text(f"UPDATE jobs SET {column} = {shifted}"))
+
+
+class TestPriority:
+    def order(self, database: Database, limit: int = 10) -> list[str]:
+        taken = builders.claim(database, builders.session(database), limit=limit)
+        return [lease.job_id for lease in taken]
+
+    def test_a_job_of_higher_priority_is_claimed_before_an_older_one(
+        self, database: Database
+    ) -> None:
+        usual, urgent = builders.job(database), builders.job(database, priority=1)
+
+        assert self.order(database) == [urgent, usual]
+
+    def test_a_job_that_waits_overtakes_what_comes_later_than_its_head_start(
+        self, database: Database
+    ) -> None:
+        unimportant = builders.job(database, priority=-2)
+        forward(database, 2 * int(jobs.PRIORITY_SECONDS))
+        later = builders.job(database)
+
+        assert self.order(database) == [unimportant, later]
+
+    def test_a_change_holds_at_the_next_claim(self, database: Database) -> None:
+        first, second = builders.job(database, items=2), builders.job(database)
+        session = builders.session(database)
+        builders.claim(database, session, limit=1)
+
+        owner_id = builders.owner(database)
+        with database.transaction() as transaction:
+            jobs.prioritize(transaction, owner_id, second, 3)
+
+        taken = builders.claim(database, session)
+        assert [lease.job_id for lease in taken] == [second, first]
+
+    def test_a_conversation_comes_before_every_priority(self, database: Database) -> None:
+        job = builders.job(database, priority=10)
+        chat = builders.job(database, origin=Origin.CHAT)
+
+        assert self.order(database) == [chat, job]
+
+
+class TestFairShare:
+    """A worker that claims, answers and claims again, four items at a time."""
+
+    def turns(self, database: Database, count: int) -> list[list[str]]:
+        """Whose items each claim takes."""
+        session, taken = builders.session(database), []
+        for _ in range(count):
+            batch = builders.claim(database, session, limit=4)
+            builders.complete(database, batch)
+            taken.append([names[lease.owner_id] for lease in batch])
+        return taken
+
+    @pytest.fixture(autouse=True)
+    def people(self, database: Database) -> None:
+        names.clear()
+        names.update({builders.owner(database, name): name for name in ("ada", "ben", "eve")})
+
+    def test_a_large_job_delays_a_small_one_of_another_owner_by_a_batch_only(
+        self, database: Database
+    ) -> None:
+        builders.job(database, items=100, owner_id=builders.owner(database, "ada"))
+        before = self.turns(database, 3)
+        builders.job(database, items=6, owner_id=builders.owner(database, "ben"))
+        after = self.turns(database, 5)
+
+        assert before == [["ada"] * 4] * 3
+        assert after == [["ben"] * 4, ["ada"] * 4, ["ben"] * 2 + ["ada"] * 2, *[["ada"] * 4] * 2]
+
+    def test_many_small_jobs_of_one_owner_are_no_larger_share(self, database: Database) -> None:
+        for _ in range(12):
+            builders.job(database, items=1, owner_id=builders.owner(database, "ada"))
+        builders.job(database, items=12, owner_id=builders.owner(database, "ben"))
+
+        assert self.turns(database, 4) == [["ada"] * 4, ["ben"] * 4] * 2
+
+    def test_what_an_owner_has_running_counts_against_it_by_its_weight(
+        self, database: Database
+    ) -> None:
+        for name in ("ada", "ben"):
+            builders.job(database, items=100, owner_id=builders.owner(database, name))
+        with database.transaction() as transaction:
+            owners.limit(transaction, "ben", owners.Limits(weight=3.0))
+        session, running = builders.session(database), dict.fromkeys(("ada", "ben"), 0)
+
+        for _ in range(8):  # nothing is answered: eight workers with a batch each
+            for lease in builders.claim(database, session, limit=4):
+                running[names[lease.owner_id]] += 1
+
+        assert running == {"ada": 8, "ben": 24}
+
+    def test_conversations_of_one_owner_do_not_keep_those_of_another_waiting(
+        self, database: Database
+    ) -> None:
+        for _ in range(6):
+            builders.job(database, origin=Origin.CHAT, owner_id=builders.owner(database, "ada"))
+        builders.job(database, origin=Origin.CHAT, owner_id=builders.owner(database, "ben"))
+
+        first, second = self.turns(database, 2)
+
+        assert first == ["ada"] * 4
+        assert second == ["ben"] + ["ada"] * 2
+
+
+#: Names of owners by id.
+names: dict[int, str] = {}
+
+
+def test_claims_and_answers_across_jobs_never_wait_for_each_other_in_a_circle(
+    database: Database,
+) -> None:
+    """Several jobs of several owners, so that each claim and each write locks a few."""
+    people = [builders.owner(database, f"owner{n}") for n in range(3)]
+    made = [builders.job(database, items=30, owner_id=people[n % 3]) for n in range(6)]
+    failed: list[BaseException] = []
+
+    def run(worker: str) -> None:
+        session = builders.session(database, worker)
+        try:
+            while taken := builders.claim(database, session, limit=13):
+                with database.transaction() as transaction:
+                    leases.release(transaction, taken[:1])
+                builders.complete(database, taken[1:])
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=run, args=(f"w{n}",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert failed == []
+    assert [builders.counts(database, job_id).get("running") for job_id in made] == [None] * 6
