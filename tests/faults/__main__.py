@@ -1,0 +1,110 @@
+"""`make faults`: seeded rounds on both kinds of surroundings, a table, and docs/reliability.md."""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from tests import servers
+from tests.faults import chaos, surroundings, zygote
+from tests.faults.chaos import Report
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "reliability.md"
+BEGIN, END = "<!-- figures: make faults -->", "<!-- end of figures -->"
+
+
+def main() -> int:
+    """Play the rounds."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
+    parser.add_argument("--seconds", type=float, default=150, help="torment in each round")
+    parser.add_argument("--rounds", type=int, default=1, help="on each kind of surroundings")
+    parser.add_argument("--write", action="store_true", help=f"write {DOCUMENT.name}'s figures")
+    parser.add_argument("--only", choices=["embedded", "real"])
+    arguments = parser.parse_args()
+    reports = []
+    with tempfile.TemporaryDirectory() as name, zygote.running() as forks:
+        folder = Path(name)
+        with servers.postgres() as cluster, servers.swift(_made(folder / "swift")) as endpoint:
+            for number in range(arguments.rounds):
+                for kind in [arguments.only] if arguments.only else ["embedded", "real"]:
+                    here = folder / f"{kind}{number}"
+                    around = (
+                        surroundings.embedded(here)
+                        if kind == "embedded"
+                        else surroundings.real(here, cluster, endpoint)
+                    )
+                    seed = arguments.seed + number
+                    with around as made:
+                        report = chaos.play(
+                            forks, made, here / "world", seed=seed, seconds=arguments.seconds
+                        )
+                    print(f"{kind}, seed {seed}: {report.verdict}", flush=True)
+                    reports.append(report)
+    shown = table(reports)
+    print(shown)
+    if arguments.write:
+        _write(shown)
+    return 0 if not any(sum(report.verdict.numbers.values()) for report in reports) else 1
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
+
+
+def table(reports: list[Report]) -> str:
+    """The figures, a column for each kind of surroundings."""
+    kinds = list(dict.fromkeys(report.surroundings for report in reports))
+    columns = [[one for one in reports if one.surroundings == kind] for kind in kinds]
+    rows: list[tuple[str, list[str]]] = [
+        ("seeds", [_seeds(some) for some in columns]),
+        ("faults", [str(sum(sum(one.faults.values()) for one in some)) for some in columns]),
+        ("of them kills", [str(sum(one.kills for one in some)) for some in columns]),
+        ("acknowledged items", [str(sum(one.verdict.items for one in some)) for some in columns]),
+    ]
+    rows += [
+        (f"**{name}**", [f"**{_number(some, name)}**" for some in columns])
+        for name in ("lost", "duplicated", "changed", "unexpected")
+    ]
+    rows.append(("executions per item", [_executions(some) for some in columns]))
+    for share in (0.5, 0.99):
+        title = f"kill to answer elsewhere, p{share * 100:.0f}"
+        rows.append((title, [_recovery(some, share) for some in columns]))
+    head = ["| |" + "|".join(f" {kind} " for kind in kinds) + "|", "|---|" + "---:|" * len(kinds)]
+    body = [f"| {title} | " + " | ".join(cells) + " |" for title, cells in rows]
+    faults = sum((one.faults for one in reports), Counter[str]())
+    listed = ", ".join(f"{name} {count}" for name, count in faults.most_common())
+    return "\n".join([*head, *body, "", f"Faults: {listed}."])
+
+
+def _seeds(reports: list[Report]) -> str:
+    seeds = [report.seed for report in reports]
+    return f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]}-{seeds[-1]}"
+
+
+def _number(reports: list[Report], name: str) -> int:
+    return sum(report.verdict.numbers[name] for report in reports)
+
+
+def _executions(reports: list[Report]) -> str:
+    items = sum(report.verdict.items for report in reports)
+    return f"{sum(report.executions for report in reports) / max(1, items):.2f}"
+
+
+def _recovery(reports: list[Report], share: float) -> str:
+    whole = Report("all", 0, recoveries=[one for report in reports for one in report.recoveries])
+    return f"{whole.recovery(share):.1f} s of {len(whole.recoveries)}"
+
+
+def _write(shown: str) -> None:
+    text = DOCUMENT.read_text()
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    DOCUMENT.write_text(f"{before}{BEGIN}\n{shown}\n{END}{after}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
