@@ -97,12 +97,16 @@ def create_key(
     owner: str = LOCAL_OWNER,
     note: str = "",
     days: Annotated[int, typer.Option(help="Valid for so many days; 0 is for ever")] = 0,
+    scopes: Annotated[
+        str, typer.Option(help="What it may do: submit, read, review and, for operators, admin")
+    ] = ",".join(owners.USUAL_SCOPES),
 ) -> None:
     """Make a key and print it: it is shown this once."""
     expires_at = datetime.now(UTC) + timedelta(days=days) if days else None
     with _database().transaction() as transaction:
         found = owners.get_or_create(transaction, owner)
-        print(owners.create_key(transaction, found, note=note, expires_at=expires_at))
+        said = [scope.strip() for scope in scopes.split(",")]
+        print(owners.create_key(transaction, found, note=note, scopes=said, expires_at=expires_at))
 
 
 @keys.command("list")
@@ -110,8 +114,11 @@ def list_keys() -> None:
     """List keys, without their secrets."""
     with _database().snapshot() as transaction:
         for key in owners.keys(transaction):
-            state = "revoked" if key.revoked_at else f"until {key.expires_at or 'revoked'}"
-            print(f"{key.id}  {key.owner}  {key.created_at:%Y-%m-%d}  {state}  {key.note}")
+            until = f"{key.expires_at:%Y-%m-%d}" if key.expires_at else "revoked"
+            state = "revoked" if key.revoked_at else f"until {until}"
+            used = f"used {key.last_used_at:%Y-%m-%d}" if key.last_used_at else "never used"
+            shown = (key.id, key.owner, key.scopes, f"{key.created_at:%Y-%m-%d}", state, used)
+            print("  ".join([*shown, key.note]))
 
 
 @keys.command("revoke")

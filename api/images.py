@@ -1,6 +1,7 @@
 """Images: upload them through the API, or straight to the store where it can."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import IO
 
 from fastapi import APIRouter, Request
@@ -64,12 +65,18 @@ def _store(services: Services, owner_id: int, files: list[UploadFile]) -> Images
         if size == 0:
             raise RequestError(f"{name!r} is empty", field=name)
         part.file.seek(0)
+        _touch(services, owner_id, [digest])
         services.store.put(image_key(owner_id, digest), part.file)
         sizes[digest] = size
         shown.append(ImageOut(image=f"blob:{digest}", filename=name, size_bytes=size))
     with services.database.transaction() as transaction:
         verdicts.add(transaction, owner_id, sizes)
     return ImagesOut(data=shown)
+
+
+def _touch(services: Services, owner_id: int, digests: Sequence[str]) -> None:
+    with services.database.transaction() as transaction:
+        verdicts.touch(transaction, owner_id, digests)
 
 
 def check_room(services: Services, owner_id: int, size_bytes: int) -> None:
@@ -95,6 +102,7 @@ def _digest(file: IO[bytes]) -> tuple[str, int]:
 def presign(wanted: PresignIn, services: Parts, owner: CurrentOwner) -> PresignOut:
     """URLs to which the bytes of images can be PUT without passing through the API."""
     most, shown = services.settings.max_upload_bytes, []
+    _touch(services, owner.id, [one.sha256 for one in wanted])
     check_room(services, owner.id, sum(one.size_bytes for one in wanted))
     for index, one in enumerate(wanted):
         if one.size_bytes > most:
@@ -113,6 +121,7 @@ def presign(wanted: PresignIn, services: Parts, owner: CurrentOwner) -> PresignO
 @router.post("/known")
 def known(digests: Digests, services: Parts, owner: CurrentOwner) -> list[str]:
     """Those of some SHA-256 digests that need no upload, because the owner has them stored."""
-    with services.database.snapshot() as transaction:
+    with services.database.transaction() as transaction:
+        verdicts.touch(transaction, owner.id, digests)
         stored = verdicts.stored(transaction, owner.id, digests)
     return sorted(stored)

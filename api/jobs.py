@@ -24,7 +24,7 @@ from api.schemas import (
 from api.services import CurrentOwner, Parts, Services
 from api.streams import PIECE_BYTES, pieces
 from api.submissions import Envelope, Spool, submit_json, tell_submitted
-from db import jobs, quotas, results, submissions
+from db import jobs, quotas, results, retention, submissions
 from db.errors import NotReady, RequestError, WrongMediaType
 from db.results import Item
 from workers.broker import INTAKE, UPKEEP, engine_queue
@@ -237,6 +237,14 @@ def change(job_id: str, wanted: JobPatch, services: Parts, owner: CurrentOwner) 
     """Give a job another priority, from the next claim on."""
     with services.database.transaction() as transaction:
         return JobOut.of(jobs.prioritize(transaction, owner.id, job_id, wanted.priority))
+
+
+@router.delete("/{job_id}", status_code=204)
+def delete(job_id: str, services: Parts, owner: CurrentOwner) -> None:
+    """Delete a finished job with its items and results. Its images go when nothing uses them."""
+    with services.database.transaction() as transaction:
+        retention.forget_job(transaction, owner.id, job_id)
+    services.wakes.wake(UPKEEP)
 
 
 @router.post("/{job_id}/cancel")

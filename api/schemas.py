@@ -2,10 +2,11 @@
 
 import base64
 from datetime import UTC, datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    AnyHttpUrl,
     BaseModel,
     ConfigDict,
     FailFast,
@@ -15,9 +16,11 @@ from pydantic import (
 )
 
 from api.settings import MOST_ITEMS
+from db import outbox
 from db.cards import ModelCard
 from db.errors import RequestError
 from db.jobs import Job
+from db.outbox import Delivery, Webhook
 from db.requests import Request, no_nul
 
 Name = Annotated[str, StringConstraints(max_length=200), AfterValidator(no_nul)]
@@ -230,6 +233,89 @@ class ModelsOut(BaseModel):
 
     object: str = "list"
     data: list[ModelOut]
+
+
+class WebhookIn(BaseModel):
+    """Where to be told of what."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: Annotated[AnyHttpUrl, Field(max_length=2_000)]
+    events: Annotated[list[Literal[*outbox.EVENTS]], Field(max_length=20)] = Field(  # type: ignore[valid-type]
+        [], description="All, if there are none"
+    )
+
+
+class WebhookPatch(BaseModel):
+    """What of a webhook can be changed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    enabled: bool
+
+
+class WebhookOut(BaseModel):
+    """A webhook."""
+
+    id: str
+    url: str
+    events: list[str]
+    enabled: bool
+    created_at: datetime
+
+    @classmethod
+    def of(cls, webhook: Webhook) -> "WebhookOut":
+        """Show it without its secret."""
+        return cls(
+            id=webhook.id,
+            url=webhook.url,
+            events=webhook.events.split(),
+            enabled=webhook.disabled_at is None,
+            created_at=webhook.created_at,
+        )
+
+
+class WebhookWithSecret(WebhookOut):
+    """A webhook that was made just now, or whose secret was."""
+
+    secret: str = Field(description="whsec_…, as Standard Webhooks has it; shown this once")
+
+
+class DeliveryOut(BaseModel):
+    """What a webhook was told, and whether it has listened."""
+
+    id: str = Field(description="The header `webhook-id`, the same in every attempt")
+    event: str
+    subject: str = Field(description="The job or batch that has ended")
+    created_at: datetime
+    attempts: int
+    next_attempt_at: datetime | None
+    delivered_at: datetime | None
+    status: int | None = Field(description="What the receiver answered last")
+    problem: str | None
+
+    @classmethod
+    def of(cls, delivery: Delivery) -> "DeliveryOut":
+        """Show a delivery."""
+        return cls(
+            id=delivery.id,
+            event=delivery.event,
+            subject=delivery.subject,
+            created_at=delivery.created_at,
+            attempts=delivery.attempts,
+            next_attempt_at=delivery.due_at,
+            delivered_at=delivery.delivered_at,
+            status=delivery.status,
+            problem=delivery.problem,
+        )
+
+
+class DeliveryPage(BaseModel):
+    """Deliveries, newest first."""
+
+    data: list[DeliveryOut]
+    has_more: bool
+    next: str | None = Field(description="Cursor of the next page")
 
 
 def encode_cursor(value: str) -> str:

@@ -11,8 +11,8 @@ from api.watch import Watch
 from db import owners
 from db.blobs import BlobStore
 from db.database import Database
-from db.errors import Unauthorized
-from db.owners import Owner
+from db.errors import Forbidden, Unauthorized
+from db.owners import Caller, Owner, Scope
 from workers.broker import Wakes
 from workers.notices import Notices
 
@@ -39,18 +39,41 @@ def _services(request: Request) -> Services:
 Parts = Annotated[Services, Depends(_services)]
 
 
-def _owner(request: Request, services: Parts) -> Owner:
+def _caller(request: Request, services: Parts) -> Caller:
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     # A key that is none of ours is what OpenAI's clients make up when they need none.
     if key and (services.settings.keys_required or owners.is_key(key.strip())):
         if scheme.lower() != "bearer":
             raise Unauthorized("send the API key as `Authorization: Bearer KEY`")
         with services.database.snapshot() as transaction:
-            return owners.authenticate(transaction, key.strip())
+            caller = owners.authenticate(transaction, key.strip())
+        if not caller.is_noted:
+            with services.database.transaction() as transaction:
+                owners.note_use(transaction, caller.key_id)
+        return caller
     if services.settings.keys_required:
         raise Unauthorized("an API key is required: send it as `Authorization: Bearer KEY`")
     check_local(request.headers)
-    return services.local_owner
+    return Caller(services.local_owner, frozenset(Scope))
 
 
+def _with(caller: Caller, scope: Scope) -> Owner:
+    if scope not in caller.scopes:
+        has = ", ".join(sorted(caller.scopes))
+        raise Forbidden(f"this needs a key with the scope {scope}; this one has {has}")
+    return caller.owner
+
+
+def _owner(request: Request, caller: Annotated[Caller, Depends(_caller)]) -> Owner:
+    reads = request.method in ("GET", "HEAD")
+    return _with(caller, Scope.READ if reads else Scope.SUBMIT)
+
+
+def _admin(caller: Annotated[Caller, Depends(_caller)]) -> Owner:
+    return _with(caller, Scope.ADMIN)
+
+
+#: Whose everything is that a request is about; its key may read, or submit where that is needed.
 CurrentOwner = Annotated[Owner, Depends(_owner)]
+#: An operator.
+Admin = Annotated[Owner, Depends(_admin)]

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from api.errors import request_error
 from api.schemas import FirstLine, ItemIn, JobIn, SubmissionIn
 from api.services import Services
-from db import failpoints, owners, quotas, sessions, submissions
+from db import failpoints, owners, quotas, sessions, submissions, verdicts
 from db.blobs import BlobStore, image_key, spool_key
 from db.cards import ModelCard, check_effective
 from db.database import Transaction
@@ -103,7 +103,12 @@ class ItemChecker:
                 field="images",
             )
         digest = hashlib.sha256(data).hexdigest()
+        with self._services.database.transaction() as transaction:
+            verdicts.touch(transaction, self._owner_id, [digest])
         self._services.store.put(image_key(self._owner_id, digest), io.BytesIO(data))
+        # With a row it is collected some day, even if the submission is refused.
+        with self._services.database.transaction() as transaction:
+            verdicts.add(transaction, self._owner_id, {digest: len(data)})
         return f"blob:{digest}"
 
 

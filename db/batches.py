@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from db import counts, submissions
+from db import counts, outbox, submissions
 from db import jobs as job_statements
 from db.clock import after, now
 from db.errors import IdempotencyConflict, NotFound
@@ -169,6 +169,8 @@ def _create(transaction: Connection, new: NewBatch, job_id: str | None) -> tuple
             **values,
         )
     )
+    if new.errors:
+        outbox.announce_batch(transaction, new.owner_id, batch_id, "batch.failed")
     return get(transaction, new.owner_id, batch_id), True
 
 
@@ -277,7 +279,7 @@ def finalize(
     usage: dict[str, Any],
 ) -> None:
     """Note that a batch's files are written; one without a line is None. Safe to repeat."""
-    transaction.execute(
+    finalized = transaction.execute(
         update(batches)
         .where(batches.c.id == batch_id, batches.c.finalized_at.is_(None))
         .values(
@@ -286,7 +288,11 @@ def finalize(
             error_file_id=error_file_id,
             usage=usage,
         )
-    )
+        .returning(batches.c.owner_id)
+    ).scalar()
+    if finalized is not None:
+        status = get(transaction, finalized, batch_id).status
+        outbox.announce_batch(transaction, finalized, batch_id, f"batch.{status}")
 
 
 def _batches(transaction: Connection, *conditions: Any) -> list[Batch]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select, update
 
+from db import outbox
 from db.clock import now
 from db.states import FINAL_STATES, ItemState
 from db.tables import jobs
@@ -64,8 +65,11 @@ def number(transaction: Connection, job_ids: Sequence[str]) -> list[int]:
 
 
 def finish_if_done(transaction: Connection, job_ids: Iterable[str]) -> None:
-    """Finish those sealed jobs that have nothing open any more. Safe to repeat."""
-    transaction.execute(
+    """Finish those sealed jobs that have nothing open any more. Safe to repeat.
+
+    Their webhooks are written into the outbox in the same transaction.
+    """
+    finished = transaction.execute(
         update(jobs)
         .where(
             jobs.c.id.in_(list(job_ids)),
@@ -75,4 +79,6 @@ def finish_if_done(transaction: Connection, job_ids: Iterable[str]) -> None:
             jobs.c.running == 0,
         )
         .values(finished_at=now())
+        .returning(jobs.c.id)
     )
+    outbox.announce_jobs(transaction, finished.scalars().all())

@@ -97,7 +97,9 @@ def get(transaction: Connection, owner_id: int, job_id: str) -> Job:
         NotFound: There is none, or it is another owner's.
     """
     row = transaction.execute(
-        select(*JOB_COLUMNS).where(jobs.c.id == job_id, jobs.c.owner_id == owner_id)
+        select(*JOB_COLUMNS).where(
+            jobs.c.id == job_id, jobs.c.owner_id == owner_id, jobs.c.deleted_at.is_(None)
+        )
     ).first()
     if row is None:
         raise NotFound(f"there is no job {job_id!r}")
@@ -110,7 +112,9 @@ def page(transaction: Connection, owner_id: int, *, before: str | None, limit: i
     Single conversations are left out.
     """
     query = select(*JOB_COLUMNS).where(
-        jobs.c.owner_id == owner_id, jobs.c.origin != Origin.CHAT.value
+        jobs.c.owner_id == owner_id,
+        jobs.c.origin != Origin.CHAT.value,
+        jobs.c.deleted_at.is_(None),
     )
     if before is not None:
         query = query.where(jobs.c.id < before)

@@ -1,4 +1,4 @@
-"""Owners, their API keys and what they may read.
+"""Owners, their API keys, what they get and what they may read.
 
 A key is `idq_ID_SECRET`: looked up by its id, compared by the SHA-256 of the whole, shown once.
 160 bits of chance need no slow hash.
@@ -8,16 +8,34 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
+from enum import StrEnum
 
 from sqlalchemy import Connection, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from db.clock import now
+from db.clock import after, now
 from db.errors import NotFound, RequestError, Unauthorized
 from db.tables import api_keys, grants, owners
 
+
+class Scope(StrEnum):
+    """What a key may do."""
+
+    #: Send and steer: jobs, images, files, webhooks.
+    SUBMIT = "submit"
+    READ = "read"
+    #: Judge answers.
+    REVIEW = "review"
+    #: Keys and owners: what an operator does.
+    ADMIN = "admin"
+
+
+USUAL_SCOPES = (Scope.SUBMIT, Scope.READ, Scope.REVIEW)
+#: A use of a key is not noted again so soon.
+USE_SECONDS = 60.0
 #: The owner of everything submitted without a key, which only a loopback service accepts.
 LOCAL_OWNER = "local"
 _KEY = re.compile(r"idq_([0-9a-f]{12})_([0-9a-f]{40})")
@@ -56,6 +74,18 @@ class Key:
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    scopes: str
+    last_used_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sends a request, with which key; `is_noted` says that its use is written down."""
+
+    owner: Owner
+    scopes: frozenset[str]
+    key_id: str = ""
+    is_noted: bool = True
 
 
 def get_or_create(transaction: Connection, name: str) -> Owner:
@@ -81,6 +111,20 @@ def get_or_create(transaction: Connection, name: str) -> Owner:
     return Owner(row.id, row.name)
 
 
+def named(transaction: Connection, name: str) -> Owner:
+    """The owner of this name.
+
+    Raises:
+        NotFound: There is none.
+    """
+    row = transaction.execute(
+        select(owners.c.id, owners.c.name).where(owners.c.name == name)
+    ).first()
+    if row is None:
+        raise NotFound(f"there is no owner {name!r}")
+    return Owner(row.id, row.name)
+
+
 def limits(transaction: Connection, owner_id: int) -> Limits:
     """What an owner gets."""
     columns = [owners.c[field.name] for field in fields(Limits)]
@@ -95,14 +139,29 @@ def limit(transaction: Connection, name: str, limits: Limits) -> Owner:
 
 
 def create_key(
-    transaction: Connection, owner: Owner, *, note: str = "", expires_at: datetime | None = None
+    transaction: Connection,
+    owner: Owner,
+    *,
+    note: str = "",
+    scopes: Sequence[str] = USUAL_SCOPES,
+    expires_at: datetime | None = None,
 ) -> str:
-    """Make a key and return it whole: the only time that anybody sees it."""
-    key_id, secret = secrets.token_hex(6), secrets.token_hex(20)
-    key = f"idq_{key_id}_{secret}"
+    """Make a key and return it whole: the only time that anybody sees it.
+
+    Raises:
+        RequestError: There is no such scope.
+    """
+    for scope in scopes:
+        if scope not in set(Scope):
+            raise RequestError(
+                f"there is no scope {scope!r}; there are {', '.join(Scope)}", field="scopes"
+            )
+    name, secret = secrets.token_hex(6), secrets.token_hex(20)
+    key = f"idq_{name}_{secret}"
     transaction.execute(
         insert(api_keys).values(
-            id=key_id,
+            id=name,
+            scopes=" ".join(sorted(set(scopes))),
             owner_id=owner.id,
             secret_hash=_digest(key),
             note=note,
@@ -118,8 +177,13 @@ def is_key(text: str) -> bool:
     return bool(_KEY.fullmatch(text))
 
 
-def authenticate(transaction: Connection, key: str) -> Owner:
-    """The owner of a key.
+def key_id(key: str) -> str:
+    """The part of a key that is no secret."""
+    return key.split("_")[1]
+
+
+def authenticate(transaction: Connection, key: str) -> Caller:
+    """Who a key belongs to, and what it may do.
 
     Raises:
         Unauthorized: The key is malformed, unknown, revoked or expired; which, is not said.
@@ -128,7 +192,13 @@ def authenticate(transaction: Connection, key: str) -> Owner:
     row = (
         matched
         and transaction.execute(
-            select(api_keys.c.secret_hash, owners.c.id, owners.c.name)
+            select(
+                api_keys.c.secret_hash,
+                api_keys.c.scopes,
+                owners.c.id,
+                owners.c.name,
+                (api_keys.c.last_used_at > after(-USE_SECONDS)).label("is_noted"),
+            )
             .join(owners, owners.c.id == api_keys.c.owner_id)
             .where(
                 api_keys.c.id == matched[1],
@@ -139,7 +209,13 @@ def authenticate(transaction: Connection, key: str) -> Owner:
     )
     if not row or not hmac.compare_digest(row.secret_hash, _digest(key)):
         raise Unauthorized("the API key is not valid")
-    return Owner(row.id, row.name)
+    scopes = frozenset(row.scopes.split())
+    return Caller(Owner(row.id, row.name), scopes, key_id(key), bool(row.is_noted))
+
+
+def note_use(transaction: Connection, name: str) -> None:
+    """Note that a key was used now."""
+    transaction.execute(update(api_keys).where(api_keys.c.id == name).values(last_used_at=now()))
 
 
 def revoke_key(transaction: Connection, key_id: str) -> None:
@@ -157,21 +233,27 @@ def revoke_key(transaction: Connection, key_id: str) -> None:
         raise NotFound(f"there is no key {key_id!r} that could be revoked")
 
 
+_KEYS = select(
+    api_keys.c.id,
+    owners.c.name,
+    api_keys.c.note,
+    api_keys.c.created_at,
+    api_keys.c.expires_at,
+    api_keys.c.revoked_at,
+    api_keys.c.scopes,
+    api_keys.c.last_used_at,
+).join(owners, owners.c.id == api_keys.c.owner_id)
+
+
 def keys(transaction: Connection) -> list[Key]:
     """All keys, oldest first."""
-    rows = transaction.execute(
-        select(
-            api_keys.c.id,
-            owners.c.name,
-            api_keys.c.note,
-            api_keys.c.created_at,
-            api_keys.c.expires_at,
-            api_keys.c.revoked_at,
-        )
-        .join(owners, owners.c.id == api_keys.c.owner_id)
-        .order_by(api_keys.c.created_at, api_keys.c.id)
-    )
+    rows = transaction.execute(_KEYS.order_by(api_keys.c.created_at, api_keys.c.id))
     return [Key(*row) for row in rows]
+
+
+def key(transaction: Connection, name: str) -> Key:
+    """One key, which is there."""
+    return Key(*transaction.execute(_KEYS.where(api_keys.c.id == name)).one())
 
 
 def grant(transaction: Connection, owner: Owner, *, bucket: str, prefix: str) -> None:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -236,3 +237,8 @@ def image_references(request: dict[str, Any]) -> list[str]:
 def example_references(request: dict[str, Any]) -> list[str]:
     """References of the images of a request's examples."""
     return [example["image"] for example in request.get("examples", ())]
+
+
+def blob_digests(references: Iterable[str]) -> set[str]:
+    """Digests of the `blob:` references among some."""
+    return {name.removeprefix("blob:") for name in references if name.startswith("blob:")}

@@ -18,7 +18,13 @@ from db import counts, verdicts
 from db.clock import after, now
 from db.errors import IdempotencyConflict, NotReady, RequestError
 from db.jobs import JOB_COLUMNS, PRIORITY_SECONDS, Job, as_job, cancel, new_id
-from db.requests import effective, example_references, image_references, options_digest
+from db.requests import (
+    blob_digests,
+    effective,
+    example_references,
+    image_references,
+    options_digest,
+)
 from db.sql import Statement
 from db.states import ItemState, Origin, Stage
 from db.tables import items, jobs
@@ -283,7 +289,9 @@ def _insert(
         for request in asked
         for reference in (*image_references(request), *example_references(request))
     }
-    checked = verdicts.checked(transaction, job.owner_id, named | {*shared})
+    everything = named | {*shared}
+    verdicts.touch(transaction, job.owner_id, blob_digests(everything))
+    checked = verdicts.checked(transaction, job.owner_id, everything)
     if shared and checked.issuperset(shared):
         transaction.execute(update(jobs).where(jobs.c.id == job_id).values(examples=shared))
     rows = []

@@ -4,6 +4,7 @@
             ├─ grants            sessions (workers alive or lately so)
             ├─ blobs
             ├─ files
+            ├─ webhooks ─ deliveries
             ├─ batches ──▶ jobs
             └─ jobs ── items ──▶ sessions
 
@@ -45,6 +46,8 @@ Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresq
 
 #: Rank of a job that a release from before ranks has inserted.
 RANKED_FIRST = "1970-01-01 00:00:00.000000"
+#: An image that a release from before retention has stored counts as used for ever.
+USED_BY_OLD = "9999-12-31 00:00:00.000000"
 
 
 def _at(name: str, *, nullable: bool = True, index: bool = False) -> Column[object]:
@@ -113,8 +116,19 @@ blobs = Table(
     #: How often a child process died while it checked these bytes.
     Column("deaths", Integer, nullable=False, server_default="0"),
     _at("created_at", nullable=False),
+    #: When somebody last said that they use it, to within an hour.
+    Column("used_at", UtcDateTime(), nullable=False, server_default=USED_BY_OLD),
+    #: Marked as unused since then; see db/retention.py.
+    _at("collecting_at"),
     CheckConstraint("length(digest) = 64", name="digest_is_sha256"),
     CheckConstraint("verdict <> 'ok' OR width IS NOT NULL", name="ok_is_measured"),
+    Index("ix_blobs_used_at", "used_at"),
+    Index(
+        "ix_blobs_collecting_at",
+        "collecting_at",
+        postgresql_where=text("collecting_at IS NOT NULL"),
+        sqlite_where=text("collecting_at IS NOT NULL"),
+    ),
 )
 
 jobs = Table(
@@ -152,6 +166,8 @@ jobs = Table(
     _at("paused_at"),
     _at("cancelled_at"),
     _at("finished_at"),
+    #: Nobody sees it any more, and upkeep removes it.
+    _at("deleted_at"),
     Column("total", BigInteger, nullable=False, server_default="0"),
     Column("queued", BigInteger, nullable=False, server_default="0"),
     Column("running", BigInteger, nullable=False, server_default="0"),
@@ -187,6 +203,18 @@ jobs = Table(
         "expires_at",
         postgresql_where=text("finished_at IS NULL AND expires_at IS NOT NULL"),
         sqlite_where=text("finished_at IS NULL AND expires_at IS NOT NULL"),
+    ),
+    Index(
+        "ix_jobs_finished",
+        "finished_at",
+        postgresql_where=text("finished_at IS NOT NULL AND deleted_at IS NULL"),
+        sqlite_where=text("finished_at IS NOT NULL AND deleted_at IS NULL"),
+    ),
+    Index(
+        "ix_jobs_deleted",
+        "id",
+        postgresql_where=text("deleted_at IS NOT NULL"),
+        sqlite_where=text("deleted_at IS NOT NULL"),
     ),
     Index(
         "ix_jobs_spooled",
@@ -273,6 +301,7 @@ items = Table(
         postgresql_where=text("state = 'queued'"),
         sqlite_where=text("state = 'queued'"),
     ),
+    Index("ix_items_owner_id_id", "owner_id", "id"),
     Index(
         "ix_items_leased",
         "session_id",
@@ -332,11 +361,57 @@ batches = Table(
     UniqueConstraint("owner_id", "request_key"),
     CheckConstraint("(errors IS NULL) = (job_id IS NOT NULL)", name="faultless_has_a_job"),
     Index("ix_batches_owner_id_id", "owner_id", "id"),
+    Index("ix_batches_job_id", "job_id"),
     Index(
         "ix_batches_open",
         "id",
         postgresql_where=text("finalized_at IS NULL"),
         sqlite_where=text("finalized_at IS NULL"),
+    ),
+)
+
+#: Where owners want to be told of what has ended.
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _owner(),
+    Column("url", Text, nullable=False),
+    #: Words of db.outbox.EVENTS between spaces.
+    Column("events", Text, nullable=False),
+    Column("secret", Text, nullable=False),
+    #: Signed with as well until `former_until`, while receivers change over.
+    Column("former_secret", Text),
+    _at("former_until"),
+    _at("created_at", nullable=False),
+    _at("disabled_at"),
+    Index("ix_webhooks_owner_id_id", "owner_id", "id"),
+)
+
+#: The outbox: written in the transaction that ends what it tells of. One row for each end.
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _owner(),
+    Column("webhook_id", Text, ForeignKey("webhooks.id", ondelete="CASCADE"), nullable=False),
+    Column("event", Text, nullable=False),
+    #: The job or batch that has ended.
+    Column("subject", Text, nullable=False),
+    _at("created_at", nullable=False),
+    #: When it is to be tried next; NULL when it will not be.
+    _at("due_at"),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    _at("delivered_at"),
+    Column("status", Integer),
+    Column("problem", Text),
+    Index("ix_deliveries_webhook_id_id", "webhook_id", "id"),
+    Index("ix_deliveries_subject", "subject"),
+    Index(
+        "ix_deliveries_due",
+        "due_at",
+        postgresql_where=text("due_at IS NOT NULL"),
+        sqlite_where=text("due_at IS NOT NULL"),
     ),
 )
 

@@ -1,6 +1,6 @@
 """What is known of an owner's images: which bytes are stored, and what checking them found.
 
-    add ─▶ unchecked ──judge──▶ ok (format, width, height) | an error code, for good
+    touch ─▶ store ─▶ add ─▶ unchecked ──judge──▶ ok (format, width, height), or an error code
 
 A digest is checked once for each owner, however many items refer to it.
 """
@@ -8,15 +8,18 @@ A digest is checked once for each owner, however many items refer to it.
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from db.clock import now
+from db.clock import after, now
+from db.requests import blob_digests
 from db.tables import blobs
 
 #: Most digests looked up in one statement.
 LOOKUP = 5_000
 OK = "ok"
+#: A use is not noted again so soon.
+TOUCH_SECONDS = 3_600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +42,26 @@ def add(transaction: Connection, owner_id: int, sizes: dict[str, int]) -> None:
     if not rows:
         return
     dialect = postgresql if transaction.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(blobs).values(created_at=now()).on_conflict_do_nothing()
+    times = {"created_at": now(), "used_at": now()}
+    statement = dialect.insert(blobs).values(times).on_conflict_do_nothing()
     transaction.execute(statement, rows)
+
+
+def touch(transaction: Connection, owner_id: int, digests: Collection[str]) -> None:
+    """Say that an owner's images are used, so that they are not collected. Safe to repeat.
+
+    To be said before bytes are stored: what is being collected at this moment is gone after it.
+    """
+    for some in _chunks(sorted(digests)):
+        transaction.execute(
+            update(blobs)
+            .where(
+                blobs.c.owner_id == owner_id,
+                blobs.c.digest.in_(some),
+                or_(blobs.c.collecting_at.is_not(None), blobs.c.used_at < after(-TOUCH_SECONDS)),
+            )
+            .values(used_at=now(), collecting_at=None)
+        )
 
 
 def get(transaction: Connection, owner_id: int, digests: Collection[str]) -> dict[str, Verdict]:
@@ -53,6 +74,7 @@ def get(transaction: Connection, owner_id: int, digests: Collection[str]) -> dic
                 blobs.c.owner_id == owner_id,
                 blobs.c.digest.in_(some),
                 blobs.c.verdict.is_not(None),
+                blobs.c.collecting_at.is_(None),
             )
         )
         found.update({digest: Verdict(*values) for digest, *values in rows})
@@ -64,7 +86,11 @@ def stored(transaction: Connection, owner_id: int, digests: Collection[str]) -> 
     found: set[str] = set()
     for some in _chunks(sorted(digests)):
         rows = transaction.execute(
-            select(blobs.c.digest).where(blobs.c.owner_id == owner_id, blobs.c.digest.in_(some))
+            select(blobs.c.digest).where(
+                blobs.c.owner_id == owner_id,
+                blobs.c.digest.in_(some),
+                blobs.c.collecting_at.is_(None),
+            )
         )
         found.update(rows.scalars())
     return found
@@ -72,8 +98,7 @@ def stored(transaction: Connection, owner_id: int, digests: Collection[str]) -> 
 
 def checked(transaction: Connection, owner_id: int, references: Collection[str]) -> set[str]:
     """Those `blob:` references whose bytes were checked and found good."""
-    digests = {ref.removeprefix("blob:") for ref in references if ref.startswith("blob:")}
-    verdicts = get(transaction, owner_id, digests)
+    verdicts = get(transaction, owner_id, blob_digests(references))
     return {f"blob:{digest}" for digest, verdict in verdicts.items() if verdict.code == OK}
 
 

@@ -11,10 +11,11 @@ with Client() as client:
 
 from idefiq.aio import AsyncClient
 from idefiq.client import Client
-from idefiq.types import ApiError, Counts, Event, IdefiqError, Job, Model, Result, TooLong
+from idefiq.types import ApiError, ApiKey, Counts, Event, IdefiqError, Job, Model, Result, TooLong
 
 __all__ = [
     "ApiError",
+    "ApiKey",
     "AsyncClient",
     "Client",
     "Counts",

@@ -18,7 +18,7 @@ import httpx2
 
 from idefiq import protocol
 from idefiq.protocol import Call, Page, Submission, Upload, Where
-from idefiq.types import ApiError, Event, Item, Job, Model, Result, TooLong
+from idefiq.types import ApiError, ApiKey, Event, Item, Job, Model, Result, TooLong
 
 T = TypeVar("T")
 
@@ -244,6 +244,10 @@ class Client:
         """Give a job another rank among its owner's, from -10 to 10, from now on."""
         return self._do(protocol.prioritize(job, priority))
 
+    def delete(self, job: Job | str) -> None:
+        """Delete a finished job with its items and results."""
+        self._do(protocol.delete(job))
+
     def retry(
         self, job: Job | str, *, codes: Sequence[str] = (), idempotency_key: str | None = None
     ) -> Job:
@@ -259,6 +263,27 @@ class Client:
     def models(self) -> list[Model]:
         """The models that the service knows."""
         return self._do(protocol.models())
+
+    def create_api_key(
+        self, owner: str, *, note: str = "", scopes: Sequence[str] = (), days: int | None = None
+    ) -> ApiKey:
+        """Make an API key; for operators. Its `key` is shown this once.
+
+        Args:
+            owner: Whose jobs it is for; made if there is none of that name.
+            note: For people.
+            scopes: Some of submit, read, review and admin; all but the last if left out.
+            days: Valid for so long; for ever if left out.
+        """
+        return self._do(protocol.create_key(owner, note, scopes, days))
+
+    def api_keys(self) -> list[ApiKey]:
+        """All API keys, without their secrets; for operators."""
+        return self._do(protocol.keys())
+
+    def revoke_api_key(self, key_id: str) -> None:
+        """Make an API key invalid at once; for operators."""
+        self._do(protocol.revoke_key(key_id))
 
     def is_ready(self) -> bool:
         """Whether the service has a worker with a loaded model."""

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+from urllib.parse import quote
 
 import httpx2
 
-from idefiq.types import ApiError, Event, IdefiqError, Item, Job, Model, Result
+from idefiq.types import ApiError, ApiKey, Event, IdefiqError, Item, Job, Model, Result
 
 T = TypeVar("T")
 
@@ -106,7 +107,7 @@ def answer(call: Call[T], response: httpx2.Response) -> T:
         ApiError: The service refused the request.
     """
     if response.is_success:
-        return call.read(response.json())
+        return call.read(response.json() if response.content else None)
     raise refusal(response)
 
 
@@ -268,6 +269,28 @@ def steer(job: Job | str, verb: str) -> Call[Job]:
 def prioritize(job: Job | str, priority: int) -> Call[Job]:
     """Another rank for a job."""
     return Call("PATCH", f"/v1/jobs/{job_id(job)}", Job.of, {"json": {"priority": priority}})
+
+
+def delete(job: Job | str) -> Call[None]:
+    """A finished job, away with it."""
+    return Call("DELETE", f"/v1/jobs/{job_id(job)}", lambda _: None)
+
+
+def create_key(owner: str, note: str, scopes: Sequence[str], days: int | None) -> Call[ApiKey]:
+    """A new key. Not sent again: each time it would make another."""
+    said = {"owner": owner, "note": note, "scopes": list(scopes), "days": days}
+    body = {name: value for name, value in said.items() if value}
+    return Call("POST", "/v1/keys", ApiKey.of, {"json": body}, repeatable=False)
+
+
+def keys() -> Call[list[ApiKey]]:
+    """All keys."""
+    return Call("GET", "/v1/keys", lambda body: [ApiKey.of(one) for one in body])
+
+
+def revoke_key(key_id: str) -> Call[None]:
+    """A key, invalid from now on."""
+    return Call("DELETE", f"/v1/keys/{quote(key_id, safe='')}", lambda _: None)
 
 
 def retry(job: Job | str, codes: Sequence[str], key: str | None) -> Call[Job]:

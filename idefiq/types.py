@@ -91,6 +91,38 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key of the service, for operators; `key` is there only when it was made just now."""
+
+    id: str
+    owner: str
+    note: str
+    scopes: list[str]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+    key: str | None
+
+    @classmethod
+    def of(cls, body: dict[str, Any]) -> "ApiKey":
+        """Read the service's JSON."""
+        times = {
+            name: _time(body[name]) if body[name] else None
+            for name in ("expires_at", "revoked_at", "last_used_at")
+        }
+        return cls(
+            id=body["id"],
+            owner=body["owner"],
+            note=body["note"],
+            scopes=body["scopes"],
+            created_at=_time(body["created_at"]),
+            key=body.get("key"),
+            **times,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """What became of one item.
 

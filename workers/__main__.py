@@ -21,7 +21,7 @@ from workers.ends import LeaseEnds
 from workers.loop import ResidentLoop
 from workers.notices import Notices
 from workers.session import Session
-from workers.settings import EngineSettings, IntakeSettings, WorkerSettings
+from workers.settings import EngineSettings, IntakeSettings, UpkeepSettings
 from workers.tasks import serve
 
 #: Exit status when generation hangs or the device is lost; a supervisor starts another process.
@@ -166,11 +166,12 @@ def run_intake(record: RecordSettings) -> int:
 
 
 def run_upkeep(record: RecordSettings) -> int:
-    """Import, list, settle, write results."""
+    """Import, list, settle, write results; deliver webhooks beside all that."""
     from workers.upkeep.listing import Buckets
     from workers.upkeep.upkeep import Upkeep
+    from workers.upkeep.webhooks import Webhooks
 
-    settings = WorkerSettings()
+    settings = UpkeepSettings()
     database = _open(record)
     app = make_app(settings, UPKEEP)
     upkeep = Upkeep(
@@ -179,15 +180,22 @@ def run_upkeep(record: RecordSettings) -> int:
         Buckets(record),
         Wakes(app),
         Notices(settings.redis_url),
+        settings,
     )
     loop = ResidentLoop(upkeep.look, lanes=1, poll_seconds=settings.poll_seconds, name="lane")
-    return serve(
-        app,
-        loop,
-        queue=UPKEEP,
-        name=f"upkeep@{settings.worker_name}",
-        on_stopped=database.dispose,
+    webhooks = Webhooks(database, settings)
+    telling = ResidentLoop(
+        webhooks.look, lanes=1, poll_seconds=settings.poll_seconds, name="webhooks"
     )
+    telling.start()
+
+    def close() -> None:
+        telling.stop()
+        webhooks.close()
+        database.dispose()
+
+    name = f"upkeep@{settings.worker_name}"
+    return serve(app, loop, queue=UPKEEP, name=name, on_stopped=close)
 
 
 def _open(record: RecordSettings, pool: int = 0) -> Database:

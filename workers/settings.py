@@ -65,6 +65,31 @@ class IntakeSettings(WorkerSettings):
     )
 
 
+class UpkeepSettings(WorkerSettings):
+    """How webhooks are delivered, and what is kept for how long."""
+
+    keep_jobs_days: Annotated[float, Field(ge=0)] = Field(
+        0, description="Finished jobs, with items and results, are deleted after this; 0: never"
+    )
+    keep_chats_days: Annotated[float, Field(ge=0)] = Field(
+        1, description="The same for conversations of OpenAI's clients"
+    )
+    keep_images_days: Annotated[float, Field(ge=0)] = Field(
+        30, description="Images in no job that is kept are deleted when unused so long; 0: never"
+    )
+    collect_hours: Annotated[float, Field(gt=0)] = Field(
+        24, description="How often unused images are looked for"
+    )
+
+    webhook_seconds: Seconds = Field(15.0, description="Longest wait for a webhook's receiver")
+    webhook_ports: frozenset[Annotated[int, Field(ge=1, le=65535)]] = Field(
+        frozenset({80, 443}), description="Ports to which webhooks may be delivered, as JSON"
+    )
+    webhook_networks: list[IPv4Network | IPv6Network] = Field(
+        [], description="Networks beyond the public ones to which webhooks may go, as JSON"
+    )
+
+
 class EngineSettings(WorkerSettings):
     """Which model an engine worker pins, and how."""
 

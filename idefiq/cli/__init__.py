@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from idefiq.cli import jobs, runs
+from idefiq.cli import jobs, keys, runs
 from idefiq.cli.common import errors
 from idefiq.types import IdefiqError
 
@@ -30,6 +30,7 @@ def options(
 
 runs.add_to(app)
 jobs.add_to(app)
+app.add_typer(keys.app, name="keys")
 
 
 def main() -> None:

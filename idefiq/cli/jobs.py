@@ -24,7 +24,7 @@ Out = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (jobs, results, watch, cancel, pause, resume, priority, models, up):
+    for command in (jobs, results, watch, cancel, pause, resume, priority, delete, models, up):
         app.command()(command)
 
 
@@ -122,6 +122,13 @@ def priority(
     with Client(url, api_key) as client:
         job = client.prioritize(job_id, steps)
     print(f"{job.id} has priority {job.priority}")
+
+
+def delete(job_id: str, url: Url = None, api_key: Key = None) -> None:
+    """Delete a finished job with its items and results."""
+    with Client(url, api_key) as client:
+        client.delete(job_id)
+    print(f"{job_id} is deleted")
 
 
 def models(url: Url = None, api_key: Key = None, as_json: AsJson = False) -> None:

@@ -69,7 +69,11 @@ def test_no_route_shows_or_changes_anything_of_another_owner(
     ).json()["id"]
     asked = {"input_file_id": file, "endpoint": line["url"], "completion_window": "24h"}
     batch = http.post("/v1/batches", json=asked, headers=keys["ada"]).json()["id"]
-    ids = {"job_id": job, "file_id": file, "batch_id": batch}
+    webhook = http.post(
+        "/v1/webhooks", json={"url": "https://example.com/"}, headers=keys["ada"]
+    ).json()["id"]
+    delivery = f"msg_{job}_{webhook}"
+    ids = {"job_id": job, "file_id": file, "batch_id": batch, "webhook_id": webhook}
     schema = http.get("/openapi.json").json()
     tried = 0
 
@@ -77,17 +81,20 @@ def test_no_route_shows_or_changes_anything_of_another_owner(
         if not any(f"{{{name}}}" in path for name in ids):
             continue
         for method in methods:
-            url = path.format(**ids, index=0)
-            change = {"priority": 1} if method == "patch" else None
-            answer = http.request(method, url, json=change, headers=keys["eve"])
+            url = path.format(**ids, delivery_id=delivery, index=0)
+            change = {"priority": 1} if "job_id" in path else {"enabled": False}
+            said = json.dumps(change) if method == "patch" else None
+            answer = http.request(method, url, headers=keys["eve"], content=said)
             assert answer.status_code == 404, url
             tried += 1
 
-    assert tried >= 13
+    assert tried >= 22
     assert http.post("/v1/batches", json=asked, headers=keys["eve"]).status_code == 404
     for path in ("/v1/files", "/v1/batches"):
         assert http.get(path, headers=keys["eve"]).json()["data"] == []
     assert http.get("/v1/jobs", headers=keys["eve"]).json()["data"] == []
+    assert http.get("/v1/webhooks", headers=keys["eve"]).json() == []
+    assert http.get(f"/v1/webhooks/{webhook}", headers=keys["ada"]).json()["enabled"]
     assert http.get(f"/v1/jobs/{job}", headers=keys["ada"]).json()["state"] == "queued"
 
 

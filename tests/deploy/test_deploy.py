@@ -11,11 +11,17 @@ from pydantic_settings import BaseSettings
 
 from api.settings import ApiSettings
 from db.settings import RecordSettings
-from workers.settings import EngineSettings, IntakeSettings
+from workers.settings import EngineSettings, IntakeSettings, UpkeepSettings
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
-SETTINGS: list[type[BaseSettings]] = [RecordSettings, ApiSettings, IntakeSettings, EngineSettings]
+SETTINGS: list[type[BaseSettings]] = [
+    RecordSettings,
+    ApiSettings,
+    IntakeSettings,
+    EngineSettings,
+    UpkeepSettings,
+]
 
 
 def fields() -> dict[str, Any]:

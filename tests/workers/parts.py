@@ -12,7 +12,7 @@ from workers.broker import Wakes, make_app
 from workers.ends import LeaseEnds
 from workers.notices import Notices
 from workers.session import Session
-from workers.settings import BrokerSettings
+from workers.settings import BrokerSettings, UpkeepSettings
 from workers.upkeep.listing import Buckets
 from workers.upkeep.upkeep import Upkeep
 
@@ -46,7 +46,8 @@ def notices() -> Notices:
 def upkeep(database: Database, folder: Path, **settings: object) -> Upkeep:
     """Upkeep on the folder's store."""
     buckets = Buckets(record(database, folder, **settings))
-    return Upkeep(database, store(folder), buckets, wakes(), notices())
+    kept = UpkeepSettings.model_validate(settings)
+    return Upkeep(database, store(folder), buckets, wakes(), notices(), kept)
 
 
 def store(folder: Path) -> FolderStore:

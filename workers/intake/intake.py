@@ -180,6 +180,8 @@ class Intake:
             digest = hashlib.sha256(data).hexdigest()
             if verdict := self._verdict(owner_id, digest):
                 return _accept(digest, verdict)
+            with self._database.transaction() as transaction:
+                verdicts.touch(transaction, owner_id, [digest])
             self._store.put(image_key(owner_id, digest), io.BytesIO(data))
             failpoints.reach("stored", reference)
         with self._database.transaction() as transaction:

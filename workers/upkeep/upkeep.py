@@ -23,8 +23,10 @@ from db.states import Origin
 from db.submissions import NewItem
 from workers.broker import INTAKE, Wakes, engine_queue
 from workers.notices import Notices
+from workers.settings import UpkeepSettings
 from workers.upkeep.listing import Buckets
 from workers.upkeep.outputs import Outputs
+from workers.upkeep.retention import Retention
 
 #: Lines imported, items cancelled and results written in one transaction.
 PAGE = 2_000
@@ -49,10 +51,12 @@ class Upkeep:
         buckets: Buckets,
         wakes: Wakes,
         notices: Notices,
+        settings: UpkeepSettings,
     ) -> None:
         self._database, self._store, self._buckets = database, store, buckets
         self._wakes, self._notices = wakes, notices
         self._outputs = Outputs(database, store)
+        self.retention = Retention(database, store, settings)
 
     def look(self) -> bool:
         """Run every step that has something to do. Returns whether there may be more.
@@ -79,7 +83,8 @@ class Upkeep:
         failed = [step for step in steps if not self._did(step)]
         with self._database.transaction() as transaction:
             sessions.forget_dead(transaction)
-        return len(failed) < len(steps)
+        more = self.retention.look()
+        return more or len(failed) < len(steps)
 
     def _did(self, step: Callable[[], None]) -> bool:
         try:

@@ -10,8 +10,10 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
+BIG_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 OPEN = "finished_at IS NULL"
 RANKED_FIRST = "1970-01-01 00:00:00.000000"
+USED_BY_OLD = "9999-12-31 00:00:00.000000"
 
 
 def _at(name: str, nullable: bool = True, default: str | None = None) -> sa.Column:
@@ -47,8 +49,82 @@ def upgrade() -> None:
     _open("ix_jobs_claimable", ["owner_id", "rank_at", "id"])
     _open("ix_jobs_expiring", ["expires_at"], f"{OPEN} AND expires_at IS NOT NULL")
 
+    op.add_column("jobs", _at("deleted_at"))
+    ended = "finished_at IS NOT NULL AND deleted_at IS NULL"
+    _open("ix_jobs_finished", ["finished_at"], ended)
+    _open("ix_jobs_deleted", ["id"], "deleted_at IS NOT NULL")
+    op.add_column("blobs", _at("used_at", nullable=False, default=USED_BY_OLD))
+    op.execute("UPDATE blobs SET used_at = created_at")
+    op.create_index("ix_blobs_used_at", "blobs", ["used_at"])
+    op.add_column("blobs", _at("collecting_at"))
+    marked = sa.text("collecting_at IS NOT NULL")
+    op.create_index(
+        "ix_blobs_collecting_at",
+        "blobs",
+        ["collecting_at"],
+        postgresql_where=marked,
+        sqlite_where=marked,
+    )
+    op.create_index("ix_batches_job_id", "batches", ["job_id"])
+    op.create_index("ix_items_owner_id_id", "items", ["owner_id", "id"])
+
+    op.create_table(
+        "webhooks",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("owner_id", BIG_ID, nullable=False),
+        sa.Column("url", sa.Text(), nullable=False),
+        sa.Column("events", sa.Text(), nullable=False),
+        sa.Column("secret", sa.Text(), nullable=False),
+        sa.Column("former_secret", sa.Text()),
+        _at("former_until"),
+        _at("created_at", nullable=False),
+        _at("disabled_at"),
+        sa.ForeignKeyConstraint(["owner_id"], ["owners.id"], name="fk_webhooks_owner_id_owners"),
+        sa.PrimaryKeyConstraint("id", name="pk_webhooks"),
+    )
+    op.create_index("ix_webhooks_owner_id_id", "webhooks", ["owner_id", "id"])
+    op.create_table(
+        "deliveries",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("owner_id", BIG_ID, nullable=False),
+        sa.Column("webhook_id", sa.Text(), nullable=False),
+        sa.Column("event", sa.Text(), nullable=False),
+        sa.Column("subject", sa.Text(), nullable=False),
+        _at("created_at", nullable=False),
+        _at("due_at"),
+        sa.Column("attempts", sa.Integer(), nullable=False, server_default="0"),
+        _at("delivered_at"),
+        sa.Column("status", sa.Integer()),
+        sa.Column("problem", sa.Text()),
+        sa.ForeignKeyConstraint(["owner_id"], ["owners.id"], name="fk_deliveries_owner_id_owners"),
+        sa.ForeignKeyConstraint(
+            ["webhook_id"],
+            ["webhooks.id"],
+            name="fk_deliveries_webhook_id_webhooks",
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("id", name="pk_deliveries"),
+    )
+    op.create_index("ix_deliveries_subject", "deliveries", ["subject"])
+    op.create_index("ix_deliveries_webhook_id_id", "deliveries", ["webhook_id", "id"])
+    due = sa.text("due_at IS NOT NULL")
+    op.create_index(
+        "ix_deliveries_due", "deliveries", ["due_at"], postgresql_where=due, sqlite_where=due
+    )
+
 
 def downgrade() -> None:
+    op.drop_table("deliveries")
+    op.drop_table("webhooks")
+    op.drop_index("ix_items_owner_id_id", "items")
+    op.drop_index("ix_batches_job_id", "batches")
+    op.drop_index("ix_blobs_collecting_at", "blobs")
+    op.drop_index("ix_blobs_used_at", "blobs")
+    for column in ("collecting_at", "used_at"):
+        op.drop_column("blobs", column)
+    op.drop_index("ix_jobs_deleted", "jobs")
+    op.drop_index("ix_jobs_finished", "jobs")
+    op.drop_column("jobs", "deleted_at")
     op.drop_index("ix_jobs_expiring", "jobs")
     op.drop_index("ix_jobs_claimable", "jobs")
     where = sa.text(OPEN)

@@ -10,7 +10,8 @@ import pytest
 
 from db.errors import FetchFailed, IdefiqError, ImageForbidden, ImageNotFound, ImageTooLarge
 from tests import pictures, servers
-from workers.intake.fetch import Fetcher, is_public
+from workers.intake.fetch import Fetcher
+from workers.network import is_public
 from workers.settings import IntakeSettings
 
 LOOPBACK = [ip_network("127.0.0.0/8")]

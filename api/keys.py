@@ -1,0 +1,138 @@
+"""Keys and owners: what an operator may do, with a key of the scope `admin`."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.schemas import Name
+from api.services import Admin, Parts
+from db import owners, quotas
+from db.owners import Key, Limits
+
+router = APIRouter(prefix="/v1", tags=["operators"])
+
+ScopeName = Literal["submit", "read", "review", "admin"]
+OwnerName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+Quota = Annotated[int, Field(ge=0, lt=2**53)]
+
+
+class KeyIn(BaseModel):
+    """A key that is wanted."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    owner: OwnerName
+    note: Name = ""
+    scopes: Annotated[list[ScopeName], Field(min_length=1, max_length=4)] = Field(
+        ["submit", "read", "review"], description="What it may do"
+    )
+    days: Annotated[int, Field(ge=1, le=3_650)] | None = Field(
+        None, description="Valid for so long; for ever if left out"
+    )
+
+
+class KeyOut(BaseModel):
+    """A key without its secret."""
+
+    id: str
+    owner: str
+    note: str
+    scopes: list[str]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None = Field(description="To within a minute")
+
+    @classmethod
+    def of(cls, key: Key) -> "KeyOut":
+        """Show a key."""
+        return cls(
+            id=key.id,
+            owner=key.owner,
+            note=key.note,
+            scopes=key.scopes.split(),
+            created_at=key.created_at,
+            expires_at=key.expires_at,
+            revoked_at=key.revoked_at,
+            last_used_at=key.last_used_at,
+        )
+
+
+class NewKeyOut(KeyOut):
+    """A key that was made just now."""
+
+    key: str = Field(description="The key itself; shown this once")
+
+
+class LimitsIn(BaseModel):
+    """What an owner gets; a quota of null is that of the settings, 0 is none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    weight: Annotated[float, Field(gt=0, le=1_000)] = Field(
+        1.0, description="Share of the workers, beside those of others who want some"
+    )
+    max_queued_items: Quota | None = None
+    max_job_items: Quota | None = None
+    max_stored_bytes: Quota | None = None
+
+
+class OwnerOut(BaseModel):
+    """An owner, with what it gets and has."""
+
+    owner: str
+    limits: LimitsIn
+    queued_items: int
+    stored_bytes: int
+
+
+@router.post("/keys", status_code=201)
+def create_key(wanted: KeyIn, services: Parts, _: Admin) -> NewKeyOut:
+    """Make a key, and its owner if there is none of that name."""
+    expires_at = datetime.now(UTC) + timedelta(days=wanted.days) if wanted.days else None
+    with services.database.transaction() as transaction:
+        owner = owners.get_or_create(transaction, wanted.owner)
+        key = owners.create_key(
+            transaction, owner, note=wanted.note, scopes=wanted.scopes, expires_at=expires_at
+        )
+        made = owners.key(transaction, owners.key_id(key))
+    return NewKeyOut(key=key, **KeyOut.of(made).model_dump())
+
+
+@router.get("/keys")
+def list_keys(services: Parts, _: Admin) -> list[KeyOut]:
+    """All keys of all owners, oldest first."""
+    with services.database.snapshot() as transaction:
+        return [KeyOut.of(key) for key in owners.keys(transaction)]
+
+
+@router.delete("/keys/{key_id}", status_code=204)
+def revoke_key(key_id: str, services: Parts, _: Admin) -> None:
+    """Make a key invalid at once."""
+    with services.database.transaction() as transaction:
+        owners.revoke_key(transaction, key_id)
+
+
+@router.get("/owners/{owner}")
+def get_owner(owner: str, services: Parts, _: Admin) -> OwnerOut:
+    """What an owner gets, and what it has waiting and stored."""
+    with services.database.snapshot() as transaction:
+        found = owners.named(transaction, owner)
+        limits = owners.limits(transaction, found.id)
+        used = quotas.usage(transaction, found.id)
+    return OwnerOut(
+        owner=found.name,
+        limits=LimitsIn.model_validate(limits, from_attributes=True),
+        queued_items=used.queued_items,
+        stored_bytes=used.stored_bytes,
+    )
+
+
+@router.put("/owners/{owner}")
+def limit_owner(owner: str, wanted: LimitsIn, services: Parts, admin: Admin) -> OwnerOut:
+    """Set what an owner gets, from its next submission and the next claim on."""
+    with services.database.transaction() as transaction:
+        owners.limit(transaction, owner, Limits(**wanted.model_dump()))
+    return get_owner(owner, services, admin)

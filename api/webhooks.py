@@ -1,0 +1,103 @@
+"""Webhooks: be told when jobs and batches end."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from api.schemas import (
+    DeliveryOut,
+    DeliveryPage,
+    WebhookIn,
+    WebhookOut,
+    WebhookPatch,
+    WebhookWithSecret,
+    decode_cursor,
+    encode_cursor,
+)
+from api.services import CurrentOwner, Parts
+from db import outbox
+from workers.broker import UPKEEP
+
+router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
+
+Limit = Annotated[int, Query(ge=1, le=1_000)]
+After = Annotated[str | None, Query(description="`next` of the page before")]
+
+
+@router.post("", status_code=201)
+def create(wanted: WebhookIn, services: Parts, owner: CurrentOwner) -> WebhookWithSecret:
+    """Be told at a URL. The secret with which it is signed is shown this once."""
+    with services.database.transaction() as transaction:
+        made = outbox.add(transaction, owner.id, str(wanted.url), wanted.events)
+    return WebhookWithSecret(secret=made.secret, **WebhookOut.of(made).model_dump())
+
+
+@router.get("")
+def list_webhooks(services: Parts, owner: CurrentOwner) -> list[WebhookOut]:
+    """The owner's webhooks, oldest first."""
+    with services.database.snapshot() as transaction:
+        return [WebhookOut.of(one) for one in outbox.of_owner(transaction, owner.id)]
+
+
+@router.get("/{webhook_id}")
+def get_webhook(webhook_id: str, services: Parts, owner: CurrentOwner) -> WebhookOut:
+    """One webhook."""
+    with services.database.snapshot() as transaction:
+        return WebhookOut.of(outbox.get(transaction, owner.id, webhook_id))
+
+
+@router.patch("/{webhook_id}")
+def change(
+    webhook_id: str, wanted: WebhookPatch, services: Parts, owner: CurrentOwner
+) -> WebhookOut:
+    """Stop telling a webhook, or go on; one that answered 410 was stopped by itself."""
+    with services.database.transaction() as transaction:
+        found = outbox.enable(transaction, owner.id, webhook_id, enabled=wanted.enabled)
+    services.wakes.wake(UPKEEP)
+    return WebhookOut.of(found)
+
+
+@router.delete("/{webhook_id}", status_code=204)
+def delete(webhook_id: str, services: Parts, owner: CurrentOwner) -> None:
+    """Forget a webhook and everything it was told."""
+    with services.database.transaction() as transaction:
+        outbox.remove(transaction, owner.id, webhook_id)
+
+
+@router.post("/{webhook_id}/rotate")
+def rotate(webhook_id: str, services: Parts, owner: CurrentOwner) -> WebhookWithSecret:
+    """Get another secret. For a day what is sent is signed with the one before, too."""
+    with services.database.transaction() as transaction:
+        made = outbox.rotate(transaction, owner.id, webhook_id)
+    return WebhookWithSecret(secret=made.secret, **WebhookOut.of(made).model_dump())
+
+
+@router.get("/{webhook_id}/deliveries")
+def list_deliveries(
+    webhook_id: str,
+    services: Parts,
+    owner: CurrentOwner,
+    limit: Limit = 20,
+    after: After = None,
+) -> DeliveryPage:
+    """What a webhook was told in the last 30 days, newest first."""
+    before = decode_cursor(after) if after else None
+    with services.database.snapshot() as transaction:
+        found = outbox.log(transaction, owner.id, webhook_id, before=before, limit=limit + 1)
+    shown, more = found[:limit], len(found) > limit
+    return DeliveryPage(
+        data=[DeliveryOut.of(one) for one in shown],
+        has_more=more,
+        next=encode_cursor(shown[-1].id) if more else None,
+    )
+
+
+@router.post("/{webhook_id}/deliveries/{delivery_id}/redeliver", status_code=202)
+def redeliver(
+    webhook_id: str, delivery_id: str, services: Parts, owner: CurrentOwner
+) -> DeliveryOut:
+    """Send one again, under the same `webhook-id`."""
+    with services.database.transaction() as transaction:
+        found = outbox.redeliver(transaction, owner.id, webhook_id, delivery_id)
+    services.wakes.wake(UPKEEP)
+    return DeliveryOut.of(found)

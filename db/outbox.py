@@ -1,0 +1,324 @@
+"""Webhooks and their outbox: told in the transaction that ends a job, delivered afterwards.
+
+    job ends ─▶ a delivery for each webhook that wants it ─▶ due ─▶ tried ─▶ delivered
+                                                              ▲       │        or given up
+                                                              └───────┘ later and later
+
+The id of a delivery is made of what has ended and whom it is told, so there is one for each end.
+"""
+
+import base64
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from db.clock import after, now
+from db.errors import NotFound, RequestError
+from db.sql import Statement
+from db.tables import deliveries, webhooks
+
+EVENTS = (
+    "job.succeeded",
+    "job.finished_with_errors",
+    "job.cancelled",
+    "job.expired",
+    "batch.completed",
+    "batch.failed",
+    "batch.expired",
+    "batch.cancelled",
+)
+#: Seconds from one attempt to the next: more than three days in all.
+SCHEDULE = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
+#: How long receivers have to change over to a new secret.
+FORMER_SECONDS = 86_400.0
+MAX_WEBHOOKS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """Where an owner wants to be told of which events."""
+
+    id: str
+    owner_id: int
+    url: str
+    events: str
+    secret: str
+    former_secret: str | None
+    former_until: datetime | None
+    created_at: datetime
+    disabled_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One end, told to one webhook.
+
+    Attributes:
+        subject: The job or batch that has ended.
+        due_at: When it is tried next; None if it will not be.
+        status: What the receiver answered last.
+        problem: What went wrong last, in a sentence.
+    """
+
+    id: str
+    owner_id: int
+    webhook_id: str
+    event: str
+    subject: str
+    created_at: datetime
+    due_at: datetime | None
+    attempts: int
+    delivered_at: datetime | None
+    status: int | None
+    problem: str | None
+
+
+_WEBHOOK = [webhooks.c[field.name] for field in fields(Webhook)]
+_DELIVERY = [deliveries.c[field.name] for field in fields(Delivery)]
+
+
+# ---- webhooks -----------------------------------------------------------------------
+
+
+def new_secret() -> str:
+    """A secret in the form of Standard Webhooks."""
+    return f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}"
+
+
+def add(transaction: Connection, owner_id: int, url: str, events: Sequence[str]) -> Webhook:
+    """Tell an owner of these events from now on, or of all if there are none.
+
+    Raises:
+        RequestError: The owner has as many as it may have.
+    """
+    count = transaction.execute(
+        select(func.count()).where(webhooks.c.owner_id == owner_id)
+    ).scalar_one()
+    if count >= MAX_WEBHOOKS:
+        raise RequestError(f"there are {count} webhooks already; delete one")
+    webhook_id = f"whk_{secrets.token_hex(10)}"
+    transaction.execute(
+        insert(webhooks).values(
+            id=webhook_id,
+            owner_id=owner_id,
+            url=url,
+            events=f" {' '.join(events or EVENTS)} ",
+            secret=new_secret(),
+            created_at=now(),
+        )
+    )
+    return get(transaction, owner_id, webhook_id)
+
+
+def get(transaction: Connection, owner_id: int, webhook_id: str) -> Webhook:
+    """A webhook of this owner.
+
+    Raises:
+        NotFound: There is none, or it is another owner's.
+    """
+    row = transaction.execute(
+        select(*_WEBHOOK).where(webhooks.c.id == webhook_id, webhooks.c.owner_id == owner_id)
+    ).first()
+    if row is None:
+        raise NotFound(f"there is no webhook {webhook_id!r}")
+    return Webhook(*row)
+
+
+def of_owner(transaction: Connection, owner_id: int) -> list[Webhook]:
+    """An owner's webhooks, oldest first."""
+    rows = transaction.execute(
+        select(*_WEBHOOK)
+        .where(webhooks.c.owner_id == owner_id)
+        .order_by(webhooks.c.created_at, webhooks.c.id)
+    )
+    return [Webhook(*row) for row in rows]
+
+
+def remove(transaction: Connection, owner_id: int, webhook_id: str) -> None:
+    """Forget a webhook and everything it was told."""
+    get(transaction, owner_id, webhook_id)
+    transaction.execute(delete(deliveries).where(deliveries.c.webhook_id == webhook_id))
+    transaction.execute(delete(webhooks).where(webhooks.c.id == webhook_id))
+
+
+def rotate(transaction: Connection, owner_id: int, webhook_id: str) -> Webhook:
+    """Give a webhook another secret; the one before is signed with too for a day."""
+    found = get(transaction, owner_id, webhook_id)
+    transaction.execute(
+        update(webhooks)
+        .where(webhooks.c.id == webhook_id)
+        .values(secret=new_secret(), former_secret=found.secret, former_until=after(FORMER_SECONDS))
+    )
+    return get(transaction, owner_id, webhook_id)
+
+
+def enable(transaction: Connection, owner_id: int, webhook_id: str, *, enabled: bool) -> Webhook:
+    """Tell a webhook something, or nothing until it is enabled again. Safe to repeat."""
+    get(transaction, owner_id, webhook_id)
+    transaction.execute(
+        update(webhooks)
+        .where(webhooks.c.id == webhook_id)
+        .values(disabled_at=None if enabled else now())
+    )
+    return get(transaction, owner_id, webhook_id)
+
+
+# ---- the outbox ---------------------------------------------------------------------
+
+_ANNOUNCE_JOBS = Statement(
+    """
+    INSERT INTO deliveries (id, owner_id, webhook_id, event, subject, created_at, due_at)
+    SELECT 'msg_' || told.subject || '_' || webhooks.id, webhooks.owner_id, webhooks.id,
+        told.event, told.subject, {now}, {now}
+    FROM (
+        SELECT jobs.id AS subject, jobs.owner_id AS owner_id, CASE
+            WHEN cancelled_at IS NOT NULL AND expires_at <= cancelled_at THEN 'job.expired'
+            WHEN cancelled_at IS NOT NULL THEN 'job.cancelled'
+            WHEN failed > 0 THEN 'job.finished_with_errors' ELSE 'job.succeeded' END AS event
+        FROM jobs JOIN {records:id text} ON records.id = jobs.id WHERE jobs.origin = 'job'
+    ) AS told JOIN webhooks ON webhooks.owner_id = told.owner_id
+    WHERE disabled_at IS NULL AND events LIKE '% ' || told.event || ' %'
+    ON CONFLICT DO NOTHING
+    """
+)
+
+
+def announce_jobs(transaction: Connection, job_ids: Iterable[str]) -> None:
+    """Tell of jobs that have just finished. Safe to repeat."""
+    if records := [{"id": job_id} for job_id in job_ids]:
+        _ANNOUNCE_JOBS.run(transaction, records=records)
+
+
+_ANNOUNCE_BATCH = Statement(
+    """
+    INSERT INTO deliveries (id, owner_id, webhook_id, event, subject, created_at, due_at)
+    SELECT 'msg_' || CAST(:batch AS text) || '_' || id, owner_id, id, :event, :batch, {now}, {now}
+    FROM webhooks WHERE owner_id = :owner AND disabled_at IS NULL
+      AND events LIKE '% ' || CAST(:event AS text) || ' %'
+    ON CONFLICT DO NOTHING
+    """
+)
+
+
+def announce_batch(transaction: Connection, owner_id: int, batch_id: str, event: str) -> None:
+    """Tell of a batch whose files are written. Safe to repeat."""
+    _ANNOUNCE_BATCH.run(transaction, owner=owner_id, batch=batch_id, event=event)
+
+
+_DUE = Statement(
+    """
+    SELECT id FROM deliveries
+    WHERE due_at <= {now} AND webhook_id IN (SELECT id FROM webhooks WHERE disabled_at IS NULL)
+    ORDER BY due_at, id LIMIT :limit {skip_locked}
+    """,
+    deliveries.c.id,
+)
+
+
+def take_due(transaction: Connection, limit: int, jitter: float) -> list[tuple[Delivery, Webhook]]:
+    """Deliveries to be tried now, each with the attempt after this one planned already.
+
+    Whoever takes them may die: then that attempt is made. The last has none after it.
+
+    Args:
+        jitter: The wait until then as a share of the schedule's.
+    """
+    taken = []
+    for delivery_id in _DUE.run(transaction, limit=limit).scalars().all():
+        row = transaction.execute(
+            update(deliveries)
+            .where(deliveries.c.id == delivery_id)
+            .values(attempts=deliveries.c.attempts + 1)
+            .returning(*_DELIVERY)
+        ).one()
+        delivery = Delivery(*row)
+        wait = SCHEDULE[delivery.attempts - 1] if delivery.attempts <= len(SCHEDULE) else None
+        _plan(transaction, delivery_id, None if wait is None else wait * jitter)
+        taken.append((delivery, get(transaction, delivery.owner_id, delivery.webhook_id)))
+    return taken
+
+
+def _plan(transaction: Connection, delivery_id: str, wait_seconds: float | None) -> None:
+    due_at = None if wait_seconds is None else after(wait_seconds)
+    transaction.execute(
+        update(deliveries).where(deliveries.c.id == delivery_id).values(due_at=due_at)
+    )
+
+
+def delivered(transaction: Connection, delivery_id: str, status: int) -> None:
+    """Note that the receiver has taken it. Safe to repeat."""
+    transaction.execute(
+        update(deliveries)
+        .where(deliveries.c.id == delivery_id)
+        .values(delivered_at=now(), due_at=None, status=status, problem=None)
+    )
+
+
+def failed(
+    transaction: Connection,
+    delivery: Delivery,
+    status: int | None,
+    problem: str,
+    *,
+    wait_seconds: float = 0.0,
+) -> None:
+    """Note what went wrong; a wait longer than the schedule's is granted. Safe to repeat."""
+    transaction.execute(
+        update(deliveries)
+        .where(deliveries.c.id == delivery.id)
+        .values(status=status, problem=problem)
+    )
+    if wait_seconds and delivery.attempts <= len(SCHEDULE):
+        planned = SCHEDULE[delivery.attempts - 1]
+        if wait_seconds > planned:
+            _plan(transaction, delivery.id, min(wait_seconds, SCHEDULE[-1]))
+
+
+def gone(transaction: Connection, webhook: Webhook) -> None:
+    """Disable a webhook whose receiver says that it is gone. Safe to repeat."""
+    enable(transaction, webhook.owner_id, webhook.id, enabled=False)
+
+
+def log(
+    transaction: Connection, owner_id: int, webhook_id: str, *, before: str | None, limit: int
+) -> list[Delivery]:
+    """What a webhook was told, newest first; `before` is the last id of the page before."""
+    get(transaction, owner_id, webhook_id)
+    query = select(*_DELIVERY).where(deliveries.c.webhook_id == webhook_id)
+    if before is not None:
+        query = query.where(deliveries.c.id < before)
+    rows = transaction.execute(query.order_by(deliveries.c.id.desc()).limit(limit))
+    return [Delivery(*row) for row in rows]
+
+
+def redeliver(
+    transaction: Connection, owner_id: int, webhook_id: str, delivery_id: str
+) -> Delivery:
+    """Try a delivery again now, under its id, with all attempts before it.
+
+    Raises:
+        NotFound: There is none, or it is another owner's.
+    """
+    get(transaction, owner_id, webhook_id)
+    row = transaction.execute(
+        update(deliveries)
+        .where(deliveries.c.id == delivery_id, deliveries.c.webhook_id == webhook_id)
+        .values(due_at=now(), attempts=0, delivered_at=None)
+        .returning(*_DELIVERY)
+    ).first()
+    if row is None:
+        raise NotFound(f"there is no delivery {delivery_id!r}")
+    return Delivery(*row)
+
+
+def forget_old(transaction: Connection, seconds: float) -> int:
+    """Delete deliveries that are over and older than that. Returns how many."""
+    removed = transaction.execute(
+        delete(deliveries).where(
+            deliveries.c.due_at.is_(None), deliveries.c.created_at < after(-seconds)
+        )
+    )
+    return int(removed.rowcount)

@@ -1,0 +1,210 @@
+"""What is kept no longer: jobs by their age or on request, and images that nothing refers to.
+
+    finished job ─▶ deleted (nobody sees it) ─▶ items, page by page ─▶ results ─▶ row
+    image ─▶ unused for long, and in no item ─▶ marked ─▶ an hour later: bytes, then row
+
+Whoever stores an image says so before (`verdicts.touch`), which takes a mark away or waits until
+the image is gone: so bytes are never removed under a row that somebody relies on.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, and_, delete, or_, select, update
+
+from db.clock import after, now
+from db.errors import NotReady
+from db.jobs import JOB_COLUMNS, Job, as_job, get
+from db.requests import blob_digests, example_references, image_references
+from db.states import Origin
+from db.tables import batches, blobs, deliveries, items, jobs
+
+#: A marked image is removed so much later.
+GRACE_SECONDS = 3_600.0
+
+
+# ---- jobs ---------------------------------------------------------------------------
+
+
+def forget_job(transaction: Connection, owner_id: int, job_id: str) -> None:
+    """Delete a finished job: nobody sees it from now on, and upkeep removes what it has.
+
+    Raises:
+        NotFound: There is none, or it is another owner's.
+        NotReady: It has not finished; cancel it first.
+    """
+    job = get(transaction, owner_id, job_id)
+    if job.finished_at is None:
+        raise NotReady(f"job {job_id} is {job.state}: cancel it, and delete it when it has ended")
+    if not _forget(transaction, jobs.c.id == job_id):
+        raise NotReady(f"job {job_id} is a batch whose files are being written")
+
+
+def forget_old_jobs(
+    transaction: Connection, *, keep_seconds: float, keep_chat_seconds: float
+) -> int:
+    """Delete jobs that finished long ago; 0 keeps them for ever. Returns how many."""
+    kept = {jobs.c.origin != Origin.CHAT.value: keep_seconds,
+            jobs.c.origin == Origin.CHAT.value: keep_chat_seconds}  # fmt: skip
+    old = [and_(door, jobs.c.finished_at < after(-wait)) for door, wait in kept.items() if wait]
+    # What is told of them comes first.
+    untold = select(deliveries.c.id).where(
+        deliveries.c.subject == jobs.c.id, deliveries.c.due_at.is_not(None)
+    )
+    return _forget(transaction, or_(*old), ~untold.exists()) if old else 0
+
+
+def _forget(transaction: Connection, *conditions: Any) -> int:
+    unwritten = select(batches.c.id).where(
+        batches.c.job_id == jobs.c.id, batches.c.finalized_at.is_(None)
+    )
+    # Its key is free again: the same submission would be a new job.
+    forgotten = transaction.execute(
+        update(jobs)
+        .where(
+            jobs.c.finished_at.is_not(None),
+            jobs.c.deleted_at.is_(None),
+            ~unwritten.exists(),
+            *conditions,
+        )
+        .values(deleted_at=now(), idempotency_key=None)
+    )
+    return int(forgotten.rowcount)
+
+
+def to_remove(transaction: Connection, limit: int) -> list[Job]:
+    """Deleted jobs that are still there."""
+    rows = transaction.execute(
+        select(*JOB_COLUMNS).where(jobs.c.deleted_at.is_not(None)).order_by(jobs.c.id).limit(limit)
+    )
+    return [as_job(row) for row in rows]
+
+
+def remove_items(transaction: Connection, job_id: str, limit: int) -> int:
+    """Remove some items of a deleted job. Returns how many; safe to repeat."""
+    some = select(items.c.id).where(items.c.job_id == job_id).limit(limit)
+    removed = transaction.execute(delete(items).where(items.c.id.in_(some)))
+    return int(removed.rowcount)
+
+
+def remove_job(transaction: Connection, job_id: str) -> None:
+    """Remove a deleted job that has no items any more, and what was told of it."""
+    batch_ids = select(batches.c.id).where(batches.c.job_id == job_id)
+    transaction.execute(
+        delete(deliveries).where(
+            or_(deliveries.c.subject == job_id, deliveries.c.subject.in_(batch_ids))
+        )
+    )
+    transaction.execute(delete(batches).where(batches.c.job_id == job_id))
+    transaction.execute(delete(jobs).where(jobs.c.id == job_id, jobs.c.deleted_at.is_not(None)))
+
+
+# ---- images -------------------------------------------------------------------------
+
+
+def owners_with_unused(transaction: Connection, keep_seconds: float) -> list[int]:
+    """Owners of images that nobody has used for so long, and that are not marked."""
+    rows = transaction.execute(
+        select(blobs.c.owner_id)
+        .where(blobs.c.used_at < after(-keep_seconds), blobs.c.collecting_at.is_(None))
+        .group_by(blobs.c.owner_id)
+    )
+    return list(rows.scalars())
+
+
+def references(
+    transaction: Connection, owner_id: int, *, beyond: int, limit: int
+) -> tuple[set[str], int | None]:
+    """Digests that one page of an owner's items refer to, and the last id of the page."""
+    rows = transaction.execute(
+        select(items.c.id, items.c.request, items.c.images, items.c.examples)
+        .where(items.c.owner_id == owner_id, items.c.id > beyond)
+        .order_by(items.c.id)
+        .limit(limit)
+    ).all()
+    named = {
+        reference
+        for row in rows
+        for reference in (
+            *_named(row.request),
+            *(row.images or ()),
+            *(row.examples or ()),
+        )
+    }
+    return blob_digests(named), rows[-1].id if rows else None
+
+
+def references_of_jobs(transaction: Connection, owner_id: int) -> Iterator[str]:
+    """Digests that an owner's jobs refer to themselves: shared examples."""
+    rows = transaction.execute(
+        select(jobs.c.defaults, jobs.c.examples).where(jobs.c.owner_id == owner_id)
+    )
+    for row in rows:
+        yield from blob_digests({*_named(row.defaults), *(row.examples or ())})
+
+
+def _named(request: dict[str, Any]) -> list[str]:
+    return [*image_references(request), *example_references(request)]
+
+
+def unused(
+    transaction: Connection, owner_id: int, keep_seconds: float, *, beyond: str, limit: int
+) -> list[str]:
+    """Some digests that nobody has used for so long, in order."""
+    rows = transaction.execute(
+        select(blobs.c.digest)
+        .where(
+            blobs.c.owner_id == owner_id,
+            blobs.c.digest > beyond,
+            blobs.c.used_at < after(-keep_seconds),
+            blobs.c.collecting_at.is_(None),
+        )
+        .order_by(blobs.c.digest)
+        .limit(limit)
+    )
+    return list(rows.scalars())
+
+
+def mark(
+    transaction: Connection, owner_id: int, digests: Sequence[str], keep_seconds: float
+) -> int:
+    """Mark images to be removed, unless somebody has used them meanwhile. Returns how many."""
+    marked = transaction.execute(
+        update(blobs)
+        .where(
+            blobs.c.owner_id == owner_id,
+            blobs.c.digest.in_(list(digests)),
+            blobs.c.used_at < after(-keep_seconds),
+        )
+        .values(collecting_at=now())
+    )
+    return int(marked.rowcount)
+
+
+def to_collect(transaction: Connection, limit: int) -> list[tuple[int, str]]:
+    """Owners and digests of images that were marked long enough ago."""
+    rows = transaction.execute(
+        select(blobs.c.owner_id, blobs.c.digest)
+        .where(blobs.c.collecting_at < after(-GRACE_SECONDS))
+        .limit(limit)
+    )
+    return [(row.owner_id, row.digest) for row in rows]
+
+
+def hold_marked(transaction: Connection, owner_id: int, digest: str) -> bool:
+    """Hold a marked image until the transaction ends; False if it is not marked any more."""
+    held = transaction.execute(
+        select(blobs.c.digest)
+        .where(
+            blobs.c.owner_id == owner_id,
+            blobs.c.digest == digest,
+            blobs.c.collecting_at < after(-GRACE_SECONDS),
+        )
+        .with_for_update()
+    ).first()
+    return held is not None
+
+
+def remove_image(transaction: Connection, owner_id: int, digest: str) -> None:
+    """Remove the row of an image whose bytes are gone."""
+    transaction.execute(delete(blobs).where(blobs.c.owner_id == owner_id, blobs.c.digest == digest))

@@ -1,0 +1,55 @@
+"""`idefiq keys`: API keys, for operators; the first is made by `python -m api keys create`."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from idefiq.cli.common import AsJson, Key, Url, say_json
+from idefiq.client import Client
+from idefiq.types import ApiKey
+
+app = typer.Typer(no_args_is_help=True, help="API keys, for operators.")
+
+
+@app.command()
+def create(
+    owner: Annotated[str, typer.Argument(help="Whose jobs it is for")],
+    note: Annotated[str, typer.Option(help="For people")] = "",
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="submit, read, review or admin; all but admin if none is given"),
+    ] = None,
+    days: Annotated[int | None, typer.Option(help="Valid for so long; else for ever")] = None,
+    url: Url = None,
+    api_key: Key = None,
+) -> None:
+    """Make a key and print it: it is shown this once."""
+    with Client(url, api_key) as client:
+        print(client.create_api_key(owner, note=note, scopes=scope or (), days=days).key)
+
+
+@app.command("list")
+def list_keys(url: Url = None, api_key: Key = None, as_json: AsJson = False) -> None:
+    """List keys, without their secrets."""
+    with Client(url, api_key) as client:
+        for key in client.api_keys():
+            if as_json:
+                say_json(asdict(key))
+            else:
+                print("  ".join((key.id, key.owner, ",".join(key.scopes), _state(key), key.note)))
+
+
+def _state(key: ApiKey) -> str:
+    used = f"used {key.last_used_at:%Y-%m-%d %H:%M}" if key.last_used_at else "never used"
+    if key.revoked_at:
+        return f"revoked, {used}"
+    return f"until {key.expires_at:%Y-%m-%d}, {used}" if key.expires_at else used
+
+
+@app.command()
+def revoke(key_id: str, url: Url = None, api_key: Key = None) -> None:
+    """Make a key invalid at once."""
+    with Client(url, api_key) as client:
+        client.revoke_api_key(key_id)
+    print(f"{key_id} is revoked")

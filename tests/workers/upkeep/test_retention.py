@@ -1,0 +1,282 @@
+"""What is kept no longer is removed whole, and nothing else is."""
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from db import batches, jobs, outbox, retention, submissions, verdicts
+from db.batches import NewBatch
+from db.blobs import image_key, results_key
+from db.database import Database
+from db.errors import NotFound, NotReady
+from db.states import Origin
+from db.submissions import NewItem, NewJob
+from tests.db import builders
+from tests.workers import parts
+from workers.settings import UpkeepSettings
+from workers.upkeep import retention as retention_module
+from workers.upkeep.retention import Retention
+
+
+@pytest.fixture(autouse=True)
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention_module, "PAGE", 3)
+
+
+def keeper(database: Database, folder: Path, **settings: Any) -> Retention:
+    return Retention(database, parts.store(folder), UpkeepSettings.model_validate(settings))
+
+
+def image(database: Database, folder: Path, content: str) -> str:
+    """A good image that is really in the store."""
+    owner_id, digest = builders.owner(database), hashlib.sha256(content.encode()).hexdigest()
+    parts.store(folder).put(image_key(owner_id, digest), io.BytesIO(content.encode()))
+    return builders.checked_image(database, owner_id, digest)
+
+
+def is_stored(database: Database, folder: Path, reference: str) -> bool:
+    """Whether the bytes are there; row and bytes have to agree."""
+    owner_id, digest = builders.owner(database), reference.removeprefix("blob:")
+    with database.transaction() as transaction:
+        row = digest in verdicts.stored(transaction, owner_id, [digest])
+    try:
+        parts.store(folder).get(image_key(owner_id, digest))
+    except NotFound:
+        assert not row
+        return False
+    return True
+
+
+def run(database: Database, references: list[str], **job: Any) -> str:
+    """A job about images, from its submission to its end."""
+    job_id = submit(database, references, **job)
+    session = builders.session(database)
+    while taken := builders.claim(database, session):
+        builders.complete(database, taken)
+    return job_id
+
+
+def submit(database: Database, references: list[str], **job: Any) -> str:
+    new = NewJob(builders.owner(database), builders.MODEL, job.pop("defaults", {}), **job)
+    items = [NewItem({"images": [reference]}) for reference in references]
+    with database.transaction() as transaction:
+        return submissions.submit(transaction, new, items)
+
+
+def age(database: Database, days: float) -> None:
+    """Let everything be that much older."""
+    columns = [("jobs", "finished_at"), ("blobs", "used_at"), ("blobs", "collecting_at")]
+    seconds = int(days * 86_400)
+    with database.transaction() as transaction:
+        for table, column in columns:
+            older = (
+                f"datetime({column}, '-{seconds} seconds') || '.000000'"
+                if database.is_sqlite
+                else f"{column} - interval '{seconds} seconds'"
+            )
+            transaction.execute(
+                text(f"UPDATE {table} SET {column} = {older} WHERE {column} IS NOT NULL")
+            )
+
+
+def delete(database: Database, job_id: str) -> None:
+    owner_id = builders.owner(database)
+    with database.transaction() as transaction:
+        retention.forget_job(transaction, owner_id, job_id)
+
+
+def rows(database: Database, table: str) -> int:
+    with database.snapshot() as transaction:
+        return int(transaction.execute(text(f"SELECT count(*) FROM {table}")).scalar_one())
+
+
+class TestJobs:
+    def test_a_deleted_job_is_gone_at_once_and_removed_with_all_it_has(
+        self, database: Database, tmp_path: Path
+    ) -> None:
+        owner_id = builders.owner(database)
+        with database.transaction() as transaction:
+            outbox.add(transaction, owner_id, "https://example.com/", ())
+        job_id = run(database, [image(database, tmp_path, f"{n}") for n in range(8)])
+        parts.upkeep(database, tmp_path).look()
+        parts.store(tmp_path).get(results_key(owner_id, job_id))
+
+        delete(database, job_id)
+
+        with pytest.raises(NotFound), database.snapshot() as transaction:
+            jobs.get(transaction, owner_id, job_id)
+        keeper(database, tmp_path).look()
+        assert [rows(database, table) for table in ("jobs", "items", "deliveries")] == [0, 0, 0]
+        with pytest.raises(NotFound):
+            parts.store(tmp_path).get(results_key(owner_id, job_id))
+
+    def test_a_job_that_runs_is_not_deleted(self, database: Database) -> None:
+        job_id = builders.job(database)
+
+        with pytest.raises(NotReady, match="cancel it"):
+            delete(database, job_id)
+
+    def test_a_deleted_jobs_idempotency_key_makes_a_new_one(
+        self, database: Database, tmp_path: Path
+    ) -> None:
+        reference = image(database, tmp_path, "a")
+        first = run(database, [reference], idempotency_key="once", body_digest="x")
+        delete(database, first)
+
+        second = submit(database, [reference], idempotency_key="once", body_digest="y")
+
+        assert second != first
+
+    def test_jobs_are_kept_as_long_as_the_settings_say(
+        self, database: Database, tmp_path: Path
+    ) -> None:
+        reference = image(database, tmp_path, "a")
+        run(database, [reference])
+        run(database, [reference], origin=Origin.CHAT)
+        waiting = submit(database, [reference])
+        settings = {"keep_jobs_days": 10, "keep_chats_days": 2}
+
+        left = []
+        for days in (1, 5, 9):  # 1, 6, 15 days old
+            age(database, days)
+            keeper(database, tmp_path, **settings).look()
+            left.append(rows(database, "jobs"))
+
+        assert left == [3, 2, 1]
+        assert builders.counts(database, waiting) == {"queued": 1}
+
+    def test_a_job_is_kept_until_its_webhooks_are_told(
+        self, database: Database, tmp_path: Path
+    ) -> None:
+        owner_id = builders.owner(database)
+        with database.transaction() as transaction:
+            outbox.add(transaction, owner_id, "https://example.com/", ())
+        run(database, [image(database, tmp_path, "a")])
+        age(database, 9)
+
+        keeper(database, tmp_path, keep_jobs_days=1).look()
+        before = rows(database, "jobs")
+        with database.transaction() as transaction:
+            [(delivery, _)] = outbox.take_due(transaction, 10, 1.0)
+            outbox.delivered(transaction, delivery.id, 204)
+        keeper(database, tmp_path, keep_jobs_days=1).look()
+
+        assert (before, rows(database, "jobs")) == (1, 0)
+
+    def test_a_batch_goes_with_its_job_once_its_files_are_written(
+        self, database: Database, tmp_path: Path
+    ) -> None:
+        owner_id = builders.owner(database)
+        new = NewBatch(owner_id, "file-1", "/v1/chat/completions", "24h", 86400, None, None,
+                       request_key="a", body_digest="b")  # fmt: skip
+        job = NewJob(owner_id, builders.MODEL, {}, origin=Origin.BATCH)
+        with database.transaction() as transaction:
+            batch, _ = batches.create_once(transaction, new, job, again=False)
+            submissions.seal(transaction, str(batch.job_id))
+        with pytest.raises(NotReady, match="files are being written"):
+            delete(database, str(batch.job_id))
+        with database.transaction() as transaction:
+            batches.finalize(
+                transaction, batch.id, output_file_id=None, error_file_id=None, usage={}
+            )
+
+        delete(database, str(batch.job_id))
+        keeper(database, tmp_path).look()
+
+        assert [rows(database, table) for table in ("jobs", "batches")] == [0, 0]
+
+
+class TestImages:
+    def test_an_image_goes_when_it_is_old_and_in_no_job_any_more(
+        self, database: Database, tmp_path: Path
+    ) -> None:
+        free, used, gone = (image(database, tmp_path, name) for name in ("free", "used", "gone"))
+        run(database, [used])
+        delete(database, run(database, [gone]))
+        keeper(database, tmp_path).look()
+        left = []
+
+        for days in (20, 20, 1):
+            age(database, days)
+            keeper(database, tmp_path, keep_images_days=30).look()
+            left.append([is_stored(database, tmp_path, one) for one in (free, used, gone)])
+
+        assert left == [[True] * 3, [True] * 3, [False, True, False]]
+
+    def test_an_image_of_a_jobs_shared_example_is_used(
+        self, database: Database, tmp_path: Path
+    ) -> None:
+        example, other = (image(database, tmp_path, name) for name in ("example", "other"))
+        run(database, [other], defaults={"examples": [{"image": example, "text": "a"}]})
+
+        for _ in range(2):
+            age(database, 40)
+            keeper(database, tmp_path).look()
+
+        assert is_stored(database, tmp_path, example)
+
+    def test_many_images_are_looked_at_page_by_page(
+        self, database: Database, tmp_path: Path
+    ) -> None:
+        made = [image(database, tmp_path, f"{n}") for n in range(11)]
+        run(database, made[::2])
+
+        for _ in range(2):
+            age(database, 40)
+            keeper(database, tmp_path).look()
+
+        assert [is_stored(database, tmp_path, one) for one in made] == [True, False] * 5 + [True]
+
+    @pytest.mark.parametrize("use", ["known", "submit"])
+    def test_a_marked_image_that_is_used_again_is_kept(
+        self, use: str, database: Database, tmp_path: Path
+    ) -> None:
+        reference, owner_id = image(database, tmp_path, "a"), builders.owner(database)
+        age(database, 40)
+        keeper(database, tmp_path).look()
+
+        if use == "submit":
+            submit(database, [reference])
+        else:
+            with database.transaction() as transaction:
+                verdicts.touch(transaction, owner_id, [reference.removeprefix("blob:")])
+        age(database, 1)
+        keeper(database, tmp_path).look()
+
+        assert is_stored(database, tmp_path, reference)
+        if use == "submit":
+            [lease] = builders.claim(database, builders.session(database))
+            assert lease.images == [reference]
+
+    def test_a_marked_image_is_not_known(self, database: Database, tmp_path: Path) -> None:
+        reference, owner_id = image(database, tmp_path, "a"), builders.owner(database)
+        age(database, 40)
+        keeper(database, tmp_path).look()
+
+        with database.snapshot() as transaction:
+            digest = reference.removeprefix("blob:")
+            assert verdicts.stored(transaction, owner_id, [digest]) == set()
+            assert verdicts.get(transaction, owner_id, [digest]) == {}
+
+    def test_an_image_that_was_removed_can_be_stored_again(
+        self, database: Database, tmp_path: Path
+    ) -> None:
+        for _ in range(2):
+            reference = image(database, tmp_path, "a")
+            assert is_stored(database, tmp_path, reference)
+            for _ in range(2):
+                age(database, 40)
+                keeper(database, tmp_path).look()
+            assert not is_stored(database, tmp_path, reference)
+
+    def test_with_0_days_images_are_kept_for_ever(self, database: Database, tmp_path: Path) -> None:
+        reference = image(database, tmp_path, "a")
+        for _ in range(2):
+            age(database, 4000)
+            keeper(database, tmp_path, keep_images_days=0).look()
+
+        assert is_stored(database, tmp_path, reference)

@@ -1,0 +1,120 @@
+"""Removing what is kept no longer; the rules are in db/retention.py."""
+
+import logging
+import sqlite3
+import time
+from contextlib import closing
+
+from db import outbox, retention
+from db.blobs import BlobStore, image_key, results_key
+from db.database import Database
+from db.jobs import Job
+from workers.settings import UpkeepSettings
+
+DAY_SECONDS = 86_400.0
+#: Rows of one transaction, and how much is removed in one look.
+PAGE, JOBS, IMAGES = 2_000, 20, 500
+#: Between two looks for what has become too old.
+LOOK_SECONDS = 300.0
+#: Deliveries that are over are kept so long.
+KEEP_DELIVERIES_SECONDS = 30 * DAY_SECONDS
+
+log = logging.getLogger(__name__)
+
+
+class Retention:
+    """Deletes and collects; each step is safe to run twice and at two places."""
+
+    def __init__(self, database: Database, store: BlobStore, settings: UpkeepSettings) -> None:
+        self._database, self._store = database, store
+        self._keep_jobs = settings.keep_jobs_days * DAY_SECONDS
+        self._keep_chats = settings.keep_chats_days * DAY_SECONDS
+        self._keep_images = settings.keep_images_days * DAY_SECONDS
+        self._every_seconds = settings.collect_hours * 3_600
+        self._look_at = self._mark_at = 0.0
+
+    def look(self) -> bool:
+        """Delete what is too old, now and then. Returns whether there may be more to remove."""
+        if time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + LOOK_SECONDS
+            with self._database.transaction() as transaction:
+                outbox.forget_old(transaction, KEEP_DELIVERIES_SECONDS)
+                retention.forget_old_jobs(
+                    transaction, keep_seconds=self._keep_jobs, keep_chat_seconds=self._keep_chats
+                )
+        if self._keep_images and time.monotonic() >= self._mark_at:
+            self._mark_at = time.monotonic() + self._every_seconds
+            self.mark_unused()
+        return bool(self.remove_jobs() + self.collect())
+
+    def remove_jobs(self) -> int:
+        """Remove what deleted jobs have. Returns how many jobs were removed."""
+        with self._database.snapshot() as transaction:
+            found = retention.to_remove(transaction, JOBS)
+        for job in found:
+            self._remove(job)
+        return len(found)
+
+    def _remove(self, job: Job) -> None:
+        removed = PAGE
+        while removed == PAGE:
+            with self._database.transaction() as transaction:
+                removed = retention.remove_items(transaction, job.id, PAGE)
+        self._store.delete(results_key(job.owner_id, job.id))
+        if job.spool_key:
+            self._store.delete(job.spool_key)
+        with self._database.transaction() as transaction:
+            retention.remove_job(transaction, job.id)
+        log.info("removed job %s", job.id)
+
+    def mark_unused(self) -> int:
+        """Mark images that nobody has used for long and nothing refers to. Returns how many."""
+        with self._database.snapshot() as transaction:
+            owners = retention.owners_with_unused(transaction, self._keep_images)
+        marked = sum(self._mark_unused_of(owner_id) for owner_id in owners)
+        if marked:
+            log.info("%d images are unused and will be removed", marked)
+        return marked
+
+    def _mark_unused_of(self, owner_id: int) -> int:
+        # In a file when it grows: an owner may have more images than fit into memory.
+        with closing(sqlite3.connect("", isolation_level=None)) as used:
+            used.execute("CREATE TABLE used (digest TEXT PRIMARY KEY) WITHOUT ROWID")
+            used.execute("BEGIN")
+            self._note_used(owner_id, used)
+            marked, beyond = 0, ""
+            while True:
+                with self._database.snapshot() as transaction:
+                    some = retention.unused(
+                        transaction, owner_id, self._keep_images, beyond=beyond, limit=PAGE
+                    )
+                if not some:
+                    return marked
+                beyond = some[-1]
+                query = "SELECT 1 FROM used WHERE digest = ?"
+                free = [one for one in some if not used.execute(query, (one,)).fetchone()]
+                with self._database.transaction() as transaction:
+                    marked += retention.mark(transaction, owner_id, free, self._keep_images)
+
+    def _note_used(self, owner_id: int, used: sqlite3.Connection) -> None:
+        note = "INSERT OR IGNORE INTO used VALUES (?)"
+        with self._database.snapshot() as transaction:
+            for digest in retention.references_of_jobs(transaction, owner_id):
+                used.execute(note, (digest,))
+        last: int | None = 0
+        while last is not None:
+            with self._database.snapshot() as transaction:
+                digests, last = retention.references(transaction, owner_id, beyond=last, limit=PAGE)
+            used.executemany(note, [(digest,) for digest in digests])
+
+    def collect(self) -> int:
+        """Remove images that were marked long enough ago. Returns how many were looked at."""
+        with self._database.snapshot() as transaction:
+            found = retention.to_collect(transaction, IMAGES)
+        for owner_id, digest in found:
+            with self._database.transaction() as transaction:
+                # Bytes first, under the lock: whoever stores the image again waits for it.
+                if retention.hold_marked(transaction, owner_id, digest):
+                    self._store.delete(image_key(owner_id, digest))
+                    retention.remove_image(transaction, owner_id, digest)
+        return len(found)

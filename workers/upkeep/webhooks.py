@@ -1,0 +1,183 @@
+"""Delivering webhooks, signed as Standard Webhooks says, at least once each.
+
+due ─▶ body from the record ─▶ signed ─▶ POST to a public address ─▶ 2xx: delivered
+                                                                  ─▶ 410: the webhook is disabled
+                                                                  ─▶ else: again, later and later
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+import logging
+import random
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import httpcore2
+
+from db import jobs, outbox
+from db.database import Database
+from db.outbox import Delivery, Webhook
+from workers import network
+from workers.network import Refused, Resolver, TooSlow, resolve
+from workers.settings import UpkeepSettings
+
+#: Deliveries taken at a time, and how many of them are under way at once.
+TAKEN, PARALLEL = 32, 8
+
+log = logging.getLogger(__name__)
+
+
+def sign(secret: str, delivery_id: str, timestamp: int, body: bytes) -> str:
+    """One signature of https://www.standardwebhooks.com: v1, HMAC-SHA256, base64."""
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    signed = f"{delivery_id}.{timestamp}.".encode() + body
+    return f"v1,{base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of an attempt; `wait_seconds` is what the receiver asked for."""
+
+    status: int | None
+    problem: str | None = None
+    wait_seconds: float = 0.0
+
+
+class Webhooks:
+    """Delivers what is due; `look` is what a resident loop runs.
+
+    Args:
+        resolver: Name and port to addresses; the system's unless a test scripts it.
+    """
+
+    def __init__(
+        self, database: Database, settings: UpkeepSettings, resolver: Resolver = resolve
+    ) -> None:
+        self._database, self._settings = database, settings
+        self._deadline = network.Deadline()
+        self._pool = network.pool(
+            settings.webhook_networks, self._deadline, most=PARALLEL, resolver=resolver
+        )
+        self._threads = ThreadPoolExecutor(PARALLEL, thread_name_prefix="webhook")
+
+    def look(self) -> bool:
+        """Try what is due. Returns whether there was any."""
+        with self._database.transaction() as transaction:
+            taken = outbox.take_due(transaction, TAKEN, random.uniform(0.8, 1.2))  # noqa: S311
+        bodies = self._bodies([delivery for delivery, _ in taken])
+        outcomes = self._threads.map(
+            lambda one: self._try(one[0], one[1], bodies[one[0].id]), taken
+        )
+        for (delivery, webhook), outcome in zip(taken, outcomes, strict=True):
+            self._note(delivery, webhook, outcome)
+        return bool(taken)
+
+    def close(self) -> None:
+        """Let attempts that run finish, and close every connection."""
+        self._threads.shutdown()
+        self._pool.close()
+
+    def _bodies(self, taken: Sequence[Delivery]) -> dict[str, bytes | None]:
+        """What each delivery says; None if what has ended was deleted since."""
+        of_jobs = [one.subject for one in taken if one.event.startswith("job.")]
+        with self._database.snapshot() as transaction:
+            found = {job.id: job for job in jobs.several(transaction, of_jobs)}
+        return {one.id: _encoded(_body(one, found.get(one.subject))) for one in taken}
+
+    def _try(self, delivery: Delivery, webhook: Webhook, body: bytes | None) -> Outcome:
+        if body is None:
+            return Outcome(None, f"{delivery.subject} was deleted")
+        timestamp = int(time.time())
+        secrets = [webhook.secret]
+        if webhook.former_secret and _is_ahead(webhook.former_until):
+            secrets.append(webhook.former_secret)
+        signatures = " ".join(sign(one, delivery.id, timestamp, body) for one in secrets)
+        headers = [
+            ("Content-Type", "application/json"),
+            ("User-Agent", "idefiq/0.1 (webhooks)"),
+            ("webhook-id", delivery.id),
+            ("webhook-timestamp", str(timestamp)),
+            ("webhook-signature", signatures),
+        ]
+        seconds = self._settings.webhook_seconds
+        self._deadline.at = time.monotonic() + seconds
+        timeouts = dict.fromkeys(("connect", "read", "write", "pool"), seconds)
+        try:
+            url, _ = network.checked(webhook.url, self._settings.webhook_ports)
+            with self._pool.stream(
+                "POST", url, headers=headers, content=body, extensions={"timeout": timeouts}
+            ) as response:
+                return _outcome(response)
+        except Refused as error:
+            return Outcome(None, str(error))
+        except (TooSlow, httpcore2.TimeoutException):
+            return Outcome(None, f"no answer within {seconds:g} s")
+        except (httpcore2.NetworkError, httpcore2.ProtocolError) as error:
+            return Outcome(None, f"the connection failed: {type(error).__name__}")
+        except Exception:  # one receiver may not keep the others from being told
+            log.exception("%s could not be delivered", delivery.id)
+            return Outcome(None, "the attempt failed unexpectedly")
+
+    def _note(self, delivery: Delivery, webhook: Webhook, outcome: Outcome) -> None:
+        with self._database.transaction() as transaction:
+            if outcome.problem is None and outcome.status is not None:
+                outbox.delivered(transaction, delivery.id, outcome.status)
+                return
+            if outcome.status == 410:
+                outbox.gone(transaction, webhook)
+            outbox.failed(
+                transaction,
+                delivery,
+                outcome.status,
+                outcome.problem or "",
+                wait_seconds=outcome.wait_seconds,
+            )
+        log.info("%s: attempt %d: %s", delivery.id, delivery.attempts, outcome.problem)
+
+
+def _outcome(response: httpcore2.Response) -> Outcome:
+    if 200 <= response.status < 300:
+        return Outcome(response.status)
+    fields = {name.lower(): value for name, value in response.headers}
+    said = fields.get(b"retry-after", b"").decode("latin-1")
+    wait = float(said) if said.isdecimal() and len(said) < 9 else 0.0
+    return Outcome(response.status, f"the receiver answered {response.status}", wait)
+
+
+def _is_ahead(moment: datetime | None) -> bool:
+    return moment is not None and moment > datetime.now(UTC)
+
+
+def _encoded(body: dict[str, Any] | None) -> bytes | None:
+    return None if body is None else json.dumps(body, separators=(",", ":")).encode()
+
+
+def _body(delivery: Delivery, job: jobs.Job | None) -> dict[str, Any] | None:
+    """Thin on purpose: what has ended; the rest is asked for with a key."""
+    if delivery.event.startswith("batch."):  # as OpenAI's clients read it
+        return {
+            "id": f"evt_{delivery.id}",
+            "object": "event",
+            "type": delivery.event,
+            "created_at": int(delivery.created_at.timestamp()),
+            "data": {"id": delivery.subject},
+        }
+    if job is None:
+        return None
+    states = ("total", "succeeded", "failed", "cancelled")
+    return {
+        "type": delivery.event,
+        "timestamp": delivery.created_at.isoformat(),
+        "data": {
+            "id": job.id,
+            "name": job.name,
+            "state": job.state.value,
+            "counts": {state: getattr(job, state) for state in states},
+        },
+    }
