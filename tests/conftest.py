@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx2
+import hypothesis
 import psycopg
 import pytest
 import uvicorn
@@ -17,6 +18,9 @@ from db.database import Database
 from db.settings import RecordSettings
 from tests import servers
 from tests.served import CARD, Serve
+
+#: `make faults-long` plays a hundred times as many lives of the record.
+hypothesis.settings.register_profile("long")
 
 
 @pytest.fixture(scope="session")

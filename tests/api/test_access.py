@@ -82,9 +82,9 @@ def test_no_route_shows_or_changes_anything_of_another_owner(
             continue
         for method in methods:
             url = path.format(**ids, delivery_id=delivery, index=0)
-            change = {"priority": 1} if "job_id" in path else {"enabled": False}
-            said = json.dumps(change) if method == "patch" else None
-            answer = http.request(method, url, headers=keys["eve"], content=said)
+            change: dict[str, object] = {"priority": 1} if "job_id" in path else {"enabled": False}
+            said = change if method == "patch" else None
+            answer = http.request(method, url, json=said, headers=keys["eve"])
             assert answer.status_code == 404, url
             tried += 1
 
