@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
-    consumes,
+    initialize,
     invariant,
+    multiple,
     rule,
     run_state_machine_as_test,
 )
@@ -97,6 +98,9 @@ class Record(RuleBasedStateMachine):
 
     @rule(target=made_jobs, count=st.integers(1, 4), priority=st.integers(-2, 2))
     def submit(self, count: int, priority: int) -> str:
+        return self._submit(count, priority)
+
+    def _submit(self, count: int, priority: int) -> str:
         job_id = builders.job(self.database, items=count, priority=priority)
         self.model.jobs[job_id] = ModelJob()
         with self.database.snapshot() as transaction:
@@ -106,7 +110,7 @@ class Record(RuleBasedStateMachine):
             self.model.items.update({item_id: ModelItem(job_id) for item_id in ids})
         return job_id
 
-    @rule(job_id=made_jobs, paused=st.booleans())
+    @rule(job_id=made_jobs, paused=st.sampled_from([True, False, False]))
     def pause(self, job_id: str, paused: bool) -> None:
         owner_id = builders.owner(self.database)
         try:
@@ -117,8 +121,10 @@ class Record(RuleBasedStateMachine):
         else:
             self.model.jobs[job_id].paused = paused
 
-    @rule(job_id=made_jobs)
-    def cancel(self, job_id: str) -> None:
+    @rule(job_id=made_jobs, really=st.sampled_from([True, False, False, False]))
+    def cancel(self, job_id: str, really: bool) -> None:
+        if not really:
+            return  # or most lives would be over soon
         owner_id = builders.owner(self.database)
         with self._step() as transaction:
             jobs.cancel(transaction, owner_id, job_id)
@@ -142,8 +148,25 @@ class Record(RuleBasedStateMachine):
 
     # ---- workers --------------------------------------------------------------------
 
+    @initialize(target=made_jobs)
+    def begin(self) -> str:
+        return self._submit(4, 0)
+
+    @initialize(target=open_sessions)
+    def open(self) -> str:
+        return self._start()
+
     @rule(target=open_sessions)
     def start(self) -> str:
+        return self._start()
+
+    @rule(target=claimed)
+    def overtake(self) -> Any:
+        """Everybody is silent for too long, and somebody else takes what they had."""
+        self._wait(LEASE_SECONDS + 1)
+        return self._claim(self._start(), 5)
+
+    def _start(self) -> str:
         self.workers += 1
         self._rescue()  # as every start does
         session = builders.session(self.database, f"w{self.workers}", lease_seconds=LEASE_SECONDS)
@@ -159,7 +182,10 @@ class Record(RuleBasedStateMachine):
             self.model.sessions[session] = self.model.clock + LEASE_SECONDS
 
     @rule(target=claimed, session=open_sessions, limit=st.integers(1, 5))
-    def claim(self, session: str, limit: int) -> list[Lease]:
+    def claim(self, session: str, limit: int) -> Any:
+        return self._claim(session, limit)
+
+    def _claim(self, session: str, limit: int) -> Any:
         taken = builders.claim(self.database, session, limit)
         assert self._lives(session) or not taken
         assert len(taken) <= limit
@@ -171,21 +197,29 @@ class Record(RuleBasedStateMachine):
             assert not job.cancelled
             assert (lease.attempt, lease.tries) == (item.attempt + 1, item.tries)
             item.state, item.holder, item.attempt = "running", session, lease.attempt
-        return taken
+        return taken or multiple()
 
-    @rule(taken=claimed, told=st.sampled_from(["a", "b"]))
-    def complete(self, taken: list[Lease], told: str) -> None:
+    # One rule, because Hypothesis leaves whole rules out of a life.
+    @rule(taken=claimed, how=st.integers(0, 8))
+    def end(self, taken: list[Lease], how: int) -> None:
+        """End what was claimed at some time, perhaps long ago and more than once."""
+        if how < 3:
+            self._complete(taken, "abc"[how])
+        elif how < 6:
+            self._fail(taken, [EngineError("e"), ImageUnreadable("i"), StorageError("s")][how - 3])
+        elif how == 6:
+            self._release(taken)
+        else:
+            self._blame(taken, alone=how == 7)
+
+    def _complete(self, taken: list[Lease], told: str) -> None:
         ours = builders.complete(self.database, taken, told)
         assert ours == self._ours(taken)
         for lease in taken:
             if lease.item_id in ours:
                 self._end(lease, "succeeded", told)
 
-    @rule(
-        taken=consumes(claimed),
-        error=st.sampled_from([EngineError("e"), ImageUnreadable("i"), StorageError("s")]),
-    )
-    def fail(self, taken: list[Lease], error: Any) -> None:
+    def _fail(self, taken: list[Lease], error: Any) -> None:
         with self._step() as transaction:
             ours = leases.fail(transaction, [Failure(lease, error) for lease in taken], POLICY)
         assert ours == self._ours(taken)
@@ -198,8 +232,7 @@ class Record(RuleBasedStateMachine):
                 item.state, item.holder = "queued", None
             item.tries += charged
 
-    @rule(taken=claimed)
-    def release(self, taken: list[Lease]) -> None:
+    def _release(self, taken: list[Lease]) -> None:
         with self._step() as transaction:
             ours = leases.release(transaction, taken)
         assert ours == self._ours(taken)
@@ -207,8 +240,7 @@ class Record(RuleBasedStateMachine):
             self.model.items[item_id].state = "queued"
             self.model.items[item_id].holder = None
 
-    @rule(taken=claimed, alone=st.booleans())
-    def blame(self, taken: list[Lease], alone: bool) -> None:
+    def _blame(self, taken: list[Lease], *, alone: bool) -> None:
         running = taken[:1] if alone else taken
         expected = self._ours(running)
         with self._step() as transaction:
@@ -227,8 +259,11 @@ class Record(RuleBasedStateMachine):
     def rescue(self) -> None:
         self._rescue()
 
-    @rule(seconds=st.integers(1, 150))
+    @rule(seconds=st.sampled_from([30, 60]))
     def wait(self, seconds: int) -> None:
+        self._wait(seconds)
+
+    def _wait(self, seconds: int) -> None:
         """Time passes: everything that was to happen does so earlier."""
         self.model.clock += seconds
         with self._step() as transaction:
@@ -316,8 +351,8 @@ def test_whatever_happens_in_whatever_order_the_record_agrees_with_the_model(
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=2_500 if settings.get_current_profile_name() == "long" else 25,
-            stateful_step_count=40,
+            max_examples=2_500 if settings.get_current_profile_name() == "long" else 40,
+            stateful_step_count=50,
             deadline=None,
             derandomize=True,
             database=None,
