@@ -7,8 +7,11 @@ is harmless. So a wake is sent beside the caller's path, once, and never again.
 
 import logging
 import threading
+from typing import Any
 
 import kombu.exceptions
+import kombu.transport
+import kombu.transport.redis
 import redis.exceptions
 from celery import Celery
 from kombu import Queue
@@ -26,6 +29,29 @@ def engine_queue(model: str) -> str:
     return f"engine.{model}"
 
 
+class WakeChannel(kombu.transport.redis.Channel):  # type: ignore[misc]  # kombu has no types
+    """Takes what comes from Redis, and drops what is no message instead of dying of it.
+
+    Whoever can write to Redis can put anything into a queue; kombu lets the worker end with the
+    exception of its parser.
+    """
+
+    def _brpop_read(self, **options: Any) -> bool:
+        try:
+            return bool(super()._brpop_read(**options))
+        except self.connection_errors:
+            raise
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            log.warning("dropped a message that is no wake: %s", type(error).__name__)
+            return True
+
+
+class WakeTransport(kombu.transport.redis.Transport):  # type: ignore[misc]
+    """Kombu's own, with that channel."""
+
+    Channel = WakeChannel
+
+
 def make_app(settings: BrokerSettings, queue: str | None = None) -> Celery:
     """The Celery application, consuming `queue` when it is a worker's.
 
@@ -33,6 +59,8 @@ def make_app(settings: BrokerSettings, queue: str | None = None) -> Celery:
     blocks for 2 s while Redis is away; with acknowledgements kept in Redis a worker goes deaf
     after a reconnect.
     """
+    for scheme in ("redis", "rediss"):
+        kombu.transport.TRANSPORT_ALIASES[scheme] = f"{__name__}:{WakeTransport.__name__}"
     app = Celery("idefiq", broker=settings.redis_url, set_as_current=False)
     app.conf.update(
         task_ignore_result=True,
