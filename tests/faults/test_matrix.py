@@ -284,7 +284,7 @@ def _children(pid: int) -> list[int]:
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             of_pid = path.read_text().rpartition(")")[2].split()[1] == str(pid)
-            if of_pid and b"tracker" not in path.with_name("cmdline").read_bytes():
+            if of_pid and b"semaphore_tracker" not in path.with_name("cmdline").read_bytes():
                 found.append(int(path.parent.name))
     return found
 
