@@ -8,18 +8,21 @@ EDITABLE := --config-settings editable_mode=compat --editable
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-families check format docs session up train-demo eval-demo bench bench-service bench-redis bench-stream lock clean
+.PHONY: help demo test test-families faults faults-long sbom audit check format docs session up train-demo eval-demo bench bench-service bench-redis bench-stream lock clean
 
 help:
 	@echo "make demo           caption drawn scenes with the whole service, on this machine"
 	@echo "make test           install what the tests need, run them all, then the checks"
 	@echo "make test-families  compare every kind on every model with transformers, a line each"
+	@echo "make faults         kill, stop and cut everything for some minutes, and count what was lost"
+	@echo "make faults-long    the same for ROUNDS=10 rounds, and longer lives of the record"
 	@echo "make check          format, lint, types, import rules"
 	@echo "make docs           write the generated parts of docs/api.md and docs/cli.md"
 	@echo "make session        record the terminal session that the README shows"
 	@echo "make up             run the service until Ctrl-C"
 	@echo "make train-demo     train the demonstration model again (about an hour)"
 	@echo "make eval-demo      measure it on scenes it was never trained on"
+	@echo "make sbom, audit    list what is installed, and compare it with known holes"
 	@echo "make bench          all benchmarks; bench-service, bench-redis, bench-stream for one"
 
 $(VENV)/python: # the environment itself
@@ -47,6 +50,27 @@ test: $(VENV)/dev
 
 test-families: $(VENV)/dev
 	$(BIN)/python -m tests.workers.families.report --write
+
+faults: $(VENV)/dev
+	tests/install-servers
+	$(BIN)/python -m tests.faults --write
+
+ROUNDS ?= 10
+faults-long: $(VENV)/dev
+	tests/install-servers
+	$(BIN)/python -m tests.faults --rounds $(ROUNDS) --seconds 300 --write
+	$(BIN)/python -m pytest tests/db/test_machine.py --hypothesis-profile long
+
+$(VENV)/audit: $(VENV)/dev
+	$(BIN)/pip install --quiet --constraint constraints.txt $(EDITABLE) '.[audit]'
+	touch $@
+
+sbom: $(VENV)/audit
+	mkdir -p build
+	$(BIN)/cyclonedx-py environment $(BIN)/python --output-file build/sbom.json
+
+audit: $(VENV)/audit
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 check: $(VENV)/dev
 	$(BIN)/ruff format --check .

@@ -53,6 +53,7 @@ def create_app(record: RecordSettings, settings: ApiSettings) -> FastAPI:
         Wakes(make_app(settings)),
         Notices(settings.redis_url),
         watch,
+        record.limits,
         local_owner,
     )
     app.add_middleware(CountBody, settings=settings)

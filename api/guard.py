@@ -10,17 +10,30 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.errors import problem
 from api.settings import ApiSettings
 from db.errors import Forbidden, TooLarge
 
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 #: A proxy in front means callers beyond this machine, whatever name they use for it.
 _PROXIED = frozenset({"forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"})
+#: Nothing of ours is a page, so nothing of it may run, load, or be framed.
+_HARDENING = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+}
+#: FastAPI's own pages, which load their scripts.
+_PAGES = frozenset({"/docs", "/docs/oauth2-redirect", "/redoc"})
+MOST_HEADER_BYTES = 64 * 1024
 NDJSON = "application/x-ndjson"
 
 
 class CountBody:
-    """Ends a request whose body grows past its limit with TooLarge, however it is sent."""
+    """Ends a request whose body grows past its limit with TooLarge, however it is sent.
+
+    One whose headers are longer than anybody needs is refused as it is.
+    """
 
     def __init__(self, app: ASGIApp, settings: ApiSettings) -> None:
         self._app, self._settings = app, settings
@@ -29,6 +42,10 @@ class CountBody:
         """Count, and hand on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MOST_HEADER_BYTES:
+            refusal = problem(431, "headers_too_large", f"more than {MOST_HEADER_BYTES} bytes")
+            await refusal(scope, receive, send)
             return
         await self._app(scope, _counting(receive, self._most(scope)), send)
 
@@ -48,7 +65,10 @@ class CountBody:
 
 
 class NameRequests:
-    """Gives every answer an `x-request-id`, so that a log line and a complaint can meet."""
+    """Gives every answer its headers: who it is, and what a browser may make of it.
+
+    By its `x-request-id` a log line and a complaint can meet.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -62,7 +82,10 @@ class NameRequests:
 
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["x-request-id"] = name
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = name
+                if scope["path"] not in _PAGES:
+                    headers.update(_HARDENING)
             await send(message)
 
         await self._app(scope, receive, named)

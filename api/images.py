@@ -86,7 +86,7 @@ def check_room(services: Services, owner_id: int, size_bytes: int) -> None:
         QuotaExceeded: Not before something is deleted.
     """
     with services.database.snapshot() as transaction:
-        quotas.check_upload(transaction, owner_id, services.settings.limits, size_bytes)
+        quotas.check_upload(transaction, owner_id, services.limits, size_bytes)
 
 
 def _digest(file: IO[bytes]) -> tuple[str, int]:

@@ -24,7 +24,7 @@ from api.schemas import (
 from api.services import CurrentOwner, Parts, Services
 from api.streams import PIECE_BYTES, pieces
 from api.submissions import Envelope, Spool, submit_json, tell_submitted
-from db import jobs, quotas, results, retention, submissions
+from db import jobs, results, retention, submissions
 from db.errors import NotReady, RequestError, WrongMediaType
 from db.results import Item
 from workers.broker import INTAKE, UPKEEP, engine_queue
@@ -289,8 +289,9 @@ def retry(
     """Submit the failed items of a finished job again, as a new job."""
     with services.database.transaction() as transaction:
         earlier = jobs.get(transaction, owner.id, job_id)
-        quotas.check_submission(transaction, owner.id, services.settings.limits, earlier.failed)
-        new_id = submissions.retry(transaction, earlier, code or (), _unquoted(idempotency_key))
+        new_id = submissions.retry(
+            transaction, earlier, code or (), _unquoted(idempotency_key), services.limits
+        )
         job = jobs.get(transaction, owner.id, new_id)
     tell_submitted(services, job.model)
     shown = JobOut.of(job).model_dump(mode="json")

@@ -12,7 +12,7 @@ from db import owners
 from db.blobs import BlobStore
 from db.database import Database
 from db.errors import Forbidden, Unauthorized
-from db.owners import Caller, Owner, Scope
+from db.owners import Caller, Limits, Owner, Scope
 from workers.broker import Wakes
 from workers.notices import Notices
 
@@ -27,6 +27,8 @@ class Services:
     wakes: Wakes
     notices: Notices
     watch: Watch
+    #: What an owner gets for whom nothing else was said.
+    limits: Limits
     #: Whose everything is that comes without a key.
     local_owner: Owner
 
@@ -54,7 +56,8 @@ def _caller(request: Request, services: Parts) -> Caller:
     if services.settings.keys_required:
         raise Unauthorized("an API key is required: send it as `Authorization: Bearer KEY`")
     check_local(request.headers)
-    return Caller(services.local_owner, frozenset(Scope))
+    # Whoever is on this machine is not its operator: keys are made with a key.
+    return Caller(services.local_owner, frozenset(owners.USUAL_SCOPES))
 
 
 def _with(caller: Caller, scope: Scope) -> Owner:

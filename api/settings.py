@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from db.owners import Limits
 from workers.settings import BrokerSettings
 
 Count = Annotated[int, Field(ge=1)]
@@ -39,15 +38,6 @@ class ApiSettings(BrokerSettings):
     max_wait_seconds: Annotated[int, Field(ge=0, le=600)] = Field(
         60, description="Longest wait that `Prefer: wait=n` is granted"
     )
-    max_queued_items: Annotated[int, Field(ge=0)] = Field(
-        0, description="Most items that an owner may have waiting; 0 is no limit"
-    )
-    max_job_items: Annotated[int, Field(ge=0)] = Field(
-        0, description="Most items of one job; 0 is no limit"
-    )
-    max_stored_bytes: Annotated[int, Field(ge=0)] = Field(
-        0, description="Most bytes that an owner may have stored; 0 is no limit"
-    )
     max_chat_seconds: Count = Field(
         600, description="Longest wait for a chat completion; then it is cancelled"
     )
@@ -56,15 +46,6 @@ class ApiSettings(BrokerSettings):
         description="Other names of models for OpenAI's clients, as JSON such as"
         ' {"gpt-4o-mini": "demo"}',
     )
-
-    @property
-    def limits(self) -> Limits:
-        """What an owner gets for whom nothing else was said."""
-        return Limits(
-            max_queued_items=self.max_queued_items,
-            max_job_items=self.max_job_items,
-            max_stored_bytes=self.max_stored_bytes,
-        )
 
     @property
     def keys_required(self) -> bool:

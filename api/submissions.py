@@ -104,6 +104,7 @@ class ItemChecker:
             )
         digest = hashlib.sha256(data).hexdigest()
         with self._services.database.transaction() as transaction:
+            quotas.check_upload(transaction, self._owner_id, self._services.limits, len(data))
             verdicts.touch(transaction, self._owner_id, [digest])
         self._services.store.put(image_key(self._owner_id, digest), io.BytesIO(data))
         # With a row it is collected some day, even if the submission is refused.
@@ -126,7 +127,7 @@ def check_quota(transaction: Transaction, services: Services, job: NewJob, new_i
         TooLarge: Never.
     """
     if submissions.submitted_before(transaction, job) is None:
-        limits = services.settings.limits
+        limits = services.limits
         quotas.check_submission(transaction, job.owner_id, limits, new_items)
 
 

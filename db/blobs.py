@@ -161,6 +161,7 @@ class S3Store:
         self.bucket = settings.s3_bucket
         self.prefix = settings.s3_prefix
         self.client: Any = s3_client(settings)
+        self._once: Any = s3_client(settings, attempts=1)
 
     def put(self, key: str, source: IO[bytes]) -> None:
         """See BlobStore.put."""
@@ -188,9 +189,9 @@ class S3Store:
         return file
 
     def delete(self, key: str) -> None:
-        """See BlobStore.delete."""
+        """See BlobStore.delete. Tried once: images are deleted under a lock of the record."""
         with _s3_errors(key):
-            self.client.delete_object(Bucket=self.bucket, Key=self.prefix + key)
+            self._once.delete_object(Bucket=self.bucket, Key=self.prefix + key)
 
     def presign_put(self, key: str, seconds: int) -> str | None:
         """See BlobStore.presign_put."""
@@ -209,7 +210,7 @@ class S3Store:
                 self.client.create_bucket(Bucket=self.bucket)
 
 
-def s3_client(settings: RecordSettings) -> Any:
+def s3_client(settings: RecordSettings, *, attempts: int = 3) -> Any:
     """A boto3 client with this service's endpoint, credentials, timeouts and retries."""
     return boto3.client(
         "s3",
@@ -221,7 +222,7 @@ def s3_client(settings: RecordSettings) -> Any:
             signature_version="s3v4",
             connect_timeout=settings.s3_connect_timeout_seconds,
             read_timeout=settings.s3_read_timeout_seconds,
-            retries={"mode": "standard", "total_max_attempts": 3},
+            retries={"mode": "standard", "total_max_attempts": attempts},
             s3={"addressing_style": "path" if settings.s3_path_style else "auto"},
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",

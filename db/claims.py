@@ -35,15 +35,23 @@ _HAS_DUE = """
 _BY_SHARE = """
     SELECT owners.id FROM owners LEFT JOIN (
         SELECT owner_id, count(*) AS running FROM items
-        WHERE state = 'running' AND stage = :stage GROUP BY owner_id
+        WHERE state = 'running' AND session_id IS NOT NULL AND stage = :stage GROUP BY owner_id
     ) AS busy ON busy.owner_id = owners.id
     WHERE EXISTS (SELECT 1 FROM jobs WHERE owner_id = owners.id AND {has_due})
     ORDER BY COALESCE(running, 0) / weight, claimed_at NULLS FIRST, owners.id LIMIT :limit
 """
 _BY_RANK = """
-    SELECT id, queued FROM jobs WHERE owner_id = :owner AND {has_due}
+    SELECT id FROM jobs WHERE owner_id = :owner AND {has_due}
     ORDER BY rank_at, id LIMIT :limit
 """
+_DUE_OF = Statement(
+    """
+    SELECT count(*) FROM (
+        SELECT 1 FROM items WHERE job_id = :job AND stage = :stage AND state = 'queued'
+          AND due_at <= {now} LIMIT :limit
+    ) AS due
+    """
+)
 _LOOKS = (_BY_SHARE, _BY_RANK)
 #: Each door on its own: its index ends the look early, however many jobs are open.
 _DOORS = [
@@ -104,16 +112,26 @@ def claim(
     return taken
 
 
+def is_due(transaction: Connection, *, stage: Stage, model: str | None) -> bool:
+    """Whether a claim that took nothing would find something now.
+
+    Another may have taken what it had chosen, and left something else.
+    """
+    return next(_choose(transaction, stage, model, 1), None) is not None
+
+
 def _choose(transaction: Connection, stage: Stage, model: str | None, limit: int) -> Iterator[str]:
-    """Jobs to claim from, in order, until they have `limit` queued items together."""
+    """Jobs to claim from, in order, until they have `limit` due items together."""
     asked: dict[str, Any] = {"stage": stage.value, "model": model}
     wanted = limit
     for by_share, by_rank in _DOORS:
         for owner_id in by_share.run(transaction, limit=limit, **asked).scalars().all():
-            found = by_rank.run(transaction, owner=owner_id, limit=limit, **asked).all()
-            for job in found:
-                yield job.id
-                wanted -= job.queued
+            found = by_rank.run(transaction, owner=owner_id, limit=limit, **asked).scalars().all()
+            for job_id in found:
+                yield job_id
+                wanted -= _DUE_OF.run(
+                    transaction, job=job_id, stage=stage.value, limit=wanted
+                ).scalar_one()
                 if wanted <= 0:
                     return
 

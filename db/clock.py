@@ -53,8 +53,8 @@ def now() -> after:
 @compiles(after, "postgresql")
 def _postgresql(element: after, compiler: Any, **_: Any) -> str:
     if not element.seconds:
-        return "clock_timestamp()"
-    return f"(clock_timestamp() + make_interval(secs => {element.seconds!r}))"
+        return "statement_timestamp()"
+    return f"(statement_timestamp() + make_interval(secs => {element.seconds!r}))"
 
 
 @compiles(after, "sqlite")

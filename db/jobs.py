@@ -184,6 +184,7 @@ def to_write(transaction: Connection, limit: int) -> list[Job]:
         .where(
             jobs.c.finished_at.is_not(None),
             jobs.c.results_key.is_(None),
+            jobs.c.deleted_at.is_(None),
             jobs.c.origin == Origin.JOB.value,
         )
         .order_by(jobs.c.id)
@@ -192,28 +193,32 @@ def to_write(transaction: Connection, limit: int) -> list[Job]:
     return [as_job(row) for row in rows]
 
 
-def record_results(transaction: Connection, job_id: str, key: str) -> None:
-    """Remember where a finished job's results object is. Safe to repeat."""
-    transaction.execute(
+def record_results(transaction: Connection, job_id: str, key: str) -> bool:
+    """Remember where a finished job's results object is; False if the job is deleted by now."""
+    recorded = transaction.execute(
         update(jobs)
-        .where(jobs.c.id == job_id, jobs.c.finished_at.is_not(None))
+        .where(jobs.c.id == job_id, jobs.c.finished_at.is_not(None), jobs.c.deleted_at.is_(None))
         .values(results_key=key)
     )
+    return bool(recorded.rowcount)
 
 
 def expire(transaction: Connection) -> list[str]:
     """Start no more of jobs whose time is over. Safe to repeat; returns their ids."""
-    rows = transaction.execute(
-        update(jobs)
+    over = transaction.execute(
+        select(jobs.c.id)
         .where(
             jobs.c.finished_at.is_(None),
             jobs.c.cancelled_at.is_(None),
             jobs.c.expires_at <= now(),
         )
-        .values(cancelled_at=now())
-        .returning(jobs.c.id)
+        .order_by(jobs.c.id)
+        .with_for_update(skip_locked=True)
     )
-    return list(rows.scalars())
+    ids = list(over.scalars())
+    if ids:
+        transaction.execute(update(jobs).where(jobs.c.id.in_(ids)).values(cancelled_at=now()))
+    return ids
 
 
 def to_settle(transaction: Connection) -> list[str]:

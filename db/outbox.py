@@ -9,11 +9,12 @@ The id of a delivery is made of what has ended and whom it is told, so there is 
 
 import base64
 import secrets
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, or_, select, tuple_, update
 
 from db.clock import after, now
 from db.errors import NotFound, RequestError
@@ -35,6 +36,10 @@ SCHEDULE = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
 #: How long receivers have to change over to a new secret.
 FORMER_SECONDS = 86_400.0
 MAX_WEBHOOKS = 20
+#: Of one webhook so many are tried at a time; so many times as many due ones are looked at.
+OF_WEBHOOK, LOOK_FACTOR = 4, 20
+#: What was taken and never heard of again is due again after this.
+TRY_SECONDS = 180.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,42 +215,34 @@ def announce_batch(transaction: Connection, owner_id: int, batch_id: str, event:
 
 _DUE = Statement(
     """
-    SELECT id FROM deliveries
+    SELECT id, webhook_id FROM deliveries
     WHERE due_at <= {now} AND webhook_id IN (SELECT id FROM webhooks WHERE disabled_at IS NULL)
     ORDER BY due_at, id LIMIT :limit {skip_locked}
-    """,
-    deliveries.c.id,
+    """
 )
 
 
-def take_due(transaction: Connection, limit: int, jitter: float) -> list[tuple[Delivery, Webhook]]:
-    """Deliveries to be tried now, each with the attempt after this one planned already.
+def take_due(transaction: Connection, limit: int) -> list[tuple[Delivery, Webhook]]:
+    """Deliveries to be tried now, a few of each webhook, so that a slow one holds up no other.
 
-    Whoever takes them may die: then that attempt is made. The last has none after it.
-
-    Args:
-        jitter: The wait until then as a share of the schedule's.
+    Whoever takes them may die: then they are due again after TRY_SECONDS.
     """
-    taken = []
-    for delivery_id in _DUE.run(transaction, limit=limit).scalars().all():
-        row = transaction.execute(
+    found = _DUE.run(transaction, limit=limit * LOOK_FACTOR).all()
+    of_webhook: Counter[str] = Counter()
+    taken: list[tuple[Delivery, Webhook]] = []
+    for row in found:
+        of_webhook[row.webhook_id] += 1
+        if of_webhook[row.webhook_id] > OF_WEBHOOK or len(taken) >= limit:
+            continue
+        delivery = transaction.execute(
             update(deliveries)
-            .where(deliveries.c.id == delivery_id)
-            .values(attempts=deliveries.c.attempts + 1)
+            .where(deliveries.c.id == row.id)
+            .values(attempts=deliveries.c.attempts + 1, due_at=after(TRY_SECONDS))
             .returning(*_DELIVERY)
         ).one()
-        delivery = Delivery(*row)
-        wait = SCHEDULE[delivery.attempts - 1] if delivery.attempts <= len(SCHEDULE) else None
-        _plan(transaction, delivery_id, None if wait is None else wait * jitter)
-        taken.append((delivery, get(transaction, delivery.owner_id, delivery.webhook_id)))
+        webhook = get(transaction, delivery.owner_id, delivery.webhook_id)
+        taken.append((Delivery(*delivery), webhook))
     return taken
-
-
-def _plan(transaction: Connection, delivery_id: str, wait_seconds: float | None) -> None:
-    due_at = None if wait_seconds is None else after(wait_seconds)
-    transaction.execute(
-        update(deliveries).where(deliveries.c.id == delivery_id).values(due_at=due_at)
-    )
 
 
 def delivered(transaction: Connection, delivery_id: str, status: int) -> None:
@@ -263,23 +260,35 @@ def failed(
     status: int | None,
     problem: str,
     *,
+    jitter: float,
     wait_seconds: float = 0.0,
 ) -> None:
-    """Note what went wrong; a wait longer than the schedule's is granted. Safe to repeat."""
+    """Note what went wrong, and when it is tried next, if it is. Safe to repeat.
+
+    Args:
+        jitter: The wait until then as a share of the schedule's.
+        wait_seconds: What the receiver asked for; granted up to the longest of the schedule.
+    """
+    due_at = None
+    if delivery.attempts <= len(SCHEDULE):
+        planned = SCHEDULE[delivery.attempts - 1] * jitter
+        due_at = after(max(planned, min(wait_seconds, SCHEDULE[-1])))
     transaction.execute(
         update(deliveries)
-        .where(deliveries.c.id == delivery.id)
-        .values(status=status, problem=problem)
+        .where(
+            deliveries.c.id == delivery.id,
+            deliveries.c.attempts == delivery.attempts,
+            deliveries.c.delivered_at.is_(None),
+        )
+        .values(status=status, problem=problem, due_at=due_at)
     )
-    if wait_seconds and delivery.attempts <= len(SCHEDULE):
-        planned = SCHEDULE[delivery.attempts - 1]
-        if wait_seconds > planned:
-            _plan(transaction, delivery.id, min(wait_seconds, SCHEDULE[-1]))
 
 
 def gone(transaction: Connection, webhook: Webhook) -> None:
     """Disable a webhook whose receiver says that it is gone. Safe to repeat."""
-    enable(transaction, webhook.owner_id, webhook.id, enabled=False)
+    transaction.execute(
+        update(webhooks).where(webhooks.c.id == webhook.id).values(disabled_at=now())
+    )
 
 
 def log(
@@ -289,8 +298,11 @@ def log(
     get(transaction, owner_id, webhook_id)
     query = select(*_DELIVERY).where(deliveries.c.webhook_id == webhook_id)
     if before is not None:
-        query = query.where(deliveries.c.id < before)
-    rows = transaction.execute(query.order_by(deliveries.c.id.desc()).limit(limit))
+        since = select(deliveries.c.created_at).where(deliveries.c.id == before).scalar_subquery()
+        place = tuple_(deliveries.c.created_at, deliveries.c.id)
+        query = query.where(place < tuple_(since, before))
+    newest = query.order_by(deliveries.c.created_at.desc(), deliveries.c.id.desc())
+    rows = transaction.execute(newest.limit(limit))
     return [Delivery(*row) for row in rows]
 
 
@@ -315,10 +327,10 @@ def redeliver(
 
 
 def forget_old(transaction: Connection, seconds: float) -> int:
-    """Delete deliveries that are over and older than that. Returns how many."""
+    """Delete deliveries that are over, or for nobody, and older than that. Returns how many."""
+    disabled = select(webhooks.c.id).where(webhooks.c.disabled_at.is_not(None))
+    over = or_(deliveries.c.due_at.is_(None), deliveries.c.webhook_id.in_(disabled))
     removed = transaction.execute(
-        delete(deliveries).where(
-            deliveries.c.due_at.is_(None), deliveries.c.created_at < after(-seconds)
-        )
+        delete(deliveries).where(over, deliveries.c.created_at < after(-seconds))
     )
     return int(removed.rowcount)

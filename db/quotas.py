@@ -9,6 +9,7 @@ from sqlalchemy import Connection, func, select
 
 from db import owners
 from db.errors import QuotaExceeded, TooLarge
+from db.jobs import Job
 from db.owners import Limits
 from db.tables import blobs, files, jobs
 from db.tables import owners as owner_rows
@@ -39,21 +40,30 @@ def of(transaction: Connection, owner_id: int, usual: Limits) -> Limits:
 
 def usage(transaction: Connection, owner_id: int) -> Usage:
     """What an owner has waiting and stored, what is still to be imported included."""
+    return Usage(_queued(transaction, owner_id), _stored(transaction, owner_id))
+
+
+def _queued(transaction: Connection, owner_id: int) -> int:
     waiting = jobs.c.queued + jobs.c.running + jobs.c.spool_lines - jobs.c.spool_offset
-    queued = transaction.execute(
+    found = transaction.execute(
         select(func.coalesce(func.sum(waiting), 0)).where(
             jobs.c.owner_id == owner_id, jobs.c.finished_at.is_(None)
         )
-    ).scalar_one()
-    stored = sum(
-        transaction.execute(
-            select(func.coalesce(func.sum(table.c.size_bytes), 0)).where(
-                table.c.owner_id == owner_id
-            )
-        ).scalar_one()
+    )
+    return int(found.scalar_one())
+
+
+def _stored(transaction: Connection, owner_id: int) -> int:
+    return sum(
+        int(
+            transaction.execute(
+                select(func.coalesce(func.sum(table.c.size_bytes), 0)).where(
+                    table.c.owner_id == owner_id
+                )
+            ).scalar_one()
+        )
         for table in (blobs, files)
     )
-    return Usage(int(queued), int(stored))
 
 
 def check_submission(transaction: Connection, owner_id: int, usual: Limits, new_items: int) -> None:
@@ -68,20 +78,35 @@ def check_submission(transaction: Connection, owner_id: int, usual: Limits, new_
         raise TooLarge(f"{new_items} items; a job of this owner has at most {limits.max_job_items}")
     if not limits.max_queued_items and not limits.max_stored_bytes:
         return
-    # Locked, so that two submissions do not both take what is left for one.
+    # Locked, so that two submissions do not both take what is left for one; but not for the
+    # foreign keys of what is imported meanwhile.
     transaction.execute(
-        select(owner_rows.c.id).where(owner_rows.c.id == owner_id).with_for_update()
+        select(owner_rows.c.id).where(owner_rows.c.id == owner_id).with_for_update(key_share=True)
     )
-    used = usage(transaction, owner_id)
-    if limits.max_queued_items and used.queued_items + new_items > limits.max_queued_items:
+    most = limits.max_queued_items
+    queued = _queued(transaction, owner_id) if most else 0
+    if most and queued + new_items > most:
         raise QuotaExceeded(
-            f"{used.queued_items} items wait already and {new_items} more would pass the"
-            f" {limits.max_queued_items} that this owner may have; try again when some are done",
+            f"{queued} items wait already and {new_items} more would pass the {most} that this"
+            " owner may have; try again when some are done",
             quota="queued-items",
-            most=limits.max_queued_items,
-            left=max(0, limits.max_queued_items - used.queued_items),
+            most=most,
+            left=max(0, most - queued),
         )
-    _check_stored(limits, used, 0)
+    _check_stored(transaction, owner_id, limits, 0)
+
+
+def check_page(transaction: Connection, job: Job, usual: Limits, new_items: int) -> None:
+    """Refuse one more page of a job whose items are found bit by bit.
+
+    Raises:
+        TooLarge: The job would have more items than any may have.
+        QuotaExceeded: Not as long as so much waits.
+    """
+    limits = of(transaction, job.owner_id, usual)
+    if limits.max_job_items and job.total + new_items > limits.max_job_items:
+        raise TooLarge(f"more than the {limits.max_job_items} items of a job of this owner")
+    check_submission(transaction, job.owner_id, usual, new_items)
 
 
 def check_upload(transaction: Connection, owner_id: int, usual: Limits, size_bytes: int) -> None:
@@ -90,18 +115,17 @@ def check_upload(transaction: Connection, owner_id: int, usual: Limits, size_byt
     Raises:
         QuotaExceeded: Not before something is deleted.
     """
-    limits = of(transaction, owner_id, usual)
-    if limits.max_stored_bytes:
-        _check_stored(limits, usage(transaction, owner_id), size_bytes)
+    _check_stored(transaction, owner_id, of(transaction, owner_id, usual), size_bytes)
 
 
-def _check_stored(limits: Limits, used: Usage, more: int) -> None:
+def _check_stored(transaction: Connection, owner_id: int, limits: Limits, more: int) -> None:
     most = limits.max_stored_bytes
-    if most and used.stored_bytes + more > most:
+    stored = _stored(transaction, owner_id) if most else 0
+    if most and stored + more > most:
         raise QuotaExceeded(
-            f"{used.stored_bytes} bytes are stored already and {more} more would pass the {most}"
+            f"{stored} bytes are stored already and {more} more would pass the {most}"
             " that this owner may have: delete jobs, images or files",
             quota="stored-bytes",
             most=most,
-            left=max(0, most - used.stored_bytes),
+            left=max(0, most - stored),
         )

@@ -17,11 +17,8 @@ from db.errors import NotReady
 from db.jobs import JOB_COLUMNS, Job, as_job, get
 from db.requests import blob_digests, example_references, image_references
 from db.states import Origin
-from db.tables import batches, blobs, deliveries, items, jobs
-
-#: A marked image is removed so much later.
-GRACE_SECONDS = 3_600.0
-
+from db.tables import batches, blobs, deliveries, items, jobs, webhooks
+from db.verdicts import GRACE_SECONDS
 
 # ---- jobs ---------------------------------------------------------------------------
 
@@ -41,17 +38,26 @@ def forget_job(transaction: Connection, owner_id: int, job_id: str) -> None:
 
 
 def forget_old_jobs(
-    transaction: Connection, *, keep_seconds: float, keep_chat_seconds: float
+    transaction: Connection, *, keep_seconds: float, keep_chat_seconds: float, limit: int
 ) -> int:
-    """Delete jobs that finished long ago; 0 keeps them for ever. Returns how many."""
+    """Delete some jobs that finished long ago; 0 keeps them for ever. Returns how many."""
     kept = {jobs.c.origin != Origin.CHAT.value: keep_seconds,
             jobs.c.origin == Origin.CHAT.value: keep_chat_seconds}  # fmt: skip
     old = [and_(door, jobs.c.finished_at < after(-wait)) for door, wait in kept.items() if wait]
     # What is told of them comes first.
-    untold = select(deliveries.c.id).where(
-        deliveries.c.subject == jobs.c.id, deliveries.c.due_at.is_not(None)
+    untold = (
+        select(deliveries.c.id)
+        .join(webhooks, webhooks.c.id == deliveries.c.webhook_id)
+        .where(
+            deliveries.c.subject == jobs.c.id,
+            deliveries.c.due_at.is_not(None),
+            webhooks.c.disabled_at.is_(None),
+        )
     )
-    return _forget(transaction, or_(*old), ~untold.exists()) if old else 0
+    if not old:
+        return 0
+    some = select(jobs.c.id).where(or_(*old), jobs.c.deleted_at.is_(None), ~untold.exists())
+    return _forget(transaction, jobs.c.id.in_(some.limit(limit)))
 
 
 def _forget(transaction: Connection, *conditions: Any) -> int:
@@ -113,34 +119,31 @@ def owners_with_unused(transaction: Connection, keep_seconds: float) -> list[int
 
 
 def references(
-    transaction: Connection, owner_id: int, *, beyond: int, limit: int
-) -> tuple[set[str], int | None]:
-    """Digests that one page of an owner's items refer to, and the last id of the page."""
+    transaction: Connection, *, beyond: int, limit: int
+) -> tuple[set[tuple[int, str]], int | None]:
+    """Owners and digests that one page of all items refers to, and the last id of the page."""
     rows = transaction.execute(
-        select(items.c.id, items.c.request, items.c.images, items.c.examples)
-        .where(items.c.owner_id == owner_id, items.c.id > beyond)
+        select(items.c.id, items.c.owner_id, items.c.request, items.c.images, items.c.examples)
+        .where(items.c.id > beyond)
         .order_by(items.c.id)
         .limit(limit)
     ).all()
     named = {
-        reference
+        (row.owner_id, digest)
         for row in rows
-        for reference in (
-            *_named(row.request),
-            *(row.images or ()),
-            *(row.examples or ()),
+        for digest in blob_digests(
+            [*_named(row.request), *(row.images or ()), *(row.examples or ())]
         )
     }
-    return blob_digests(named), rows[-1].id if rows else None
+    return named, rows[-1].id if rows else None
 
 
-def references_of_jobs(transaction: Connection, owner_id: int) -> Iterator[str]:
-    """Digests that an owner's jobs refer to themselves: shared examples."""
-    rows = transaction.execute(
-        select(jobs.c.defaults, jobs.c.examples).where(jobs.c.owner_id == owner_id)
-    )
+def references_of_jobs(transaction: Connection) -> Iterator[tuple[int, str]]:
+    """Owners and digests that jobs refer to themselves: shared examples."""
+    rows = transaction.execute(select(jobs.c.owner_id, jobs.c.defaults, jobs.c.examples))
     for row in rows:
-        yield from blob_digests({*_named(row.defaults), *(row.examples or ())})
+        for digest in blob_digests([*_named(row.defaults), *(row.examples or ())]):
+            yield row.owner_id, digest
 
 
 def _named(request: dict[str, Any]) -> list[str]:

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from db.owners import Limits
+
 Seconds = Annotated[float, Field(gt=0)]
 #: What is raised when settings cannot be read.
 UNREADABLE = (ValidationError, SettingsError)
@@ -53,6 +55,15 @@ class RecordSettings(BaseSettings):
         3.0, description="Longest wait for a connection to S3"
     )
     s3_read_timeout_seconds: Seconds = Field(20.0, description="Longest wait for bytes from S3")
+    max_queued_items: Annotated[int, Field(ge=0)] = Field(
+        0, description="Most items that an owner may have waiting; 0 is no limit"
+    )
+    max_job_items: Annotated[int, Field(ge=0)] = Field(
+        0, description="Most items of one job; 0 is no limit"
+    )
+    max_stored_bytes: Annotated[int, Field(ge=0)] = Field(
+        0, description="Most bytes that an owner may have stored; 0 is no limit"
+    )
     failpoints: dict[str, str] = Field(
         {}, description="For tests: where processes die, see db/failpoints.py, as JSON"
     )
@@ -66,3 +77,12 @@ class RecordSettings(BaseSettings):
     retry_seconds: Seconds = Field(
         2.0, description="Wait before the first retry; doubles with each try, up to five minutes"
     )
+
+    @property
+    def limits(self) -> Limits:
+        """What an owner gets for whom nothing else was said."""
+        return Limits(
+            max_queued_items=self.max_queued_items,
+            max_job_items=self.max_job_items,
+            max_stored_bytes=self.max_stored_bytes,
+        )

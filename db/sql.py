@@ -55,11 +55,11 @@ def _postgresql(placeholder: re.Match[str]) -> str:
     word, argument = placeholder.groups()
     match word:
         case "now":
-            return "clock_timestamp()"
+            return "statement_timestamp()"
         case "after":
-            return f"(clock_timestamp() + make_interval(secs => :{argument}))"
+            return f"(statement_timestamp() + make_interval(secs => :{argument}))"
         case "later":
-            return f"(clock_timestamp() + make_interval(secs => {argument}))"
+            return f"(statement_timestamp() + make_interval(secs => {argument}))"
         case "skip_locked":
             return "FOR UPDATE SKIP LOCKED"
         case "for_update":

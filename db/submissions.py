@@ -14,10 +14,11 @@ from typing import Any
 from sqlalchemy import Connection, and_, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from db import counts, verdicts
+from db import counts, quotas, verdicts
 from db.clock import after, now
 from db.errors import IdempotencyConflict, NotReady, RequestError
 from db.jobs import JOB_COLUMNS, PRIORITY_SECONDS, Job, as_job, cancel, new_id
+from db.owners import Limits
 from db.requests import (
     blob_digests,
     effective,
@@ -132,17 +133,21 @@ _RETRY = Statement(
 )
 
 
-def retry(transaction: Connection, earlier: Job, codes: Sequence[str], key: str | None) -> str:
+def retry(
+    transaction: Connection, earlier: Job, codes: Sequence[str], key: str | None, limits: Limits
+) -> str:
     """Submit the failed items of a finished job as a job of their own. Returns its id.
 
     Args:
         codes: Only those that failed with one of these; all if there are none.
         key: With the same key it is done once.
+        limits: What its owner gets if nothing else was said.
 
     Raises:
         NotReady: The job has not finished, so more may fail.
         RequestError: There is nothing to retry.
         IdempotencyConflict: The key was used for something else.
+        QuotaExceeded: They are more than the owner may have waiting.
     """
     if earlier.finished_at is None:
         raise NotReady(f"job {earlier.id} is {earlier.state}: what fails is known when it ends")
@@ -165,6 +170,7 @@ def retry(transaction: Connection, earlier: Job, codes: Sequence[str], key: str 
     if not count:
         wanted = f" with {' or '.join(codes)}" if codes else ""
         raise RequestError(f"job {earlier.id} has no items that failed{wanted}")
+    quotas.check_submission(transaction, earlier.owner_id, limits, count)
     shared = select(jobs.c.examples).where(jobs.c.id == earlier.id).scalar_subquery()
     transaction.execute(
         update(jobs).where(jobs.c.id == job_id).values(total=count, queued=count, examples=shared)

@@ -301,7 +301,6 @@ items = Table(
         postgresql_where=text("state = 'queued'"),
         sqlite_where=text("state = 'queued'"),
     ),
-    Index("ix_items_owner_id_id", "owner_id", "id"),
     Index(
         "ix_items_leased",
         "session_id",
@@ -405,7 +404,7 @@ deliveries = Table(
     _at("delivered_at"),
     Column("status", Integer),
     Column("problem", Text),
-    Index("ix_deliveries_webhook_id_id", "webhook_id", "id"),
+    Index("ix_deliveries_webhook_id_created_at", "webhook_id", "created_at"),
     Index("ix_deliveries_subject", "subject"),
     Index(
         "ix_deliveries_due",

@@ -8,7 +8,7 @@ A digest is checked once for each owner, however many items refer to it.
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, or_, select, update
+from sqlalchemy import Connection, and_, delete, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from db.clock import after, now
@@ -18,6 +18,8 @@ from db.tables import blobs
 #: Most digests looked up in one statement.
 LOOKUP = 5_000
 OK = "ok"
+#: A marked image is removed so much later.
+GRACE_SECONDS = 3_600.0
 #: A use is not noted again so soon.
 TOUCH_SECONDS = 3_600.0
 
@@ -50,18 +52,22 @@ def add(transaction: Connection, owner_id: int, sizes: dict[str, int]) -> None:
 def touch(transaction: Connection, owner_id: int, digests: Collection[str]) -> None:
     """Say that an owner's images are used, so that they are not collected. Safe to repeat.
 
-    To be said before bytes are stored: what is being collected at this moment is gone after it.
+    To be said before bytes are stored: what is being collected at this moment, or was marked so
+    long ago that its bytes may be gone, is not known any more after it.
     """
     for some in _chunks(sorted(digests)):
-        transaction.execute(
-            update(blobs)
-            .where(
-                blobs.c.owner_id == owner_id,
-                blobs.c.digest.in_(some),
-                or_(blobs.c.collecting_at.is_not(None), blobs.c.used_at < after(-TOUCH_SECONDS)),
+        stale = or_(blobs.c.collecting_at.is_not(None), blobs.c.used_at < after(-TOUCH_SECONDS))
+        theirs = and_(blobs.c.owner_id == owner_id, blobs.c.digest.in_(some), stale)
+        # Locked in order: two submissions that share images must not wait in a circle.
+        found = transaction.execute(
+            select(blobs.c.digest).where(theirs).order_by(blobs.c.digest).with_for_update()
+        ).all()
+        if found:
+            dead = blobs.c.collecting_at < after(-GRACE_SECONDS)
+            transaction.execute(delete(blobs).where(theirs, dead))
+            transaction.execute(
+                update(blobs).where(theirs).values(used_at=now(), collecting_at=None)
             )
-            .values(used_at=now(), collecting_at=None)
-        )
 
 
 def get(transaction: Connection, owner_id: int, digests: Collection[str]) -> dict[str, Verdict]:

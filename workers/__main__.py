@@ -181,6 +181,7 @@ def run_upkeep(record: RecordSettings) -> int:
         Wakes(app),
         Notices(settings.redis_url),
         settings,
+        record.limits,
     )
     loop = ResidentLoop(upkeep.look, lanes=1, poll_seconds=settings.poll_seconds, name="lane")
     webhooks = Webhooks(database, settings)

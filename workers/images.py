@@ -29,7 +29,9 @@ def open_image(data: bytes) -> Image.Image:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise ImageUnreadable(f"not an image of {', '.join(FORMATS)}") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders of broken files raise whatever they meet
         raise ImageUnreadable(f"broken image: {error}") from error
 
 
@@ -43,7 +45,9 @@ def decode(data: bytes) -> Image.Image:
     try:
         image.load()
         upright = ImageOps.exif_transpose(image)
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders of broken files raise whatever they meet
         raise ImageUnreadable(f"broken image: {error}") from error
     bare = _rgb(upright)
     bare.info = {}

@@ -4,7 +4,7 @@ import socket
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Count = Annotated[int, Field(ge=1)]
@@ -77,6 +77,14 @@ class UpkeepSettings(WorkerSettings):
     keep_images_days: Annotated[float, Field(ge=0)] = Field(
         30, description="Images in no job that is kept are deleted when unused so long; 0: never"
     )
+
+    @field_validator("keep_images_days")
+    @classmethod
+    def _is_longer_than_a_use_is_remembered(cls, days: float) -> float:
+        if 0 < days < 1:
+            raise ValueError("use at least a day, or 0 to keep images for ever")
+        return days
+
     collect_hours: Annotated[float, Field(gt=0)] = Field(
         24, description="How often unused images are looked for"
     )

@@ -1,6 +1,7 @@
 """Priority, expiry and quotas, as callers see them."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -9,6 +10,7 @@ import pytest
 from db import jobs, owners
 from db.database import Database
 from db.owners import LOCAL_OWNER, Limits
+from db.settings import RecordSettings
 from tests.db import builders
 from tests.served import Serve
 
@@ -125,9 +127,9 @@ class TestQuotas:
         assert job.status_code == 202
 
     def test_without_a_quota_of_its_own_an_owner_has_that_of_the_settings(
-        self, serve: Serve, offered: Database
+        self, serve: Serve, offered: Database, tmp_path: Path
     ) -> None:
-        http = serve(offered.url, max_queued_items=3)
+        http = serve(offered.url, store=RecordSettings(max_queued_items=3, store_folder=tmp_path))
 
         refused = http.post("/v1/jobs", json=body(4)).status_code
         limited(offered, max_queued_items=0)

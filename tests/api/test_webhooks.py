@@ -60,7 +60,7 @@ def test_what_a_webhook_was_told_is_listed_and_can_be_sent_again(
         builders.job(offered, owner_id=owner_id)
     builders.complete(offered, builders.claim(offered, builders.session(offered)))
     with offered.transaction() as transaction:
-        for delivery, _ in outbox.take_due(transaction, 10, 1.0):
+        for delivery, _ in outbox.take_due(transaction, 10):
             outbox.delivered(transaction, delivery.id, 200)
 
     path = f"/v1/webhooks/{webhook}/deliveries"

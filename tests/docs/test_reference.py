@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from db import owners
 from db.database import Database
 from docs.reference import Example, examples, openapi, pages
 from tests import pictures
@@ -42,7 +43,10 @@ def test_every_example_answers_as_the_page_says(
     body = {"model": "echo", "messages": [{"role": "user", "content": content}]}
     line = {"custom_id": "c", "method": "POST", "url": "/v1/chat/completions", "body": body}
     (tmp_path / "batch.jsonl").write_text(json.dumps(line))
-    kept = {"URL": str(http_sqlite.base_url).rstrip("/")}
+    with record.transaction() as transaction:
+        operator = owners.get_or_create(transaction, "operator")
+        admin = owners.create_key(transaction, operator, scopes=["admin"])
+    kept = {"URL": str(http_sqlite.base_url).rstrip("/"), "admin": admin}
 
     with Played(record, tmp_path).running("a red square"):
         for example in examples():

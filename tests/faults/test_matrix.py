@@ -18,7 +18,7 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from db import failpoints, leases, rescues
+from db import failpoints, leases, owners, rescues
 from db.database import Database
 from idefiq import ApiError, Client
 from tests import servers
@@ -436,10 +436,13 @@ def test_t23_a_large_job_does_not_delay_another_owners_few_items(
     embedded: Surroundings, start: Callable[..., Any], pictures: Pictures
 ) -> None:
     with start(embedded, engines=1) as service:
+        database = Database(embedded.direct_url)
         keys = {}
-        for owner in ("large", "small"):
-            with Client(service.url) as client:
-                keys[owner] = client.create_api_key(owner).key
+        for name in ("large", "small"):
+            with database.transaction() as transaction:
+                owner = owners.get_or_create(transaction, name)
+                keys[name] = owners.create_key(transaction, owner)
+        database.dispose()
         with (
             Client(service.url, keys["large"]) as large,
             Client(service.url, keys["small"]) as small,

@@ -45,9 +45,10 @@ def notices() -> Notices:
 
 def upkeep(database: Database, folder: Path, **settings: object) -> Upkeep:
     """Upkeep on the folder's store."""
-    buckets = Buckets(record(database, folder, **settings))
+    chosen = record(database, folder, **settings)
+    buckets = Buckets(chosen)
     kept = UpkeepSettings.model_validate(settings)
-    return Upkeep(database, store(folder), buckets, wakes(), notices(), kept)
+    return Upkeep(database, store(folder), buckets, wakes(), notices(), kept, chosen.limits)
 
 
 def store(folder: Path) -> FolderStore:

@@ -88,7 +88,10 @@ class Engine:
                     limit=self._batch_items,
                 )
             if not taken:
-                return False
+                with self._database.snapshot() as transaction:
+                    return claims.is_due(
+                        transaction, stage=Stage.GENERATE, model=self._family.card.name
+                    )
             failpoints.reach("claimed", taken)
             if len(taken) == self._batch_items and self.loop:
                 self.loop.wake()  # another lane can load while this one generates

@@ -3,25 +3,24 @@
     bytes ──▶ child: header ─▶ size, pixels, aspect ─▶ decode ──▶ Verdict
                 └─ killed, or too slow ──▶ CheckDied, for exactly these bytes
 
-The children are Celery's own process pool (billiard). They are spawned, not forked, have an
-address-space limit, and neither torch nor the database in them.
+Each child has a pipe of its own: nothing is shared that one could take with it when it dies. They
+are spawned, not forked, have an address-space limit, and neither torch nor the database in them.
 """
 
+import contextlib
+import multiprocessing
+import queue
 import resource
-import threading
+import signal
 from dataclasses import dataclass
-from typing import Any
-
-from billiard import get_context
-from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from multiprocessing.connection import Connection
 
 from db.errors import CheckDied, ImageTooLarge, ImageUnreadable, ItemError
 from db.verdicts import OK, Verdict
 from workers import images
 from workers.settings import IntakeSettings
 
-#: How long the pool waits for a last word of a child that is gone.
-LOST_SECONDS = 0.5
+_SPAWN = multiprocessing.get_context("spawn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,26 +59,21 @@ def _measure(data: bytes, limits: Limits) -> Verdict:
 
 
 class Checkers:
-    """A pool of child processes that check images.
+    """Child processes that check images, one image at a time each.
 
     Args:
         settings: Number of children, limits of an image, and of the child's time and memory.
     """
 
     def __init__(self, settings: IntakeSettings) -> None:
+        self._settings = settings
         self._limits = Limits(
             settings.max_image_bytes, settings.max_image_pixels, settings.max_image_aspect
         )
-        # As many as there are children, so that nobody's time runs while he waits for a turn.
-        self._turns = threading.BoundedSemaphore(settings.intake_children)
-        self._patience_seconds = settings.check_seconds * 2 + 60
-        self._pool: Any = get_context("spawn").Pool(
-            settings.intake_children,
-            initializer=_limit_memory,
-            initargs=(settings.check_memory_bytes,),
-            timeout=settings.check_seconds,
-            lost_worker_timeout=LOST_SECONDS,
-        )
+        #: The one used last comes first, so that few of many are busy.
+        self._idle: queue.LifoQueue[_Child] = queue.LifoQueue()
+        for _ in range(settings.intake_children):
+            self._idle.put(_Child(settings.check_memory_bytes))
 
     def check(self, data: bytes) -> Verdict:
         """Check bytes in a child.
@@ -87,28 +81,67 @@ class Checkers:
         Raises:
             CheckDied: The child died on these bytes, or took too long.
         """
-        with self._turns:
-            pending = self._pool.apply_async(check, (data, self._limits))
-            verdict: Verdict = self._result(pending)
-        return verdict
-
-    def _result(self, pending: Any) -> Any:
+        child = self._idle.get()
         try:
-            return pending.get(self._patience_seconds)
-        except Exception as wrapped:
-            error = getattr(wrapped, "exc", wrapped)
-            if isinstance(error, TimeLimitExceeded):
-                raise CheckDied("checking the image took too long") from error
-            if isinstance(error, WorkerLostError):
-                raise CheckDied("the process that checked the image died") from error
-            raise
+            if not child.is_alive():  # it died of something else, while it had nothing to do
+                child = self._replaced(child)
+            try:
+                return child.check(data, self._limits, self._settings.check_seconds)
+            except CheckDied:
+                child = self._replaced(child)
+                raise
+        finally:
+            self._idle.put(child)
+
+    def _replaced(self, child: "_Child") -> "_Child":
+        child.end()
+        return _Child(self._settings.check_memory_bytes)
 
     def close(self) -> None:
-        """End the children."""
-        self._pool.terminate()
-        self._pool.join()
+        """End the children, which have nothing to do any more."""
+        for _ in range(self._settings.intake_children):
+            self._idle.get().end()
 
 
-def _limit_memory(address_space_bytes: int) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (address_space_bytes, address_space_bytes))
+class _Child:
+    """One process, and the pipe to it."""
+
+    def __init__(self, memory_bytes: int) -> None:
+        self._pipe, theirs = _SPAWN.Pipe()
+        self._process = _SPAWN.Process(
+            target=_serve, args=(theirs, memory_bytes), name="check", daemon=True
+        )
+        self._process.start()
+        theirs.close()
+
+    def is_alive(self) -> bool:
+        """Whether it can be given something."""
+        return self._process.is_alive()
+
+    def check(self, data: bytes, limits: Limits, seconds: float) -> Verdict:
+        """See Checkers.check; after CheckDied there is nothing to be had from this child."""
+        try:
+            self._pipe.send((data, limits))
+            if not self._pipe.poll(seconds):
+                raise CheckDied("checking the image took too long")
+            verdict: Verdict = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            raise CheckDied("the process that checked the image died") from error
+        return verdict
+
+    def end(self) -> None:
+        """Kill it."""
+        self._pipe.close()
+        self._process.kill()
+        self._process.join()
+
+
+def _serve(pipe: Connection, memory_bytes: int) -> None:
+    """What a child does until its parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            data, limits = pipe.recv()
+            pipe.send(check(data, limits))

@@ -78,7 +78,8 @@ class Intake:
                     transaction, session=session, stage=Stage.INTAKE, model=None, limit=CLAIM_ITEMS
                 )
             if not taken:
-                return False
+                with self._database.snapshot() as transaction:
+                    return claims.is_due(transaction, stage=Stage.INTAKE, model=None)
             failpoints.reach("claimed", taken)
             self._work(taken, session)
         return True
@@ -178,10 +179,10 @@ class Intake:
         data = self._sources.read(owner_id, reference)
         if digest is None:
             digest = hashlib.sha256(data).hexdigest()
-            if verdict := self._verdict(owner_id, digest):
-                return _accept(digest, verdict)
             with self._database.transaction() as transaction:
                 verdicts.touch(transaction, owner_id, [digest])
+            if verdict := self._verdict(owner_id, digest):
+                return _accept(digest, verdict)
             self._store.put(image_key(owner_id, digest), io.BytesIO(data))
             failpoints.reach("stored", reference)
         with self._database.transaction() as transaction:

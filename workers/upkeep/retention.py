@@ -9,11 +9,12 @@ from db import outbox, retention
 from db.blobs import BlobStore, image_key, results_key
 from db.database import Database
 from db.jobs import Job
+from db.states import Origin
 from workers.settings import UpkeepSettings
 
 DAY_SECONDS = 86_400.0
 #: Rows of one transaction, and how much is removed in one look.
-PAGE, JOBS, IMAGES = 2_000, 20, 500
+PAGE, PAGES, JOBS, IMAGES = 2_000, 25, 200, 500
 #: Between two looks for what has become too old.
 LOOK_SECONDS = 300.0
 #: Deliveries that are over are kept so long.
@@ -36,76 +37,90 @@ class Retention:
     def look(self) -> bool:
         """Delete what is too old, now and then. Returns whether there may be more to remove."""
         if time.monotonic() >= self._look_at:
-            self._look_at = time.monotonic() + LOOK_SECONDS
             with self._database.transaction() as transaction:
                 outbox.forget_old(transaction, KEEP_DELIVERIES_SECONDS)
-                retention.forget_old_jobs(
-                    transaction, keep_seconds=self._keep_jobs, keep_chat_seconds=self._keep_chats
+                forgotten = retention.forget_old_jobs(
+                    transaction,
+                    keep_seconds=self._keep_jobs,
+                    keep_chat_seconds=self._keep_chats,
+                    limit=PAGE,
                 )
+            if forgotten < PAGE:
+                self._look_at = time.monotonic() + LOOK_SECONDS
         if self._keep_images and time.monotonic() >= self._mark_at:
             self._mark_at = time.monotonic() + self._every_seconds
             self.mark_unused()
         return bool(self.remove_jobs() + self.collect())
 
     def remove_jobs(self) -> int:
-        """Remove what deleted jobs have. Returns how many jobs were removed."""
+        """Remove some of what deleted jobs have. Returns how many jobs were looked at."""
         with self._database.snapshot() as transaction:
             found = retention.to_remove(transaction, JOBS)
+        pages = PAGES
         for job in found:
-            self._remove(job)
+            pages = self._remove(job, pages)
         return len(found)
 
-    def _remove(self, job: Job) -> None:
-        removed = PAGE
-        while removed == PAGE:
+    def _remove(self, job: Job, pages: int) -> int:
+        """Remove up to so many pages of a job, and then the job. Returns how many are left."""
+        removed = 1
+        while removed:
+            if not pages:
+                return 0  # others want their turn; it goes on at the next look
             with self._database.transaction() as transaction:
                 removed = retention.remove_items(transaction, job.id, PAGE)
-        self._store.delete(results_key(job.owner_id, job.id))
+            pages -= removed > 0
+        if job.origin == Origin.JOB:
+            self._store.delete(results_key(job.owner_id, job.id))
         if job.spool_key:
             self._store.delete(job.spool_key)
         with self._database.transaction() as transaction:
             retention.remove_job(transaction, job.id)
-        log.info("removed job %s", job.id)
+        return pages
 
     def mark_unused(self) -> int:
         """Mark images that nobody has used for long and nothing refers to. Returns how many."""
         with self._database.snapshot() as transaction:
             owners = retention.owners_with_unused(transaction, self._keep_images)
-        marked = sum(self._mark_unused_of(owner_id) for owner_id in owners)
+        if not owners:
+            return 0
+        # In a file when it grows: there may be more images than fit into memory.
+        with closing(sqlite3.connect("", isolation_level=None)) as used:
+            used.execute(
+                "CREATE TABLE used (owner INTEGER, digest TEXT, PRIMARY KEY (owner, digest))"
+                " WITHOUT ROWID"
+            )
+            used.execute("BEGIN")
+            self._note_used(used)
+            marked = sum(self._mark_unused_of(owner_id, used) for owner_id in owners)
         if marked:
             log.info("%d images are unused and will be removed", marked)
         return marked
 
-    def _mark_unused_of(self, owner_id: int) -> int:
-        # In a file when it grows: an owner may have more images than fit into memory.
-        with closing(sqlite3.connect("", isolation_level=None)) as used:
-            used.execute("CREATE TABLE used (digest TEXT PRIMARY KEY) WITHOUT ROWID")
-            used.execute("BEGIN")
-            self._note_used(owner_id, used)
-            marked, beyond = 0, ""
-            while True:
-                with self._database.snapshot() as transaction:
-                    some = retention.unused(
-                        transaction, owner_id, self._keep_images, beyond=beyond, limit=PAGE
-                    )
-                if not some:
-                    return marked
-                beyond = some[-1]
-                query = "SELECT 1 FROM used WHERE digest = ?"
-                free = [one for one in some if not used.execute(query, (one,)).fetchone()]
-                with self._database.transaction() as transaction:
-                    marked += retention.mark(transaction, owner_id, free, self._keep_images)
-
-    def _note_used(self, owner_id: int, used: sqlite3.Connection) -> None:
-        note = "INSERT OR IGNORE INTO used VALUES (?)"
-        with self._database.snapshot() as transaction:
-            for digest in retention.references_of_jobs(transaction, owner_id):
-                used.execute(note, (digest,))
+    def _note_used(self, used: sqlite3.Connection) -> None:
+        note = "INSERT OR IGNORE INTO used VALUES (?, ?)"
         last: int | None = 0
         while last is not None:
             with self._database.snapshot() as transaction:
-                digests, last = retention.references(transaction, owner_id, beyond=last, limit=PAGE)
-            used.executemany(note, [(digest,) for digest in digests])
+                named, last = retention.references(transaction, beyond=last, limit=PAGE)
+            used.executemany(note, named)
+        with self._database.snapshot() as transaction:
+            used.executemany(note, retention.references_of_jobs(transaction))
+
+    def _mark_unused_of(self, owner_id: int, used: sqlite3.Connection) -> int:
+        marked, beyond = 0, ""
+        query = "SELECT 1 FROM used WHERE owner = ? AND digest = ?"
+        while True:
+            with self._database.snapshot() as transaction:
+                some = retention.unused(
+                    transaction, owner_id, self._keep_images, beyond=beyond, limit=PAGE
+                )
+            if not some:
+                return marked
+            beyond = some[-1]
+            free = [one for one in some if not used.execute(query, (owner_id, one)).fetchone()]
+            with self._database.transaction() as transaction:
+                marked += retention.mark(transaction, owner_id, free, self._keep_images)
 
     def collect(self) -> int:
         """Remove images that were marked long enough ago. Returns how many were looked at."""

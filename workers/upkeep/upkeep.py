@@ -13,12 +13,13 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 
-from db import batches, failpoints, files, jobs, results, sessions, submissions
+from db import batches, failpoints, files, jobs, quotas, results, sessions, submissions
 from db.batches import Batch
 from db.blobs import BlobStore, results_key
 from db.database import Database
-from db.errors import NotFound, RequestError, StorageError
+from db.errors import NotFound, QuotaExceeded, RequestError, StorageError, TooLarge
 from db.jobs import Job
+from db.owners import Limits
 from db.states import Origin
 from db.submissions import NewItem
 from workers.broker import INTAKE, Wakes, engine_queue
@@ -44,7 +45,7 @@ log = logging.getLogger(__name__)
 class Upkeep:
     """Does the work of an upkeep worker; `look` is what its resident loop runs."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a worker, wired in __main__
         self,
         database: Database,
         store: BlobStore,
@@ -52,18 +53,20 @@ class Upkeep:
         wakes: Wakes,
         notices: Notices,
         settings: UpkeepSettings,
+        limits: Limits,
     ) -> None:
         self._database, self._store, self._buckets = database, store, buckets
         self._wakes, self._notices = wakes, notices
         self._outputs = Outputs(database, store)
         self.retention = Retention(database, store, settings)
+        self._more, self._limits = False, limits
 
     def look(self) -> bool:
         """Run every step that has something to do. Returns whether there may be more.
 
         What goes wrong with one job is logged and keeps none of the others from its step.
         """
-        self._expire_jobs()
+        self._did(self._expire_jobs)
         with self._database.snapshot() as transaction:
             steps: list[Callable[[], None]] = [
                 *(partial(self.import_job, job) for job in submissions.to_import(transaction)),
@@ -83,8 +86,12 @@ class Upkeep:
         failed = [step for step in steps if not self._did(step)]
         with self._database.transaction() as transaction:
             sessions.forget_dead(transaction)
-        more = self.retention.look()
-        return more or len(failed) < len(steps)
+        self._did(self._retain)
+        return self._more or len(failed) < len(steps)
+
+    def _retain(self) -> None:
+        self._more = False  # also if it fails: it is tried again, but not at once
+        self._more = self.retention.look()
 
     def _did(self, step: Callable[[], None]) -> bool:
         try:
@@ -160,10 +167,14 @@ class Upkeep:
                     break
                 page, last = self._buckets.images(str(job.source), job.source_after)
                 with self._database.transaction() as transaction:
+                    quotas.check_page(transaction, job, self._limits, len(page))
                     if not submissions.list_page(transaction, job, page, last=last):
                         return  # somebody else lists it, or it was cancelled
                 job, done = replace(job, source_after=last), last is None
-        except NotFound as error:
+        except QuotaExceeded as error:
+            log.info("the listing of job %s waits: %s", job.id, error)
+            return
+        except (NotFound, TooLarge) as error:
             log.error("job %s can never be listed and is cancelled: %s", job.id, error)
             with self._database.transaction() as transaction:
                 submissions.give_up_import(transaction, job)
@@ -203,7 +214,9 @@ class Upkeep:
             self._store.put(key, file)
         failpoints.reach("collected", job.id)
         with self._database.transaction() as transaction:
-            jobs.record_results(transaction, job.id, key)
+            recorded = jobs.record_results(transaction, job.id, key)
+        if not recorded:
+            self._store.delete(key)
         self._notices.changed(job.id)
         log.info("wrote the results of job %s", job.id)
 

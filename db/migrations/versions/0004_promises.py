@@ -27,6 +27,10 @@ def _open(name: str, columns: list[str], condition: str = OPEN) -> None:
 
 
 def upgrade() -> None:
+    postgres = op.get_bind().dialect.name == "postgresql"
+    if postgres:  # in the order in which workers lock, and however long it takes
+        op.execute("SET LOCAL statement_timeout = 0")
+        op.execute("LOCK TABLE jobs, items, owners, blobs, batches, api_keys")
     op.add_column("items", sa.Column("deaths", sa.Integer(), nullable=False, server_default="0"))
 
     op.execute(
@@ -53,8 +57,15 @@ def upgrade() -> None:
     ended = "finished_at IS NOT NULL AND deleted_at IS NULL"
     _open("ix_jobs_finished", ["finished_at"], ended)
     _open("ix_jobs_deleted", ["id"], "deleted_at IS NOT NULL")
-    op.add_column("blobs", _at("used_at", nullable=False, default=USED_BY_OLD))
-    op.execute("UPDATE blobs SET used_at = created_at")
+    # Of what is there now nobody knows when it was used last: it counts as used today.
+    if postgres:
+        op.execute(
+            "ALTER TABLE blobs ADD COLUMN used_at TIMESTAMPTZ NOT NULL DEFAULT statement_timestamp()"
+        )
+        op.alter_column("blobs", "used_at", server_default=USED_BY_OLD)
+    else:
+        op.add_column("blobs", _at("used_at", nullable=False, default=USED_BY_OLD))
+        op.execute("UPDATE blobs SET used_at = strftime('%Y-%m-%d %H:%M:%f000', 'now')")
     op.create_index("ix_blobs_used_at", "blobs", ["used_at"])
     op.add_column("blobs", _at("collecting_at"))
     marked = sa.text("collecting_at IS NOT NULL")
@@ -66,7 +77,6 @@ def upgrade() -> None:
         sqlite_where=marked,
     )
     op.create_index("ix_batches_job_id", "batches", ["job_id"])
-    op.create_index("ix_items_owner_id_id", "items", ["owner_id", "id"])
 
     op.create_table(
         "webhooks",
@@ -106,7 +116,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_deliveries"),
     )
     op.create_index("ix_deliveries_subject", "deliveries", ["subject"])
-    op.create_index("ix_deliveries_webhook_id_id", "deliveries", ["webhook_id", "id"])
+    of_webhook = ["webhook_id", "created_at"]
+    op.create_index("ix_deliveries_webhook_id_created_at", "deliveries", of_webhook)
     due = sa.text("due_at IS NOT NULL")
     op.create_index(
         "ix_deliveries_due", "deliveries", ["due_at"], postgresql_where=due, sqlite_where=due
@@ -116,7 +127,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table("deliveries")
     op.drop_table("webhooks")
-    op.drop_index("ix_items_owner_id_id", "items")
     op.drop_index("ix_batches_job_id", "batches")
     op.drop_index("ix_blobs_collecting_at", "blobs")
     op.drop_index("ix_blobs_used_at", "blobs")

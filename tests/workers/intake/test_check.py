@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +10,7 @@ from PIL import Image
 
 from db.errors import CheckDied
 from db.verdicts import OK, Verdict
-from tests import pictures
+from tests import pictures, servers
 from workers.intake import check
 from workers.intake.check import Checkers, Limits
 from workers.settings import IntakeSettings
@@ -69,29 +68,45 @@ def test_an_image_that_eats_memory_is_too_large_and_harms_nobody(checkers: Check
     assert [verdict.code for verdict in verdicts] == ["image_too_large", OK]
 
 
+def next_child(checkers: Checkers) -> int:
+    """The process that checks what comes next."""
+    pid = checkers._idle.queue[-1]._process.pid
+    assert pid
+    return pid
+
+
 def test_a_child_that_dies_is_blamed_on_its_own_image(checkers: Checkers) -> None:
-    pool = checkers._pool
+    child = next_child(checkers)
+    os.kill(child, signal.SIGSTOP)  # so that it is busy with this image when it dies
 
     with ThreadPoolExecutor(2) as threads:
-        dying = threads.submit(checkers._result, pool.apply_async(_die))
+        dying = threads.submit(checkers.check, pictures.plain())
+        servers.wait_until(lambda: next_child(checkers) != child)
         healthy = [threads.submit(checkers.check, pictures.plain()) for _ in range(8)]
+        os.kill(child, signal.SIGKILL)
 
         with pytest.raises(CheckDied, match="died"):
             dying.result()
         assert [future.result().code for future in healthy] == [OK] * 8
 
 
+def test_a_child_that_died_while_it_had_nothing_to_do_is_blamed_on_nobody(
+    checkers: Checkers,
+) -> None:
+    """As when the kernel runs out of memory: nothing is shared that it could take with it."""
+    for child in list(checkers._idle.queue):
+        child._process.kill()
+        child._process.join()
+
+    assert [checkers.check(pictures.plain()).code for _ in range(4)] == [OK] * 4
+
+
 def test_a_check_that_hangs_is_ended(checkers: Checkers) -> None:
+    child = next_child(checkers)
+    os.kill(child, signal.SIGSTOP)
+
     with pytest.raises(CheckDied, match="too long"):
-        checkers._result(checkers._pool.apply_async(_hang))
+        checkers.check(pictures.plain())
 
+    assert not os.path.exists(f"/proc/{child}")
     assert checkers.check(pictures.plain()).code == OK
-
-
-def _die() -> None:
-    os.kill(os.getpid(), signal.SIGSEGV)
-
-
-def _hang() -> None:
-    while True:
-        time.sleep(1)

@@ -161,7 +161,7 @@ class TestJobs:
         keeper(database, tmp_path, keep_jobs_days=1).look()
         before = rows(database, "jobs")
         with database.transaction() as transaction:
-            [(delivery, _)] = outbox.take_due(transaction, 10, 1.0)
+            [(delivery, _)] = outbox.take_due(transaction, 10)
             outbox.delivered(transaction, delivery.id, 204)
         keeper(database, tmp_path, keep_jobs_days=1).look()
 

@@ -351,7 +351,7 @@ def test_a_worker_that_dies_while_it_tells_leaves_that_to_the_next(
     hook(database, receiver.url)
     finish(database)
     with database.transaction() as transaction:
-        [(taken, _)] = outbox.take_due(transaction, 10, 1.0)  # and is never heard of again
+        [(taken, _)] = outbox.take_due(transaction, 10)  # and is never heard of again
 
     early = webhooks.look()
     make_due(database)
