@@ -7,6 +7,7 @@ mind in between gains nothing. TLS still verifies the name. No proxy of the envi
 """
 
 import ipaddress
+import re
 import socket
 import ssl
 import threading
@@ -24,6 +25,9 @@ Networks = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
 
 #: What stays as it is in a path or query; everything else, letters of other scripts say, is quoted.
 _URL_SAFE = "/:?#[]@!$&'()*+,;=%-._~"
+MOST_HOST = 253
+#: Names and addresses, without empty parts.
+_HOST = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|[0-9A-Fa-f:.]+")
 #: Prefixes that carry an IPv4 address inside, through which a private one could be reached.
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _NAT64_LOCAL = ipaddress.ip_network("64:ff9b:1::/48")
@@ -83,6 +87,8 @@ def checked(url: str, ports: Collection[int]) -> tuple[str, str]:
         host = parts.hostname if ":" in parts.hostname else _ascii(parts.hostname)
     except UnicodeError as error:
         raise Refused("the URL's host is no name") from error
+    if len(host) > MOST_HOST or not _HOST.fullmatch(host):
+        raise Refused("the URL's host is no name")
     place = f"[{host}]" if ":" in host else host
     if parts.port is not None:
         place += f":{parts.port}"

@@ -4,14 +4,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 
 import pytest
 
 from db.errors import FetchFailed, IdefiqError, ImageForbidden, ImageNotFound, ImageTooLarge
 from tests import pictures, servers
 from workers.intake.fetch import Fetcher
-from workers.network import is_public
 from workers.settings import IntakeSettings
 
 LOOPBACK = [ip_network("127.0.0.0/8")]
@@ -264,37 +263,6 @@ def test_our_own_network_is_never_reached(url: str) -> None:
 
     with pytest.raises(ImageForbidden):
         fetcher.fetch(url)
-
-
-@pytest.mark.parametrize(
-    ("address", "public"),
-    [
-        ("8.8.8.8", True),
-        ("2606:4700:4700::1111", True),
-        ("127.0.0.1", False),
-        ("0.1.1.1", False),
-        ("100.64.0.1", False),
-        ("192.0.0.8", False),
-        ("198.18.0.1", False),
-        ("224.0.0.1", False),
-        ("255.255.255.255", False),
-        ("240.0.0.1", False),
-        ("::ffff:192.168.2.1", False),
-        ("::ffff:8.8.8.8", True),
-        ("64:ff9b::7f00:1", False),
-        ("64:ff9b::808:808", True),
-        ("64:ff9b:1::808:808", False),
-        ("2002:7f00:1::", False),
-        ("2001:0:7f00:1::", False),
-        ("fec0::1", False),
-        ("fc00::1", False),
-        ("ff02::1", False),
-    ],
-)
-def test_an_address_is_public_only_with_everything_that_it_carries(
-    address: str, public: bool
-) -> None:
-    assert is_public(ip_address(address)) is public
 
 
 class TestNamesThatChangeTheirMind:
