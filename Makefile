@@ -53,12 +53,12 @@ test-families: $(VENV)/dev
 
 faults: $(VENV)/dev
 	tests/install-servers
-	$(BIN)/python -m tests.faults --write
+	$(BIN)/python -m tests.faults --soak 60 --write
 
 ROUNDS ?= 10
 faults-long: $(VENV)/dev
 	tests/install-servers
-	$(BIN)/python -m tests.faults --rounds $(ROUNDS) --seconds 300 --write
+	$(BIN)/python -m tests.faults --rounds $(ROUNDS) --seconds 300 --soak 1800 --write
 	$(BIN)/python -m pytest tests/db/test_machine.py --hypothesis-profile long
 
 $(VENV)/audit: $(VENV)/dev

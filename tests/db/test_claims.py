@@ -5,9 +5,9 @@ import threading
 import pytest
 from sqlalchemy import text
 
-from db import jobs, leases, owners
+from db import claims, jobs, leases, owners
 from db.database import Database
-from db.states import JobState, Origin
+from db.states import JobState, Origin, Stage
 from tests.db import builders
 
 
@@ -210,6 +210,24 @@ class TestFairShare:
 
         assert first == ["ada"] * 4
         assert second == ["ben"] + ["ada"] * 2
+
+
+def test_that_something_is_due_is_said_also_to_those_who_took_nothing(database: Database) -> None:
+    def is_due(model: str | None = builders.MODEL) -> bool:
+        with database.snapshot() as transaction:
+            return claims.is_due(transaction, stage=Stage.GENERATE, model=model)
+
+    job_id, owner_id = builders.job(database, items=2), builders.owner(database)
+    told = [is_due(), is_due("another"), is_due(None)]
+    with database.transaction() as transaction:
+        jobs.pause(transaction, owner_id, job_id, paused=True)
+    told.append(is_due())
+    with database.transaction() as transaction:
+        jobs.pause(transaction, owner_id, job_id, paused=False)
+    builders.claim(database, builders.session(database))
+    told.append(is_due())
+
+    assert told == [True, False, True, False, False]
 
 
 #: Names of owners by id.

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests import servers
-from tests.faults import chaos, surroundings, zygote
+from tests.faults import chaos, soak, surroundings, zygote
 from tests.faults.chaos import Report
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reliability.md"
@@ -22,6 +22,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=150, help="torment in each round")
     parser.add_argument("--rounds", type=int, default=1, help="on each kind of surroundings")
     parser.add_argument("--write", action="store_true", help=f"write {DOCUMENT.name}'s figures")
+    parser.add_argument("--soak", type=float, default=0, help="seconds without faults, measured")
     parser.add_argument("--only", choices=["embedded", "real"])
     arguments = parser.parse_args()
     reports = []
@@ -43,7 +44,12 @@ def main() -> int:
                         )
                     print(f"{kind}, seed {seed}: {report.verdict}", flush=True)
                     reports.append(report)
+            if arguments.soak:
+                with surroundings.real(folder / "soak", cluster, endpoint) as made:
+                    calm = soak.play(forks, made, folder / "soak" / "w", seconds=arguments.soak)
     shown = table(reports)
+    if arguments.soak:
+        shown += f"\n\nA soak without faults, on Postgres and S3:\n\n{soak.table(calm)}"
     print(shown)
     if arguments.write:
         _write(shown)

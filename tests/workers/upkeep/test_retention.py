@@ -262,6 +262,22 @@ class TestImages:
             assert verdicts.stored(transaction, owner_id, [digest]) == set()
             assert verdicts.get(transaction, owner_id, [digest]) == {}
 
+    def test_an_old_mark_is_never_taken_back(self, database: Database, tmp_path: Path) -> None:
+        """Its bytes may be gone already, if somebody died while removing it."""
+        reference, owner_id = image(database, tmp_path, "a"), builders.owner(database)
+        digest = reference.removeprefix("blob:")
+        age(database, 40)
+        keeper(database, tmp_path).look()
+        parts.store(tmp_path).delete(image_key(owner_id, digest))
+        age(database, 1)
+
+        with database.transaction() as transaction:
+            verdicts.touch(transaction, owner_id, [digest])
+            assert verdicts.stored(transaction, owner_id, [digest]) == set()
+
+        assert image(database, tmp_path, "a") == reference
+        assert is_stored(database, tmp_path, reference)
+
     def test_an_image_that_was_removed_can_be_stored_again(
         self, database: Database, tmp_path: Path
     ) -> None:
