@@ -5,11 +5,16 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests import servers
 from tests.faults import chaos, soak, surroundings, zygote
 from tests.faults.chaos import Report
+from tests.faults.surroundings import Surroundings
+from tests.faults.zygote import Zygote
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reliability.md"
 BEGIN, END = "<!-- figures: make faults -->", "<!-- end of figures -->"
@@ -25,35 +30,53 @@ def main() -> int:
     parser.add_argument("--soak", type=float, default=0, help="seconds without faults, measured")
     parser.add_argument("--only", choices=["embedded", "real"])
     arguments = parser.parse_args()
-    reports = []
-    with tempfile.TemporaryDirectory() as name, zygote.running() as forks:
-        folder = Path(name)
-        with servers.postgres() as cluster, servers.swift(_made(folder / "swift")) as endpoint:
-            for number in range(arguments.rounds):
-                for kind in [arguments.only] if arguments.only else ["embedded", "real"]:
-                    here = folder / f"{kind}{number}"
-                    around = (
-                        surroundings.embedded(here)
-                        if kind == "embedded"
-                        else surroundings.real(here, cluster, endpoint)
-                    )
-                    seed = arguments.seed + number
-                    with around as made:
-                        report = chaos.play(
-                            forks, made, here / "world", seed=seed, seconds=arguments.seconds
-                        )
-                    print(f"{kind}, seed {seed}: {report.verdict}", flush=True)
-                    reports.append(report)
-            if arguments.soak:
-                with surroundings.real(folder / "soak", cluster, endpoint) as made:
-                    calm = soak.play(forks, made, folder / "soak" / "w", seconds=arguments.soak)
-    shown = table(reports)
-    if arguments.soak:
-        shown += f"\n\nA soak without faults, on Postgres and S3:\n\n{soak.table(calm)}"
+    with (
+        tempfile.TemporaryDirectory() as name,
+        zygote.running() as forks,
+        servers.postgres() as cluster,
+        servers.swift(_made(Path(name) / "swift")) as endpoint,
+    ):
+        stage = Stage(Path(name), forks, cluster, endpoint)
+        reports = list(_rounds(stage, arguments))
+        shown, verdicts = table(reports), [report.verdict for report in reports]
+        if arguments.soak:
+            with stage.surroundings("real", "soak") as around:
+                calm = soak.play(forks, around, stage.folder / "calm", seconds=arguments.soak)
+            shown += f"\n\nA soak without faults, on Postgres and S3:\n\n{soak.table(calm)}"
+            verdicts.append(calm.verdict)
     print(shown)
     if arguments.write:
         _write(shown)
-    return 0 if not any(sum(report.verdict.numbers.values()) for report in reports) else 1
+    return 1 if any(sum(verdict.numbers.values()) for verdict in verdicts) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where rounds are played: a folder, the zygote, a Postgres cluster and an S3 store."""
+
+    folder: Path
+    forks: Zygote
+    cluster_url: str
+    s3_endpoint: str
+
+    def surroundings(self, kind: str, name: str) -> AbstractContextManager[Surroundings]:
+        """Fresh ones for a round."""
+        if kind == "embedded":
+            return surroundings.embedded(self.folder / name)
+        return surroundings.real(self.folder / name, self.cluster_url, self.s3_endpoint)
+
+
+def _rounds(stage: Stage, arguments: argparse.Namespace) -> Iterator[Report]:
+    for number in range(arguments.rounds):
+        for kind in [arguments.only] if arguments.only else ["embedded", "real"]:
+            seed, name = arguments.seed + number, f"{kind}{number}"
+            with stage.surroundings(kind, name) as around:
+                folder = stage.folder / f"{name}-world"
+                report = chaos.play(
+                    stage.forks, around, folder, seed=seed, seconds=arguments.seconds
+                )
+            print(f"{kind}, seed {seed}: {report.verdict}", flush=True)
+            yield report
 
 
 def _made(folder: Path) -> Path:

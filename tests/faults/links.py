@@ -92,10 +92,11 @@ class Link:
         both = (writer, there[1])
         self._open.update(both)
         try:
-            await asyncio.gather(
-                self._pass(reader, there[1], doomed=False),
-                self._pass(there[0], writer, doomed=doomed),
-            )
+            with contextlib.suppress(asyncio.CancelledError):  # the link is being closed
+                await asyncio.gather(
+                    self._pass(reader, there[1], doomed=False),
+                    self._pass(there[0], writer, doomed=doomed),
+                )
         finally:
             self._open.difference_update(both)
             for one in both:

@@ -1,4 +1,4 @@
-"""A shortened soak: a service under load and undisturbed, whose processes are to stay as they are."""
+"""A shortened soak: a service under load and in peace, whose processes are to stay as they are."""
 
 import contextlib
 import os
