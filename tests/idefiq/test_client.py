@@ -170,6 +170,28 @@ class TestJobs:
 
         assert states == ["paused", "queued", "cancelling"]
 
+    def test_a_job_has_a_priority_that_can_be_changed_and_a_time_to_live(
+        self, client: Client
+    ) -> None:
+        job = client.submit([{"images": [IMAGE]}], priority=2, expires_after_seconds=60)
+
+        assert (job.priority, client.prioritize(job, -3).priority) == (2, -3)
+        assert job.expires_at
+        assert job.expires_at > job.created_at
+
+    def test_a_finished_job_can_be_deleted_and_no_other(
+        self, client: Client, played: Played
+    ) -> None:
+        job = client.submit([{"images": [IMAGE]}])
+        with pytest.raises(ApiError, match="cancel it"):
+            client.delete(job)
+        played.step()
+
+        client.delete(job)
+
+        with pytest.raises(ApiError, match="there is no job"):
+            client.job(job.id)
+
     def test_what_failed_is_submitted_again(self, client: Client, played: Played) -> None:
         job = client.submit([{"images": [IMAGE], "custom_id": name} for name in "abc"])
         one, other, _ = taken = played.claim()
@@ -292,6 +314,25 @@ class TestReaching:
         assert list(connect(str(http.base_url), key).jobs()) == []
         with pytest.raises(ApiError, match="API key is required"):
             list(connect(str(http.base_url)).jobs())
+
+    def test_an_operator_makes_lists_and_revokes_keys(
+        self, connect: Connect, serve: Serve, sqlite_url: str
+    ) -> None:
+        url = str(serve(sqlite_url, keys="always").base_url)
+        database = Database(sqlite_url)
+        with database.transaction() as transaction:
+            ops = owners.get_or_create(transaction, "ops")
+            operator = connect(url, owners.create_key(transaction, ops, scopes=["admin"]))
+        database.dispose()
+
+        made = operator.create_api_key("ada", note="ci", scopes=["read"], days=1)
+        seen = {key.id: (key.owner, key.scopes, key.key) for key in operator.api_keys()}
+        read = list(connect(url, made.key).jobs())
+        operator.revoke_api_key(made.id)
+
+        assert (seen[made.id], read) == (("ada", ["read"], None), [])
+        with pytest.raises(ApiError, match="not valid"):
+            list(connect(url, made.key).jobs())
 
     def test_an_url_that_is_none_is_refused(self) -> None:
         with pytest.raises(IdefiqError, match="is no URL"):

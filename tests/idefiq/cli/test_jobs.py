@@ -90,3 +90,19 @@ def test_the_shell_is_taught_to_complete(command: Command) -> None:
     assert "--install-completion" in help_text
     for name in ("caption", "ask", "classify", "chat", "retry", "watch"):
         assert name in help_text
+
+
+def test_a_job_is_moved_up_and_in_the_end_deleted(
+    command: Command, client: Client, played: Played
+) -> None:
+    job = client.submit([{"images": [IMAGE]}])
+
+    moved = command("priority", job.id, "--", "-4")
+    refused = command("delete", job.id)
+    played.step()
+    deleted = command("delete", job.id)
+
+    assert moved.stdout.strip() == f"{job.id} has priority -4"
+    assert "cancel it" in str(refused.exception)
+    assert deleted.stdout.strip() == f"{job.id} is deleted"
+    assert list(client.jobs()) == []
