@@ -2,20 +2,22 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import IO
+from typing import IO, Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from api.schemas import Digests, ImageOut, ImagesOut, PresignedOut, PresignIn, PresignOut
 from api.services import CurrentOwner, Parts, Services
-from db import quotas, verdicts
+from db import quotas, retention, verdicts
 from db.blobs import image_key
 from db.errors import RequestError, TooLarge, Unsupported, WrongMediaType
+from workers.broker import UPKEEP
 
 router = APIRouter(prefix="/v1/images", tags=["images"])
 
+Reference = Annotated[str, Path(pattern="^blob:[0-9a-f]{64}$")]
 MAX_FILES = 1_000
 PRESIGN_SECONDS = 900
 PIECE_BYTES = 256 * 1024
@@ -116,6 +118,14 @@ def presign(wanted: PresignIn, services: Parts, owner: CurrentOwner) -> PresignO
             PresignedOut(image=f"blob:{one.sha256}", url=url, expires_seconds=PRESIGN_SECONDS)
         )
     return PresignOut(data=shown)
+
+
+@router.delete("/{image}", status_code=204)
+def delete(image: Reference, services: Parts, owner: CurrentOwner) -> None:
+    """Delete an image within seconds; items that still need it fail with `image_not_found`."""
+    with services.database.transaction() as transaction:
+        retention.forget_image(transaction, owner.id, image.removeprefix("blob:"))
+    services.wakes.wake(UPKEEP)
 
 
 @router.post("/known")

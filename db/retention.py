@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, delete, or_, select, update
 
 from db.clock import after, now
-from db.errors import NotReady
+from db.errors import NotFound, NotReady
 from db.jobs import JOB_COLUMNS, Job, as_job, get
 from db.requests import blob_digests, example_references, image_references
 from db.states import Origin
@@ -182,6 +182,21 @@ def mark(
         .values(collecting_at=now())
     )
     return int(marked.rowcount)
+
+
+def forget_image(transaction: Connection, owner_id: int, digest: str) -> None:
+    """Have an image removed as soon as upkeep looks, whoever still names it.
+
+    Raises:
+        NotFound: The owner has none of this digest.
+    """
+    forgotten = transaction.execute(
+        update(blobs)
+        .where(blobs.c.owner_id == owner_id, blobs.c.digest == digest)
+        .values(collecting_at=after(-2 * GRACE_SECONDS))
+    )
+    if not forgotten.rowcount:
+        raise NotFound(f"there is no image {digest}")
 
 
 def to_collect(transaction: Connection, limit: int) -> list[tuple[int, str]]:

@@ -104,6 +104,7 @@ def test_an_image_of_another_owner_is_not_known(
     uploaded = http.post("/v1/images", files={"file": b"bytes"}, headers=keys["ada"]).json()
     digest = uploaded["data"][0]["image"].removeprefix("blob:")
 
+    assert http.delete(f"/v1/images/blob:{digest}", headers=keys["eve"]).status_code == 404
     asked = {
         name: http.post("/v1/images/known", json=[digest], headers=headers).json()
         for name, headers in keys.items()

@@ -29,6 +29,7 @@ def routes(http: httpx2.Client) -> list[tuple[str, str]]:
     document = http.get("/openapi.json").json()
     names = {"index": 0, **dict.fromkeys(("job_id", "file_id", "batch_id", "webhook_id"), "none")}
     names |= dict.fromkeys(("delivery_id", "key_id", "owner", "name"), "none")
+    names["image"] = "blob:" + "0" * 64
     return [
         (method.upper(), path.format(**names))
         for path, methods in document["paths"].items()

@@ -28,6 +28,7 @@ from tests.faults.history import Acknowledged, History, Pictures
 from tests.faults.surroundings import Surroundings
 from tests.faults.world import World, world
 from tests.faults.zygote import Zygote
+from workers.demo.draw import draw
 from workers.notices import channel
 
 #: Quick leases, and a batch that takes a tenth of a second.
@@ -74,6 +75,30 @@ def ask(around: Surroundings, sql: str) -> Any:
         value = transaction.execute(text(sql)).scalar()
     database.dispose()
     return value
+
+
+def test_t1_the_demonstration_model_says_the_same_although_its_workers_are_killed(
+    embedded: Surroundings, start: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A real model, whose answers come of its own arithmetic in each process anew."""
+    paths = draw(tmp_path / "scenes", 12)
+    slow = {"model": "demo", "batch_items": "4", "lanes": "1"}
+    with start(embedded, engines=1, **slow) as service, Client(service.url) as client:
+        items = [{"images": [image]} for image in client.upload(paths)]
+        calm = client.wait(client.submit(items))
+        disturbed = client.submit(items)
+        for done in (1, 5, 9):
+            servers.wait_until(lambda: client.job(disturbed.id).counts.succeeded >= done)  # noqa: B023
+            service.end(service.of("engine")[0])
+            service.start("engine")
+        client.wait(disturbed, seconds=90)
+        said = [
+            {result.index: result.answer for result in client.results(job)}
+            for job in (calm, disturbed)
+        ]
+
+    assert len(said[0]) == len(items)
+    assert said[0] == said[1]
 
 
 def test_t2_a_worker_that_slept_past_its_lease_changes_nothing_when_it_wakes(

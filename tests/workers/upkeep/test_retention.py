@@ -262,6 +262,20 @@ class TestImages:
             assert verdicts.stored(transaction, owner_id, [digest]) == set()
             assert verdicts.get(transaction, owner_id, [digest]) == {}
 
+    def test_an_image_is_removed_at_once_on_request(
+        self, database: Database, tmp_path: Path
+    ) -> None:
+        reference, owner_id = image(database, tmp_path, "a"), builders.owner(database)
+        digest = reference.removeprefix("blob:")
+        with database.transaction() as transaction:
+            retention.forget_image(transaction, owner_id, digest)
+
+        keeper(database, tmp_path, keep_images_days=0).look()
+
+        assert not is_stored(database, tmp_path, reference)
+        with pytest.raises(NotFound), database.transaction() as transaction:
+            retention.forget_image(transaction, owner_id, digest)
+
     def test_an_old_mark_is_never_taken_back(self, database: Database, tmp_path: Path) -> None:
         """Its bytes may be gone already, if somebody died while removing it."""
         reference, owner_id = image(database, tmp_path, "a"), builders.owner(database)
