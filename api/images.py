@@ -109,7 +109,9 @@ def presign(wanted: PresignIn, services: Parts, owner: CurrentOwner) -> PresignO
     for index, one in enumerate(wanted):
         if one.size_bytes > most:
             raise TooLarge(f"at most {most} bytes are taken", field=f"{index}.size_bytes")
-        url = services.store.presign_put(image_key(owner.id, one.sha256), PRESIGN_SECONDS)
+        url = services.store.presign_put(
+            image_key(owner.id, one.sha256), PRESIGN_SECONDS, one.size_bytes
+        )
         if url is None:
             raise Unsupported(
                 "this service's blob store takes no direct uploads; use POST /v1/images"

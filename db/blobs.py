@@ -70,8 +70,8 @@ class BlobStore(Protocol):
     def delete(self, key: str) -> None:
         """Remove a blob; one that is not there is no error."""
 
-    def presign_put(self, key: str, seconds: int) -> str | None:
-        """A URL to which a client may PUT these bytes itself, or None if the store has none."""
+    def presign_put(self, key: str, seconds: int, size_bytes: int) -> str | None:
+        """A URL to which a client may PUT that many bytes itself, or None if there is none."""
 
     def prepare(self) -> None:
         """Make the bucket or folder if it is not there. Safe to repeat."""
@@ -120,7 +120,7 @@ class FolderStore:
         with _file_errors(key):
             (self.folder / key).unlink(missing_ok=True)
 
-    def presign_put(self, key: str, seconds: int) -> str | None:
+    def presign_put(self, key: str, seconds: int, size_bytes: int) -> str | None:
         """A folder cannot be written to from elsewhere."""
         return None
 
@@ -193,11 +193,15 @@ class S3Store:
         with _s3_errors(key):
             self._once.delete_object(Bucket=self.bucket, Key=self.prefix + key)
 
-    def presign_put(self, key: str, seconds: int) -> str | None:
+    def presign_put(self, key: str, seconds: int, size_bytes: int) -> str | None:
         """See BlobStore.presign_put."""
         url: str = self.client.generate_presigned_url(
             "put_object",
-            Params={"Bucket": self.bucket, "Key": self.prefix + key},
+            Params={
+                "Bucket": self.bucket,
+                "Key": self.prefix + key,
+                "ContentLength": size_bytes,
+            },
             ExpiresIn=seconds,
         )
         return url

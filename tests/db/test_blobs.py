@@ -2,6 +2,7 @@
 
 import io
 import secrets
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -79,13 +80,16 @@ def test_a_presigned_url_takes_an_upload_where_the_store_can(
     store = S3Store(settings)
     store.client.create_bucket(Bucket="uploads")
 
-    url = store.presign_put("1/images/x", 60)
+    url = store.presign_put("1/images/x", 60, 5)
     assert url
+    longer = urllib.request.Request(url, data=b"more bytes", method="PUT")
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(longer)
     request = urllib.request.Request(url, data=b"bytes", method="PUT")
     urllib.request.urlopen(request).close()
 
     assert store.get("1/images/x") == b"bytes"
-    assert FolderStore(tmp_path).presign_put("1/images/x", 60) is None
+    assert FolderStore(tmp_path).presign_put("1/images/x", 60, 5) is None
 
 
 def test_a_store_that_is_away_is_a_storage_error() -> None:
