@@ -57,8 +57,9 @@ async def upload(request: Request, services: Parts, owner: CurrentOwner) -> Imag
 
 
 def _store(services: Services, owner_id: int, files: list[UploadFile]) -> ImagesOut:
-    most, shown, sizes = services.settings.max_upload_bytes, [], {}
+    most = services.settings.max_upload_bytes
     check_room(services, owner_id, sum(part.size or 0 for part in files))
+    found = []
     for part in files:
         name = part.filename or ""
         if (part.size or 0) > most:
@@ -66,19 +67,25 @@ def _store(services: Services, owner_id: int, files: list[UploadFile]) -> Images
         digest, size = _digest(part.file)
         if size == 0:
             raise RequestError(f"{name!r} is empty", field=name)
+        found.append((part, digest, size))
+    _touch(services, owner_id, [digest for _, digest, _ in found], storing=True)
+    for part, digest, _ in found:
         part.file.seek(0)
-        _touch(services, owner_id, [digest])
         services.store.put(image_key(owner_id, digest), part.file)
-        sizes[digest] = size
-        shown.append(ImageOut(image=f"blob:{digest}", filename=name, size_bytes=size))
     with services.database.transaction() as transaction:
-        verdicts.add(transaction, owner_id, sizes)
+        verdicts.add(transaction, owner_id, {digest: size for _, digest, size in found})
+    shown = [
+        ImageOut(image=f"blob:{digest}", filename=part.filename or "", size_bytes=size)
+        for part, digest, size in found
+    ]
     return ImagesOut(data=shown)
 
 
-def _touch(services: Services, owner_id: int, digests: Sequence[str]) -> None:
+def _touch(
+    services: Services, owner_id: int, digests: Sequence[str], *, storing: bool = False
+) -> None:
     with services.database.transaction() as transaction:
-        verdicts.touch(transaction, owner_id, digests)
+        verdicts.touch(transaction, owner_id, digests, storing=storing)
 
 
 def check_room(services: Services, owner_id: int, size_bytes: int) -> None:

@@ -105,7 +105,7 @@ class ItemChecker:
         digest = hashlib.sha256(data).hexdigest()
         with self._services.database.transaction() as transaction:
             quotas.check_upload(transaction, self._owner_id, self._services.limits, len(data))
-            verdicts.touch(transaction, self._owner_id, [digest])
+            verdicts.touch(transaction, self._owner_id, [digest], storing=True)
         self._services.store.put(image_key(self._owner_id, digest), io.BytesIO(data))
         # With a row it is collected some day, even if the submission is refused.
         with self._services.database.transaction() as transaction:

@@ -9,7 +9,6 @@ The id of a delivery is made of what has ended and whom it is told, so there is 
 
 import base64
 import secrets
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -36,8 +35,8 @@ SCHEDULE = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
 #: How long receivers have to change over to a new secret.
 FORMER_SECONDS = 86_400.0
 MAX_WEBHOOKS = 20
-#: Of one webhook so many are tried at a time; so many times as many due ones are looked at.
-OF_WEBHOOK, LOOK_FACTOR = 4, 20
+#: Of one webhook so many are tried at a time.
+OF_WEBHOOK = 4
 #: What was taken and never heard of again is due again after this.
 TRY_SECONDS = 180.0
 
@@ -215,10 +214,15 @@ def announce_batch(transaction: Connection, owner_id: int, batch_id: str, event:
 
 _DUE = Statement(
     """
-    SELECT id, webhook_id FROM deliveries
-    WHERE due_at <= {now} AND webhook_id IN (SELECT id FROM webhooks WHERE disabled_at IS NULL)
-    ORDER BY due_at, id LIMIT :limit {skip_locked}
-    """
+    SELECT id FROM deliveries WHERE due_at <= {now} AND id IN (
+        SELECT id FROM (
+            SELECT id, row_number() OVER (PARTITION BY webhook_id ORDER BY due_at, id) AS place
+            FROM deliveries WHERE due_at <= {now}
+              AND webhook_id IN (SELECT id FROM webhooks WHERE disabled_at IS NULL)
+        ) AS placed WHERE place <= :each ORDER BY place LIMIT :limit
+    ) ORDER BY due_at, id {skip_locked}
+    """,
+    deliveries.c.id,
 )
 
 
@@ -227,21 +231,16 @@ def take_due(transaction: Connection, limit: int) -> list[tuple[Delivery, Webhoo
 
     Whoever takes them may die: then they are due again after TRY_SECONDS.
     """
-    found = _DUE.run(transaction, limit=limit * LOOK_FACTOR).all()
-    of_webhook: Counter[str] = Counter()
-    taken: list[tuple[Delivery, Webhook]] = []
-    for row in found:
-        of_webhook[row.webhook_id] += 1
-        if of_webhook[row.webhook_id] > OF_WEBHOOK or len(taken) >= limit:
-            continue
-        delivery = transaction.execute(
+    taken = []
+    for delivery_id in _DUE.run(transaction, each=OF_WEBHOOK, limit=limit).scalars().all():
+        row = transaction.execute(
             update(deliveries)
-            .where(deliveries.c.id == row.id)
+            .where(deliveries.c.id == delivery_id)
             .values(attempts=deliveries.c.attempts + 1, due_at=after(TRY_SECONDS))
             .returning(*_DELIVERY)
         ).one()
-        webhook = get(transaction, delivery.owner_id, delivery.webhook_id)
-        taken.append((Delivery(*delivery), webhook))
+        delivery = Delivery(*row)
+        taken.append((delivery, get(transaction, delivery.owner_id, delivery.webhook_id)))
     return taken
 
 

@@ -104,8 +104,10 @@ def check_page(transaction: Connection, job: Job, usual: Limits, new_items: int)
         QuotaExceeded: Not as long as so much waits.
     """
     limits = of(transaction, job.owner_id, usual)
-    if limits.max_job_items and job.total + new_items > limits.max_job_items:
-        raise TooLarge(f"more than the {limits.max_job_items} items of a job of this owner")
+    # Nothing of it can be done before all of it is listed, so waiting for room in itself is vain.
+    for most in (limits.max_job_items, limits.max_queued_items):
+        if most and job.total + new_items > most:
+            raise TooLarge(f"more than the {most} items that this owner may have")
     check_submission(transaction, job.owner_id, usual, new_items)
 
 

@@ -172,15 +172,16 @@ def mark(
     transaction: Connection, owner_id: int, digests: Sequence[str], keep_seconds: float
 ) -> int:
     """Mark images to be removed, unless somebody has used them meanwhile. Returns how many."""
-    marked = transaction.execute(
-        update(blobs)
-        .where(
-            blobs.c.owner_id == owner_id,
-            blobs.c.digest.in_(list(digests)),
-            blobs.c.used_at < after(-keep_seconds),
-        )
-        .values(collecting_at=now())
+    unused = and_(
+        blobs.c.owner_id == owner_id,
+        blobs.c.digest.in_(list(digests)),
+        blobs.c.used_at < after(-keep_seconds),
     )
+    # Locked in the order in which uses are noted, so that the two never wait in a circle.
+    transaction.execute(
+        select(blobs.c.digest).where(unused).order_by(blobs.c.digest).with_for_update()
+    ).all()
+    marked = transaction.execute(update(blobs).where(unused).values(collecting_at=now()))
     return int(marked.rowcount)
 
 

@@ -49,11 +49,16 @@ def add(transaction: Connection, owner_id: int, sizes: dict[str, int]) -> None:
     transaction.execute(statement, rows)
 
 
-def touch(transaction: Connection, owner_id: int, digests: Collection[str]) -> None:
+def touch(
+    transaction: Connection, owner_id: int, digests: Collection[str], *, storing: bool = False
+) -> None:
     """Say that an owner's images are used, so that they are not collected. Safe to repeat.
 
-    To be said before bytes are stored: what is being collected at this moment, or was marked so
-    long ago that its bytes may be gone, is not known any more after it.
+    What was marked so long ago that its bytes may be gone stays as it is, and is not known.
+
+    Args:
+        storing: The bytes are about to be stored: what is being collected at this moment is
+            waited for, and what would be soon is forgotten, so that it is not collected then.
     """
     for some in _chunks(sorted(digests)):
         stale = or_(blobs.c.collecting_at.is_not(None), blobs.c.used_at < after(-TOUCH_SECONDS))
@@ -63,11 +68,19 @@ def touch(transaction: Connection, owner_id: int, digests: Collection[str]) -> N
             select(blobs.c.digest).where(theirs).order_by(blobs.c.digest).with_for_update()
         ).all()
         if found:
-            dead = blobs.c.collecting_at < after(-GRACE_SECONDS)
-            transaction.execute(delete(blobs).where(theirs, dead))
-            transaction.execute(
-                update(blobs).where(theirs).values(used_at=now(), collecting_at=None)
+            dead = and_(
+                blobs.c.collecting_at.is_not(None), blobs.c.collecting_at < after(-GRACE_SECONDS)
             )
+            if storing:
+                transaction.execute(delete(blobs).where(theirs, dead))
+            transaction.execute(
+                update(blobs).where(theirs, ~dead).values(used_at=now(), collecting_at=None)
+            )
+
+
+def forget(transaction: Connection, owner_id: int, digest: str) -> None:
+    """Forget an image whose bytes are not there, so that it is stored again. Safe to repeat."""
+    transaction.execute(delete(blobs).where(blobs.c.owner_id == owner_id, blobs.c.digest == digest))
 
 
 def get(transaction: Connection, owner_id: int, digests: Collection[str]) -> dict[str, Verdict]:

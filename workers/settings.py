@@ -89,7 +89,9 @@ class UpkeepSettings(WorkerSettings):
         24, description="How often unused images are looked for"
     )
 
-    webhook_seconds: Seconds = Field(15.0, description="Longest wait for a webhook's receiver")
+    webhook_seconds: Annotated[float, Field(gt=0, le=30)] = Field(
+        15.0, description="Longest wait for a webhook's receiver"
+    )
     webhook_ports: frozenset[Annotated[int, Field(ge=1, le=65535)]] = Field(
         frozenset({80, 443}), description="Ports to which webhooks may be delivered, as JSON"
     )

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from db import claims, failpoints
+from db import claims, failpoints, verdicts
 from db.blobs import BlobStore, image_key
 from db.database import Database
 from db.errors import EngineError, IdefiqError, ImageMismatch, ImageNotFound, NotFound
@@ -158,6 +158,8 @@ class Engine:
         try:
             data = self._store.get(image_key(owner_id, digest))
         except NotFound as error:
+            with self._database.transaction() as transaction:
+                verdicts.forget(transaction, owner_id, digest)
             raise ImageNotFound(f"{reference} is not in the blob store any more") from error
         if hashlib.sha256(data).hexdigest() != digest:
             raise ImageMismatch(f"the bytes of {reference} were changed after they were checked")

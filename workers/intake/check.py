@@ -12,6 +12,7 @@ import multiprocessing
 import queue
 import resource
 import signal
+import threading
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -20,6 +21,8 @@ from db.verdicts import OK, Verdict
 from workers import images
 from workers.settings import IntakeSettings
 
+#: Longest wait for a child to begin.
+START_SECONDS = 60.0
 _SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -85,11 +88,7 @@ class Checkers:
         try:
             if not child.is_alive():  # it died of something else, while it had nothing to do
                 child = self._replaced(child)
-            try:
-                return child.check(data, self._limits, self._settings.check_seconds)
-            except CheckDied:
-                child = self._replaced(child)
-                raise
+            return child.check(data, self._limits, self._settings.check_seconds)
         finally:
             self._idle.put(child)
 
@@ -112,6 +111,7 @@ class _Child:
             target=_serve, args=(theirs, memory_bytes), name="check", daemon=True
         )
         self._process.start()
+        self._is_ready = False
         theirs.close()
 
     def is_alive(self) -> bool:
@@ -119,15 +119,36 @@ class _Child:
         return self._process.is_alive()
 
     def check(self, data: bytes, limits: Limits, seconds: float) -> Verdict:
-        """See Checkers.check; after CheckDied there is nothing to be had from this child."""
+        """See Checkers.check; after CheckDied this child is dead."""
+        late = threading.Event()
+
+        def end_late() -> None:
+            late.set()
+            self._process.kill()
+
         try:
-            self._pipe.send((data, limits))
-            if not self._pipe.poll(seconds):
-                raise CheckDied("checking the image took too long")
-            verdict: Verdict = self._pipe.recv()
+            self._wait_until_ready()
+            timer = threading.Timer(seconds, end_late)
+            timer.start()
+            try:
+                self._pipe.send((data, limits))
+                verdict: Verdict = self._pipe.recv()
+            finally:
+                timer.cancel()
         except (EOFError, OSError) as error:
+            self.end()
+            if late.is_set():
+                raise CheckDied("checking the image took too long") from error
             raise CheckDied("the process that checked the image died") from error
         return verdict
+
+    def _wait_until_ready(self) -> None:
+        """Its start is charged to no image."""
+        if not self._is_ready:
+            if not self._pipe.poll(START_SECONDS):
+                self._process.kill()
+            self._pipe.recv()
+            self._is_ready = True
 
     def end(self) -> None:
         """Kill it."""
@@ -142,6 +163,7 @@ def _serve(pipe: Connection, memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(EOFError, OSError):
+        pipe.send("ready")
         while True:
             data, limits = pipe.recv()
             pipe.send(check(data, limits))

@@ -15,7 +15,14 @@ from contextlib import contextmanager
 from db import claims, failpoints, verdicts
 from db.blobs import BlobStore, image_key
 from db.database import Database
-from db.errors import CheckDied, EngineError, IdefiqError, ImagePoison, ItemError
+from db.errors import (
+    CheckDied,
+    EngineError,
+    IdefiqError,
+    ImageNotFound,
+    ImagePoison,
+    ItemError,
+)
 from db.leases import Failure, Lease
 from db.requests import image_references
 from db.states import Stage
@@ -176,11 +183,17 @@ class Intake:
         digest = reference.removeprefix("blob:") if reference.startswith("blob:") else None
         if digest and (verdict := self._verdict(owner_id, digest)):
             return _accept(digest, verdict)
-        data = self._sources.read(owner_id, reference)
+        try:
+            data = self._sources.read(owner_id, reference)
+        except ImageNotFound:
+            if digest:
+                with self._database.transaction() as transaction:
+                    verdicts.forget(transaction, owner_id, digest)
+            raise
         if digest is None:
             digest = hashlib.sha256(data).hexdigest()
             with self._database.transaction() as transaction:
-                verdicts.touch(transaction, owner_id, [digest])
+                verdicts.touch(transaction, owner_id, [digest], storing=True)
             if verdict := self._verdict(owner_id, digest):
                 return _accept(digest, verdict)
             self._store.put(image_key(owner_id, digest), io.BytesIO(data))

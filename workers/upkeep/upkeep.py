@@ -96,7 +96,7 @@ class Upkeep:
     def _did(self, step: Callable[[], None]) -> bool:
         try:
             step()
-        except StorageError as error:
+        except (StorageError, QuotaExceeded) as error:
             log.warning("%s; trying again", error)
         except Exception:
             log.exception("a step of upkeep failed; trying again")
@@ -170,10 +170,8 @@ class Upkeep:
                     quotas.check_page(transaction, job, self._limits, len(page))
                     if not submissions.list_page(transaction, job, page, last=last):
                         return  # somebody else lists it, or it was cancelled
-                job, done = replace(job, source_after=last), last is None
-        except QuotaExceeded as error:
-            log.info("the listing of job %s waits: %s", job.id, error)
-            return
+                listed = job.total + len(page)
+                job, done = replace(job, source_after=last, total=listed), last is None
         except (NotFound, TooLarge) as error:
             log.error("job %s can never be listed and is cancelled: %s", job.id, error)
             with self._database.transaction() as transaction:

@@ -7,10 +7,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from db import owners
+from db import jobs, owners
 from db.blobs import s3_client
 from db.database import Database
-from db.owners import LOCAL_OWNER
+from db.owners import LOCAL_OWNER, Limits
 from db.settings import RecordSettings
 from tests import pictures
 from tests.db import builders
@@ -137,3 +137,49 @@ def test_a_store_that_is_away_delays_the_listing(
     look(offered, tmp_path, bucket)
 
     assert (between, http.get(f"/v1/jobs/{job}").json()["counts"]["total"]) == ("importing", 8)
+
+
+class TestQuotas:
+    """A bucket is found bit by bit, so its size is judged bit by bit."""
+
+    @pytest.fixture(autouse=True)
+    def small_pages(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(listing, "PAGE_KEYS", 3)
+
+    @pytest.mark.parametrize("quota", ["max_job_items", "max_queued_items"])
+    def test_a_bucket_with_more_than_an_owner_may_have_ends_its_job(
+        self,
+        quota: str,
+        http: httpx2.Client,
+        offered: Database,
+        tmp_path: Path,
+        bucket: RecordSettings,
+    ) -> None:
+        grant(offered)
+        job = submit(http).json()["id"]
+        with offered.transaction() as transaction:
+            owners.limit(transaction, LOCAL_OWNER, Limits(**{quota: 5}))
+
+        look(offered, tmp_path, bucket, times=3)
+
+        found = http.get(f"/v1/jobs/{job}").json()
+        assert found["state"] == "cancelled"
+        assert found["counts"]["total"] <= 5
+
+    def test_a_listing_waits_while_other_jobs_fill_the_quota(
+        self, http: httpx2.Client, offered: Database, tmp_path: Path, bucket: RecordSettings
+    ) -> None:
+        grant(offered)
+        full = http.post("/v1/jobs", json={"items": [{"images": [builders.IMAGE]}] * 9}).json()
+        job = submit(http).json()["id"]
+        with offered.transaction() as transaction:
+            owner = owners.limit(transaction, LOCAL_OWNER, Limits(max_queued_items=10))
+
+        look(offered, tmp_path, bucket, times=2)
+        waiting = http.get(f"/v1/jobs/{job}").json()["state"]
+        with offered.transaction() as transaction:
+            jobs.cancel(transaction, owner.id, full["id"])
+        look(offered, tmp_path, bucket, times=2)
+
+        assert waiting == "importing"
+        assert http.get(f"/v1/jobs/{job}").json()["counts"]["total"] == 8

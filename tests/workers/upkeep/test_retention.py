@@ -269,6 +269,7 @@ class TestImages:
         digest = reference.removeprefix("blob:")
         with database.transaction() as transaction:
             retention.forget_image(transaction, owner_id, digest)
+            verdicts.touch(transaction, owner_id, [digest])  # naming it does not bring it back
 
         keeper(database, tmp_path, keep_images_days=0).look()
 
@@ -288,6 +289,7 @@ class TestImages:
         with database.transaction() as transaction:
             verdicts.touch(transaction, owner_id, [digest])
             assert verdicts.stored(transaction, owner_id, [digest]) == set()
+            verdicts.touch(transaction, owner_id, [digest], storing=True)
 
         assert image(database, tmp_path, "a") == reference
         assert is_stored(database, tmp_path, reference)

@@ -359,3 +359,20 @@ def test_a_worker_that_dies_while_it_tells_leaves_that_to_the_next(
 
     assert early is False
     assert receiver.ids == [taken.id]
+
+
+def test_a_webhook_with_much_to_hear_keeps_no_other_waiting(
+    database: Database, receiver: Receiver
+) -> None:
+    hook(database, receiver.url)
+    for _ in range(30):
+        finish(database)
+    other = hook(database, receiver.url, owner="eve")
+    builders.job(database, owner_id=builders.owner(database, "eve"))
+    finish(database)
+
+    with database.transaction() as transaction:
+        taken = outbox.take_due(transaction, 8)
+
+    assert other.id in {webhook.id for _, webhook in taken}
+    assert len(taken) == outbox.OF_WEBHOOK + 1
