@@ -28,6 +28,7 @@ class Link:
         self.answer: tuple[bytes, float] = (b"", 0.0)
         self._refuses = False
         self._open: set[asyncio.StreamWriter] = set()
+        self._serving: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -59,10 +60,12 @@ class Link:
         self._server.close()
         self._refuses, self.hangs = True, False
         self._break()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
+        # Not asyncio's own tasks: one that takes a connection would leave its socket open.
+        for task in self._serving:
             task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        while self._serving or len(asyncio.all_tasks()) > 1:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)  # sockets are closed by callbacks that still have to run
 
     async def _listen(self) -> asyncio.Server:
         return await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -72,35 +75,45 @@ class Link:
             writer.transport.abort()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._refuses:
+        task = asyncio.current_task()
+        assert task
+        self._serving.add(task)
+        self._open.add(writer)
+        try:
+            await self._serve(reader, writer)
+        except asyncio.CancelledError:  # the link is being closed
+            pass
+        finally:
+            self._open.discard(writer)
+            self._serving.discard(task)
             writer.transport.abort()
-            return
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         answer, share = self.answer
+        if self._refuses:
+            return
         if answer and random.random() < share:
             with contextlib.suppress(ConnectionError):
                 await reader.read(PIECE)
                 writer.write(answer)
                 await writer.drain()
-            writer.close()
+                writer.write_eof()
+                await reader.read()
             return
         try:
-            there = await asyncio.open_connection("127.0.0.1", self.target)
+            their_reader, their_writer = await asyncio.open_connection("127.0.0.1", self.target)
         except OSError:
-            writer.transport.abort()
             return
+        self._open.add(their_writer)
         doomed = random.random() < self.drops
-        both = (writer, there[1])
-        self._open.update(both)
         try:
-            with contextlib.suppress(asyncio.CancelledError):  # the link is being closed
-                await asyncio.gather(
-                    self._pass(reader, there[1], doomed=False),
-                    self._pass(there[0], writer, doomed=doomed),
-                )
+            await asyncio.gather(
+                self._pass(reader, their_writer, doomed=False),
+                self._pass(their_reader, writer, doomed=doomed),
+            )
         finally:
-            self._open.difference_update(both)
-            for one in both:
-                one.transport.abort()
+            self._open.discard(their_writer)
+            their_writer.transport.abort()
 
     async def _pass(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, doomed: bool
