@@ -16,7 +16,7 @@ import threading
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-from db.errors import CheckDied, ImageTooLarge, ImageUnreadable, ItemError
+from db.errors import CheckDied, EngineError, ImageTooLarge, ImageUnreadable, ItemError
 from db.verdicts import OK, Verdict
 from workers import images
 from workers.settings import IntakeSettings
@@ -83,6 +83,7 @@ class Checkers:
 
         Raises:
             CheckDied: The child died on these bytes, or took too long.
+            EngineError: There was no child to be had.
         """
         child = self._idle.get()
         try:
@@ -126,9 +127,9 @@ class _Child:
             late.set()
             self._process.kill()
 
+        self._wait_until_ready()
+        timer = threading.Timer(seconds, end_late)
         try:
-            self._wait_until_ready()
-            timer = threading.Timer(seconds, end_late)
             timer.start()
             try:
                 self._pipe.send((data, limits))
@@ -143,12 +144,21 @@ class _Child:
         return verdict
 
     def _wait_until_ready(self) -> None:
-        """Its start is charged to no image."""
-        if not self._is_ready:
+        """Its start is charged to no image.
+
+        Raises:
+            EngineError: It has not started.
+        """
+        if self._is_ready:
+            return
+        try:
             if not self._pipe.poll(START_SECONDS):
                 self._process.kill()
             self._pipe.recv()
-            self._is_ready = True
+        except (EOFError, OSError) as error:
+            self.end()
+            raise EngineError("a process that checks images has not started") from error
+        self._is_ready = True
 
     def end(self) -> None:
         """Kill it."""

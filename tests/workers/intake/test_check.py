@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
 
-from db.errors import CheckDied
+from db.errors import CheckDied, EngineError
 from db.verdicts import OK, Verdict
 from tests import pictures, servers
 from workers.intake import check
@@ -99,6 +99,22 @@ def test_a_child_that_died_while_it_had_nothing_to_do_is_blamed_on_nobody(
         child._process.join()
 
     assert [checkers.check(pictures.plain()).code for _ in range(4)] == [OK] * 4
+
+
+def test_a_child_that_dies_before_it_has_begun_is_blamed_on_no_image() -> None:
+    made = Checkers(IntakeSettings(intake_children=1))
+    [child] = list(made._idle.queue)
+    os.kill(next_child(made), signal.SIGSTOP)  # before it has said that it is ready
+
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(made.check, pictures.plain())
+        servers.wait_until(lambda: not made._idle.queue)
+        child._process.kill()
+
+        with pytest.raises(EngineError, match="has not started"):
+            waiting.result()
+    assert made.check(pictures.plain()).code == OK
+    made.close()
 
 
 def test_a_check_that_hangs_is_ended(checkers: Checkers) -> None:
