@@ -101,18 +101,20 @@ def test_a_child_that_died_while_it_had_nothing_to_do_is_blamed_on_nobody(
     assert [checkers.check(pictures.plain()).code for _ in range(4)] == [OK] * 4
 
 
-def test_a_child_that_dies_before_it_has_begun_is_blamed_on_no_image() -> None:
-    made = Checkers(IntakeSettings(intake_children=1))
-    [child] = list(made._idle.queue)
-    os.kill(next_child(made), signal.SIGSTOP)  # before it has said that it is ready
+def _never_begin(*_: object) -> None:
+    os._exit(1)
 
-    with ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(made.check, pictures.plain())
-        servers.wait_until(lambda: not made._idle.queue)
-        child._process.kill()
+
+def test_a_child_that_dies_before_it_has_begun_is_blamed_on_no_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(check, "_serve", _never_begin)
+        made = Checkers(IntakeSettings(intake_children=1))
 
         with pytest.raises(EngineError, match="has not started"):
-            waiting.result()
+            made.check(pictures.plain())
+
     assert made.check(pictures.plain()).code == OK
     made.close()
 
