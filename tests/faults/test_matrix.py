@@ -102,9 +102,10 @@ def test_t1_the_demonstration_model_says_the_same_although_its_workers_are_kille
 
 
 def test_t2_a_worker_that_slept_past_its_lease_changes_nothing_when_it_wakes(
-    around: Surroundings, start: Callable[..., Any], pictures: Pictures
+    real: Surroundings, start: Callable[..., Any], pictures: Pictures
 ) -> None:
-    with start(around, engines=0) as service:
+    """Not on SQLite: a process that sleeps in the middle of writing keeps all others from it."""
+    with start(real, engines=0) as service:
         sleeper = service.with_failpoint("engine", "generated", "stop")
         service.wait_until_ready()
         history = History(service.url)
