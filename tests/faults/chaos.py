@@ -114,9 +114,9 @@ class Chaos:
         if victims:
             victim = self._rng.choice(victims)
             held = self._held_by(victim) if role == "engine" else []
-            status = self._world.end(victim)
+            # It may have ended by itself, if the database was away when it started.
+            self._world.end(victim)
             self._killed.update(dict.fromkeys(held, time.monotonic()))
-            assert status in (-9, 9, 0), status
             # Half of them come back under their name, the others as somebody else.
             same = self._rng.random() < 0.5 or role == "api"
             self._world.start(role, victim.name.partition("#")[0] if same else None)
