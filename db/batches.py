@@ -21,6 +21,7 @@ from db import jobs as job_statements
 from db.clock import after, now
 from db.errors import IdempotencyConflict, NotFound
 from db.jobs import JOB_COLUMNS, Job, new_id
+from db.outbox import End
 from db.submissions import NewJob
 from db.tables import batches, jobs
 
@@ -170,7 +171,7 @@ def _create(transaction: Connection, new: NewBatch, job_id: str | None) -> tuple
         )
     )
     if new.errors:
-        outbox.announce_batch(transaction, new.owner_id, batch_id, "batch.failed")
+        outbox.announce(transaction, [End(new.owner_id, batch_id, "batch.failed")])
     return get(transaction, new.owner_id, batch_id), True
 
 
@@ -292,7 +293,7 @@ def finalize(
     ).scalar()
     if finalized is not None:
         status = get(transaction, finalized, batch_id).status
-        outbox.announce_batch(transaction, finalized, batch_id, f"batch.{status}")
+        outbox.announce(transaction, [End(finalized, batch_id, f"batch.{status}")])
 
 
 def _batches(transaction: Connection, *conditions: Any) -> list[Batch]:

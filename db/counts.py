@@ -12,7 +12,8 @@ from sqlalchemy import Connection, func, select, update
 
 from db import outbox
 from db.clock import now
-from db.states import FINAL_STATES, ItemState
+from db.outbox import End
+from db.states import FINAL_STATES, ItemState, Origin, ended_as
 from db.tables import jobs
 
 
@@ -79,6 +80,18 @@ def finish_if_done(transaction: Connection, job_ids: Iterable[str]) -> None:
             jobs.c.running == 0,
         )
         .values(finished_at=now())
-        .returning(jobs.c.id)
-    )
-    outbox.announce_jobs(transaction, finished.scalars().all())
+        .returning(
+            jobs.c.id,
+            jobs.c.owner_id,
+            jobs.c.origin,
+            jobs.c.cancelled_at,
+            jobs.c.expires_at,
+            jobs.c.failed,
+        )
+    ).all()
+    outbox.announce(transaction, [_end(row) for row in finished if row.origin == Origin.JOB])
+
+
+def _end(row: Any) -> End:
+    state = ended_as(cancelled_at=row.cancelled_at, expires_at=row.expires_at, failed=row.failed)
+    return End(row.owner_id, row.id, f"job.{state}")

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, select, update
 from db import counts, sql
 from db.clock import now
 from db.errors import NotFound, RequestError
-from db.states import JobState, Origin
+from db.states import JobState, Origin, ended_as
 from db.tables import jobs
 
 
@@ -54,7 +54,9 @@ class Job:
     def state(self) -> JobState:
         """What users see; see db/states.py."""
         if self.finished_at:
-            return self._end()
+            return ended_as(
+                cancelled_at=self.cancelled_at, expires_at=self.expires_at, failed=self.failed
+            )
         if self.cancelled_at:
             return JobState.CANCELLING
         if not self.sealed_at:
@@ -63,16 +65,8 @@ class Job:
             return JobState.PAUSED
         return JobState.RUNNING if self.started_at else JobState.QUEUED
 
-    def _end(self) -> JobState:
-        if self.cancelled_at:
-            expired = self.expires_at is not None and self.cancelled_at >= self.expires_at
-            return JobState.EXPIRED if expired else JobState.CANCELLED
-        return JobState.FINISHED_WITH_ERRORS if self.failed else JobState.SUCCEEDED
-
 
 JOB_COLUMNS = [jobs.c[field.name] for field in fields(Job)]
-
-
 #: Head start that each step of priority is worth.
 PRIORITY_SECONDS = 600.0
 

@@ -10,7 +10,7 @@ The id of a delivery is made of what has ended and whom it is told, so there is 
 import base64
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 
 from sqlalchemy import Connection, delete, func, insert, or_, select, tuple_, update
@@ -172,44 +172,32 @@ def enable(transaction: Connection, owner_id: int, webhook_id: str, *, enabled: 
 
 # ---- the outbox ---------------------------------------------------------------------
 
-_ANNOUNCE_JOBS = Statement(
+_ANNOUNCE = Statement(
     """
     INSERT INTO deliveries (id, owner_id, webhook_id, event, subject, created_at, due_at)
-    SELECT 'msg_' || told.subject || '_' || webhooks.id, webhooks.owner_id, webhooks.id,
-        told.event, told.subject, {now}, {now}
-    FROM (
-        SELECT jobs.id AS subject, jobs.owner_id AS owner_id, CASE
-            WHEN cancelled_at IS NOT NULL AND expires_at <= cancelled_at THEN 'job.expired'
-            WHEN cancelled_at IS NOT NULL THEN 'job.cancelled'
-            WHEN failed > 0 THEN 'job.finished_with_errors' ELSE 'job.succeeded' END AS event
-        FROM jobs JOIN {records:id text} ON records.id = jobs.id WHERE jobs.origin = 'job'
-    ) AS told JOIN webhooks ON webhooks.owner_id = told.owner_id
-    WHERE disabled_at IS NULL AND events LIKE '% ' || told.event || ' %'
+    SELECT 'msg_' || records.subject || '_' || webhooks.id, webhooks.owner_id, webhooks.id,
+        records.event, records.subject, {now}, {now}
+    FROM webhooks JOIN {records:owner bigint, subject text, event text}
+      ON records.owner = webhooks.owner_id
+    WHERE disabled_at IS NULL AND events LIKE '% ' || records.event || ' %'
     ON CONFLICT DO NOTHING
     """
 )
 
 
-def announce_jobs(transaction: Connection, job_ids: Iterable[str]) -> None:
-    """Tell of jobs that have just finished. Safe to repeat."""
-    if records := [{"id": job_id} for job_id in job_ids]:
-        _ANNOUNCE_JOBS.run(transaction, records=records)
+@dataclass(frozen=True, slots=True)
+class End:
+    """What has ended, a job or a batch, whose it is, and one of EVENTS."""
+
+    owner: int
+    subject: str
+    event: str
 
 
-_ANNOUNCE_BATCH = Statement(
-    """
-    INSERT INTO deliveries (id, owner_id, webhook_id, event, subject, created_at, due_at)
-    SELECT 'msg_' || CAST(:batch AS text) || '_' || id, owner_id, id, :event, :batch, {now}, {now}
-    FROM webhooks WHERE owner_id = :owner AND disabled_at IS NULL
-      AND events LIKE '% ' || CAST(:event AS text) || ' %'
-    ON CONFLICT DO NOTHING
-    """
-)
-
-
-def announce_batch(transaction: Connection, owner_id: int, batch_id: str, event: str) -> None:
-    """Tell of a batch whose files are written. Safe to repeat."""
-    _ANNOUNCE_BATCH.run(transaction, owner=owner_id, batch=batch_id, event=event)
+def announce(transaction: Connection, ends: Iterable[End]) -> None:
+    """Tell of what has just ended. Safe to repeat."""
+    if records := [asdict(end) for end in ends]:
+        _ANNOUNCE.run(transaction, records=records)
 
 
 _DUE = Statement(

@@ -16,6 +16,10 @@ from db.tables import owners as owner_rows
 
 #: After this long some of what waits may be done; clients of OpenAI's wait no longer than 120.
 RETRY_SECONDS = 30
+_REMEDIES = {
+    "queued-items": "; try again when some are done",
+    "stored-bytes": ": delete jobs, images or files",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,24 +80,7 @@ def check_submission(transaction: Connection, owner_id: int, usual: Limits, new_
     limits = of(transaction, owner_id, usual)
     if limits.max_job_items and new_items > limits.max_job_items:
         raise TooLarge(f"{new_items} items; a job of this owner has at most {limits.max_job_items}")
-    if not limits.max_queued_items and not limits.max_stored_bytes:
-        return
-    # Locked, so that two submissions do not both take what is left for one; but not for the
-    # foreign keys of what is imported meanwhile.
-    transaction.execute(
-        select(owner_rows.c.id).where(owner_rows.c.id == owner_id).with_for_update(key_share=True)
-    )
-    most = limits.max_queued_items
-    queued = _queued(transaction, owner_id) if most else 0
-    if most and queued + new_items > most:
-        raise QuotaExceeded(
-            f"{queued} items wait already and {new_items} more would pass the {most} that this"
-            " owner may have; try again when some are done",
-            quota="queued-items",
-            most=most,
-            left=max(0, most - queued),
-        )
-    _check_stored(transaction, owner_id, limits, 0)
+    _check_waiting(transaction, owner_id, limits, new_items)
 
 
 def check_page(transaction: Connection, job: Job, usual: Limits, new_items: int) -> None:
@@ -108,7 +95,7 @@ def check_page(transaction: Connection, job: Job, usual: Limits, new_items: int)
     for most in (limits.max_job_items, limits.max_queued_items):
         if most and job.total + new_items > most:
             raise TooLarge(f"more than the {most} items that this owner may have")
-    check_submission(transaction, job.owner_id, usual, new_items)
+    _check_waiting(transaction, job.owner_id, limits, new_items)
 
 
 def check_upload(transaction: Connection, owner_id: int, usual: Limits, size_bytes: int) -> None:
@@ -120,14 +107,33 @@ def check_upload(transaction: Connection, owner_id: int, usual: Limits, size_byt
     _check_stored(transaction, owner_id, of(transaction, owner_id, usual), size_bytes)
 
 
+def _check_waiting(transaction: Connection, owner_id: int, limits: Limits, new_items: int) -> None:
+    if not limits.max_queued_items and not limits.max_stored_bytes:
+        return
+    # Locked, so that two submissions do not both take what is left for one; but not for the
+    # foreign keys of what is imported meanwhile.
+    transaction.execute(
+        select(owner_rows.c.id).where(owner_rows.c.id == owner_id).with_for_update(key_share=True)
+    )
+    if most := limits.max_queued_items:
+        has = _queued(transaction, owner_id)
+        if has + new_items > most:
+            raise _exceeded("queued-items", f"{has} items wait", has, new_items, most)
+    _check_stored(transaction, owner_id, limits, 0)
+
+
 def _check_stored(transaction: Connection, owner_id: int, limits: Limits, more: int) -> None:
-    most = limits.max_stored_bytes
-    stored = _stored(transaction, owner_id) if most else 0
-    if most and stored + more > most:
-        raise QuotaExceeded(
-            f"{stored} bytes are stored already and {more} more would pass the {most}"
-            " that this owner may have: delete jobs, images or files",
-            quota="stored-bytes",
-            most=most,
-            left=max(0, most - stored),
-        )
+    if most := limits.max_stored_bytes:
+        has = _stored(transaction, owner_id)
+        if has + more > most:
+            raise _exceeded("stored-bytes", f"{has} bytes are stored", has, more, most)
+
+
+def _exceeded(quota: str, state: str, has: int, more: int, most: int) -> QuotaExceeded:
+    return QuotaExceeded(
+        f"{state} already and {more} more would pass the {most} that this owner may have"
+        f"{_REMEDIES[quota]}",
+        quota=quota,
+        most=most,
+        left=max(0, most - has),
+    )

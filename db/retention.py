@@ -41,9 +41,11 @@ def forget_old_jobs(
     transaction: Connection, *, keep_seconds: float, keep_chat_seconds: float, limit: int
 ) -> int:
     """Delete some jobs that finished long ago; 0 keeps them for ever. Returns how many."""
-    kept = {jobs.c.origin != Origin.CHAT.value: keep_seconds,
-            jobs.c.origin == Origin.CHAT.value: keep_chat_seconds}  # fmt: skip
-    old = [and_(door, jobs.c.finished_at < after(-wait)) for door, wait in kept.items() if wait]
+    chats = jobs.c.origin == Origin.CHAT.value
+    kept = [(~chats, keep_seconds), (chats, keep_chat_seconds)]
+    old = [and_(door, jobs.c.finished_at < after(-wait)) for door, wait in kept if wait]
+    if not old:
+        return 0
     # What is told of them comes first.
     untold = (
         select(deliveries.c.id)
@@ -54,8 +56,6 @@ def forget_old_jobs(
             webhooks.c.disabled_at.is_(None),
         )
     )
-    if not old:
-        return 0
     some = select(jobs.c.id).where(or_(*old), jobs.c.deleted_at.is_(None), ~untold.exists())
     return _forget(transaction, jobs.c.id.in_(some.limit(limit)))
 
@@ -222,8 +222,3 @@ def hold_marked(transaction: Connection, owner_id: int, digest: str) -> bool:
         .with_for_update()
     ).first()
     return held is not None
-
-
-def remove_image(transaction: Connection, owner_id: int, digest: str) -> None:
-    """Remove the row of an image whose bytes are gone."""
-    transaction.execute(delete(blobs).where(blobs.c.owner_id == owner_id, blobs.c.digest == digest))

@@ -8,6 +8,7 @@ An item goes through two stages, each with its own claim: intake brings its imag
 blob store, generate answers it. Waiting for a retry is `queued` with a later `due_at`.
 """
 
+from datetime import datetime
 from enum import StrEnum
 
 
@@ -74,3 +75,13 @@ FINAL_JOB_STATES = (
     JobState.CANCELLED,
     JobState.EXPIRED,
 )
+
+
+def ended_as(
+    *, cancelled_at: datetime | None, expires_at: datetime | None, failed: int
+) -> JobState:
+    """What a finished job has come to."""
+    if cancelled_at:
+        expired = expires_at is not None and cancelled_at >= expires_at
+        return JobState.EXPIRED if expired else JobState.CANCELLED
+    return JobState.FINISHED_WITH_ERRORS if failed else JobState.SUCCEEDED

@@ -6,13 +6,14 @@ had is rescued: a lease that nobody ends would otherwise live as long as the hea
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from db import counts, failpoints, leases, sessions
+from db import claims, counts, failpoints, leases, sessions
 from db.database import Database, Transaction
 from db.leases import Failure, Lease, RetryPolicy
+from db.states import Stage
 from workers.notices import Notices
 from workers.session import Session
 
@@ -76,6 +77,35 @@ class LeaseEnds:
         with self._database.transaction() as transaction:
             leases.blame(transaction, running)
             sessions.end(transaction, session_id)
+
+
+def claim_and_work(
+    database: Database,
+    session: Session,
+    work: Callable[[list[Lease], str], None],
+    *,
+    stage: Stage,
+    model: str | None,
+    limit: int,
+) -> bool:
+    """Claim what is due and hand it to `work`, with the session that holds it.
+
+    Returns:
+        Whether there may be more.
+    """
+    with holding(session) as session_id:
+        if not session.holds(session_id):
+            return False
+        with database.transaction() as transaction:
+            taken = claims.claim(
+                transaction, session=session_id, stage=stage, model=model, limit=limit
+            )
+        if not taken:
+            with database.snapshot() as transaction:
+                return claims.is_due(transaction, stage=stage, model=model)
+        failpoints.reach("claimed", taken)
+        work(taken, session_id)
+    return True
 
 
 @contextmanager

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from db import claims, failpoints, verdicts
+from db import failpoints, verdicts
 from db.blobs import BlobStore, image_key
 from db.database import Database
 from db.errors import EngineError, IdefiqError, ImageMismatch, ImageNotFound, NotFound
 from db.leases import Failure, Lease
 from db.states import Origin, Stage
-from workers.ends import LeaseEnds, holding
+from workers.ends import LeaseEnds, claim_and_work
 from workers.engine.batching import plan
 from workers.engine.device import Device
 from workers.families.base import Answer, Family, Prepared, storable
@@ -76,29 +76,18 @@ class Engine:
 
     def look(self) -> bool:
         """Claim and answer what is due. Returns whether there may be more."""
-        with holding(self._session) as session:
-            if not self._session.holds(session):
-                return False
-            with self._database.transaction() as transaction:
-                taken = claims.claim(
-                    transaction,
-                    session=session,
-                    stage=Stage.GENERATE,
-                    model=self._family.card.name,
-                    limit=self._batch_items,
-                )
-            if not taken:
-                with self._database.snapshot() as transaction:
-                    return claims.is_due(
-                        transaction, stage=Stage.GENERATE, model=self._family.card.name
-                    )
-            failpoints.reach("claimed", taken)
-            if len(taken) == self._batch_items and self.loop:
-                self.loop.wake()  # another lane can load while this one generates
-            self._work(taken, session)
-        return True
+        return claim_and_work(
+            self._database,
+            self._session,
+            self._work,
+            stage=Stage.GENERATE,
+            model=self._family.card.name,
+            limit=self._batch_items,
+        )
 
     def _work(self, taken: Sequence[Lease], session: str) -> None:
+        if len(taken) == self._batch_items and self.loop:
+            self.loop.wake()  # another lane can load while this one generates
         loaded = self._load(taken, session)
         failpoints.reach("decoded", taken)
         batches = plan(

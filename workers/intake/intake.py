@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
-from db import claims, failpoints, verdicts
+from db import failpoints, verdicts
 from db.blobs import BlobStore, image_key
 from db.database import Database
 from db.errors import (
@@ -28,7 +28,7 @@ from db.requests import image_references
 from db.states import Stage
 from db.verdicts import OK, Verdict
 from workers.broker import Wakes, engine_queue
-from workers.ends import LeaseEnds, holding
+from workers.ends import LeaseEnds, claim_and_work
 from workers.intake.check import Checkers
 from workers.intake.source import Sources
 from workers.loop import ResidentLoop
@@ -77,19 +77,14 @@ class Intake:
 
     def look(self) -> bool:
         """Claim what is due and bring it in. Returns whether there may be more."""
-        with holding(self._session) as session:
-            if not self._session.holds(session):
-                return False
-            with self._database.transaction() as transaction:
-                taken = claims.claim(
-                    transaction, session=session, stage=Stage.INTAKE, model=None, limit=CLAIM_ITEMS
-                )
-            if not taken:
-                with self._database.snapshot() as transaction:
-                    return claims.is_due(transaction, stage=Stage.INTAKE, model=None)
-            failpoints.reach("claimed", taken)
-            self._work(taken, session)
-        return True
+        return claim_and_work(
+            self._database,
+            self._session,
+            self._work,
+            stage=Stage.INTAKE,
+            model=None,
+            limit=CLAIM_ITEMS,
+        )
 
     def close(self) -> None:
         """Wait for fetches that run."""

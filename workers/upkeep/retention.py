@@ -5,7 +5,7 @@ import sqlite3
 import time
 from contextlib import closing
 
-from db import outbox, retention
+from db import outbox, retention, verdicts
 from db.blobs import BlobStore, image_key, results_key
 from db.database import Database
 from db.jobs import Job
@@ -131,5 +131,5 @@ class Retention:
                 # Bytes first, under the lock: whoever stores the image again waits for it.
                 if retention.hold_marked(transaction, owner_id, digest):
                     self._store.delete(image_key(owner_id, digest))
-                    retention.remove_image(transaction, owner_id, digest)
+                    verdicts.forget(transaction, owner_id, digest)
         return len(found)

@@ -59,7 +59,7 @@ class Upkeep:
         self._wakes, self._notices = wakes, notices
         self._outputs = Outputs(database, store)
         self.retention = Retention(database, store, settings)
-        self._more, self._limits = False, limits
+        self._limits = limits
 
     def look(self) -> bool:
         """Run every step that has something to do. Returns whether there may be more.
@@ -68,7 +68,7 @@ class Upkeep:
         """
         self._did(self._expire_jobs)
         with self._database.snapshot() as transaction:
-            steps: list[Callable[[], None]] = [
+            steps: list[Callable[[], bool | None]] = [
                 *(partial(self.import_job, job) for job in submissions.to_import(transaction)),
                 *(partial(self.list_source, job) for job in submissions.to_list(transaction)),
                 *(partial(self.expire, batch) for batch in batches.to_expire(transaction)),
@@ -86,22 +86,17 @@ class Upkeep:
         failed = [step for step in steps if not self._did(step)]
         with self._database.transaction() as transaction:
             sessions.forget_dead(transaction)
-        self._did(self._retain)
-        return self._more or len(failed) < len(steps)
+        removed = self._did(self.retention.look)
+        return removed or len(failed) < len(steps)
 
-    def _retain(self) -> None:
-        self._more = False  # also if it fails: it is tried again, but not at once
-        self._more = self.retention.look()
-
-    def _did(self, step: Callable[[], None]) -> bool:
+    def _did(self, step: Callable[[], bool | None]) -> bool:
+        """Run a step. Returns whether it did something: not if it failed, or says so itself."""
         try:
-            step()
+            return step() is not False
         except (StorageError, QuotaExceeded) as error:
             log.warning("%s; trying again", error)
         except Exception:
             log.exception("a step of upkeep failed; trying again")
-        else:
-            return True
         return False
 
     def _expire_jobs(self) -> None:

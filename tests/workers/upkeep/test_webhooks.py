@@ -336,7 +336,7 @@ def test_an_end_that_is_written_twice_is_told_once(
     webhook = hook(database, receiver.url)
     job_id = finish(database)
     with database.transaction() as transaction:
-        outbox.announce_jobs(transaction, [job_id])
+        outbox.announce(transaction, [outbox.End(webhook.owner_id, job_id, "job.succeeded")])
         rescues.rescue(transaction)
 
     while webhooks.look():
