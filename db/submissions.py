@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from db import counts, quotas, verdicts
 from db.clock import after, now
 from db.errors import IdempotencyConflict, NotReady, RequestError
-from db.jobs import JOB_COLUMNS, PRIORITY_SECONDS, Job, as_job, cancel, new_id
+from db.jobs import PRIORITY_SECONDS, Job, new_id
 from db.owners import Limits
 from db.requests import (
     blob_digests,
@@ -114,7 +114,7 @@ def submit(transaction: Connection, job: NewJob, new_items: Sequence[NewItem]) -
     job_id, created = create_once(transaction, job)
     if not created:
         return job_id
-    _insert(transaction, job_id, job, 0, new_items)
+    insert_items(transaction, job_id, job, 0, new_items)
     seal(transaction, job_id)
     return job_id
 
@@ -201,61 +201,6 @@ def submitted_before(transaction: Connection, job: NewJob) -> str | None:
     return str(row.id)
 
 
-def import_page(
-    transaction: Connection, job: Job, offset: int, new_items: Sequence[NewItem]
-) -> bool:
-    """Add one page of a spooled submission, whose first line is number `offset`.
-
-    Writes only if the job still waits for exactly this page, so it may run twice and at two
-    places. Returns whether it was this call that wrote it.
-    """
-    counts.lock(transaction, [job.id])
-    advanced = transaction.execute(
-        update(jobs)
-        .where(
-            jobs.c.id == job.id,
-            jobs.c.spool_offset == offset,
-            jobs.c.sealed_at.is_(None),
-            # Every line of a batch is told what became of it, so all are imported.
-            or_(jobs.c.cancelled_at.is_(None), jobs.c.origin == Origin.BATCH.value),
-        )
-        .values(spool_offset=offset + len(new_items))
-    )
-    if not advanced.rowcount:
-        return False
-    _insert(transaction, job.id, job, offset, new_items)
-    return True
-
-
-def list_page(
-    transaction: Connection, job: Job, new_items: Sequence[NewItem], *, last: str | None
-) -> bool:
-    """Add the images found on one page of a job's source; `last` is its last key.
-
-    Writes only if the job's listing still stands where `job` says, so it may run twice and at
-    two places. None for `last` says that there are no more. Returns whether it was this call
-    that wrote it.
-    """
-    counts.lock(transaction, [job.id])
-    reached = {"source_after": last} if last is not None else {"listed_at": now()}
-    advanced = transaction.execute(
-        update(jobs)
-        .where(
-            jobs.c.id == job.id,
-            jobs.c.source_after.is_not_distinct_from(job.source_after),
-            jobs.c.listed_at.is_(None),
-            jobs.c.sealed_at.is_(None),
-            jobs.c.cancelled_at.is_(None),
-        )
-        .values(reached)
-        .returning(jobs.c.total)
-    ).first()
-    if advanced is None:
-        return False
-    _insert(transaction, job.id, job, advanced.total, new_items)
-    return True
-
-
 def seal(transaction: Connection, job_id: str) -> None:
     """Say that no more items will come. Safe to repeat; without items a job is finished at once.
 
@@ -280,13 +225,14 @@ def seal(transaction: Connection, job_id: str) -> None:
     counts.finish_if_done(transaction, [job_id])
 
 
-def _insert(
+def insert_items(
     transaction: Connection,
     job_id: str,
     job: NewJob | Job,
     offset: int,
     new_items: Sequence[NewItem],
 ) -> None:
+    """Add items to a job that is not sealed, and count them; the first has number `offset`."""
     due = transaction.execute(select(now())).scalar_one()
     asked = [effective(job.defaults, item.request) for item in new_items]
     shared = example_references(job.defaults)
@@ -344,36 +290,3 @@ def _copy(transaction: Connection, rows: Sequence[dict[str, Any]]) -> None:
 
 def _copied(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, dict | list) else value
-
-
-def to_import(transaction: Connection) -> list[Job]:
-    """Jobs whose spool is still there, to be imported or deleted, oldest first."""
-    rows = transaction.execute(
-        select(*JOB_COLUMNS).where(jobs.c.spool_key.is_not(None)).order_by(jobs.c.id)
-    )
-    return [as_job(row) for row in rows]
-
-
-def to_list(transaction: Connection) -> list[Job]:
-    """Jobs whose source is still to be listed, oldest first."""
-    rows = transaction.execute(
-        select(*JOB_COLUMNS)
-        .where(jobs.c.source.is_not(None), jobs.c.sealed_at.is_(None))
-        .order_by(jobs.c.id)
-    )
-    return [as_job(row) for row in rows]
-
-
-def forget_spool(transaction: Connection, job_id: str) -> None:
-    """Note that a sealed job's spool is deleted. Safe to repeat."""
-    transaction.execute(
-        update(jobs)
-        .where(jobs.c.id == job_id, jobs.c.sealed_at.is_not(None))
-        .values(spool_key=None)
-    )
-
-
-def give_up_import(transaction: Connection, job: Job) -> None:
-    """Cancel a job that can never be imported whole, so that it ends. Safe to repeat."""
-    cancel(transaction, job.owner_id, job.id)
-    seal(transaction, job.id)

@@ -74,6 +74,18 @@ def make_due(database: Database) -> None:
         transaction.execute(text("UPDATE items SET due_at = '2000-01-01 00:00:00.000000+00:00'"))
 
 
+def age(database: Database, seconds: int, *columns: str) -> None:
+    """Let times be that much earlier: columns as "table.column"."""
+    with database.transaction() as transaction:
+        for table, column in (name.split(".") for name in columns):
+            earlier = (
+                f"strftime('%Y-%m-%d %H:%M:%f000', {column}, '-{seconds} seconds')"
+                if database.is_sqlite
+                else f"{column} - interval '{seconds} seconds'"
+            )
+            transaction.exec_driver_sql(f"UPDATE {table} SET {column} = {earlier}")
+
+
 def counts(database: Database, job_id: str) -> dict[str, int]:
     """A job's counts, after checking them against its items."""
     names = ("queued", "running", "succeeded", "failed", "cancelled")

@@ -3,7 +3,6 @@
 import threading
 
 import pytest
-from sqlalchemy import text
 
 from db import claims, jobs, leases, owners
 from db.database import Database
@@ -99,14 +98,7 @@ def test_a_claim_takes_nothing_of_a_job_whose_time_is_over(database: Database) -
 
 def forward(database: Database, seconds: int) -> None:
     """Let time pass for the jobs: they are older by that much."""
-    with database.transaction() as transaction:
-        for column in ("created_at", "rank_at", "expires_at"):
-            shifted = (
-                f"datetime({column}, '-{seconds} seconds') || '.000000'"
-                if database.is_sqlite
-                else f"{column} - interval '{seconds} seconds'"
-            )
-            transaction.execute(text(f"UPDATE jobs SET {column} = {shifted}"))
+    builders.age(database, seconds, "jobs.created_at", "jobs.rank_at", "jobs.expires_at")
 
 
 class TestPriority:

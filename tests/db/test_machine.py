@@ -266,14 +266,7 @@ class Record(RuleBasedStateMachine):
     def _wait(self, seconds: int) -> None:
         """Time passes: everything that was to happen does so earlier."""
         self.model.clock += seconds
-        with self._step() as transaction:
-            for table, column in (("sessions", "alive_until"), ("items", "due_at")):
-                earlier = (
-                    f"strftime('%Y-%m-%d %H:%M:%f000', {column}, '-{seconds} seconds')"
-                    if self.database.is_sqlite
-                    else f"{column} - interval '{seconds} seconds'"
-                )
-                transaction.exec_driver_sql(f"UPDATE {table} SET {column} = {earlier}")
+        builders.age(self.database, seconds, "sessions.alive_until", "items.due_at")
 
     # ---- what always holds ----------------------------------------------------------
 

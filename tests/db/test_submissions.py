@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from db import jobs, leases, submissions
+from db import imports, jobs, leases, submissions
 from db.database import Database
 from db.errors import IdempotencyConflict, ImageUnreadable, NotReady, RequestError
 from db.jobs import Job
@@ -43,7 +43,7 @@ class TestListing:
         made = of_bucket(database)
         for names, last in ((("a", "b"), "2026/b"), (("c",), "2026/c"), ((), None)):
             with database.transaction() as transaction:
-                assert submissions.list_page(
+                assert imports.list_page(
                     transaction, job_in(transaction, made.id), items(*names), last=last
                 )
                 submissions.seal(transaction, made.id)
@@ -58,9 +58,7 @@ class TestListing:
 
         def write() -> None:
             with database.transaction() as transaction:
-                wrote.append(
-                    submissions.list_page(transaction, made, items("a", "b"), last="2026/b")
-                )
+                wrote.append(imports.list_page(transaction, made, items("a", "b"), last="2026/b"))
 
         threads = [threading.Thread(target=write) for _ in range(4)]
         for thread in threads:
@@ -75,7 +73,7 @@ class TestListing:
         made = of_bucket(database)
         with database.transaction() as transaction:
             jobs.cancel(transaction, made.owner_id, made.id)
-            assert not submissions.list_page(transaction, made, items("a"), last="2026/a")
+            assert not imports.list_page(transaction, made, items("a"), last="2026/a")
             submissions.seal(transaction, made.id)
 
         assert job(database, made.id).state is JobState.CANCELLED

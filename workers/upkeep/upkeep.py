@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 
-from db import batches, failpoints, files, jobs, quotas, results, sessions, submissions
+from db import batches, failpoints, files, imports, jobs, quotas, results, sessions, submissions
 from db.batches import Batch
 from db.blobs import BlobStore, results_key
 from db.database import Database
@@ -69,8 +69,8 @@ class Upkeep:
         self._did(self._expire_jobs)
         with self._database.snapshot() as transaction:
             steps: list[Callable[[], bool | None]] = [
-                *(partial(self.import_job, job) for job in submissions.to_import(transaction)),
-                *(partial(self.list_source, job) for job in submissions.to_list(transaction)),
+                *(partial(self.import_job, job) for job in imports.to_import(transaction)),
+                *(partial(self.list_source, job) for job in imports.to_list(transaction)),
                 *(partial(self.expire, batch) for batch in batches.to_expire(transaction)),
                 *(partial(self.settle, job_id) for job_id in jobs.to_settle(transaction)),
                 *(partial(self.finalize, batch) for batch in batches.to_finalize(transaction)),
@@ -117,7 +117,7 @@ class Upkeep:
             except (NotFound, RequestError, ValueError) as error:
                 log.error("job %s can never be imported and is cancelled: %s", job.id, error)
                 with self._database.transaction() as transaction:
-                    submissions.give_up_import(transaction, job)
+                    imports.give_up_import(transaction, job)
                 done = True
             if not done:
                 return
@@ -127,7 +127,7 @@ class Upkeep:
             self._tell_sealed(job)
         self._store.delete(job.spool_key)
         with self._database.transaction() as transaction:
-            submissions.forget_spool(transaction, job.id)
+            imports.forget_spool(transaction, job.id)
 
     def _import_pages(self, job: Job) -> bool:
         """Import up to IMPORT_PAGES pages, so that others have their turn. True at the end."""
@@ -139,7 +139,7 @@ class Upkeep:
                 page = [_read_line(line) for line in islice(lines, PAGE)]
                 if page:
                     with self._database.transaction() as transaction:
-                        submissions.import_page(transaction, job, offset, page)
+                        imports.import_page(transaction, job, offset, page)
                     offset += len(page)
                     failpoints.reach("imported", job.id)
                 if len(page) < PAGE:
@@ -163,14 +163,14 @@ class Upkeep:
                 page, last = self._buckets.images(str(job.source), job.source_after)
                 with self._database.transaction() as transaction:
                     quotas.check_page(transaction, job, self._limits, len(page))
-                    if not submissions.list_page(transaction, job, page, last=last):
+                    if not imports.list_page(transaction, job, page, last=last):
                         return  # somebody else lists it, or it was cancelled
                 listed = job.total + len(page)
                 job, done = replace(job, source_after=last, total=listed), last is None
         except (NotFound, TooLarge) as error:
             log.error("job %s can never be listed and is cancelled: %s", job.id, error)
             with self._database.transaction() as transaction:
-                submissions.give_up_import(transaction, job)
+                imports.give_up_import(transaction, job)
             done = True
         if done:
             with self._database.transaction() as transaction:

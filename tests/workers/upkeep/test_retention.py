@@ -69,18 +69,8 @@ def submit(database: Database, references: list[str], **job: Any) -> str:
 
 def age(database: Database, days: float) -> None:
     """Let everything be that much older."""
-    columns = [("jobs", "finished_at"), ("blobs", "used_at"), ("blobs", "collecting_at")]
-    seconds = int(days * 86_400)
-    with database.transaction() as transaction:
-        for table, column in columns:
-            older = (
-                f"datetime({column}, '-{seconds} seconds') || '.000000'"
-                if database.is_sqlite
-                else f"{column} - interval '{seconds} seconds'"
-            )
-            transaction.execute(
-                text(f"UPDATE {table} SET {column} = {older} WHERE {column} IS NOT NULL")
-            )
+    columns = ("jobs.finished_at", "blobs.used_at", "blobs.collecting_at")
+    builders.age(database, int(days * 86_400), *columns)
 
 
 def delete(database: Database, job_id: str) -> None:
