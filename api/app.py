@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from api import errors, events, health, images, jobs, keys, models, webhooks
+from api import errors, events, health, images, jobs, keys, models, reviews, webhooks
 from api.guard import CountBody, NameRequests
 from api.openai import batches, chat, files
 from api.openai.requests import ChatIn
@@ -59,7 +59,19 @@ def create_app(record: RecordSettings, settings: ApiSettings) -> FastAPI:
     app.add_middleware(CountBody, settings=settings)
     app.add_middleware(NameRequests)
     errors.install(app)
-    for part in (events, jobs, images, webhooks, batches, files, chat, models, keys, health):
+    for part in (
+        events,
+        jobs,
+        reviews,
+        images,
+        webhooks,
+        batches,
+        files,
+        chat,
+        models,
+        keys,
+        health,
+    ):
         app.include_router(part.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

@@ -34,10 +34,11 @@ STATUS: Mapping[type[errors.IdefiqError], int] = {
     errors.Unsupported: 501,
     errors.WrongMediaType: 415,
     errors.NotReady: 409,
+    errors.ReviewConflict: 409,
     errors.QuotaExceeded: 429,
     errors.StorageError: 503,
 }
-#: Sent with 409 and 503, and short enough that clients do wait.
+#: Sent with what will pass, and short enough that clients do wait.
 RETRY_AFTER_SECONDS = 2
 
 #: Where OpenAI's form is spoken.
@@ -121,7 +122,7 @@ def _ours(request: Request, error: Exception) -> JSONResponse:
     status, headers, where = _status(error), {}, {}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if status in (409, 503):
+    if isinstance(error, errors.NotReady | errors.StorageError):
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     if status == 503:
         log.warning("%s %s: %s", request.method, request.url.path, error)

@@ -5,19 +5,25 @@ from collections.abc import Sequence
 from typing import IO, Annotated
 
 from fastapi import APIRouter, Path, Request
+from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from api.schemas import Digests, ImageOut, ImagesOut, PresignedOut, PresignIn, PresignOut
-from api.services import CurrentOwner, Parts, Services
+from api.services import CurrentOwner, OwnerOfImages, Parts, Services
+from api.streams import pieces
 from db import quotas, retention, verdicts
 from db.blobs import image_key
-from db.errors import RequestError, TooLarge, Unsupported, WrongMediaType
+from db.errors import NotFound, RequestError, TooLarge, Unsupported, WrongMediaType
 from workers.broker import UPKEEP
 
 router = APIRouter(prefix="/v1/images", tags=["images"])
 
 Reference = Annotated[str, Path(pattern="^blob:[0-9a-f]{64}$")]
+#: By the formats of verdicts.
+MEDIA_TYPES = {
+    name: f"image/{name.lower()}" for name in ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "HEIF")
+} | {"SVG": "image/svg+xml"}
 MAX_FILES = 1_000
 PRESIGN_SECONDS = 900
 PIECE_BYTES = 256 * 1024
@@ -127,6 +133,20 @@ def presign(wanted: PresignIn, services: Parts, owner: CurrentOwner) -> PresignO
             PresignedOut(image=f"blob:{one.sha256}", url=url, expires_seconds=PRESIGN_SECONDS)
         )
     return PresignOut(data=shown)
+
+
+@router.get("/{image}", response_class=StreamingResponse)
+def get(image: Reference, services: Parts, owner: OwnerOfImages) -> StreamingResponse:
+    """The bytes of an image that was checked, for whoever judges what was said about it."""
+    digest = image.removeprefix("blob:")
+    with services.database.snapshot() as transaction:
+        verdict = verdicts.get(transaction, owner.id, [digest]).get(digest)
+    if verdict is None or verdict.code != verdicts.OK:
+        raise NotFound(f"there is no image {digest} that was checked and found good")
+    headers = {"Cache-Control": "private, max-age=3600, immutable"}
+    stored = services.store.open(image_key(owner.id, digest))
+    media_type = MEDIA_TYPES.get(verdict.format or "", "application/octet-stream")
+    return StreamingResponse(pieces(stored), media_type=media_type, headers=headers)
 
 
 @router.delete("/{image}", status_code=204)

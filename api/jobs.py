@@ -4,18 +4,22 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import StringConstraints
 from starlette.concurrency import run_in_threadpool
 
 from api.guard import NDJSON
 from api.schemas import (
+    PAGE_LIMIT,
+    After,
+    Index,
     ItemIn,
     JobIn,
     JobOut,
     JobPage,
     JobPatch,
+    Limit,
     ResultPage,
     SubmissionIn,
     decode_cursor,
@@ -33,7 +37,6 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 #: What `Retry-After` says on 202: how soon it makes sense to look.
 RETRY_AFTER_SECONDS = 1
-PAGE_LIMIT = 1_000
 
 IdempotencyKey = Annotated[
     str | None,
@@ -42,10 +45,7 @@ IdempotencyKey = Annotated[
 Prefer = Annotated[
     str | None, Header(description="`wait=n`: answer when the job has finished, or after n seconds")
 ]
-Limit = Annotated[int, Query(ge=1, le=PAGE_LIMIT)]
-Index = Annotated[int, Path(ge=0, lt=2**53)]
 Code = Annotated[str, StringConstraints(pattern="^[a-z_]{1,40}$")]
-After = Annotated[str | None, Query(description="`next` of the page before")]
 
 _BODY: dict[str, Any] = {
     "requestBody": {

@@ -4,6 +4,7 @@ import base64
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
+from fastapi import Path, Query
 from pydantic import (
     AfterValidator,
     AnyHttpUrl,
@@ -32,6 +33,11 @@ Source = Annotated[
     StringConstraints(pattern=r"^s3://[^\s/]+/", max_length=1_200),
     AfterValidator(no_nul),
 ]
+#: Most entries of a page.
+PAGE_LIMIT = 1_000
+Limit = Annotated[int, Query(ge=1, le=PAGE_LIMIT)]
+After = Annotated[str | None, Query(description="`next` of the page before")]
+Index = Annotated[int, Path(ge=0, lt=2**53)]
 Digests = Annotated[list[Digest], Field(max_length=10_000), FailFast()]
 
 

@@ -72,11 +72,24 @@ def _owner(request: Request, caller: Annotated[Caller, Depends(_caller)]) -> Own
     return _with(caller, Scope.READ if reads else Scope.SUBMIT)
 
 
+def _reviewer(caller: Annotated[Caller, Depends(_caller)]) -> Caller:
+    _with(caller, Scope.REVIEW)
+    return caller
+
+
+def _sees_images(caller: Annotated[Caller, Depends(_caller)]) -> Owner:
+    return caller.owner if Scope.REVIEW in caller.scopes else _with(caller, Scope.READ)
+
+
 def _admin(caller: Annotated[Caller, Depends(_caller)]) -> Owner:
     return _with(caller, Scope.ADMIN)
 
 
 #: Whose everything is that a request is about; its key may read, or submit where that is needed.
 CurrentOwner = Annotated[Owner, Depends(_owner)]
+#: Somebody who judges drafts.
+Reviewer = Annotated[Caller, Depends(_reviewer)]
+#: Whose images may be looked at by a key that may read, or judge what they show.
+OwnerOfImages = Annotated[Owner, Depends(_sees_images)]
 #: An operator.
 Admin = Annotated[Owner, Depends(_admin)]

@@ -48,6 +48,8 @@ class ModelCard(_Stored):
 
     Attributes:
         style: "chat" for models that take turns, "plain" for those that continue a text.
+        languages: Those that it answers in; none for a model of which nobody has said.
+        follows_instructions: Whether a caption can be asked for in any wording.
         defaults: Options of the checkpoint, for requests that do not say otherwise.
         checks: None for a model that is none (echo).
     """
@@ -58,6 +60,8 @@ class ModelCard(_Stored):
     limits: Limits
     licence: str
     style: Literal["chat", "plain"] = "chat"
+    languages: list[str] = []
+    follows_instructions: bool = True
     defaults: dict[str, Any] = {}
     checks: Checks | None = None
     note: str = ""
@@ -70,7 +74,7 @@ class ModelCard(_Stored):
 
 #: What each kind needs and may have besides images, examples and options.
 _FIELDS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
-    "caption": (frozenset(), frozenset({"prompt", "language", "template"})),
+    "caption": (frozenset(), frozenset({"prompt", "alt_text", "language", "template"})),
     "vqa": (frozenset({"question"}), frozenset({"language", "template"})),
     "classify": (frozenset({"labels"}), frozenset({"method", "language", "template"})),
     "generate": (frozenset(), frozenset({"prompt", "language", "template"})),
@@ -119,6 +123,9 @@ def _check_fields(kind: str, request: dict[str, Any]) -> None:
     known = needed | allowed | {"kind", "images", "examples", "options"}
     for field in sorted(request.keys() - known):
         raise RequestError(f"{kind} has no {field!r}", field=field)
+    if "alt_text" in request:
+        for field in sorted({"prompt", "template"} & request.keys()):
+            raise RequestError(f"alt_text has a wording of its own: no {field!r}", field=field)
 
 
 def _check_counts(kind: str, request: dict[str, Any], card: ModelCard) -> None:

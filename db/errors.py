@@ -103,6 +103,12 @@ class NotReady(RequestError):
     code = "not_ready"
 
 
+class ReviewConflict(RequestError):
+    """Somebody else has decided since the caller looked."""
+
+    code = "review_conflict"
+
+
 class Unsupported(RequestError):
     """The service, as it is set up, cannot do this."""
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import Connection, update
 
-from db import counts
+from db import counts, reviews
 from db.errors import IdefiqError, Poison, StorageError
 from db.requests import example_references, image_references
 from db.sql import Statement
@@ -162,7 +162,9 @@ def complete(transaction: Connection, answers: Sequence[tuple[Lease, dict[str, A
         {"id": lease.item_id, "attempt": lease.attempt, "answer": answer, "number": number}
         for (lease, answer), number in zip(answers, numbers, strict=True)
     ]
-    return _end(transaction, leases, _COMPLETE, records, ItemState.SUCCEEDED)
+    ours = _end(transaction, leases, _COMPLETE, records, ItemState.SUCCEEDED)
+    reviews.draft(transaction, [one for one in answers if one[0].item_id in ours])
+    return ours
 
 
 def fail(transaction: Connection, failures: Sequence[Failure], policy: RetryPolicy) -> set[int]:

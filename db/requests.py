@@ -32,6 +32,13 @@ MAX_EXAMPLES = 16
 OPTIONS_OF_ITEMS = frozenset({"seed", "echo"})
 #: What {…} in a template may name: the images, and fields of the request.
 TEMPLATE_FIELDS = frozenset({"prompt", "question", "labels", "language"})
+#: What of alternative text an item need not say.
+USUAL_ALT_TEXT = {
+    "role": "informative",
+    "target_length": 125,
+    "long_description": False,
+    "rewrite": True,
+}
 #: Longest reference that is not `data:`.
 MAX_REFERENCE = 8_192
 # Each form is told by its first characters, so that matching is linear in the length.
@@ -143,6 +150,42 @@ class Example(_Strict):
     _reference = field_validator("image")(check_reference)
 
 
+#: What a page says around an image: a phrase, or a passage.
+Phrase = Annotated[str, StringConstraints(max_length=500), AfterValidator(no_nul)]
+Passage = Annotated[str, StringConstraints(max_length=2_000), AfterValidator(no_nul)]
+
+
+class AltText(_Strict):
+    """Caption: write alternative text, as for a page with the image on it.
+
+    What a page says around the image helps a model to say what matters there; all of it may be
+    left out.
+    """
+
+    role: Literal["informative", "functional"] | None = Field(
+        None, description="functional: the image is all that a link or a button has"
+    )
+    page: Passage | None = Field(
+        None, description="Where the image is; reviews are sorted by it, models are not told"
+    )
+    page_title: Phrase | None = None
+    heading: Phrase | None = Field(None, description="The nearest heading above")
+    caption: Phrase | None = Field(None, description="The caption beside it, not to be repeated")
+    destination: Phrase | None = Field(
+        None, description="functional: where the link leads, or what the button does"
+    )
+    surrounding: Passage | None = Field(None, description="Text before and after the image")
+    target_length: Annotated[int, Field(ge=20, le=1_000)] | None = Field(
+        None, description="Characters aimed at, else 125; longer texts are objected to, never cut"
+    )
+    long_description: bool | None = Field(
+        None, description="true: describe the image in detail too, as a text of its own"
+    )
+    rewrite: bool | None = Field(
+        None, description="false: do not ask once more if there are objections to the draft"
+    )
+
+
 class TextPart(_Strict):
     """Text of a message."""
 
@@ -188,6 +231,7 @@ class Request(_Strict):
     examples: Annotated[list[Example], Field(max_length=MAX_EXAMPLES)] | None = Field(
         None, description="Solved examples, shown before the item"
     )
+    alt_text: AltText | None = None
     language: Line | None = Field(None, description="Language of the answer, such as French")
     template: Annotated[Text, Field(max_length=4_000)] | None = Field(
         None,
@@ -215,18 +259,28 @@ class Request(_Strict):
 
 
 def effective(defaults: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
-    """Lay an item's request over its job's defaults; options are laid over one by one."""
-    options = {**defaults.get("options", {}), **request.get("options", {})}
+    """Lay an item's request over its job's defaults: options and alt_text field by field."""
     merged = {"kind": "caption", **defaults, **request}
-    return {**merged, "options": options} if options else merged
+    for name in ("options", "alt_text"):
+        if name in merged:
+            merged[name] = {**defaults.get(name, {}), **request.get(name, {})}
+    return {name: value for name, value in merged.items() if name != "options" or value}
 
 
 def options_digest(effective_request: dict[str, Any]) -> str:
     """Equal for items that may share a batch: a digest of kind, method and shared options."""
     chosen = {key: effective_request.get(key) for key in ("kind", "method")}
+    if alt_text := alt_text_of(effective_request):
+        chosen["alt_text"] = alt_text["long_description"]
     options = effective_request.get("options", {})
     chosen["options"] = {k: v for k, v in options.items() if k not in OPTIONS_OF_ITEMS}
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def alt_text_of(request: dict[str, Any]) -> dict[str, Any] | None:
+    """What an effective request says of alternative text, with what is usual filled in."""
+    said = request.get("alt_text")
+    return None if said is None else {**USUAL_ALT_TEXT, **said}
 
 
 def image_references(request: dict[str, Any]) -> list[str]:

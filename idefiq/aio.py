@@ -13,10 +13,10 @@ from typing import Any, Self, TypeVar
 
 import httpx2
 
-from idefiq import protocol
+from idefiq import protocol, reviews
 from idefiq.client import read
 from idefiq.protocol import Call, Page, Submission, Upload, Where
-from idefiq.types import ApiError, ApiKey, Event, Item, Job, Model, Result, TooLong
+from idefiq.types import ApiError, ApiKey, Event, Item, Job, Model, Result, Review, TooLong
 
 T = TypeVar("T")
 
@@ -216,6 +216,74 @@ class AsyncClient:
     ) -> Job:
         """Submit the failed items of a finished job as a new job; see `Client.retry`."""
         return await self._do(protocol.retry(job, codes, idempotency_key))
+
+    async def reviews(
+        self, job: Job | str | None = None, *, states: Sequence[str] = (), order: str = "page"
+    ) -> AsyncIterator[Review]:
+        """Drafts of alternative text, those first about which nobody has decided.
+
+        Args:
+            job: Only of this job.
+            states: Only those: unreviewed, accepted, edited, decorative, rejected.
+            order: "page", or "doubt" for the least certain first.
+        """
+        after: str | None = None
+        while True:
+            page = await self._do(reviews.page(job, states, order, after))
+            for review in page.data:
+                yield review
+            if (after := page.after) is None:
+                return
+
+    async def review(self, job: Job | str, index: int) -> Review:
+        """One draft, with everything that was decided about it."""
+        return await self._do(reviews.get(job, index))
+
+    async def decide(
+        self,
+        review: Review,
+        action: str,
+        *,
+        text: str | None = None,
+        long_description: str | None = None,
+        language: str | None = None,
+        reviewer: str | None = None,
+    ) -> Review:
+        """Decide about a draft.
+
+        Args:
+            review: As it was seen; if somebody else has decided since, it is a conflict.
+            action: "accept", "edit", "decorative", "reject" or "undo".
+            text: With "edit": the new text.
+            long_description: With "edit".
+            language: With "edit": what the text is in, such as German.
+            reviewer: A name for the history.
+
+        Raises:
+            ApiError: `review_conflict`, or there is nothing to undo.
+        """
+        call = reviews.decide(
+            review.job,
+            review.index,
+            action,
+            revision=review.revision,
+            text=text,
+            long_description=long_description,
+            language=language,
+            reviewer=reviewer,
+        )
+        return await self._do(call)
+
+    async def image(self, reference: str) -> bytes:
+        """The bytes of an image that the service has checked.
+
+        Raises:
+            ApiError: There is none.
+        """
+        response = await self._send(self._http, protocol.image(reference))
+        if not response.is_success:
+            raise protocol.refusal(response)
+        return response.content
 
     async def models(self) -> list[Model]:
         """The models that the service knows."""

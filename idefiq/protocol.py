@@ -161,6 +161,11 @@ def upload_group(uploads: Sequence[Upload]) -> Call[None]:
     return Call("POST", "/v1/images", lambda _: None, {"files": files})
 
 
+def image(reference: str) -> Call[None]:
+    """An image's bytes."""
+    return Call("GET", f"/v1/images/{quote(reference, safe=':')}", lambda _: None)
+
+
 def _name(path: Path) -> str:
     """A file's name as text that can be sent."""
     return path.name.encode(errors="replace").decode()

@@ -191,6 +191,48 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class Review:
+    """A draft of alternative text, and what people have made of it.
+
+    Attributes:
+        index: The item's place in its job, from 0.
+        custom_id: The caller's own id for the item.
+        page: Where the image is, as the caller said it.
+        state: "unreviewed", "accepted", "edited", "decorative" or "rejected".
+        text: As of now; empty for a decorative image.
+        revision: Grows with each decision; say which one you saw when you decide.
+        reviewer: Who decided last.
+        images: References of its images in the service's store.
+        context: What the item said of the page around its image.
+        draft: What the model said: text, language, certainty, objections, rewritten.
+        history: Every step so far, of a single review.
+    """
+
+    job: str
+    index: int
+    custom_id: str | None
+    page: str
+    state: str
+    text: str | None
+    long_description: str | None
+    language: str | None
+    revision: int
+    reviewer: str | None
+    reviewed_at: datetime | None
+    images: list[str]
+    context: dict[str, Any]
+    draft: dict[str, Any]
+    history: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, body: dict[str, Any]) -> "Review":
+        """Read the service's JSON."""
+        said = {name: body[name] for name in cls.__dataclass_fields__ if name in body}
+        at = body["reviewed_at"]
+        return cls(**{"history": [], **said, "reviewed_at": _time(at) if at else None})
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A model that the service knows."""
 
@@ -201,6 +243,7 @@ class Model:
     note: str
     ready: bool
     workers: int
+    languages: list[str]
 
     @classmethod
     def of(cls, body: dict[str, Any]) -> "Model":
@@ -214,6 +257,7 @@ class Model:
             note=card["note"],
             ready=body["state"] == "ready",
             workers=body["workers"],
+            languages=card.get("languages", []),
         )
 
 

@@ -70,10 +70,11 @@ def run_engine(record: RecordSettings) -> int:
     from workers import families
     from workers.engine.device import Device, device_thread
     from workers.engine.engine import Engine
+    from workers.families.alttext import AltText
 
     settings = EngineSettings()
     thread = device_thread()
-    family = thread.submit(families.load, settings).result()
+    family = AltText(thread.submit(families.load, settings).result())
     log.info("loaded %s (%s)", family.card.name, family.card.family)
     database = _open(record)
     device = Device(

@@ -1,4 +1,8 @@
-"""The `idefiq` command: `runs` asks about many images, `jobs` looks after what was asked."""
+"""The `idefiq` command.
+
+`runs` asks about many images, `alt` about those of a site and `review` about the drafts; `jobs`
+looks after what was asked.
+"""
 
 import importlib.metadata
 import sys
@@ -6,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from idefiq.cli import jobs, keys, runs
+from idefiq.cli import alt, jobs, keys, review, runs
 from idefiq.cli.common import errors
 from idefiq.types import IdefiqError
 
@@ -29,6 +33,8 @@ def options(
 
 
 runs.add_to(app)
+alt.add_to(app)
+review.add_to(app)
 jobs.add_to(app)
 app.add_typer(keys.app, name="keys")
 

@@ -83,12 +83,13 @@ def test_no_route_shows_or_changes_anything_of_another_owner(
         for method in methods:
             url = path.format(**ids, delivery_id=delivery, index=0)
             change: dict[str, object] = {"priority": 1} if "job_id" in path else {"enabled": False}
-            said = change if method == "patch" else None
+            decision = {"action": "accept", "revision": 0} if url.endswith("/review") else None
+            said = change if method == "patch" else decision if method == "post" else None
             answer = http.request(method, url, json=said, headers=keys["eve"])
             assert answer.status_code == 404, url
             tried += 1
 
-    assert tried >= 22
+    assert tried >= 24
     assert http.post("/v1/batches", json=asked, headers=keys["eve"]).status_code == 404
     for path in ("/v1/files", "/v1/batches"):
         assert http.get(path, headers=keys["eve"]).json()["data"] == []
@@ -104,7 +105,10 @@ def test_an_image_of_another_owner_is_not_known(
     uploaded = http.post("/v1/images", files={"file": b"bytes"}, headers=keys["ada"]).json()
     digest = uploaded["data"][0]["image"].removeprefix("blob:")
 
-    assert http.delete(f"/v1/images/blob:{digest}", headers=keys["eve"]).status_code == 404
+    for method in ("GET", "DELETE"):
+        refused = http.request(method, f"/v1/images/blob:{digest}", headers=keys["eve"])
+        assert refused.status_code == 404
+    assert http.get("/v1/reviews", headers=keys["eve"]).json()["data"] == []
     asked = {
         name: http.post("/v1/images/known", json=[digest], headers=headers).json()
         for name, headers in keys.items()

@@ -6,7 +6,7 @@ family.generate([Prepared, …])  ─▶ [Answer, …]    like options, same ord
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from PIL import Image
@@ -61,6 +61,9 @@ class Answer:
         scores: Ranked labels: each with its likelihood, in the request's order.
         seed: Of a sampled answer: what draws it again.
         prompt: The prompt, an image being one token, if the request asked for it.
+        alt_text: Alternative text: what was made of the draft, see families/alttext.py.
+        confidence: Geometric mean of the probabilities of its tokens, where the family knows it.
+            It is not shown by itself, for neighbours in a batch move its last digits.
     """
 
     text: str
@@ -72,10 +75,13 @@ class Answer:
     scores: tuple[Score, ...] | None = None
     seed: int | None = None
     prompt: str | None = None
+    alt_text: dict[str, Any] | None = None
+    confidence: float | None = field(default=None, compare=False)
 
     def record(self, kind: str) -> dict[str, Any]:
         """The JSON that is stored and sent, without what does not concern it."""
         said = {key: value for key, value in asdict(self).items() if value is not None}
+        said.pop("confidence", None)
         if kind == "classify":
             said.setdefault("label", None)
         for key in ("text", "prompt"):

@@ -26,6 +26,8 @@ NOTES = {
     "demo": "Demonstration model: knows drawn scenes of coloured shapes, one picture at a time, in"
     " English, and nothing else."
 }
+#: Models that know the wordings of their training and no others.
+OWN_WORDINGS = frozenset({"demo"})
 #: Never weights of other formats, nor code.
 WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 #: An adapter beside a model would be put on top of it unseen.

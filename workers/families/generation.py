@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation import BaseStreamer
 
 END_OF_UTTERANCE = "<end_of_utterance>"
@@ -62,6 +62,26 @@ class Ending:
                 vocabulary[t] for t in map("<0x{:02X}>".format, range(256)) if t in vocabulary
             ),
         )
+
+
+class Confidence(LogitsProcessor):  # type: ignore[misc]
+    """Looks on while `generate` is greedy: how likely were the tokens that it took?"""
+
+    def __init__(self) -> None:
+        self._steps: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Scores: float (rows, vocabulary), -inf for what must not be said."""
+        # The likeliest is the one that will be taken.
+        self._steps.append(scores.amax(-1) - scores.float().logsumexp(-1))
+        return scores
+
+    def of(self, row: int, tokens: int) -> float | None:
+        """Geometric mean of the probabilities of a row's first tokens; None if there are none."""
+        if not tokens:
+            return None
+        logprobs = torch.stack(self._steps[:tokens])[:, row]
+        return float(logprobs.mean().exp())
 
 
 @dataclass(frozen=True, slots=True)

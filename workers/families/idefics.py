@@ -27,6 +27,7 @@ class Idefics(Pinned):
     """A pinned IDEFICS."""
 
     name = "idefics"
+    languages = ("English",)
 
     def render(self, turns: Sequence[Turn]) -> str:
         """The text as the guide writes it, `<s>` included."""

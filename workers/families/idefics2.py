@@ -17,6 +17,7 @@ class Idefics2(Pinned):
     """A pinned Idefics2."""
 
     name = "idefics2"
+    languages = ("English",)
 
     def encode(self, text: str, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         """pixel_values: float (images, 3, height, width); pixel_attention_mask without the 3."""

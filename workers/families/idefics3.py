@@ -10,6 +10,7 @@ class Idefics3(Idefics2):
     """A pinned Idefics3; tiles are laid side by side as the pictures of Idefics2 are."""
 
     name = "idefics3"
+    languages = ("English",)
     #: SmolVLM's own would want libraries for videos that no item has.
     processor_class = Idefics3Processor
 

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import jinja2
 import torch
 from PIL import Image
-from transformers import AutoProcessor
+from transformers import AutoProcessor, LogitsProcessorList
 
 from db.cards import Limits, ModelCard
 from db.errors import EngineError, ItemRefused, PromptTooLong
@@ -66,6 +66,8 @@ class Pinned(ABC):
     name: ClassVar[str]
     #: What loads its processor.
     processor_class: ClassVar[Any] = AutoProcessor
+    #: Those that the model was made to answer in; none if that is not known.
+    languages: ClassVar[tuple[str, ...]] = ()
     #: Tensors with a row for each token, besides the ids: zeros are put before a shorter item's.
     per_token: ClassVar[frozenset[str]] = frozenset({"input_ids", "attention_mask"})
 
@@ -98,6 +100,8 @@ class Pinned(ABC):
             ),
             licence=checkpoints.licence(settings),
             style=style,
+            languages=list(self.languages),
+            follows_instructions=settings.model not in checkpoints.OWN_WORDINGS,
             defaults=generation.defaults(self.model.generation_config, settings.max_new_tokens),
             note=checkpoints.note(settings),
             revision=checkpoints.revision(where),
@@ -279,16 +283,19 @@ class Pinned(ABC):
             for name, tensor in tensors.items()
         }
 
-    def generate_ids(self, batch: Sequence[Prepared]) -> list[list[int]]:
+    def generate_ids(
+        self, batch: Sequence[Prepared], confidence: generation.Confidence | None = None
+    ) -> list[list[int]]:
         """The tokens that the model says to items that can be collated, its end included."""
         options = self.options(batch[0].request)
         seeds = [item.inputs.seed for item in batch]
+        watched = LogitsProcessorList([confidence] if confidence else [])
         return generation.generate(
             self.model,
             self.collate([item.inputs for item in batch]),
             options,
             self.ending,
-            sampling.processors(options, seeds) if options.get("do_sample") else None,
+            sampling.processors(options, seeds) if options.get("do_sample") else watched,
             self._tokenizer,
             Streamer.of(batch, options, self.ending, self._tokenizer),
         )
@@ -296,9 +303,15 @@ class Pinned(ABC):
     def _answer(self, batch: Sequence[Prepared]) -> list[Answer]:
         if batch[0].inputs.suffixes:
             return [self._ranked(item, item.inputs.suffixes) for item in batch]
-        stops = self.options(batch[0].request).get("stop", ())
+        options = self.options(batch[0].request)
+        stops = options.get("stop", ())
+        # Of drawn tokens and of beams it would say something else.
+        is_greedy = not options.get("do_sample") and options.get("num_beams", 1) == 1
+        confidence = generation.Confidence() if is_greedy else None
         answers = []
-        for item, ids in zip(batch, self.generate_ids(batch), strict=True):
+        for row, (item, ids) in enumerate(
+            zip(batch, self.generate_ids(batch, confidence), strict=True)
+        ):
             said = generation.read(ids, stops, self.ending, self._tokenizer)
             labels = item.request.get("labels") if item.request["kind"] == "classify" else None
             answers.append(
@@ -311,6 +324,7 @@ class Pinned(ABC):
                     label=named(said.text, labels) if labels else None,
                     seed=item.inputs.seed,
                     prompt=self._echo(item),
+                    confidence=confidence.of(row, len(ids)) if confidence else None,
                 )
             )
         return answers

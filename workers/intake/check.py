@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 
 from db.errors import CheckDied, EngineError, ImageTooLarge, ImageUnreadable, ItemError
 from db.verdicts import OK, Verdict
-from workers import images
+from workers import images, svg
 from workers.settings import IntakeSettings
 
 #: Longest wait for a child to begin.
@@ -57,7 +57,7 @@ def _measure(data: bytes, limits: Limits) -> Verdict:
     if max(width, height) > limits.aspect * min(width, height):
         raise ImageTooLarge(f"{width}x{height} is narrower than 1:{limits.aspect:g}")
     images.decode(data)
-    kind = "JPEG" if image.format == "MPO" else image.format
+    kind = "SVG" if svg.is_svg(data) else "JPEG" if image.format == "MPO" else image.format
     return Verdict(OK, None, kind, width, height)
 
 

@@ -1,0 +1,233 @@
+"""Reviews: the queue of drafts of alternative text, and what people decide about them."""
+
+import json
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from api.schemas import After, Index, Limit, decode_cursor, encode_cursor
+from api.services import Parts, Reviewer
+from db import reviews
+from db.errors import RequestError
+from db.requests import Line, no_nul
+from db.reviews import Action, Decision, Order, Review, ReviewState, Step
+
+router = APIRouter(tags=["reviews"])
+
+#: Longest text that a person may write.
+MOST_CHARACTERS = 20_000
+Written = Annotated[
+    str,
+    StringConstraints(max_length=MOST_CHARACTERS, strip_whitespace=True),
+    AfterValidator(no_nul),
+]
+JobId = Annotated[str, AfterValidator(no_nul)]
+
+
+class DecisionIn(BaseModel):
+    """What a reviewer decides."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    action: Action
+    revision: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        description="The revision that was seen; refused with 409 if it is not the last any more"
+    )
+    text: Written | None = Field(None, description="With edit: what the image's text shall be")
+    long_description: Written | None = Field(None, description="With edit")
+    language: Line | None = Field(None, description="With edit: what the text is in, if known")
+    reviewer: Annotated[Line, Field(max_length=100)] | None = Field(
+        None, description="Who decides, for the history; else the id of the key"
+    )
+
+
+class ObjectionOut(BaseModel):
+    """Something that the linter has against a draft."""
+
+    code: str
+    message: str
+
+
+class DraftOut(BaseModel):
+    """What the model has said; it never changes."""
+
+    text: str
+    long_description: str | None
+    language: str | None
+    certainty: float = Field(description="From 0 to 1")
+    objections: list[ObjectionOut]
+    rewritten: bool
+
+
+class StepOut(BaseModel):
+    """One step of the history."""
+
+    revision: int
+    action: str
+    state: str
+    text: str | None
+    reviewer: str
+    at: datetime
+
+    @classmethod
+    def of(cls, step: Step) -> "StepOut":
+        """Show a step."""
+        return cls(
+            revision=step.revision,
+            action=step.action.value,
+            state=step.content.state.value,
+            text=step.content.text,
+            reviewer=step.reviewer,
+            at=step.created_at,
+        )
+
+
+class ReviewOut(BaseModel):
+    """A draft, what has become of it, and what is needed to judge it."""
+
+    job: str
+    index: int
+    custom_id: str | None
+    page: str
+    state: ReviewState
+    text: str | None = Field(description="As of now; empty for a decorative image")
+    long_description: str | None
+    language: str | None
+    revision: int
+    reviewer: str | None
+    reviewed_at: datetime | None
+    images: list[str]
+    context: dict[str, Any] = Field(description="`alt_text` of the request")
+    draft: DraftOut
+
+    @classmethod
+    def of(cls, review: Review) -> "ReviewOut":
+        """Show a review."""
+        told, now_there = review.answer["alt_text"], review.content
+        return cls(
+            job=review.job_id,
+            index=review.ordinal,
+            custom_id=review.custom_id,
+            page=review.page,
+            state=now_there.state,
+            text=now_there.text,
+            long_description=now_there.long_description,
+            language=now_there.language,
+            revision=review.revision,
+            reviewer=review.reviewer,
+            reviewed_at=review.reviewed_at,
+            images=review.images,
+            context=review.request["alt_text"],
+            draft=DraftOut(
+                text=review.answer["text"],
+                long_description=told.get("long_description"),
+                language=told.get("language"),
+                certainty=review.certainty,
+                objections=told["objections"],
+                rewritten=told["rewritten"],
+            ),
+        )
+
+
+class ReviewWithHistory(ReviewOut):
+    """The same with every step so far."""
+
+    history: list[StepOut]
+
+
+class ReviewPage(BaseModel):
+    """Reviews, those first about which nobody has decided."""
+
+    data: list[ReviewOut]
+    has_more: bool
+    next: str | None = Field(description="Cursor of the next page")
+
+
+@router.get("/v1/reviews")
+def list_reviews(  # noqa: PLR0913 - what a queue can be asked for
+    services: Parts,
+    caller: Reviewer,
+    state: Annotated[
+        list[ReviewState] | None, Query(description="Only these; may be repeated", max_length=5)
+    ] = None,
+    job: Annotated[JobId | None, Query(description="Only of this job")] = None,
+    order: Annotated[
+        Order, Query(description="Within each half by page, or the least certain first")
+    ] = Order.PAGE,
+    limit: Limit = 100,
+    after: After = None,
+) -> ReviewPage:
+    """The queue of drafts: the undecided first, by page or by doubt."""
+    with services.database.snapshot() as transaction:
+        found = reviews.page(
+            transaction,
+            caller.owner.id,
+            order=order,
+            states=state or (),
+            job_id=job,
+            beyond=_position(after, order) if after else None,
+            limit=limit + 1,
+        )
+    shown, more = found[:limit], len(found) > limit
+    last = json.dumps(reviews.position(shown[-1], order)) if more else None
+    return ReviewPage(
+        data=[ReviewOut.of(review) for review in shown],
+        has_more=more,
+        next=encode_cursor(last) if last else None,
+    )
+
+
+def _position(after: str, order: Order) -> list[Any]:
+    kind = str if order is Order.PAGE else float
+    try:
+        decided, key, item_id = json.loads(decode_cursor(after))
+        if type(decided) is int and isinstance(key, kind) and type(item_id) is int:
+            return [decided, key, item_id]
+    except (ValueError, TypeError):
+        pass
+    raise RequestError(f"{after!r} is no cursor of reviews in this order", field="after")
+
+
+@router.get("/v1/jobs/{job_id}/items/{index}/review")
+def get_review(
+    job_id: Annotated[JobId, Path()], index: Index, services: Parts, caller: Reviewer
+) -> ReviewWithHistory:
+    """One draft, with everything that was decided about it."""
+    with services.database.snapshot() as transaction:
+        review = reviews.get(transaction, caller.owner.id, job_id, index)
+        steps = reviews.history(transaction, review)
+    return _with_history(review, steps)
+
+
+@router.post("/v1/jobs/{job_id}/items/{index}/review")
+def decide(
+    job_id: Annotated[JobId, Path()],
+    index: Index,
+    decision: DecisionIn,
+    services: Parts,
+    caller: Reviewer,
+) -> ReviewWithHistory:
+    """Accept, edit, mark as decorative, reject, or undo the last step."""
+    for field in ("text", "long_description", "language"):
+        if decision.action is not Action.EDIT and getattr(decision, field) is not None:
+            raise RequestError(f"{field!r} is for an edit", field=field)
+    taken = Decision(
+        action=decision.action,
+        revision=decision.revision,
+        text=decision.text,
+        long_description=decision.long_description,
+        language=decision.language,
+        reviewer=decision.reviewer or caller.key_id or caller.owner.name,
+        key_id=caller.key_id or None,
+    )
+    with services.database.transaction() as transaction:
+        review = reviews.decide(transaction, caller.owner.id, job_id, index, taken)
+        steps = reviews.history(transaction, review)
+    return _with_history(review, steps)
+
+
+def _with_history(review: Review, steps: list[Step]) -> ReviewWithHistory:
+    shown = ReviewOut.of(review).model_dump()
+    return ReviewWithHistory(**shown, history=[StepOut.of(step) for step in steps])

@@ -1,0 +1,346 @@
+"""What people make of drafts of alternative text: a queue, decisions, and every step kept.
+
+    draft ──▶ unreviewed ──accept──▶ accepted       each step: who, when, what it led to
+                  │  ├─────edit────▶ edited         and each can be undone, back to the draft
+                  │  ├──decorative─▶ decorative
+                  │  └────reject───▶ rejected
+
+Whoever decides says which revision they saw; if somebody else has decided since, that is a
+conflict and changes nothing. The item's own answer never changes.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Row, insert, select, tuple_, update
+
+from db.clock import now
+from db.errors import NotFound, RequestError, ReviewConflict
+from db.requests import effective
+from db.tables import items, jobs, review_steps, reviews
+
+if TYPE_CHECKING:
+    from db.leases import Lease
+
+
+class ReviewState(StrEnum):
+    """What has been decided about a draft."""
+
+    UNREVIEWED = "unreviewed"
+    ACCEPTED = "accepted"
+    EDITED = "edited"
+    DECORATIVE = "decorative"
+    REJECTED = "rejected"
+
+
+class Action(StrEnum):
+    """What a reviewer can do."""
+
+    ACCEPT = "accept"
+    EDIT = "edit"
+    DECORATIVE = "decorative"
+    REJECT = "reject"
+    UNDO = "undo"
+
+
+class Order(StrEnum):
+    """What comes first among those that nobody has decided."""
+
+    PAGE = "page"
+    DOUBT = "doubt"
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a review says at one revision. An empty text is that of a decorative image."""
+
+    state: ReviewState
+    text: str | None
+    long_description: str | None = None
+    language: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a reviewer does, having seen a revision.
+
+    Attributes:
+        text: With "edit": the new text; the others have none.
+        language: With "edit": what the text is in.
+        reviewer: A name for the history.
+        key_id: The key that was used, if there was one.
+    """
+
+    action: Action
+    revision: int
+    text: str | None = None
+    long_description: str | None = None
+    language: str | None = None
+    reviewer: str = ""
+    key_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """A draft and what has become of it, with what a person needs to judge it.
+
+    Attributes:
+        request: The item's effective request.
+        answer: The item's answer, as the model gave it and the linter saw it.
+    """
+
+    item_id: int
+    job_id: str
+    ordinal: int
+    custom_id: str | None
+    page: str
+    certainty: float
+    content: Content
+    revision: int
+    reviewer: str | None
+    reviewed_at: datetime | None
+    images: list[str]
+    request: dict[str, Any]
+    answer: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One entry of a review's history."""
+
+    revision: int
+    action: Action
+    content: Content
+    reviewer: str
+    created_at: datetime
+
+
+_OF_CONTENT = ("state", "text", "long_description", "language")
+_SELECT = (
+    select(
+        reviews,
+        items.c.ordinal,
+        items.c.custom_id,
+        items.c.request,
+        items.c.images,
+        items.c.answer,
+        jobs.c.defaults,
+    )
+    .join(items, items.c.id == reviews.c.item_id)
+    .join(jobs, jobs.c.id == reviews.c.job_id)
+    .where(jobs.c.deleted_at.is_(None))
+)
+_KEYS = {Order.PAGE: reviews.c.page, Order.DOUBT: reviews.c.certainty}
+
+
+def draft(transaction: Connection, answers: Sequence[tuple["Lease", dict[str, Any]]]) -> None:
+    """Queue those of some answers, written in this transaction, that are alternative text."""
+    rows = [
+        {
+            "item_id": lease.item_id,
+            "owner_id": lease.owner_id,
+            "job_id": lease.job_id,
+            "page": lease.request["alt_text"].get("page", ""),
+            "certainty": answer["alt_text"]["certainty"],
+            "state": ReviewState.UNREVIEWED.value,
+            "decided": 0,
+            "text": answer["text"],
+            "long_description": answer["alt_text"].get("long_description"),
+            "language": answer["alt_text"].get("language"),
+        }
+        for lease, answer in answers
+        if "alt_text" in answer
+    ]
+    if rows:
+        transaction.execute(insert(reviews), rows)
+
+
+def page(  # noqa: PLR0913 - what a queue can be asked for
+    transaction: Connection,
+    owner_id: int,
+    *,
+    order: Order,
+    states: Collection[ReviewState],
+    job_id: str | None,
+    beyond: Sequence[Any] | None,
+    limit: int,
+) -> list[Review]:
+    """An owner's reviews, the undecided first; `beyond` is `position` of the last one seen."""
+    key = (reviews.c.decided, _KEYS[order], reviews.c.item_id)
+    query = _SELECT.where(reviews.c.owner_id == owner_id)
+    if states:
+        query = query.where(reviews.c.state.in_([state.value for state in states]))
+    if job_id is not None:
+        query = query.where(reviews.c.job_id == job_id)
+    if beyond is not None:
+        query = query.where(tuple_(*key) > tuple_(*beyond))
+    return [_review(row) for row in transaction.execute(query.order_by(*key).limit(limit))]
+
+
+def position(review: Review, order: Order) -> list[Any]:
+    """Where a review stands in an order, to go on from."""
+    key = review.page if order is Order.PAGE else review.certainty
+    return [int(review.content.state is not ReviewState.UNREVIEWED), key, review.item_id]
+
+
+def get(transaction: Connection, owner_id: int, job_id: str, ordinal: int) -> Review:
+    """The review of one item.
+
+    Raises:
+        NotFound: There is no such item of this owner, or it is no draft of alternative text.
+    """
+    row = transaction.execute(
+        _SELECT.where(
+            reviews.c.owner_id == owner_id,
+            reviews.c.job_id == job_id,
+            items.c.ordinal == ordinal,
+        )
+    ).first()
+    if row is None:
+        raise NotFound(f"job {job_id} has no draft of alternative text number {ordinal}")
+    return _review(row)
+
+
+def history(transaction: Connection, review: Review) -> list[Step]:
+    """The steps of a review, oldest first."""
+    rows = transaction.execute(
+        select(review_steps)
+        .where(review_steps.c.item_id == review.item_id)
+        .order_by(review_steps.c.revision)
+    )
+    return [
+        Step(row.revision, Action(row.action), _content(row), row.reviewer, row.created_at)
+        for row in rows
+    ]
+
+
+def decide(
+    transaction: Connection, owner_id: int, job_id: str, ordinal: int, decision: Decision
+) -> Review:
+    """Take a decision. Writes only if the review is still at the revision that was seen.
+
+    Raises:
+        NotFound: See `get`.
+        RequestError: An edit without a text, or nothing to undo.
+        ReviewConflict: Somebody else has decided since.
+    """
+    review = get(transaction, owner_id, job_id, ordinal)
+    content, undo_to = _outcome(transaction, review, decision)
+    changed = {name: getattr(content, name) for name in _OF_CONTENT}
+    written = transaction.execute(
+        update(reviews)
+        .where(reviews.c.item_id == review.item_id, reviews.c.revision == decision.revision)
+        .values(
+            **changed,
+            decided=int(content.state is not ReviewState.UNREVIEWED),
+            revision=decision.revision + 1,
+            reviewer=decision.reviewer,
+            reviewed_at=now(),
+        )
+    )
+    if not written.rowcount:
+        who = f"{review.reviewer} has decided" if review.reviewer else "somebody has decided"
+        raise ReviewConflict(
+            f"{who} since you looked: this is revision {review.revision}, you saw"
+            f" {decision.revision}; look again",
+            field="revision",
+        )
+    transaction.execute(
+        insert(review_steps).values(
+            **changed,
+            item_id=review.item_id,
+            revision=decision.revision + 1,
+            owner_id=owner_id,
+            action=decision.action.value,
+            undo_to=undo_to,
+            reviewer=decision.reviewer,
+            key_id=decision.key_id,
+            created_at=now(),
+        )
+    )
+    return get(transaction, owner_id, job_id, ordinal)
+
+
+def _outcome(
+    transaction: Connection, review: Review, decision: Decision
+) -> tuple[Content, int | None]:
+    """What a decision leads to, and the revision that undoing it leads back to."""
+    if decision.action is Action.UNDO:
+        return _before(transaction, review, decision.revision)
+    drafted = _drafted(review)
+    match decision.action:
+        case Action.ACCEPT:
+            # What is there now: the draft, or what somebody else made of it.
+            now_there = review.content if review.content.text else drafted
+            content = _with_state(now_there, ReviewState.ACCEPTED)
+        case Action.EDIT:
+            if not (decision.text or "").strip():
+                raise RequestError("an edit needs a text; or decide 'decorative'", field="text")
+            content = Content(
+                ReviewState.EDITED,
+                decision.text,
+                decision.long_description or review.content.long_description,
+                decision.language,
+            )
+        case Action.DECORATIVE:
+            content = Content(ReviewState.DECORATIVE, "")
+        case _:
+            content = _with_state(drafted, ReviewState.REJECTED)
+    return content, decision.revision
+
+
+def _before(transaction: Connection, review: Review, revision: int) -> tuple[Content, int | None]:
+    steps = {
+        row.revision: row
+        for row in transaction.execute(
+            select(review_steps).where(review_steps.c.item_id == review.item_id)
+        )
+    }
+    target = steps[revision].undo_to if revision in steps else None
+    if target is None:
+        if revision != review.revision:  # told as the conflict that it is
+            return review.content, None
+        raise RequestError("there is nothing to undo", field="action")
+    if target == 0:
+        return _drafted(review), None
+    return _content(steps[target]), steps[target].undo_to
+
+
+def _drafted(review: Review) -> Content:
+    told = review.answer["alt_text"]
+    return Content(
+        ReviewState.UNREVIEWED,
+        review.answer["text"],
+        told.get("long_description"),
+        told.get("language"),
+    )
+
+
+def _with_state(content: Content, state: ReviewState) -> Content:
+    return Content(state, content.text, content.long_description, content.language)
+
+
+def _content(row: Row[Any]) -> Content:
+    return Content(ReviewState(row.state), row.text, row.long_description, row.language)
+
+
+def _review(row: Row[Any]) -> Review:
+    request = effective(row.defaults, row.request)
+    return Review(
+        item_id=row.item_id,
+        job_id=row.job_id,
+        ordinal=row.ordinal,
+        custom_id=row.custom_id,
+        page=row.page,
+        certainty=row.certainty,
+        content=_content(row),
+        revision=row.revision,
+        reviewer=row.reviewer,
+        reviewed_at=row.reviewed_at,
+        images=row.images or request.get("images", []),
+        request=request,
+        answer=row.answer,
+    )

@@ -1,0 +1,1 @@
+"""Alternative text: images of pages, their roles, drafts, and writing what was accepted."""

@@ -1,0 +1,147 @@
+"""What a page says around an image: its title, the heading above, a caption, a link, a passage."""
+
+import re
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from idefiq.alt.roles import Role, Sorted
+from idefiq.alt.tree import Element
+
+HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
+#: Elements with a passage of their own.
+_BLOCKS = re.compile(
+    "p|li|t[dh]|d[dt]|blockquote|figure|div|section|article|aside|header|footer|main|nav|body"
+)
+#: A passage with fewer characters says little; the one around it is taken.
+_ENOUGH = 30
+#: Most characters of a phrase, and of a passage.
+PHRASE, PASSAGE = 200, 400
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What is said around one image; empty where nothing is."""
+
+    page_title: str = ""
+    heading: str = ""
+    caption: str = ""
+    destination: str = ""
+    surrounding: str = ""
+    language: str = ""
+
+    def said(self) -> dict[str, str]:
+        """As the service takes it."""
+        named = ("page_title", "heading", "caption", "destination", "surrounding")
+        return {name: value for name in named if (value := getattr(self, name))}
+
+
+def of_image(image: Element, sorted_as: Sorted, page: "Page") -> Context:
+    """Everything around an image that may tell what matters in it."""
+    caption = _caption(image)
+    passage = "" if sorted_as.role is Role.FUNCTIONAL else _passage(image)
+    control = sorted_as.control if sorted_as.role is Role.FUNCTIONAL else None
+    return Context(
+        page_title=_short(page.title, PHRASE),
+        heading=_short(page.heading_before(image), PHRASE),
+        caption=_short(caption, PHRASE),
+        destination=_short(_destination(control), PHRASE) if control else "",
+        surrounding=_short("" if passage == caption else passage, PASSAGE),
+        language=_language(image) or page.language,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What all images of a page share.
+
+    Attributes:
+        headings: Where each heading begins, and its text, in the order of the page.
+    """
+
+    title: str
+    language: str
+    headings: Sequence[tuple[int, str]]
+
+    @classmethod
+    def of(cls, root: Element, *, title: str = "", language: str = "") -> "Page":
+        """Read a page's title, language and headings."""
+        headings = [
+            (element.offset or 0, text)
+            for element in root.walk()
+            if element.name in HEADINGS and (text := element.text())
+        ]
+        html, named = root.find("html"), root.find("title")
+        first = headings[0][1] if headings else ""
+        return cls(
+            title=title or (_plain(named) if named else "") or first,
+            language=language or (_lang(html) if html else ""),
+            headings=headings,
+        )
+
+    def heading_before(self, image: Element) -> str:
+        """The nearest heading above an image."""
+        above = bisect_left(self.headings, (image.offset or 0, ""))
+        return self.headings[above - 1][1] if above else ""
+
+
+def _plain(element: Element) -> str:
+    return " ".join("".join(one for one in element.children if isinstance(one, str)).split())
+
+
+def _caption(image: Element) -> str:
+    figure = image.within("figure")
+    if figure and (caption := figure.find("figcaption")):
+        return caption.text()
+    for above in list(image.ancestors())[:3]:
+        for beside in above.children:
+            if isinstance(beside, Element) and "caption" in beside.get("class"):
+                return beside.text()
+    return image.get("title")
+
+
+def _passage(image: Element) -> str:
+    """The text around an image: of the smallest block that says something, not of all the page."""
+    caption = image.within("figure")
+    without = [image, *([one] if caption and (one := caption.find("figcaption")) else [])]
+    for above in image.ancestors():
+        if _BLOCKS.fullmatch(above.name):
+            text = above.text(without=without)
+            if len(text) >= _ENOUGH or above.name in ("body", "main", "article"):
+                return text if len(text) <= 4 * PASSAGE else _around(above, image)
+    return ""
+
+
+def _around(block: Element, image: Element) -> str:
+    """Of a long text, what is next to the image."""
+    holder = next(one for one in (image, *image.ancestors()) if one.parent is block)
+    index = block.children.index(holder)
+    texts = [
+        beside if isinstance(beside, str) else beside.text()
+        for beside in block.children[max(0, index - 2) : index + 3]
+        if beside is not holder
+    ]
+    return " ".join(" ".join(texts).split())
+
+
+def _destination(control: Element) -> str:
+    """Where a link leads, or what a button does, as far as the markup says."""
+    said = [control.get(name) for name in ("title", "value", "name", "href")]
+    if control.name in ("button", "input"):
+        form = control.within("form")
+        said.append(form.get("action") if form else "")
+    return next((one for one in said if one and one != "#"), "")
+
+
+def _language(image: Element) -> str:
+    return next((lang for above in (image, *image.ancestors()) if (lang := _lang(above))), "")
+
+
+def _lang(element: Element) -> str:
+    return element.get("lang") or element.get("xml:lang")
+
+
+def _short(text: str, most: int) -> str:
+    """Cut between words."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[:most].rpartition(' ')[0]} …"

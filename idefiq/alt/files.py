@@ -1,0 +1,249 @@
+"""Where pages and their pictures are: a folder, an EPUB, or the web.
+
+All three name pages and pictures by paths with slashes, read them, and, but for the web, write
+pages back whole or not at all.
+"""
+
+import os
+import posixpath
+import re
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote, urljoin, urlsplit
+
+import httpx2
+
+from idefiq.types import IdefiqError
+
+PAGES = (".html", ".htm", ".xhtml", ".md", ".markdown", ".css")
+#: Folders in which nobody writes pages by hand.
+_SKIPPED = frozenset({"node_modules", "__pycache__", "venv"})
+#: Larger ones are no pictures of pages.
+MOST_PICTURE_BYTES = 50 * 2**20
+_TIMEOUT_SECONDS = 30.0
+
+
+class Files(Protocol):
+    """A folder, an EPUB or the web."""
+
+    #: How it was named.
+    name: str
+
+    def pages(self) -> Iterator[str]:
+        """Names of the pages and style sheets, in order."""
+
+    def shown(self, page: str) -> str:
+        """A page's name for people."""
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a page.
+
+        Raises:
+            IdefiqError: It cannot be read.
+        """
+
+    def picture(self, page: str, source: str) -> bytes | str:
+        """A picture that a page names: its bytes, or the URL where it is.
+
+        Raises:
+            IdefiqError: There is none, or it is not to be read.
+        """
+
+    def write(self, pages: Mapping[str, bytes]) -> None:
+        """Write pages back.
+
+        Raises:
+            IdefiqError: They cannot be written here.
+        """
+
+
+class Folder:
+    """Pages below a folder, or one of them.
+
+    Args:
+        path: A folder or a page.
+        roots: Where paths that begin with a slash, and others that lead nowhere, are looked for;
+            the folder itself if there are none.
+    """
+
+    def __init__(self, path: Path, roots: Sequence[Path] = ()) -> None:
+        self.name = str(path)
+        self._only = None if path.is_dir() else path.name
+        self._top = path if path.is_dir() else path.parent
+        self._roots = [*roots, self._top]
+        self._allowed = [root.resolve() for root in self._roots]
+
+    def pages(self) -> Iterator[str]:
+        """See Files."""
+        if self._only:
+            yield self._only
+            return
+        for folder, folders, names in os.walk(self._top):
+            folders[:] = sorted(n for n in folders if n[0] != "." and n not in _SKIPPED)
+            for name in sorted(names):
+                if name.lower().endswith(PAGES) and name[0] != ".":
+                    yield (Path(folder) / name).relative_to(self._top).as_posix()
+
+    def shown(self, page: str) -> str:
+        """See Files."""
+        return page
+
+    def read(self, name: str) -> bytes:
+        """See Files."""
+        try:
+            return (self._top / name).read_bytes()
+        except OSError as error:
+            raise IdefiqError(f"{name} cannot be read: {error.strerror or error}") from error
+
+    def picture(self, page: str, source: str) -> bytes | str:
+        """See Files."""
+        if re.match(r"https?:|//", source, re.IGNORECASE):
+            return source if source[0] != "/" else f"https:{source}"
+        path = _path(source)
+        beside = [] if path.startswith("/") else [self._top / posixpath.dirname(page)]
+        for folder in [*beside, *self._roots]:
+            found = Path(os.path.normpath(folder / path.lstrip("/"))).resolve()
+            if not found.is_file():
+                continue
+            if not any(found.is_relative_to(root) for root in self._allowed):
+                raise IdefiqError(f"{source} is outside {self.name}: name its folder with --root")
+            if found.stat().st_size > MOST_PICTURE_BYTES:
+                raise IdefiqError(f"{source} has more than {MOST_PICTURE_BYTES} bytes")
+            return found.read_bytes()
+        raise IdefiqError(f"{source} is not there")
+
+    def write(self, pages: Mapping[str, bytes]) -> None:
+        """See Files; each page is replaced at once."""
+        for name, data in pages.items():
+            _replace(self._top / name, data)
+
+
+class Book:
+    """The pages of an EPUB."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self._path = path
+        try:
+            with zipfile.ZipFile(path) as packed:
+                self._names = [info.filename for info in packed.infolist()]
+        except (OSError, zipfile.BadZipFile) as error:
+            raise IdefiqError(f"{path} is no EPUB: {error}") from error
+
+    def pages(self) -> Iterator[str]:
+        """See Files."""
+        for name in self._names:
+            if name.lower().endswith((".xhtml", ".html", ".htm", ".css")):
+                yield name
+
+    def shown(self, page: str) -> str:
+        """See Files."""
+        return f"{self._path.name}/{page}"
+
+    def read(self, name: str) -> bytes:
+        """See Files."""
+        try:
+            with zipfile.ZipFile(self._path) as packed:
+                if packed.getinfo(name).file_size > MOST_PICTURE_BYTES:
+                    raise IdefiqError(f"{name} has more than {MOST_PICTURE_BYTES} bytes")
+                return packed.read(name)
+        except (OSError, KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+            raise IdefiqError(f"{self.shown(name)} cannot be read: {error}") from error
+
+    def picture(self, page: str, source: str) -> bytes | str:
+        """See Files."""
+        if re.match(r"https?:", source, re.IGNORECASE):
+            return source
+        name = posixpath.normpath(posixpath.join(posixpath.dirname(page), _path(source)))
+        if name not in self._names:
+            raise IdefiqError(f"{source} is not there")
+        return self.read(name)
+
+    def write(self, pages: Mapping[str, bytes]) -> None:
+        """See Files; every other entry keeps its place and its bytes."""
+        handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
+        os.close(handle)
+        try:
+            with zipfile.ZipFile(self._path) as old, zipfile.ZipFile(name, "w") as new:
+                for info in old.infolist():
+                    data = pages.get(info.filename)
+                    new.writestr(info, old.read(info) if data is None else data)
+            Path(name).chmod(self._path.stat().st_mode)
+            Path(name).replace(self._path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+class Web:
+    """One page of the web, which can be reported and not written."""
+
+    def __init__(self, url: str) -> None:
+        self.name = self._url = url
+
+    def pages(self) -> Iterator[str]:
+        """See Files."""
+        yield self._url
+
+    def shown(self, page: str) -> str:
+        """See Files."""
+        return page
+
+    def read(self, name: str) -> bytes:
+        """See Files."""
+        try:
+            answer = httpx2.get(name, follow_redirects=True, timeout=_TIMEOUT_SECONDS)
+            answer.raise_for_status()
+        except httpx2.HTTPError as error:
+            raise IdefiqError(f"{name} cannot be read: {error}") from error
+        self._url = str(answer.url)
+        return answer.content
+
+    def picture(self, page: str, source: str) -> bytes | str:
+        """See Files; the service fetches it itself."""
+        found = urljoin(self._url, source)
+        if not found.startswith(("http://", "https://")):
+            raise IdefiqError(f"{source} is no address that can be fetched")
+        return found
+
+    def write(self, pages: Mapping[str, bytes]) -> None:
+        """See Files."""
+        raise IdefiqError(f"{self.name} is on the web: a report can be written, the page cannot")
+
+
+def named(word: str, roots: Sequence[Path] = ()) -> Files:
+    """What a word of the command line names.
+
+    Raises:
+        IdefiqError: Nothing that has pages.
+    """
+    if word.startswith(("http://", "https://")):
+        return Web(word)
+    path = Path(word)
+    if not word.strip() or not path.exists():
+        raise IdefiqError(f"{word!r} is not there: name a folder, a page, an EPUB or a URL")
+    if path.suffix.lower() == ".epub":
+        return Book(path)
+    if path.is_file() and path.suffix.lower() not in PAGES:
+        raise IdefiqError(f"{word!r} is no page: pages end in {' '.join(PAGES[:-1])} or .epub")
+    return Folder(path, roots)
+
+
+def _path(source: str) -> str:
+    """The path of a source without query and fragment."""
+    return unquote(urlsplit(source).path)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        Path(name).chmod(path.stat().st_mode)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,204 @@
+"""Images of Markdown: its own, and those of the HTML in it.
+
+    events with ranges (pulldown-cmark) ─▶ a tree like that of HTML ─▶ places
+    the same text with all but its HTML made harmless ─▶ HTML's reader ─▶ places
+
+In `![text][label]` only the text is changed; `![label]` becomes `![text][label]`, because there
+the label is the text.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pyromark import Options, events_with_range
+
+from idefiq.alt.context import HEADINGS, Page
+from idefiq.alt.places import Document, Place, Remark, in_tags
+from idefiq.alt.tags import Edit
+from idefiq.alt.tree import Element, html_tree
+from idefiq.types import IdefiqError
+
+DRAFT_MARK = "<!--alt-draft-->"
+#: Says that an empty text is meant, which Markdown itself cannot say.
+DECORATIVE_MARK = "<!--decorative-->"
+_OPTIONS = (
+    Options.ENABLE_TABLES
+    | Options.ENABLE_FOOTNOTES
+    | Options.ENABLE_STRIKETHROUGH
+    | Options.ENABLE_TASKLISTS
+    | Options.ENABLE_HEADING_ATTRIBUTES
+    | Options.ENABLE_DEFINITION_LIST
+    | Options.ENABLE_YAML_STYLE_METADATA_BLOCKS
+    | Options.ENABLE_PLUSES_DELIMITED_METADATA_BLOCKS
+)
+_SPECIAL = re.compile(r"[\\`*_\[\]<>&~$|]")
+_NAMES = {"Paragraph": "p", "Item": "li", "TableCell": "td", "BlockQuote": "blockquote"}
+_SHORTCODE = re.compile(
+    r"\{\{[<%]\s*(?:figure|image|img)\b[^}]{0,500}\}\}|^:{3,}\{(?:figure|image)\}[^\n]*"
+    r"|^`{3}\{(?:figure|image)\}[^\n]*|^\s*\.\. (?:image|figure)::[^\n]*|!\[\[[^\]\n]{1,300}\]\]",
+    re.MULTILINE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MarkdownSpot:
+    """The text between `![` and `]`; `label` is that of `![label]` and `![label][]`."""
+
+    start: int
+    end: int
+    image_end: int
+    label: str | None
+    mark: str
+
+    def edits(self, text: str, alt: str, *, is_draft: bool, language: str) -> list[Edit]:
+        """See Spot; Markdown cannot say a language."""
+        written = _SPECIAL.sub(r"\\\g<0>", " ".join(alt.split()))
+        edit = Edit(self.start, self.end, written)
+        if self.label is not None:
+            # An empty text would make the label the text again.
+            edit = Edit(self.start, self.image_end, f"{written}][{self.label}]")
+        mark = DRAFT_MARK if is_draft else "" if written else DECORATIVE_MARK
+        return [edit, Edit(self.image_end, self.image_end + len(self.mark), mark)]
+
+
+def read(text: str) -> Document:
+    """Read a page of Markdown.
+
+    Raises:
+        IdefiqError: It is not UTF-8.
+    """
+    try:
+        events = events_with_range(text, options=_OPTIONS)
+    except UnicodeEncodeError as error:
+        raise IdefiqError("it is not UTF-8") from error
+    reader = _Reader(text)
+    for event, span in events:
+        reader.take(event, reader.at[span["start"]], reader.at[span["end"]])
+    root = html_tree(_harmless(text, reader.html))
+    in_html, remarks = in_tags(root)
+    title, language = _front_matter(reader.front_matter)
+    page = Page.of(reader.root, title=title, language=language)
+    shortcodes = [
+        Remark(
+            found.start(), found[0].strip(), "it is for the site's generator: write its text there"
+        )
+        for found in _SHORTCODE.finditer(text)
+    ]
+    places = sorted([*reader.places, *in_html], key=lambda place: place.offset)
+    return Document(page, places, [*remarks, *shortcodes])
+
+
+class _Reader:
+    """Makes a tree of events, and places of the images among them."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        #: From a position in UTF-8 to one in the text.
+        self.at: Sequence[int] = range(len(text) + 1)
+        if not text.isascii():
+            widths = (len(letter.encode()) for letter in text)
+            self.at = [n for n, width in enumerate(widths) for _ in range(width)] + [len(text)]
+        self.root = Element("body", {}, 0)
+        self._open = [self.root]
+        self.html: list[tuple[int, int]] = []
+        self.places: list[Place] = []
+        self.front_matter = ""
+        self._in_front_matter = False
+        #: Of the image that is read: its element, type, label, and where what is in it ends.
+        self._image: tuple[Element, str, str] | None = None
+        self._inner_end = 0
+
+    def take(self, event: Any, start: int, end: int) -> None:
+        """One event."""
+        if isinstance(event, str):
+            if event in ("SoftBreak", "HardBreak"):
+                self._say(" ", end)
+            return
+        [(what, told)] = event.items()
+        if what == "Start":
+            self._start(told, start)
+        elif what == "End":
+            self._end(told, end)
+        elif what in ("Html", "InlineHtml"):
+            self.html.append((start, end))
+            self._inner_end = end
+        elif what in ("Text", "Code"):
+            self._say(str(told), end)
+
+    def _say(self, text: str, end: int) -> None:
+        if self._in_front_matter:
+            self.front_matter += text
+        elif self._image:
+            element = self._image[0]
+            element.attributes["alt"] += text
+            self._inner_end = end
+        else:
+            self._open[-1].add(text)
+
+    def _start(self, told: Any, start: int) -> None:
+        name, detail = next(iter(told.items())) if isinstance(told, dict) else (told, {})
+        self._in_front_matter = self._in_front_matter or name == "MetadataBlock"
+        if self._image:
+            return
+        element = _element(name, detail, start)
+        self._open[-1].add(element)
+        self._open.append(element)
+        if name == "Image":
+            self._image = (element, detail["link_type"], detail["id"])
+            self._inner_end = start + 2
+
+    def _end(self, told: Any, end: int) -> None:
+        name = next(iter(told)) if isinstance(told, dict) else told
+        if name == "MetadataBlock":
+            self._in_front_matter = False
+        if self._image:
+            self._inner_end = max(self._inner_end, end if name != "Image" else 0)
+            if name != "Image":
+                return
+            self.places.append(self._place(*self._image, end))
+            self._image = None
+        self._open.pop()
+
+    def _place(self, element: Element, kind: str, label: str, end: int) -> Place:
+        start = element.offset or 0
+        if kind == "Collapsed" and self._text.startswith("[]", end):
+            end += 2  # the parser leaves them out
+        close = self._text.index("]", self._inner_end)
+        marks = (DRAFT_MARK, DECORATIVE_MARK)
+        mark = next((one for one in marks if self._text.startswith(one, end)), "")
+        names_itself = kind in ("Collapsed", "Shortcut")
+        if names_itself:  # as it is written: the parser folds its case
+            label = self._text[start + 2 : close]
+        spot = MarkdownSpot(start + 2, close, end, label if names_itself else None, mark)
+        alt = element.attributes["alt"] or ("" if mark == DECORATIVE_MARK else None)
+        return Place(element, start, element.get("src"), alt, mark == DRAFT_MARK, spot)
+
+
+def _element(name: str, detail: Mapping[str, Any], start: int) -> Element:
+    if name == "Heading":
+        return Element(HEADINGS[int(detail["level"][1]) - 1], {}, start)
+    if name == "Link":
+        return Element("a", {"href": detail["dest_url"], "title": detail["title"]}, start)
+    if name == "Image":
+        attributes = {"src": detail["dest_url"], "title": detail["title"], "alt": ""}
+        return Element("img", attributes, start)
+    return Element(_NAMES.get(name, "div"), {}, start)
+
+
+def _harmless(text: str, html: Sequence[tuple[int, int]]) -> str:
+    """A text of the same length in which nothing but the HTML of a page is HTML."""
+    pieces, reached = [], 0
+    for start, end in sorted(html):
+        pieces += [re.sub("[<&]", " ", text[reached:start]), text[start:end]]
+        reached = max(reached, end)
+    return "".join([*pieces, re.sub("[<&]", " ", text[reached:])])
+
+
+def _front_matter(text: str) -> tuple[str, str]:
+    def said(name: str) -> str:
+        found = re.search(rf"^{name}\s*[:=]\s*(.+)$", text, re.MULTILINE | re.IGNORECASE)
+        return found[1].strip().strip("\"'") if found else ""
+
+    return said("title"), said("lang") or said("language")

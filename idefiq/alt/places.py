@@ -1,0 +1,190 @@
+"""Where images are in pages, and how another text alternative is written there.
+
+    page's text ─▶ a reader by its suffix ─▶ Document: title, language, places, remarks
+                               place: element, source, alt, and the edits for another
+
+A draft is marked where it is written, so that nobody takes it for a person's text:
+<img alt="…" data-alt-draft=""> in HTML, ![…](…)<!--alt-draft--> in Markdown.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from idefiq.alt.context import Page
+from idefiq.alt.tags import Edit, set_attributes
+from idefiq.alt.tree import Element
+
+DRAFT_ATTRIBUTE = "data-alt-draft"
+#: Where scripts that load images late keep the real source.
+_LAZY = ("data-src", "data-lazy-src", "data-original", "data-lazy", "data-original-src")
+_LAZY_SETS = ("data-srcset", "data-lazy-srcset")
+_STAND_IN = re.compile(r"^$|^data:|(?:blank|placeholder|spacer|loading|lazy|1x1)[^/]*$", re.I)
+#: Of several widths, the largest up to this, in pixels.
+_WIDE_ENOUGH = 1_600
+_BACKGROUND = re.compile(
+    r"background(?:-image)?\s*:[^;}]{0,500}?url\(\s*[\"']?([^)\"']{1,2000})", re.IGNORECASE
+)
+
+
+class Spot(Protocol):
+    """How a text alternative is written at one place."""
+
+    def edits(self, text: str, alt: str, *, is_draft: bool, language: str) -> list[Edit]:
+        """What to change so that the alternative is `alt`.
+
+        Args:
+            text: The page, as it was read.
+            is_draft: Mark it as nobody's.
+            language: Of the alternative, if it is not that of the page.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An image of a page.
+
+    Attributes:
+        source: Where its picture is, as the page says it; empty if it does not.
+        alt: Its text alternative; None if there is none.
+        is_draft: The alternative is a draft that was written here and that nobody has accepted.
+        spot: None where a person has to write.
+    """
+
+    element: Element
+    offset: int
+    source: str
+    alt: str | None
+    is_draft: bool
+    spot: Spot | None
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """Something that shows a picture and is reported, but not written."""
+
+    offset: int
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A page as it was read."""
+
+    page: Page
+    places: Sequence[Place]
+    remarks: Sequence[Remark]
+
+
+@dataclass(frozen=True, slots=True)
+class TagSpot:
+    """An alt attribute, there or not, of the start tag at an offset."""
+
+    offset: int
+    is_draft: bool
+
+    def edits(self, text: str, alt: str, *, is_draft: bool, language: str) -> list[Edit]:
+        """See Spot."""
+        values: dict[str, str | None] = {"alt": alt}
+        if is_draft or self.is_draft:
+            values[DRAFT_ATTRIBUTE] = "" if is_draft else None
+        if language or self.is_draft:  # what was set for the draft goes with it
+            values["lang"] = language or None
+        return [set_attributes(text, self.offset, values)]
+
+
+def in_tags(root: Element) -> tuple[list[Place], list[Remark]]:
+    """Images and remarks of a tree of HTML or XHTML."""
+    places: list[Place] = []
+    remarks: list[Remark] = []
+    for element in root.walk():
+        if element.offset is None:
+            continue
+        if _is_image(element):
+            places.append(_place(element, element.offset))
+        elif remark := _remark(element):
+            remarks.append(Remark(element.offset, *remark))
+        remarks += [
+            Remark(element.offset, f"CSS background {found}", "text cannot be put beside it")
+            for found in _backgrounds(element)
+        ]
+    return places, remarks
+
+
+def _is_image(element: Element) -> bool:
+    if element.name == "input":
+        return element.get("type").lower() == "image"
+    return element.name in ("img", "amp-img") or (
+        element.name == "area" and element.get("href") != ""
+    )
+
+
+def _place(element: Element, offset: int) -> Place:
+    is_draft = DRAFT_ATTRIBUTE in element.attributes
+    spot = TagSpot(offset, is_draft)
+    return Place(
+        element=element,
+        offset=offset,
+        source="" if element.name == "area" else source_of(element),
+        alt=element.attributes.get("alt"),
+        is_draft=is_draft,
+        spot=None if element.name == "area" else spot,
+    )
+
+
+def source_of(image: Element) -> str:
+    """Where an image's picture is, seen through scripts that load it late."""
+    said = image.get("src")
+    if not _STAND_IN.search(said):
+        return said
+    late = [image.get(name) for name in _LAZY]
+    sets = [image.get(name) for name in (*_LAZY_SETS, "srcset")]
+    if picture := image.within("picture"):
+        sources = [one for one in picture.children if isinstance(one, Element)]
+        sets += [one.get(name) for one in sources for name in ("srcset", *_LAZY_SETS)]
+    found = [*late, *map(_of_set, sets)]
+    return next((one for one in found if not _STAND_IN.search(one)), said)
+
+
+def _of_set(srcset: str) -> str:
+    """One of a srcset: the widest that is not larger than anybody needs."""
+    widths: list[tuple[float, str]] = []
+    for candidate in re.split(r",\s+|,$", srcset.strip()):
+        url, _, size = candidate.strip().partition(" ")
+        number = re.fullmatch(r"([\d.]+)[wx]", size.strip())
+        if url:
+            widths.append((float(number[1]) if number else 1.0, url))
+    if not widths:
+        return ""
+    fitting = [one for one in widths if one[0] <= _WIDE_ENOUGH]
+    return max(fitting)[1] if fitting else min(widths)[1]
+
+
+def _remark(element: Element) -> tuple[str, str] | None:
+    if element.name == "svg" and not element.within("svg"):
+        hidden = element.get("aria-hidden") == "true" or element.get("role") == "presentation"
+        if not hidden and not element.get("aria-label") and not element.find("title"):
+            return "inline SVG", "give it a <title>, or aria-hidden if it is an ornament"
+    if element.name == "object" and element.get("type").startswith("image/"):
+        return f"object {element.get('data')}", "its alternative is its content"
+    if element.name == "canvas" and not element.text():
+        return "canvas", "its alternative is its content"
+    return None
+
+
+def _backgrounds(element: Element) -> list[str]:
+    css = element.get("style")
+    if element.name == "style":
+        css = "".join(one for one in element.children if isinstance(one, str))
+    return [found.strip() for found in _BACKGROUND.findall(css) if not found.startswith("data:")]
+
+
+def backgrounds(css: str) -> list[Remark]:
+    """Backgrounds of a style sheet."""
+    return [
+        Remark(found.start(), f"CSS background {found[1].strip()}", "text cannot be put beside it")
+        for found in _BACKGROUND.finditer(css)
+        if not found[1].startswith("data:")
+    ]

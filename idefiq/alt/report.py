@@ -1,0 +1,116 @@
+"""What was found on a site, as JSON or CSV, for people and for spreadsheets."""
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from idefiq.alt.drafts import Outcome
+from idefiq.alt.site import Finding, Site, State
+from idefiq.types import IdefiqError, Review
+
+_COLUMNS = (
+    "page",
+    "line",
+    "source",
+    "role",
+    "state",
+    "problem",
+    "reason",
+    "alt",
+    "new_alt",
+    "review",
+    "long_description",
+    "language",
+    "key",
+)
+
+
+def rows(
+    site: Site, outcomes: Mapping[int, Outcome], reviews: Sequence[Review]
+) -> list[dict[str, Any]]:
+    """A row for each image."""
+    by_key = {review.custom_id: review for review in reviews}
+    return [
+        _row(finding, outcomes.get(index), by_key.get(finding.key))
+        for index, finding in enumerate(site.findings)
+    ]
+
+
+def _row(finding: Finding, outcome: Outcome | None, review: Review | None) -> dict[str, Any]:
+    asked = finding.state is State.ASK
+    return {
+        "page": finding.shown_page,
+        "line": finding.line,
+        "source": finding.place.source,
+        "role": finding.role.value,
+        "state": finding.state.value,
+        "problem": finding.problem,
+        "reason": finding.reason,
+        "alt": finding.place.alt,
+        "new_alt": outcome.alt if outcome else review.text if asked and review else None,
+        "review": review.state if asked and review else None,
+        "long_description": review.long_description if asked and review else None,
+        "language": review.language if asked and review else None,
+        "key": finding.key if asked else None,
+    }
+
+
+def counts(site: Site) -> dict[str, int]:
+    """How many images there are of each state and problem."""
+    states = Counter(finding.state.value for finding in site)
+    return {
+        "pages": site.pages,
+        "images": len(site.findings),
+        **{state.value: states[state.value] for state in State},
+        "notes": len(site.notes),
+        "unread": len(site.unread),
+    }
+
+
+def write(path: Path, site: Site, found: Sequence[Mapping[str, Any]]) -> None:
+    """Write a report, by its suffix.
+
+    Raises:
+        IdefiqError: It is neither .json nor .csv, or cannot be written.
+    """
+    if path.suffix == ".json":
+        notes = [
+            {"page": note.page, "line": note.line, "what": note.what, "reason": note.reason}
+            for note in (*site.notes, *site.unread)
+        ]
+        body = {"counts": counts(site), "images": list(found), "notes": notes}
+        text = json.dumps(body, indent=2, ensure_ascii=False) + "\n"
+    elif path.suffix == ".csv":
+        text = as_csv(_COLUMNS, found)
+    else:
+        raise IdefiqError(f"{str(path)!r}: a report ends in .json or .csv")
+    try:
+        path.write_text(text, encoding="utf-8", newline="")
+    except OSError as error:
+        raise IdefiqError(f"{str(path)!r} cannot be written: {error.strerror}") from error
+
+
+def as_csv(columns: Sequence[str], found: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV that a spreadsheet takes for text and not for formulas."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, extrasaction="ignore")
+    writer.writeheader()
+    for row in found:
+        writer.writerow({name: defused(row.get(name)) for name in columns})
+    return out.getvalue()
+
+
+def defused(value: Any) -> Any:
+    """What a spreadsheet would run as a formula, as text; `fused` is the way back."""
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r", "'"):
+        return f"'{value}"
+    return value
+
+
+def fused(value: str) -> str:
+    """A cell as it was before `defused`."""
+    return value[1:] if value.startswith("'") else value

@@ -1,0 +1,343 @@
+"""A site: every image of its pages, what it is for, and whether it needs a text.
+
+    files ─▶ page ─▶ Document ─▶ Finding for each image: role, context, picture, state
+                                    ok          a person's text, or rightly none
+                                    empty       decorative: alt="" is to be written
+                                    ask         a text is needed, and can be drafted
+                                    person      a text is needed, and nobody but a person can tell
+
+What is the same picture in the same role, leading to the same place and in the same language has
+the same key: it is described once and reviewed once.
+"""
+
+import base64
+import binascii
+import hashlib
+import re
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import cached_property
+from urllib.parse import unquote_to_bytes, urldefrag, urljoin, urlsplit
+
+from idefiq.alt import context, markdown, places
+from idefiq.alt.context import Context, Page
+from idefiq.alt.files import Files
+from idefiq.alt.markdown import MarkdownSpot
+from idefiq.alt.places import Document, Place
+from idefiq.alt.roles import Role, Sorted, sort
+from idefiq.alt.tree import html_tree, xml_tree
+from idefiq.alt.wording import is_file_name, is_placeholder
+from idefiq.types import IdefiqError
+
+_TEMPLATE = re.compile(r"\{\{|\{%|<%|\$\{|\{[A-Za-z_.]+\}")
+_CHARSET = re.compile(rb"<meta[^>]{1,200}charset\s*=\s*[\"']?\s*([\w-]+)", re.IGNORECASE)
+_XML_ENCODING = re.compile(rb"<\?xml[^>]{1,200}encoding\s*=\s*[\"']([\w-]+)", re.IGNORECASE)
+
+
+class State(StrEnum):
+    """Whether an image needs a text."""
+
+    OK = "ok"
+    EMPTY = "empty"
+    ASK = "ask"
+    PERSON = "person"
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What an image shows.
+
+    Attributes:
+        identity: The same for the same picture.
+        data: Its bytes, or None if it is somewhere on the web.
+        url: Where it is then.
+    """
+
+    identity: str
+    data: bytes | None = None
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What somebody decides for all images.
+
+    Attributes:
+        force: Ask about images that have a person's text too.
+        describe_empty: Ask about images whose alternative is empty, unless they are decorative.
+    """
+
+    force: bool = False
+    describe_empty: bool = False
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An image of a page.
+
+    Attributes:
+        page: The page's name within `files`.
+        problem: What is wrong with its alternative: missing, empty, file_name, placeholder,
+            draft; or nothing.
+        reason: Why it has its role, or why only a person can tell.
+    """
+
+    files: Files
+    page: str
+    line: int
+    place: Place
+    role: Role
+    state: State
+    problem: str
+    reason: str
+    context: Context
+    picture: Picture | None
+
+    @property
+    def shown_page(self) -> str:
+        """The page's name for people."""
+        return self.files.shown(self.page)
+
+    @cached_property
+    def key(self) -> str:
+        """What is described and reviewed once."""
+        where = self.context.destination if self.role is Role.FUNCTIONAL else ""
+        identity = self.picture.identity if self.picture else ""
+        said = "\0".join([identity, self.role, where, self.context.language])
+        return hashlib.sha256(said.encode()).hexdigest()[:24]
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Something on a page that is reported, and not written."""
+
+    page: str
+    line: int
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Text:
+    """A page as text, and how it becomes bytes again."""
+
+    text: str
+    encoding: str
+
+    @classmethod
+    def of(cls, data: bytes, name: str) -> "Text":
+        """Decode so that the same bytes can be made of it.
+
+        Raises:
+            IdefiqError: That cannot be done.
+        """
+        encoding = _encoding(data, name)
+        try:
+            text = data.decode(encoding, errors="surrogateescape")
+            if text.encode(encoding, errors="surrogateescape") == data:
+                return cls(text, encoding)
+        except (LookupError, UnicodeError) as error:
+            raise IdefiqError(f"it cannot be read as {encoding}: {error}") from error
+        raise IdefiqError(f"it is not proper {encoding}: writing it back would change it")
+
+    def bytes_of(self, text: str) -> bytes:
+        """A changed text as bytes; what the encoding does not have becomes a reference."""
+        pieces = []
+        for letter in re.split(r"([^\x00-\x7f])", text):
+            try:
+                pieces.append(letter.encode(self.encoding, errors="surrogateescape"))
+            except UnicodeEncodeError:
+                pieces.append(letter.encode(self.encoding, errors="xmlcharrefreplace"))
+        return b"".join(pieces)
+
+
+class Site:
+    """The pages that were named, read.
+
+    Args:
+        sources: Folders, EPUBs and pages of the web.
+        choices: What somebody decides for all images.
+    """
+
+    def __init__(self, sources: Sequence[Files], choices: Choices | None = None) -> None:
+        self._sources = sources
+        self._choices = choices or Choices()
+        self.findings: list[Finding] = []
+        self.notes: list[Noted] = []
+        #: Pages that could not be read, and why.
+        self.unread: list[Noted] = []
+        self.pages = 0
+        self._titles: dict[tuple[str, str], str] = {}
+        for files in sources:
+            for name in files.pages():
+                self._read(files, name)
+
+    def _read(self, files: Files, name: str) -> None:
+        shown = files.shown(name)
+        try:
+            page = Text.of(files.read(name), name)
+            document = _document(page.text, name)
+        except IdefiqError as error:
+            self.unread.append(Noted(shown, 0, "page", str(error)))
+            return
+        self.pages += not name.lower().endswith(".css")
+        lines = _Lines(page.text)
+        for place in document.places:
+            self.findings.append(self._finding(files, name, place, document.page, lines))
+        self.notes += [
+            Noted(shown, lines.of(remark.offset), remark.what, remark.reason)
+            for remark in document.remarks
+        ]
+
+    def _finding(
+        self, files: Files, name: str, place: Place, page: Page, lines: "_Lines"
+    ) -> Finding:
+        sorted_as = sort(place.element, place.source)
+        around = context.of_image(place.element, sorted_as, page)
+        if around.destination:
+            around = self._with_title(files, name, around)
+        problem = _problem(place)
+        state, reason = self._state(place, sorted_as, problem)
+        picture = None
+        if state is State.ASK:
+            try:
+                picture = _picture(files, name, place.source)
+            except IdefiqError as error:
+                state, reason = State.PERSON, str(error)
+        return Finding(
+            files,
+            name,
+            lines.of(place.offset),
+            place,
+            sorted_as.role,
+            state,
+            problem,
+            reason,
+            around,
+            picture,
+        )
+
+    def _state(self, place: Place, sorted_as: Sorted, problem: str) -> tuple[State, str]:
+        named = place.element.get("aria-label") or place.element.get("aria-labelledby")
+        if named and problem in ("missing", "empty"):
+            return State.OK, "it has a label"
+        if place.element.name == "area":
+            needs = State.PERSON if problem else State.OK
+            return needs, "a part of an image map: say where it leads"
+        if sorted_as.role is Role.DECORATIVE:
+            is_empty = problem == "empty" or _is_empty_when_made(place)
+            return (State.OK if is_empty or not problem else State.EMPTY), sorted_as.reason
+        if problem == "empty" and sorted_as.role is Role.INFORMATIVE:
+            if self._choices.describe_empty:
+                return State.ASK, sorted_as.reason
+            return State.OK, "its author says that it is decorative"
+        if problem or self._choices.force:
+            return State.ASK, sorted_as.reason
+        return State.OK, sorted_as.reason
+
+    def _with_title(self, files: Files, name: str, around: Context) -> Context:
+        """A link to a page of the site says its title: that is where it leads."""
+        url = urldefrag(around.destination)[0]
+        parts = urlsplit(url)
+        if parts.scheme or parts.netloc or not parts.path:
+            return around
+        target = urljoin(f"/{name}", parts.path).lstrip("/")
+        candidates = (target, f"{target}index.html", f"{target}/index.html", f"{target}.html")
+        title = next((t for one in candidates if (t := self._title(files, one))), "")
+        if not title:
+            return around
+        return replace(around, destination=f"{title} ({around.destination})")
+
+    def _title(self, files: Files, name: str) -> str:
+        key = (files.name, name)
+        if key not in self._titles and name.lower().endswith((".html", ".htm", ".xhtml", ".md")):
+            try:
+                text = Text.of(files.read(name), name).text
+                self._titles[key] = _document(text, name).page.title
+            except IdefiqError:
+                self._titles[key] = ""
+        return self._titles.get(key, "")
+
+    def __iter__(self) -> Iterator[Finding]:
+        return iter(self.findings)
+
+    @property
+    def open(self) -> list[Finding]:
+        """Images that need something."""
+        return [finding for finding in self.findings if finding.state is not State.OK]
+
+
+def _document(text: str, name: str) -> Document:
+    suffix = name.lower().rpartition(".")[2]
+    if suffix in ("md", "markdown"):
+        return markdown.read(text)
+    if suffix == "css":
+        return Document(Page("", "", ()), (), places.backgrounds(text))
+    is_xml = suffix == "xhtml" or text.lstrip("\ufeff \r\n").startswith("<?xml")
+    root = xml_tree(text) if is_xml else html_tree(text)
+    found, remarks = places.in_tags(root)
+    return Document(Page.of(root), found, remarks)
+
+
+def _is_empty_when_made(place: Place) -> bool:
+    """A page made of Markdown without a text has an empty alternative."""
+    return place.alt is None and isinstance(place.spot, MarkdownSpot)
+
+
+def _problem(place: Place) -> str:
+    if place.is_draft:
+        return "draft"
+    if place.alt is None:
+        return "missing"
+    if not place.alt.strip():
+        return "empty"
+    if is_file_name(place.alt):
+        return "file_name"
+    return "placeholder" if is_placeholder(place.alt) else ""
+
+
+def _picture(files: Files, page: str, source: str) -> Picture:
+    if not source:
+        raise IdefiqError("it names no picture")
+    if _TEMPLATE.search(source):
+        raise IdefiqError(f"{source} is made by a template: write its text there")
+    found = _inline(source) if source.startswith("data:") else files.picture(page, source)
+    if isinstance(found, str):
+        return Picture(identity=found, url=found)
+    return Picture(identity=hashlib.sha256(found).hexdigest(), data=found)
+
+
+def _inline(source: str) -> bytes:
+    """The bytes of a data: URL."""
+    head, _, body = source.partition(",")
+    if not head.startswith("data:image/"):
+        raise IdefiqError("what is written into the page is no image")
+    data = unquote_to_bytes(body)
+    try:
+        return base64.b64decode(data) if head.endswith(";base64") else data
+    except binascii.Error as error:
+        raise IdefiqError("the image that is written into the page is broken") from error
+
+
+def _encoding(data: bytes, name: str) -> str:
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    told = None
+    if name.lower().endswith((".html", ".htm", ".xhtml")) or "://" in name:
+        told = _XML_ENCODING.match(data) or _CHARSET.search(data[:4_096])
+    encoding = told[1].decode().lower() if told else "utf-8"
+    # As browsers have it.
+    return "cp1252" if encoding in ("iso-8859-1", "latin-1", "ascii", "us-ascii") else encoding
+
+
+class _Lines:
+    """Line numbers of positions."""
+
+    def __init__(self, text: str) -> None:
+        self._ends = [found.start() for found in re.finditer("\n", text)]
+
+    def of(self, offset: int) -> int:
+        """The line of a position, from 1."""
+        return bisect_left(self._ends, offset) + 1

@@ -1,0 +1,85 @@
+"""Changing an attribute of one start tag, and nothing else of a page.
+
+<img src=a.png alt = 'old'>        attributes as the HTML standard reads them
+                    ▔▔▔▔▔          an Edit replaces a range; everything around it stays
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+_TAG = re.compile(r"<[A-Za-z][^\s/>]*")
+_ATTRIBUTE = re.compile(
+    r"""[\s/]+(?P<name>[^\s/>][^\s/>=]*)(?P<equals>\s*=\s*(?P<value>"[^"]*"|'[^']*'|[^\s"'>][^\s>]*)?)?"""
+)
+_ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Edit:
+    """A range of a text, and what comes in its place."""
+
+    start: int
+    end: int
+    text: str
+
+
+def apply(text: str, edits: Sequence[Edit]) -> str:
+    """Make edits that do not overlap.
+
+    Raises:
+        ValueError: Two of them overlap.
+    """
+    pieces, reached = [], 0
+    for edit in sorted(edits):
+        if edit.start < reached:
+            raise ValueError(f"edits overlap at {edit.start}")
+        pieces += [text[reached : edit.start], edit.text]
+        reached = edit.end
+    return "".join([*pieces, text[reached:]])
+
+
+def set_attributes(text: str, offset: int, values: Mapping[str, str | None]) -> Edit:
+    """Give the start tag at `offset` attributes, other values of them, or None to take them away.
+
+    Raises:
+        ValueError: There is no start tag.
+    """
+    _, end = _attributes(text, offset)
+    tag = text[offset:end]
+    for name, value in values.items():
+        tag = apply(tag, [_set(tag, name, value)])
+    return Edit(offset, end, tag)
+
+
+def _set(tag: str, name: str, value: str | None) -> Edit:
+    found, end = _attributes(tag, 0)
+    if name not in found:
+        return Edit(end, end, "" if value is None else f' {name}="{_escaped(value, chr(34))}"')
+    match = found[name]
+    if value is None:
+        return Edit(*match.span(), "")
+    if match["value"] is not None:
+        quote = match["value"][0] if match["value"][0] in "\"'" else '"'
+        return Edit(*match.span("value"), f"{quote}{_escaped(value, quote)}{quote}")
+    start, stop = match.span("equals") if match["equals"] else (match.end(), match.end())
+    return Edit(start, stop, f'="{_escaped(value, chr(34))}"')
+
+
+def _attributes(text: str, offset: int) -> tuple[dict[str, "re.Match[str]"], int]:
+    """The attributes of a start tag by their names, and the end of the last one."""
+    tag = _TAG.match(text, offset)
+    if tag is None:
+        raise ValueError(f"there is no start tag at {offset}")
+    found: dict[str, re.Match[str]] = {}
+    end = tag.end()
+    while attribute := _ATTRIBUTE.match(text, end):
+        found.setdefault(attribute["name"].lower(), attribute)  # the first one counts
+        end = attribute.end()
+    return found, end
+
+
+def _escaped(value: str, quote: str) -> str:
+    return "".join(
+        _ESCAPES[letter] if letter in "&<>" or letter == quote else letter for letter in value
+    )

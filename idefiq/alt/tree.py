@@ -1,0 +1,148 @@
+"""A page's elements, with the place of each start tag in the page's own text.
+
+    text ─▶ as a browser reads HTML (justhtml), or as XML (expat) ─▶ Element
+
+Both give the same tree, so that whatever looks at images knows nothing of the two languages.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from xml.parsers import expat
+
+from justhtml import JustHTML
+
+from idefiq.types import IdefiqError
+
+#: Elements whose text nobody reads.
+SILENT = frozenset({"script", "style", "template", "noscript", "title", "head", "svg"})
+
+
+@dataclass(eq=False, slots=True)
+class Element:
+    """An element of a page.
+
+    Attributes:
+        name: In lower case, without a prefix.
+        attributes: As the parser reads them; names in lower case.
+        offset: Where its start tag begins in the text; None if the text has none for it.
+    """
+
+    name: str
+    attributes: dict[str, str]
+    offset: int | None = None
+    parent: "Element | None" = None
+    children: "list[Element | str]" = field(default_factory=list)
+
+    def get(self, name: str) -> str:
+        """An attribute without the white space around it; empty if it is not there."""
+        return self.attributes.get(name, "").strip()
+
+    def add(self, child: "Element | str") -> None:
+        """Append a child."""
+        if isinstance(child, Element):
+            child.parent = self
+        self.children.append(child)
+
+    def ancestors(self) -> "Iterator[Element]":
+        """Its parent, that one's parent, and so on."""
+        above = self.parent
+        while above is not None:
+            yield above
+            above = above.parent
+
+    def within(self, *names: str) -> "Element | None":
+        """The nearest ancestor with one of these names."""
+        return next((above for above in self.ancestors() if above.name in names), None)
+
+    def walk(self) -> "Iterator[Element]":
+        """Itself and all below, in the order of the page."""
+        waiting: list[Element] = [self]
+        while waiting:
+            element = waiting.pop()
+            yield element
+            waiting += [one for one in reversed(element.children) if isinstance(one, Element)]
+
+    def find(self, name: str) -> "Element | None":
+        """The first below with this name."""
+        return next((one for one in self.walk() if one.name == name and one is not self), None)
+
+    def text(self, *, without: "Sequence[Element]" = ()) -> str:
+        """The text in it that is read, white space made one; some elements left out."""
+        pieces: list[str] = []
+        waiting: list[Element | str] = [self]
+        while waiting:
+            node = waiting.pop()
+            if isinstance(node, str):
+                pieces.append(node)
+            elif node not in without and (node is self or node.name not in SILENT):
+                pieces.append(" " if node.name in ("br", "p", "li", "td", "div") else "")
+                waiting += reversed(node.children)
+        return " ".join("".join(pieces).split())
+
+
+def html_tree(text: str) -> Element:
+    """Read HTML as a browser without scripts does; nothing in it is an error."""
+    # Positions must be those of the text as it is: a parser would make one character of CRLF.
+    shadow = text.replace("\r", " ").replace("\0", " ")
+    document = JustHTML(shadow, track_node_locations=True, sanitize=False, scripting_enabled=False)
+    root = Element("", {})
+    waiting: list[tuple[Any, Element]] = [(document.root, root)]
+    while waiting:
+        node, element = waiting.pop()
+        content = getattr(node, "template_content", None)
+        for child in [*(node.children or ()), *((content.children or ()) if content else ())]:
+            if child.name == "#text":
+                element.add(str(child.data))
+            elif child.name[0] not in "#!":
+                made = _element(child)
+                element.add(made)
+                waiting.append((child, made))
+    return root
+
+
+def _element(node: Any) -> Element:
+    attributes = {name.lower(): value or "" for name, value in (node.attrs or {}).items()}
+    return Element(node.name.lower(), attributes, node.origin_offset)
+
+
+def xml_tree(text: str) -> Element:
+    """Read XHTML as XML, where every element may end itself.
+
+    Raises:
+        IdefiqError: It is not well-formed.
+    """
+    data = text.encode(errors="surrogateescape")
+    # The text is decoded already, whatever its declaration says.
+    parser = expat.ParserCreate("utf-8")
+    parser.UseForeignDTD(True)  # names such as &nbsp; are declared elsewhere
+    parser.ExternalEntityRefHandler = lambda *_: 1
+    parser.buffer_text = True
+    root = Element("", {})
+    open_now, reached = [root], [0, 0]
+
+    def offset() -> int:
+        at = parser.CurrentByteIndex
+        reached[1] += len(data[reached[0] : at].decode(errors="surrogateescape"))
+        reached[0] = at
+        return reached[1]
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        said = {_local(key): value for key, value in attributes.items()}
+        element = Element(_local(name), said, offset())
+        open_now[-1].add(element)
+        open_now.append(element)
+
+    parser.StartElementHandler = start
+    parser.EndElementHandler = lambda _: open_now.pop()
+    parser.CharacterDataHandler = lambda piece: open_now[-1].add(piece)
+    try:
+        parser.Parse(data, True)
+    except expat.ExpatError as error:
+        raise IdefiqError(f"it is not well-formed XML: {error}") from error
+    return root
+
+
+def _local(name: str) -> str:
+    prefix, colon, local = name.rpartition(":")
+    return (name if colon and prefix == "epub" else local).lower()

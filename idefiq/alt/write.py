@@ -1,0 +1,107 @@
+"""Writing texts into pages: nothing else of a page changes, in place or as a patch.
+
+outcomes ─▶ edits of each page ─▶ its text ─▶ its bytes, or the lines of a unified diff
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from idefiq.alt.drafts import Outcome
+from idefiq.alt.files import Book, Files, Web
+from idefiq.alt.site import Finding, Text
+from idefiq.alt.tags import apply
+from idefiq.types import IdefiqError
+
+
+@dataclass(frozen=True)
+class Change:
+    """A page before and after."""
+
+    files: Files
+    page: str
+    before: Text
+    after: str
+
+    @property
+    def data(self) -> bytes:
+        """The page as it is to be."""
+        return self.before.bytes_of(self.after)
+
+
+def changes(findings: Sequence[Finding], outcomes: Mapping[int, Outcome]) -> list[Change]:
+    """The pages that change, as they are now and as they are to be.
+
+    Raises:
+        IdefiqError: A page is not any more as it was when it was read.
+    """
+    of_page: dict[tuple[int, str], list[int]] = {}
+    for index in outcomes:
+        finding = findings[index]
+        of_page.setdefault((id(finding.files), finding.page), []).append(index)
+    return [
+        change
+        for indexes in of_page.values()
+        if (change := _change([(findings[index], outcomes[index]) for index in indexes]))
+    ]
+
+
+def _change(some: Sequence[tuple[Finding, Outcome]]) -> Change | None:
+    files, page = some[0][0].files, some[0][0].page
+    before = Text.of(files.read(page), page)
+    edits = []
+    for finding, outcome in some:
+        if finding.place.spot is None:
+            continue
+        try:
+            edits += finding.place.spot.edits(
+                before.text, outcome.alt, is_draft=outcome.is_draft, language=outcome.language
+            )
+        except ValueError as error:
+            raise IdefiqError(f"{finding.shown_page} has changed meanwhile: try again") from error
+    after = apply(before.text, edits)
+    return Change(files, page, before, after) if after != before.text else None
+
+
+def write(changed: Sequence[Change]) -> None:
+    """Write pages in place.
+
+    Raises:
+        IdefiqError: Some of them cannot be written; then nothing is.
+    """
+    for change in changed:
+        if isinstance(change.files, Web):
+            change.files.write({})
+    of_files: dict[int, list[Change]] = {}
+    for change in changed:
+        of_files.setdefault(id(change.files), []).append(change)
+    for some in of_files.values():
+        some[0].files.write({change.page: change.data for change in some})
+
+
+def patch(changed: Sequence[Change]) -> bytes:
+    """The changes as a unified diff, which `git apply` and `patch -p1` take.
+
+    Raises:
+        IdefiqError: A page is packed in an EPUB, or on the web.
+    """
+    pieces: list[bytes] = []
+    for change in changed:
+        if isinstance(change.files, Book | Web):
+            raise IdefiqError(f"{change.files.name} cannot be patched: only pages in folders can")
+        pieces += _diff(change)
+    return b"".join(pieces)
+
+
+def _diff(change: Change) -> Iterator[bytes]:
+    before, after = (text.split("\n") for text in (change.before.text, change.after))
+    lines = difflib.unified_diff(
+        [f"{line}\n" for line in before[:-1]] + [before[-1]] * bool(before[-1]),
+        [f"{line}\n" for line in after[:-1]] + [after[-1]] * bool(after[-1]),
+        f"a/{change.page}",
+        f"b/{change.page}",
+    )
+    for line in lines:
+        yield change.before.bytes_of(line)
+        if not line.endswith("\n"):
+            yield b"\n\\ No newline at end of file\n"

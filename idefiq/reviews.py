@@ -1,0 +1,38 @@
+"""Calls about reviews of alternative text, as both clients send them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from idefiq.protocol import Call, Page, job_id
+from idefiq.types import Job, Review
+
+PAGE = 500
+
+
+def page(
+    job: Job | str | None, states: Sequence[str], order: str, after: str | None
+) -> Call[Page[Review]]:
+    """A page of the queue."""
+    query: dict[str, Any] = {"limit": PAGE, "order": order, "state": list(states)}
+    if job is not None:
+        query["job"] = job_id(job)
+    if after:
+        query["after"] = after
+    return Call(
+        "GET",
+        "/v1/reviews",
+        lambda body: Page([Review.of(one) for one in body["data"]], body["next"]),
+        {"params": query},
+    )
+
+
+def get(job: Job | str, index: int) -> Call[Review]:
+    """One review with its history."""
+    return Call("GET", f"/v1/jobs/{job_id(job)}/items/{index}/review", Review.of)
+
+
+def decide(job: Job | str, index: int, action: str, **said: Any) -> Call[Review]:
+    """A decision. Not sent again: the second time it would be a conflict with the first."""
+    body = {"action": action, **{name: value for name, value in said.items() if value is not None}}
+    path = f"/v1/jobs/{job_id(job)}/items/{index}/review"
+    return Call("POST", path, Review.of, {"json": body}, repeatable=False)

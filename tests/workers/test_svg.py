@@ -1,0 +1,149 @@
+"""SVG: drawn by resvg, on white, if it is whole in itself; else refused with the reason."""
+
+import base64
+import random
+import time
+
+import pytest
+
+from db.errors import ImageTooLarge, ImageUnreadable
+from db.verdicts import OK
+from tests import pictures
+from workers import images, svg
+from workers.intake.check import Checkers
+from workers.settings import IntakeSettings
+
+NAMESPACE = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+SQUARE = f'<svg {NAMESPACE} viewBox="0 0 40 20"><rect width="20" height="20" fill="red"/></svg>'
+INSIDE = base64.b64encode(pictures.plain("blue")).decode()
+
+
+def drawn(body: str, attributes: str = 'viewBox="0 0 40 20"') -> tuple[int, int]:
+    return images.decode(f"<svg {NAMESPACE} {attributes}>{body}</svg>".encode()).size
+
+
+class TestDrawing:
+    def test_it_is_drawn_on_white_with_a_long_side_of_1024_pixels(self) -> None:
+        picture = images.decode(SQUARE.encode())
+
+        assert (picture.mode, picture.size) == ("RGB", (1024, 512))
+        assert picture.getpixel((100, 100)) == (255, 0, 0)
+        assert picture.getpixel((900, 100)) == (255, 255, 255)
+
+    @pytest.mark.parametrize(
+        ("attributes", "size"),
+        [
+            ('viewBox="0 0 20 40"', (512, 1024)),
+            ('width="100mm" height="50mm"', (1024, 512)),
+            ('width="100%" height="100%" viewBox="0 0 10 10"', (1024, 1024)),
+            ('viewBox="-5,-5,10,20"', (512, 1024)),
+        ],
+    )
+    def test_its_shape_is_its_own(self, attributes: str, size: tuple[int, int]) -> None:
+        assert drawn("<rect/>", attributes) == size
+
+    @pytest.mark.parametrize(
+        "before",
+        [
+            '<?xml version="1.0" encoding="UTF-8"?>\n',
+            "<!-- made by hand -->\n\n",
+            "\ufeff",
+            '<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN" "http://www.w3.org/x.dtd">\n',
+        ],
+    )
+    def test_it_may_begin_as_svgs_do(self, before: str) -> None:
+        assert images.decode((before + SQUARE).encode()).size == (1024, 512)
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            '<defs><rect id="a" width="5" height="5"/></defs><use href="#a"/>',
+            '<linearGradient id="g"/><rect fill="url(#g)" width="5" height="5"/>',
+            f'<image href="data:image/png;base64,{INSIDE}" width="8" height="6"/>',
+            "<style>rect { fill: url( '#g' ) }</style><rect/>",
+            '<a xlink:href="#top"><text>words</text></a>',
+        ],
+    )
+    def test_it_may_refer_to_what_is_in_it(self, body: str) -> None:
+        assert drawn(body) == (1024, 512)
+
+
+class TestWhatIsRefused:
+    @pytest.mark.parametrize(
+        "body",
+        [
+            '<image href="/etc/passwd"/>',
+            '<image href="file:///etc/hostname"/>',
+            '<image xlink:href="picture.png"/>',
+            '<image href="http://127.0.0.1/x.png"/>',
+            '<use href="other.svg#a"/>',
+            '<feImage href="x.png"/>',
+            '<image href=" &#104;ttp://127.0.0.1/x.png"/>',
+            '<image href="data:image/svg+xml;base64,PHN2Zy8+"/>',
+            '<image href="data:text/html,x"/>',
+            "<style>@import 'x.css';</style>",
+            "<style>rect { fill: url(http://127.0.0.1/x) }</style>",
+            '<rect style="fill:url( &quot;x.svg#g&quot; )"/>',
+            '<rect filter="url(x.svg#f)"/>',
+        ],
+    )
+    def test_whatever_names_something_outside(self, body: str) -> None:
+        with pytest.raises(ImageUnreadable, match="outside itself"):
+            drawn(body)
+
+    def test_entities_of_its_own(self) -> None:
+        bomb = (
+            '<!DOCTYPE svg [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;">]>'
+            f"<svg {NAMESPACE}><text>&b;</text></svg>"
+        )
+
+        with pytest.raises(ImageUnreadable, match="entities"):
+            images.decode(bomb.encode())
+
+    @pytest.mark.parametrize(
+        "attributes", ['width="1" height="10000"', 'viewBox="0 0 1e9 1"', 'width="0" height="5"']
+    )
+    def test_a_shape_that_is_none(self, attributes: str) -> None:
+        with pytest.raises((ImageTooLarge, ImageUnreadable)):
+            drawn("<rect/>", attributes)
+
+    def test_more_bytes_than_can_be_drawn_in_time(self) -> None:
+        with pytest.raises(ImageTooLarge, match="bytes"):
+            drawn(" " * svg.MOST_BYTES)
+
+    @pytest.mark.parametrize("text", ["<svg", "<svg><rect></svg>", f"{SQUARE}<svg/>", "<svg/>\0"])
+    def test_what_is_broken(self, text: str) -> None:
+        with pytest.raises(ImageUnreadable):
+            images.decode(text.encode())
+
+    def test_a_web_page_with_an_svg_in_it_is_no_svg(self) -> None:
+        with pytest.raises(ImageUnreadable, match="not an image"):
+            images.decode(f"<html>{SQUARE}</html>".encode())
+
+
+def test_looking_whether_it_is_one_takes_no_longer_the_more_comments_there_are() -> None:
+    began = time.process_time()
+
+    for tail in (b"<!-- " * 3_000, b"<!----> " * 2_000, b" " * 16_000, b"<?xml " * 2_500):
+        assert not svg.is_svg(tail)
+
+    assert time.process_time() - began < 5.0  # a pattern that goes back would take hours
+
+
+def test_two_hundred_broken_ones_kill_no_child_and_each_has_a_verdict() -> None:
+    rng = random.Random(5)
+    checkers = Checkers(IntakeSettings(intake_children=1, check_seconds=20.0))
+    codes = set()
+    try:
+        for _ in range(200):
+            broken = bytearray(SQUARE.encode())
+            for _ in range(rng.randint(1, 6)):
+                at = rng.randrange(len(broken))
+                broken[at : at + rng.randint(0, 3)] = rng.randbytes(rng.randint(0, 3))
+            codes.add(checkers.check(bytes(broken)).code)
+        good = checkers.check(SQUARE.encode())
+    finally:
+        checkers.close()
+
+    assert codes <= {OK, "image_unreadable", "image_too_large"}
+    assert (good.code, good.format, good.width, good.height) == (OK, "SVG", 1024, 512)
