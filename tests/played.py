@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from db import claims, leases, sessions
+from db import claims, leases, sessions, verdicts
 from db.database import Database
 from db.errors import IdefiqError
 from db.leases import Failure, Lease, RetryPolicy
-from db.requests import image_references
+from db.requests import blob_digests, image_references
 from db.states import Stage
+from idefiq.alt.wording import lint
 from tests.db import builders
 from tests.workers import parts
 
@@ -27,6 +28,16 @@ def answer(text: str) -> dict[str, Any]:
         "completion_tokens": 2,
         "template": "chat/1",
     }
+
+
+def drafted(text: str, **alt_text: Any) -> dict[str, Any]:
+    """A draft of alternative text as workers/families/alttext.py makes it."""
+    faults = [
+        {"code": fault.code, "message": fault.message}
+        for fault in lint(text, near=[alt_text.get("caption", "")])
+    ]
+    told = {"objections": faults, "rewritten": False, "certainty": 0.5, "language": "English"}
+    return {**answer(text), "alt_text": told}
 
 
 class Played:
@@ -53,6 +64,10 @@ class Played:
             )
             brought = [(lease, image_references(lease.request)) for lease in taken]
             leases.advance(transaction, brought)
+            for lease, images in brought:
+                for digest in blob_digests(images):
+                    good = verdicts.Verdict(verdicts.OK, None, "PNG", 8, 6)
+                    verdicts.judge(transaction, lease.owner_id, digest, good)
 
     def claim(self, limit: int = 100) -> list[Lease]:
         """Upkeep, intake, and a claim of the engine."""
@@ -62,8 +77,13 @@ class Played:
 
     def complete(self, taken: list[Lease], text: str = "seen") -> None:
         """Answer what was claimed."""
+        answers = []
+        for lease in taken:
+            asked = lease.request.get("alt_text")
+            said = answer(text) if asked is None else drafted(text, **asked)
+            answers.append((lease, said))
         with self._record.transaction() as transaction:
-            leases.complete(transaction, [(lease, answer(text)) for lease in taken])
+            leases.complete(transaction, answers)
 
     def fail(self, taken: list[Lease], error: IdefiqError) -> None:
         """Fail what was claimed."""

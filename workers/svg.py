@@ -64,6 +64,7 @@ def rasterise(data: bytes) -> bytes:
         drawn = resvg_py.svg_to_bytes(
             svg_string=text,
             background="#ffffff",
+            dpi=96,  # without it a millimetre is nothing
             width=LONG_SIDE if is_wide else None,
             height=None if is_wide else LONG_SIDE,
         )

@@ -171,4 +171,5 @@ def _outcome(finding: Finding, review: Review, *, with_drafts: bool) -> Outcome 
     tag = language_tag(review.language or "")
     own = finding.context.language.split("-")[0].lower()
     differs = bool(tag) and bool(own) and tag != own
-    return Outcome(review.text, review.state == "unreviewed", tag if differs else "")
+    text = " ".join(review.text.split())
+    return Outcome(text, review.state == "unreviewed", tag if differs else "")

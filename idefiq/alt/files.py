@@ -233,8 +233,8 @@ def named(word: str, roots: Sequence[Path] = ()) -> Files:
 
 
 def _path(source: str) -> str:
-    """The path of a source without query and fragment."""
-    return unquote(urlsplit(source).path)
+    """The path of a source without query and fragment; browsers take backslashes too."""
+    return unquote(urlsplit(source.replace("\\", "/")).path)
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -16,7 +16,7 @@ from pyromark import Options, events_with_range
 
 from idefiq.alt.context import HEADINGS, Page
 from idefiq.alt.places import Document, Place, Remark, in_tags
-from idefiq.alt.tags import Edit
+from idefiq.alt.tags import Edit, end_of_tag
 from idefiq.alt.tree import Element, html_tree
 from idefiq.types import IdefiqError
 
@@ -34,6 +34,8 @@ _OPTIONS = (
     | Options.ENABLE_PLUSES_DELIMITED_METADATA_BLOCKS
 )
 _SPECIAL = re.compile(r"[\\`*_\[\]<>&~$|]")
+#: Binds as tightly as a tag, or more so: code, and the cells of a table.
+_BINDS = "`|"
 _NAMES = {"Paragraph": "p", "Item": "li", "TableCell": "td", "BlockQuote": "blockquote"}
 _SHORTCODE = re.compile(
     r"\{\{[<%]\s*(?:figure|image|img)\b[^}]{0,500}\}\}|^:{3,}\{(?:figure|image)\}[^\n]*"
@@ -76,17 +78,21 @@ def read(text: str) -> Document:
     reader = _Reader(text)
     for event, span in events:
         reader.take(event, reader.at[span["start"]], reader.at[span["end"]])
-    root = html_tree(_harmless(text, reader.html))
-    in_html, remarks = in_tags(root)
+    html = _merged(reader.html)
+    in_html, remarks = in_tags(html_tree(_harmless(text, html)), escaped=_BINDS)
+    # A tag that is cut off by the end of its block is not a tag any more.
+    in_html = [place for place in in_html if _is_within(text, place.offset, html)]
     title, language = _front_matter(reader.front_matter)
     page = Page.of(reader.root, title=title, language=language)
+    places = sorted([*reader.places, *in_html], key=lambda place: place.offset)
+    seen = {place.offset for place in places}
     shortcodes = [
         Remark(
             found.start(), found[0].strip(), "it is for the site's generator: write its text there"
         )
         for found in _SHORTCODE.finditer(text)
+        if found.start() not in seen and not _is_in(found.start(), html)
     ]
-    places = sorted([*reader.places, *in_html], key=lambda place: place.offset)
     return Document(page, places, [*remarks, *shortcodes])
 
 
@@ -187,12 +193,32 @@ def _element(name: str, detail: Mapping[str, Any], start: int) -> Element:
     return Element(_NAMES.get(name, "div"), {}, start)
 
 
+def _merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Ranges that touch as one, in order."""
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def _is_in(offset: int, ranges: Sequence[tuple[int, int]]) -> bool:
+    return any(start <= offset < stop for start, stop in ranges)
+
+
+def _is_within(text: str, offset: int, ranges: Sequence[tuple[int, int]]) -> bool:
+    end = end_of_tag(text, offset)
+    return any(start <= offset and end <= stop for start, stop in ranges)
+
+
 def _harmless(text: str, html: Sequence[tuple[int, int]]) -> str:
     """A text of the same length in which nothing but the HTML of a page is HTML."""
     pieces, reached = [], 0
-    for start, end in sorted(html):
+    for start, end in html:
         pieces += [re.sub("[<&]", " ", text[reached:start]), text[start:end]]
-        reached = max(reached, end)
+        reached = end
     return "".join([*pieces, re.sub("[<&]", " ", text[reached:])])
 
 

@@ -84,6 +84,8 @@ class TagSpot:
 
     offset: int
     is_draft: bool
+    #: Characters that would mean something around the tag.
+    escaped: str = ""
 
     def edits(self, text: str, alt: str, *, is_draft: bool, language: str) -> list[Edit]:
         """See Spot."""
@@ -92,18 +94,23 @@ class TagSpot:
             values[DRAFT_ATTRIBUTE] = "" if is_draft else None
         if language or self.is_draft:  # what was set for the draft goes with it
             values["lang"] = language or None
-        return [set_attributes(text, self.offset, values)]
+        return [set_attributes(text, self.offset, values, escaped=self.escaped)]
 
 
-def in_tags(root: Element) -> tuple[list[Place], list[Remark]]:
-    """Images and remarks of a tree of HTML or XHTML."""
+def in_tags(root: Element, *, escaped: str = "") -> tuple[list[Place], list[Remark]]:
+    """Images and remarks of a tree of HTML or XHTML.
+
+    Args:
+        root: The tree.
+        escaped: Characters that mean something where the tags are, and not in HTML.
+    """
     places: list[Place] = []
     remarks: list[Remark] = []
     for element in root.walk():
         if element.offset is None:
             continue
         if _is_image(element):
-            places.append(_place(element, element.offset))
+            places.append(_place(element, element.offset, escaped))
         elif remark := _remark(element):
             remarks.append(Remark(element.offset, *remark))
         remarks += [
@@ -121,9 +128,9 @@ def _is_image(element: Element) -> bool:
     )
 
 
-def _place(element: Element, offset: int) -> Place:
+def _place(element: Element, offset: int, escaped: str) -> Place:
     is_draft = DRAFT_ATTRIBUTE in element.attributes
-    spot = TagSpot(offset, is_draft)
+    spot = TagSpot(offset, is_draft, escaped)
     return Place(
         element=element,
         offset=offset,

@@ -293,17 +293,20 @@ def _problem(place: Place) -> str:
         return "missing"
     if not place.alt.strip():
         return "empty"
-    if is_file_name(place.alt):
-        return "file_name"
-    return "placeholder" if is_placeholder(place.alt) else ""
+    if is_placeholder(place.alt):
+        return "placeholder"
+    return "file_name" if is_file_name(place.alt) else ""
 
 
 def _picture(files: Files, page: str, source: str) -> Picture:
     if not source:
         raise IdefiqError("it names no picture")
-    if _TEMPLATE.search(source):
+    if source.startswith("data:"):
+        found: bytes | str = _inline(source)
+    elif _TEMPLATE.search(source):
         raise IdefiqError(f"{source} is made by a template: write its text there")
-    found = _inline(source) if source.startswith("data:") else files.picture(page, source)
+    else:
+        found = files.picture(page, source)
     if isinstance(found, str):
         return Picture(identity=found, url=found)
     return Picture(identity=hashlib.sha256(found).hexdigest(), data=found)
@@ -316,7 +319,8 @@ def _inline(source: str) -> bytes:
         raise IdefiqError("what is written into the page is no image")
     data = unquote_to_bytes(body)
     try:
-        return base64.b64decode(data) if head.endswith(";base64") else data
+        is_base64 = head.endswith(";base64")
+        return base64.b64decode(b"".join(data.split()), validate=True) if is_base64 else data
     except binascii.Error as error:
         raise IdefiqError("the image that is written into the page is broken") from error
 

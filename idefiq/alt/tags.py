@@ -39,8 +39,16 @@ def apply(text: str, edits: Sequence[Edit]) -> str:
     return "".join([*pieces, text[reached:]])
 
 
-def set_attributes(text: str, offset: int, values: Mapping[str, str | None]) -> Edit:
+def set_attributes(
+    text: str, offset: int, values: Mapping[str, str | None], *, escaped: str = ""
+) -> Edit:
     """Give the start tag at `offset` attributes, other values of them, or None to take them away.
+
+    Args:
+        text: The page.
+        offset: Where the tag begins.
+        values: By the names of the attributes.
+        escaped: Characters that are written as references, besides those of HTML itself.
 
     Raises:
         ValueError: There is no start tag.
@@ -48,38 +56,57 @@ def set_attributes(text: str, offset: int, values: Mapping[str, str | None]) -> 
     _, end = _attributes(text, offset)
     tag = text[offset:end]
     for name, value in values.items():
-        tag = apply(tag, [_set(tag, name, value)])
+        tag = apply(tag, [_set(tag, name, value, escaped)])
     return Edit(offset, end, tag)
 
 
-def _set(tag: str, name: str, value: str | None) -> Edit:
+def _set(tag: str, name: str, value: str | None, escaped: str) -> Edit:
     found, end = _attributes(tag, 0)
     if name not in found:
-        return Edit(end, end, "" if value is None else f' {name}="{_escaped(value, chr(34))}"')
+        if tag[:end].rstrip().endswith("="):
+            end = _name_end(tag, 0)  # at the end it would be a value
+        return Edit(end, end, "" if value is None else f" {name}={_quoted(value, escaped)}")
     match = found[name]
     if value is None:
         return Edit(*match.span(), "")
     if match["value"] is not None:
-        quote = match["value"][0] if match["value"][0] in "\"'" else '"'
-        return Edit(*match.span("value"), f"{quote}{_escaped(value, quote)}{quote}")
+        quote = "'" if match["value"].startswith("'") else '"'
+        return Edit(*match.span("value"), _quoted(value, escaped, quote))
     start, stop = match.span("equals") if match["equals"] else (match.end(), match.end())
-    return Edit(start, stop, f'="{_escaped(value, chr(34))}"')
+    return Edit(start, stop, f"={_quoted(value, escaped)}")
+
+
+def end_of_tag(text: str, offset: int) -> int:
+    """Where the start tag at an offset ends, its bracket included; the text's end if it does not.
+
+    Raises:
+        ValueError: There is no start tag.
+    """
+    _, end = _attributes(text, offset)
+    closed = text.find(">", end)
+    return closed + 1 if closed >= 0 else len(text)
+
+
+def _name_end(text: str, offset: int) -> int:
+    tag = _TAG.match(text, offset)
+    if tag is None:
+        raise ValueError(f"there is no start tag at {offset}")
+    return tag.end()
 
 
 def _attributes(text: str, offset: int) -> tuple[dict[str, "re.Match[str]"], int]:
     """The attributes of a start tag by their names, and the end of the last one."""
-    tag = _TAG.match(text, offset)
-    if tag is None:
-        raise ValueError(f"there is no start tag at {offset}")
     found: dict[str, re.Match[str]] = {}
-    end = tag.end()
+    end = _name_end(text, offset)
     while attribute := _ATTRIBUTE.match(text, end):
         found.setdefault(attribute["name"].lower(), attribute)  # the first one counts
         end = attribute.end()
     return found, end
 
 
-def _escaped(value: str, quote: str) -> str:
-    return "".join(
-        _ESCAPES[letter] if letter in "&<>" or letter == quote else letter for letter in value
+def _quoted(value: str, escaped: str, quote: str = '"') -> str:
+    also = f"&<>{quote}{escaped}"
+    written = (
+        _ESCAPES.get(letter, f"&#{ord(letter)};") if letter in also else letter for letter in value
     )
+    return f"{quote}{''.join(written)}{quote}"

@@ -67,6 +67,10 @@ class Element:
         """The first below with this name."""
         return next((one for one in self.walk() if one.name == name and one is not self), None)
 
+    def is_silent(self) -> bool:
+        """Whether nobody reads its text, or it is the sign of a heading's own link."""
+        return self.name in SILENT or "headerlink" in self.get("class")
+
     def text(self, *, without: "Sequence[Element]" = ()) -> str:
         """The text in it that is read, white space made one; some elements left out."""
         pieces: list[str] = []
@@ -75,7 +79,7 @@ class Element:
             node = waiting.pop()
             if isinstance(node, str):
                 pieces.append(node)
-            elif node not in without and (node is self or node.name not in SILENT):
+            elif node is self or not (node in without or node.is_silent()):
                 pieces.append(" " if node.name in ("br", "p", "li", "td", "div") else "")
                 waiting += reversed(node.children)
         return " ".join("".join(pieces).split())

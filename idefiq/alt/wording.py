@@ -47,7 +47,7 @@ _REFUSAL = re.compile(
     r"|as\s+an\s+ai\b|i'?m\s+sorry|unable\s+to\s+(?:see|view|describe))",
     re.IGNORECASE,
 )
-_SENTENCE_END = re.compile(r"[.!?…。！？](?=[\"'”’)]*(?:\s|$))")
+_SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)]*(?=\s|$)")
 _QUOTES = {'"': '"', "“": "”", "'": "'", "„": "“", "«": "»", "`": "`"}
 
 
@@ -89,13 +89,13 @@ def lint(
     """
     if not text.strip():
         return [Objection("blank", "say what matters, or mark the image as decorative")]
-    if is_file_name(text):
-        return [
-            Objection("file_name", f"{_short(text)!r} is the name of a file: say what it shows")
-        ]
     if is_placeholder(text):
         return [
             Objection("placeholder", f"{_short(text)!r} says nothing: say what the image shows")
+        ]
+    if is_file_name(text):
+        return [
+            Objection("file_name", f"{_short(text)!r} is the name of a file: say what it shows")
         ]
     found = [objection for rule in _RULES if (objection := rule(text))]
     if any(_alike(text, other) for other in near):

@@ -54,7 +54,8 @@ def test_the_queue_shows_what_a_person_needs_to_judge_a_draft(
 
 def test_the_queue_is_read_page_by_page_in_either_order(http: httpx2.Client, job_id: str) -> None:
     for order in ("page", "doubt"):
-        seen, after = [], {}
+        seen: list[str] = []
+        after: dict[str, str] = {}
         while True:
             page = http.get("/v1/reviews", params={"limit": 2, "order": order, **after}).json()
             seen += [one["page"] for one in page["data"]]

@@ -63,7 +63,7 @@ def _run(example: Example, kept: dict[str, str], folder: Path) -> tuple[int, str
     done = subprocess.run(
         ["bash", "-c", measured], cwd=folder, capture_output=True, text=True, timeout=60
     )
-    return int(done.stdout), (folder / "answer").read_text()
+    return int(done.stdout), (folder / "answer").read_text(errors="replace")
 
 
 def _value(answer: object, path: str) -> str:
