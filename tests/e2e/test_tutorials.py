@@ -76,6 +76,27 @@ class Reader:
         )
 
 
+def test_a_site_without_texts_gets_them_reviewed_and_passes_its_check(
+    embedded: Env, start: Start, tmp_path: Path
+) -> None:
+    folder = tmp_path / "reader"
+    folder.mkdir()
+
+    with start("demo", embedded) as (stack, client):
+        printed = Reader("site.md", folder, stack.url).read()
+        reviews = list(client.reviews())
+
+    assert "5 images on 2 pages: 1 are fine, 3 need a text, 1 are decorative" in printed
+    assert "3 decided, 0 left" in printed
+    assert "5 images on 2 pages: 5 are fine" in printed
+    assert sorted(one.state for one in reviews) == ["accepted", "decorative", "edited"]
+    assert {one.reviewer for one in reviews} == {"Ada"}
+    page = (folder / "site" / "index.html").read_text()
+    assert page.count("alt=") == 4
+    assert 'alt="Meet the shapes"' in page
+    assert "data-alt-draft" not in page
+
+
 def _wait_for(client: Client, answers: int) -> None:
     servers.wait_until(
         lambda: sum(job.counts.finished for job in client.jobs()) >= answers,

@@ -20,7 +20,7 @@ def command(http_sqlite: httpx2.Client, monkeypatch: pytest.MonkeyPatch) -> Comm
     """Run `idefiq` with some words."""
     monkeypatch.setenv("IDEFIQ_URL", str(http_sqlite.base_url))
     runner = CliRunner()
-    return lambda *words: runner.invoke(app, [str(word) for word in words])
+    return lambda *words, **said: runner.invoke(app, [str(word) for word in words], **said)
 
 
 @pytest.fixture
