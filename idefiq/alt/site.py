@@ -14,7 +14,6 @@ import base64
 import binascii
 import hashlib
 import re
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -27,13 +26,12 @@ from idefiq.alt.files import Files
 from idefiq.alt.markdown import MarkdownSpot
 from idefiq.alt.places import Document, Place
 from idefiq.alt.roles import Role, Sorted, sort
+from idefiq.alt.text import Lines, Text
 from idefiq.alt.tree import html_tree, xml_tree
 from idefiq.alt.wording import is_file_name, is_placeholder
 from idefiq.types import IdefiqError
 
 _TEMPLATE = re.compile(r"\{\{|\{%|<%|\$\{|\{[A-Za-z_.]+\}")
-_CHARSET = re.compile(rb"<meta[^>]{1,200}charset\s*=\s*[\"']?\s*([\w-]+)", re.IGNORECASE)
-_XML_ENCODING = re.compile(rb"<\?xml[^>]{1,200}encoding\s*=\s*[\"']([\w-]+)", re.IGNORECASE)
 
 
 class State(StrEnum):
@@ -119,40 +117,6 @@ class Noted:
     reason: str
 
 
-@dataclass(frozen=True)
-class Text:
-    """A page as text, and how it becomes bytes again."""
-
-    text: str
-    encoding: str
-
-    @classmethod
-    def of(cls, data: bytes, name: str) -> "Text":
-        """Decode so that the same bytes can be made of it.
-
-        Raises:
-            IdefiqError: That cannot be done.
-        """
-        encoding = _encoding(data, name)
-        try:
-            text = data.decode(encoding, errors="surrogateescape")
-            if text.encode(encoding, errors="surrogateescape") == data:
-                return cls(text, encoding)
-        except (LookupError, UnicodeError) as error:
-            raise IdefiqError(f"it cannot be read as {encoding}: {error}") from error
-        raise IdefiqError(f"it is not proper {encoding}: writing it back would change it")
-
-    def bytes_of(self, text: str) -> bytes:
-        """A changed text as bytes; what the encoding does not have becomes a reference."""
-        pieces = []
-        for letter in re.split(r"([^\x00-\x7f])", text):
-            try:
-                pieces.append(letter.encode(self.encoding, errors="surrogateescape"))
-            except UnicodeEncodeError:
-                pieces.append(letter.encode(self.encoding, errors="xmlcharrefreplace"))
-        return b"".join(pieces)
-
-
 class Site:
     """The pages that were named, read.
 
@@ -183,7 +147,7 @@ class Site:
             self.unread.append(Noted(shown, 0, "page", str(error)))
             return
         self.pages += not name.lower().endswith(".css")
-        lines = _Lines(page.text)
+        lines = Lines(page.text)
         for place in document.places:
             self.findings.append(self._finding(files, name, place, document.page, lines))
         self.notes += [
@@ -191,9 +155,7 @@ class Site:
             for remark in document.remarks
         ]
 
-    def _finding(
-        self, files: Files, name: str, place: Place, page: Page, lines: "_Lines"
-    ) -> Finding:
+    def _finding(self, files: Files, name: str, place: Place, page: Page, lines: Lines) -> Finding:
         sorted_as = sort(place.element, place.source)
         around = context.of_image(place.element, sorted_as, page)
         if around.destination:
@@ -323,25 +285,3 @@ def _inline(source: str) -> bytes:
         return base64.b64decode(b"".join(data.split()), validate=True) if is_base64 else data
     except binascii.Error as error:
         raise IdefiqError("the image that is written into the page is broken") from error
-
-
-def _encoding(data: bytes, name: str) -> str:
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "utf-16"
-    told = None
-    if name.lower().endswith((".html", ".htm", ".xhtml")) or "://" in name:
-        told = _XML_ENCODING.match(data) or _CHARSET.search(data[:4_096])
-    encoding = told[1].decode().lower() if told else "utf-8"
-    # As browsers have it.
-    return "cp1252" if encoding in ("iso-8859-1", "latin-1", "ascii", "us-ascii") else encoding
-
-
-class _Lines:
-    """Line numbers of positions."""
-
-    def __init__(self, text: str) -> None:
-        self._ends = [found.start() for found in re.finditer("\n", text)]
-
-    def of(self, offset: int) -> int:
-        """The line of a position, from 1."""
-        return bisect_left(self._ends, offset) + 1

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from idefiq.alt.drafts import Outcome
 from idefiq.alt.files import Book, Files, Web
-from idefiq.alt.site import Finding, Text
+from idefiq.alt.site import Finding
 from idefiq.alt.tags import apply
+from idefiq.alt.text import Text
 from idefiq.types import IdefiqError
 
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from idefiq.alt import files, markdown
 from idefiq.alt.drafts import Outcome
 from idefiq.alt.places import Document, Place, in_tags
-from idefiq.alt.site import Site, Text
+from idefiq.alt.site import Site
 from idefiq.alt.tags import Edit, apply, set_attributes
+from idefiq.alt.text import Text
 from idefiq.alt.tree import html_tree
 from idefiq.types import IdefiqError
 
@@ -81,9 +82,15 @@ def places_of_html(text: str) -> list[Place]:
     return [place for place in in_tags(html_tree(text))[0] if place.spot]
 
 
-def written(text: str, places: list[Place], alt: str, **said: bool | str) -> str:
-    told = {"is_draft": False, "language": "", **said}
-    edits = [edit for place in places if place.spot for edit in place.spot.edits(text, alt, **told)]
+def written(
+    text: str, places: list[Place], alt: str, *, is_draft: bool = False, language: str = ""
+) -> str:
+    edits = [
+        edit
+        for place in places
+        if place.spot
+        for edit in place.spot.edits(text, alt, is_draft=is_draft, language=language)
+    ]
     return apply(text, edits)
 
 
