@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from api.schemas import Digests, ImageOut, ImagesOut, PresignedOut, PresignIn, PresignOut
-from api.services import CurrentOwner, OwnerOfImages, Parts, Services
+from api.services import CurrentOwner, Parts, Seer, Services
 from api.streams import pieces
 from db import quotas, retention, verdicts
 from db.blobs import image_key
@@ -136,7 +136,7 @@ def presign(wanted: PresignIn, services: Parts, owner: CurrentOwner) -> PresignO
 
 
 @router.get("/{image}", response_class=StreamingResponse)
-def get(image: Reference, services: Parts, owner: OwnerOfImages) -> StreamingResponse:
+def get(image: Reference, services: Parts, owner: Seer) -> StreamingResponse:
     """The bytes of an image that was checked, for whoever judges what was said about it."""
     digest = image.removeprefix("blob:")
     with services.database.snapshot() as transaction:

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from api.schemas import After, Index, Limit, decode_cursor, encode_cursor
-from api.services import Parts, Reviewer
+from api.schemas import After, CustomId, Index, Limit, decode_cursor, encode_cursor
+from api.services import Parts, Reviewer, Seer
 from db import reviews
 from db.errors import RequestError
 from db.requests import Line, no_nul
@@ -148,11 +148,14 @@ class ReviewPage(BaseModel):
 @router.get("/v1/reviews")
 def list_reviews(  # noqa: PLR0913 - what a queue can be asked for
     services: Parts,
-    caller: Reviewer,
+    owner: Seer,
     state: Annotated[
         list[ReviewState] | None, Query(description="Only these; may be repeated", max_length=5)
     ] = None,
     job: Annotated[JobId | None, Query(description="Only of this job")] = None,
+    custom_id: Annotated[
+        list[CustomId] | None, Query(description="Only these; may be repeated", max_length=100)
+    ] = None,
     order: Annotated[
         Order, Query(description="Within each half by page, or the least certain first")
     ] = Order.PAGE,
@@ -163,10 +166,11 @@ def list_reviews(  # noqa: PLR0913 - what a queue can be asked for
     with services.database.snapshot() as transaction:
         found = reviews.page(
             transaction,
-            caller.owner.id,
+            owner.id,
             order=order,
             states=state or (),
             job_id=job,
+            custom_ids=custom_id or (),
             beyond=_position(after, order) if after else None,
             limit=limit + 1,
         )
@@ -183,7 +187,8 @@ def _position(after: str, order: Order) -> list[Any]:
     kind = str if order is Order.PAGE else float
     try:
         decided, key, item_id = json.loads(decode_cursor(after))
-        if type(decided) is int and isinstance(key, kind) and type(item_id) is int:
+        ids = type(decided) is int and type(item_id) is int
+        if ids and isinstance(key, kind) and abs(decided) < 2 and 0 <= item_id < 2**63:
             return [decided, key, item_id]
     except (ValueError, TypeError):
         pass
@@ -192,11 +197,11 @@ def _position(after: str, order: Order) -> list[Any]:
 
 @router.get("/v1/jobs/{job_id}/items/{index}/review")
 def get_review(
-    job_id: Annotated[JobId, Path()], index: Index, services: Parts, caller: Reviewer
+    job_id: Annotated[JobId, Path()], index: Index, services: Parts, owner: Seer
 ) -> ReviewWithHistory:
     """One draft, with everything that was decided about it."""
     with services.database.snapshot() as transaction:
-        review = reviews.get(transaction, caller.owner.id, job_id, index)
+        review = reviews.get(transaction, owner.id, job_id, index)
         steps = reviews.history(transaction, review)
     return _with_history(review, steps)
 

@@ -77,7 +77,7 @@ def _reviewer(caller: Annotated[Caller, Depends(_caller)]) -> Caller:
     return caller
 
 
-def _sees_images(caller: Annotated[Caller, Depends(_caller)]) -> Owner:
+def _seer(caller: Annotated[Caller, Depends(_caller)]) -> Owner:
     return caller.owner if Scope.REVIEW in caller.scopes else _with(caller, Scope.READ)
 
 
@@ -89,7 +89,7 @@ def _admin(caller: Annotated[Caller, Depends(_caller)]) -> Owner:
 CurrentOwner = Annotated[Owner, Depends(_owner)]
 #: Somebody who judges drafts.
 Reviewer = Annotated[Caller, Depends(_reviewer)]
-#: Whose images may be looked at by a key that may read, or judge what they show.
-OwnerOfImages = Annotated[Owner, Depends(_sees_images)]
+#: Whose drafts and images may be looked at, by a key that may read, or judge them.
+Seer = Annotated[Owner, Depends(_seer)]
 #: An operator.
 Admin = Annotated[Owner, Depends(_admin)]

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, update
 from db import counts, reviews
 from db.errors import IdefiqError, Poison, StorageError
 from db.requests import example_references, image_references
+from db.reviews import Draft
 from db.sql import Statement
 from db.states import ItemState, Origin
 from db.tables import jobs
@@ -163,7 +164,12 @@ def complete(transaction: Connection, answers: Sequence[tuple[Lease, dict[str, A
         for (lease, answer), number in zip(answers, numbers, strict=True)
     ]
     ours = _end(transaction, leases, _COMPLETE, records, ItemState.SUCCEEDED)
-    reviews.draft(transaction, [one for one in answers if one[0].item_id in ours])
+    drafts = [
+        Draft(lease.item_id, lease.owner_id, lease.job_id, lease.request, answer)
+        for lease, answer in answers
+        if "alt_text" in answer and lease.item_id in ours
+    ]
+    reviews.queue(transaction, drafts)
     return ours
 
 

@@ -165,8 +165,11 @@ class AltText(_Strict):
     role: Literal["informative", "functional"] | None = Field(
         None, description="functional: the image is all that a link or a button has"
     )
-    page: Passage | None = Field(
+    page: Phrase | None = Field(  # indexed: a key of Postgres has 2,704 bytes at most
         None, description="Where the image is; reviews are sorted by it, models are not told"
+    )
+    source: Passage | None = Field(
+        None, description="Which image of the page; for reviewers, models are not told"
     )
     page_title: Phrase | None = None
     heading: Phrase | None = Field(None, description="The nearest heading above")

@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, tuple_, update
 
@@ -21,9 +21,6 @@ from db.clock import now
 from db.errors import NotFound, RequestError, ReviewConflict
 from db.requests import effective
 from db.tables import items, jobs, review_steps, reviews
-
-if TYPE_CHECKING:
-    from db.leases import Lease
 
 
 class ReviewState(StrEnum):
@@ -51,6 +48,17 @@ class Order(StrEnum):
 
     PAGE = "page"
     DOUBT = "doubt"
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An item that was answered just now with alternative text; `request` is its effective one."""
+
+    item_id: int
+    owner_id: int
+    job_id: str
+    request: dict[str, Any]
+    answer: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,23 +144,22 @@ _SELECT = (
 _KEYS = {Order.PAGE: reviews.c.page, Order.DOUBT: reviews.c.certainty}
 
 
-def draft(transaction: Connection, answers: Sequence[tuple["Lease", dict[str, Any]]]) -> None:
-    """Queue those of some answers, written in this transaction, that are alternative text."""
+def queue(transaction: Connection, drafts: Sequence[Draft]) -> None:
+    """Queue drafts in the transaction that answers their items."""
     rows = [
         {
-            "item_id": lease.item_id,
-            "owner_id": lease.owner_id,
-            "job_id": lease.job_id,
-            "page": lease.request["alt_text"].get("page", ""),
-            "certainty": answer["alt_text"]["certainty"],
+            "item_id": draft.item_id,
+            "owner_id": draft.owner_id,
+            "job_id": draft.job_id,
+            "page": draft.request["alt_text"].get("page", ""),
+            "certainty": draft.answer["alt_text"]["certainty"],
             "state": ReviewState.UNREVIEWED.value,
             "decided": 0,
-            "text": answer["text"],
-            "long_description": answer["alt_text"].get("long_description"),
-            "language": answer["alt_text"].get("language"),
+            "text": draft.answer["text"],
+            "long_description": draft.answer["alt_text"].get("long_description"),
+            "language": draft.answer["alt_text"].get("language"),
         }
-        for lease, answer in answers
-        if "alt_text" in answer
+        for draft in drafts
     ]
     if rows:
         transaction.execute(insert(reviews), rows)
@@ -165,6 +172,7 @@ def page(  # noqa: PLR0913 - what a queue can be asked for
     order: Order,
     states: Collection[ReviewState],
     job_id: str | None,
+    custom_ids: Collection[str],
     beyond: Sequence[Any] | None,
     limit: int,
 ) -> list[Review]:
@@ -175,6 +183,8 @@ def page(  # noqa: PLR0913 - what a queue can be asked for
         query = query.where(reviews.c.state.in_([state.value for state in states]))
     if job_id is not None:
         query = query.where(reviews.c.job_id == job_id)
+    if custom_ids:
+        query = query.where(items.c.custom_id.in_(list(custom_ids)))
     if beyond is not None:
         query = query.where(tuple_(*key) > tuple_(*beyond))
     return [_review(row) for row in transaction.execute(query.order_by(*key).limit(limit))]
@@ -242,10 +252,10 @@ def decide(
         )
     )
     if not written.rowcount:
-        who = f"{review.reviewer} has decided" if review.reviewer else "somebody has decided"
+        who = f"{review.reviewer or 'somebody'} has decided since you looked: "
         raise ReviewConflict(
-            f"{who} since you looked: this is revision {review.revision}, you saw"
-            f" {decision.revision}; look again",
+            f"{who if review.revision > decision.revision else ''}this is revision"
+            f" {review.revision}, you saw {decision.revision}; look again",
             field="revision",
         )
     transaction.execute(
@@ -283,9 +293,15 @@ def _outcome(
                 ReviewState.EDITED,
                 decision.text,
                 decision.long_description or review.content.long_description,
-                decision.language,
+                decision.language or review.content.language,
             )
         case Action.DECORATIVE:
+            if review.request["alt_text"].get("role") == "functional":
+                raise RequestError(
+                    "it is all that a link or a button has: edit it to say where that leads,"
+                    " or what it does",
+                    field="action",
+                )
             content = Content(ReviewState.DECORATIVE, "")
         case _:
             content = _with_state(drafted, ReviewState.REJECTED)

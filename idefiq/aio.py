@@ -218,18 +218,25 @@ class AsyncClient:
         return await self._do(protocol.retry(job, codes, idempotency_key))
 
     async def reviews(
-        self, job: Job | str | None = None, *, states: Sequence[str] = (), order: str = "page"
+        self,
+        job: Job | str | None = None,
+        *,
+        states: Sequence[str] = (),
+        custom_ids: Sequence[str] = (),
+        order: str = "page",
     ) -> AsyncIterator[Review]:
         """Drafts of alternative text, those first about which nobody has decided.
 
         Args:
             job: Only of this job.
             states: Only those: unreviewed, accepted, edited, decorative, rejected.
+            custom_ids: Only of items with these, at most 100.
             order: "page", or "doubt" for the least certain first.
         """
         after: str | None = None
         while True:
-            page = await self._do(reviews.page(job, states, order, after))
+            wanted = reviews.wanted(job, states, custom_ids, order)
+            page = await self._do(reviews.page(wanted, after))
             for review in page.data:
                 yield review
             if (after := page.after) is None:

@@ -261,18 +261,25 @@ class Client:
         return self._do(protocol.retry(job, codes, idempotency_key))
 
     def reviews(
-        self, job: Job | str | None = None, *, states: Sequence[str] = (), order: str = "page"
+        self,
+        job: Job | str | None = None,
+        *,
+        states: Sequence[str] = (),
+        custom_ids: Sequence[str] = (),
+        order: str = "page",
     ) -> Iterator[Review]:
         """Drafts of alternative text, those first about which nobody has decided.
 
         Args:
             job: Only of this job.
             states: Only those: unreviewed, accepted, edited, decorative, rejected.
+            custom_ids: Only of items with these, at most 100.
             order: "page", or "doubt" for the least certain first.
         """
         after: str | None = None
         while True:
-            page = self._do(reviews.page(job, states, order, after))
+            wanted = reviews.wanted(job, states, custom_ids, order)
+            page = self._do(reviews.page(wanted, after))
             yield from page.data
             if (after := page.after) is None:
                 return

@@ -9,15 +9,18 @@ from idefiq.types import Job, Review
 PAGE = 500
 
 
-def page(
-    job: Job | str | None, states: Sequence[str], order: str, after: str | None
-) -> Call[Page[Review]]:
+def wanted(
+    job: Job | str | None, states: Sequence[str], custom_ids: Sequence[str], order: str
+) -> dict[str, Any]:
+    """Which reviews, as a query."""
+    states = [states] if isinstance(states, str) else list(states)
+    query: dict[str, Any] = {"order": order, "state": states, "custom_id": list(custom_ids)}
+    return query if job is None else {**query, "job": job_id(job)}
+
+
+def page(wanted: dict[str, Any], after: str | None) -> Call[Page[Review]]:
     """A page of the queue."""
-    query: dict[str, Any] = {"limit": PAGE, "order": order, "state": list(states)}
-    if job is not None:
-        query["job"] = job_id(job)
-    if after:
-        query["after"] = after
+    query = {**wanted, "limit": PAGE, **({"after": after} if after else {})}
     return Call(
         "GET",
         "/v1/reviews",

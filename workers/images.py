@@ -1,8 +1,5 @@
 """Image bytes to pixels: the formats that are accepted, and RGB as every family wants it.
 
-    raster formats ─▶ Pillow ─▶ RGB
-    SVG ─▶ nothing outside referred to? ─▶ resvg ─▶ PNG ─▶ the same way
-
 `open_image` only reads the header. Bytes are decoded by `decode` in an engine only after a
 disposable child of intake has survived decoding them.
 """
@@ -13,24 +10,22 @@ import pillow_heif
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from db.errors import ImageUnreadable
-from workers import svg
 
 pillow_heif.register_heif_opener()
 #: Pixels are bounded by intake, before they are decoded, with an error of its own.
 Image.MAX_IMAGE_PIXELS = None
 
-#: Nothing else, but SVG, is ever tried: most holes were in formats that nobody captions.
+#: Nothing else is ever tried: most holes of the past were in formats that nobody captions. SVGs
+#: are drawn by intake.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "HEIF")
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Read an image's header; of several frames, the first. An SVG is drawn.
+    """Read an image's header; of several frames, the first.
 
     Raises:
         ImageUnreadable: None of the accepted formats, or a broken header.
     """
-    if svg.is_svg(data):
-        data = svg.rasterise(data)
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:

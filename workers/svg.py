@@ -1,4 +1,4 @@
-"""SVG to pixels, by resvg, and only those that are whole in themselves.
+"""SVG to PNG, by resvg, in intake's children, and only those that are whole in themselves.
 
 An SVG can name files and addresses, which resvg would look for on this machine. What names
 anything but a part of itself or a raster image within it is refused, before it is drawn.
@@ -19,7 +19,9 @@ MOST_ASPECT = 100.0
 #: Drawing time grows with it.
 MOST_BYTES = 4 * 2**20
 _RASTER = re.compile(r"data:image/(?:png|jpe?g|gif|webp);", re.IGNORECASE)
-_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_NUMBER = r"[+-]?(?:[0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})(?:[eE][+-]?[0-9]{1,2})?"
+#: Pixels of a unit.
+_UNITS = {"": 1.0, "px": 1.0, "pt": 4 / 3, "pc": 16.0, "mm": 3.78, "cm": 37.8, "in": 96.0}
 _URL = re.compile(r"""url\(\s*["']?\s*(?!#|["'])([^)"']*)""", re.IGNORECASE)
 _ELEMENT = re.compile(rb"<!DOCTYPE\s+svg\b|<(?:\w{1,20}:)?svg[\s>/]", re.IGNORECASE)
 _SPACE = re.compile(rb"\s*")
@@ -75,13 +77,14 @@ def rasterise(data: bytes) -> bytes:
 
 def _size(root: Mapping[str, str]) -> tuple[float, float]:
     """Width and height by the attributes of the root: its own, or those of its view box."""
-    box = re.findall(_NUMBER, root.get("viewBox", ""))
+    box = re.findall(_NUMBER, root.get("viewBox", "")[:200])
     sides = []
     for name, index in (("width", 2), ("height", 3)):
-        said = re.fullmatch(
-            rf"\s*({_NUMBER})\s*(?:px|pt|pc|mm|cm|in|em|ex)?\s*", root.get(name, "")
-        )
-        sides.append(float(said[1]) if said else float(box[index]) if len(box) == 4 else 100.0)
+        said = re.fullmatch(rf"\s*({_NUMBER})\s*([a-z]{{0,2}})\s*", root.get(name, "")[:50])
+        if said and said[2] in _UNITS:
+            sides.append(float(said[1]) * _UNITS[said[2]])
+        else:
+            sides.append(float(box[index]) if len(box) == 4 else 100.0)
     if min(sides) <= 0:
         raise ImageUnreadable(f"an SVG of {sides[0]:g}x{sides[1]:g} is no image")
     return sides[0], sides[1]

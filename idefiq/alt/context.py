@@ -4,6 +4,8 @@ import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
 
 from idefiq.alt.roles import Role, Sorted
 from idefiq.alt.tree import Element
@@ -15,6 +17,12 @@ _BLOCKS = re.compile(
 )
 #: A passage with fewer characters says little; the one around it is taken.
 _ENOUGH = 30
+#: So many boxes around an image are looked at for a passage.
+_BOXES = 8
+#: A box around an image and its caption has no more children.
+_FEW = 30
+#: Marks an image whose text is a draft; with this value, so is its `lang`.
+DRAFT_ATTRIBUTE, DRAFT_WITH_LANGUAGE = "data-alt-draft", "lang"
 #: Most characters of a phrase, and of a passage.
 PHRASE, PASSAGE = 200, 400
 
@@ -93,7 +101,9 @@ def _caption(image: Element) -> str:
     figure = image.within("figure")
     if figure and (caption := figure.find("figcaption")):
         return caption.text()
-    for above in list(image.ancestors())[:3]:
+    for above in islice(image.ancestors(), 3):
+        if len(above.children) > _FEW:
+            break  # the page itself, and not a box around the image
         for beside in above.children:
             if isinstance(beside, Element) and "caption" in beside.get("class"):
                 return beside.text()
@@ -104,9 +114,10 @@ def _passage(image: Element) -> str:
     """The text around an image: of the smallest block that says something, not of all the page."""
     caption = image.within("figure")
     without = [image, *([one] if caption and (one := caption.find("figcaption")) else [])]
-    for above in image.ancestors():
-        if _BLOCKS.fullmatch(above.name):
-            text = above.text(without=without)
+    blocks = (above for above in image.ancestors() if _BLOCKS.fullmatch(above.name))
+    for above in islice(blocks, _BOXES):
+        if above.children:
+            text = above.text(without=without, most=4 * PASSAGE + 1)
             if len(text) >= _ENOUGH or above.name in ("body", "main", "article"):
                 return text if len(text) <= 4 * PASSAGE else _around(above, image)
     return ""
@@ -115,13 +126,19 @@ def _passage(image: Element) -> str:
 def _around(block: Element, image: Element) -> str:
     """Of a long text, what is next to the image."""
     holder = next(one for one in (image, *image.ancestors()) if one.parent is block)
-    index = block.children.index(holder)
+    index = _places(block)[holder]
     texts = [
-        beside if isinstance(beside, str) else beside.text()
+        beside if isinstance(beside, str) else beside.text(most=PASSAGE)
         for beside in block.children[max(0, index - 2) : index + 3]
         if beside is not holder
     ]
     return " ".join(" ".join(texts).split())
+
+
+@lru_cache(64)
+def _places(block: Element) -> dict[Element, int]:
+    """Where each element among a block's children is."""
+    return {one: n for n, one in enumerate(block.children) if isinstance(one, Element)}
 
 
 def _destination(control: Element) -> str:
@@ -134,7 +151,10 @@ def _destination(control: Element) -> str:
 
 
 def _language(image: Element) -> str:
-    return next((lang for above in (image, *image.ancestors()) if (lang := _lang(above))), "")
+    # One that was written with a draft is the draft's.
+    own = [] if image.get(DRAFT_ATTRIBUTE) == DRAFT_WITH_LANGUAGE else [image]
+    said = (lang for above in (*own, *image.ancestors()) if (lang := _lang(above)))
+    return next(said, "")
 
 
 def _lang(element: Element) -> str:
@@ -142,6 +162,6 @@ def _lang(element: Element) -> str:
 
 
 def _short(text: str, most: int) -> str:
-    """Cut between words."""
-    text = " ".join(text.split())
+    """Cut between words; what are no letters in the page's encoding cannot be sent."""
+    text = " ".join(text.encode(errors="replace").decode().split())
     return text if len(text) <= most else f"{text[:most].rpartition(' ')[0]} …"

@@ -11,6 +11,8 @@ import hashlib
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,9 @@ from idefiq.client import Client
 from idefiq.types import Item, Job, Review
 
 #: Most characters of where an image is.
-_PAGE = 2_000
+MOST_OF_PAGE, MOST_OF_SOURCE = 500, 2_000
+#: Keys asked about in one request.
+_KEYS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +85,35 @@ def ask(client: Client, wanted: Mapping[str, Sequence[Finding]], asking: Asking)
     if asking.long_descriptions:
         choices["long_description"] = True
     defaults["alt_text"] = choices
-    said = repr((items, defaults, asking.model))
-    return client.submit(
-        items,
-        model=asking.model,
-        defaults=defaults,
-        name=asking.name,
-        idempotency_key=f"alt-{hashlib.sha256(said.encode()).hexdigest()[:32]}",
-    )
+    said = repr((items, defaults, asking.model, asking.name))
+    key: str | None = f"alt-{hashlib.sha256(said.encode()).hexdigest()[:32]}"
+    while True:
+        job = client.submit(
+            items, model=asking.model, defaults=defaults, name=asking.name, idempotency_key=key
+        )
+        if key is None or not (job.is_final and job.counts.failed):
+            return job
+        key = None  # all of these failed before: that was long enough ago to try again
+
+
+def drafted(client: Client, keys: Iterable[str]) -> list[Review]:
+    """What was drafted before about some keys, whenever and from wherever it was asked."""
+    waiting = iter(keys)
+    found: list[Review] = []
+    while some := list(islice(waiting, _KEYS)):
+        found += client.reviews(custom_ids=some)
+    return found
+
+
+def _where(some: Sequence[Finding]) -> str:
+    """Which image of its page, and on which others it is too."""
+    first = some[0]
+    source = first.place.source
+    named = "an image within the page" if source.startswith("data:") else source
+    others = list(dict.fromkeys(one.shown_page for one in some[1:]))
+    others = [page for page in others if page != first.shown_page]
+    also = f"; also on {', '.join(others)}" if others else ""
+    return f"{named}, line {first.line}{also}"
 
 
 def _upload(client: Client, wanted: Mapping[str, Sequence[Finding]], folder: Path) -> list[str]:
@@ -99,9 +124,9 @@ def _upload(client: Client, wanted: Mapping[str, Sequence[Finding]], folder: Pat
         picture = some[0].picture
         assert picture
         references.append(picture.url)
-        if picture.data is not None and picture.identity not in paths:
+        if picture.read and picture.identity not in paths:
             paths[picture.identity] = folder / picture.identity
-            paths[picture.identity].write_bytes(picture.data)
+            paths[picture.identity].write_bytes(picture.read())
     uploaded = dict(zip(paths, client.upload(paths.values()), strict=True))
     found = []
     for some, reference in zip(wanted.values(), references, strict=True):
@@ -112,9 +137,11 @@ def _upload(client: Client, wanted: Mapping[str, Sequence[Finding]], folder: Pat
 
 def _item(key: str, some: Sequence[Finding], reference: str, asking: Asking) -> Item:
     first = some[0]
-    more = len({finding.shown_page for finding in some}) - 1
-    page = f"{first.shown_page}:{first.line}" + (f" and {more} more pages" if more else "")
-    said: Item = {"page": page[:_PAGE], "role": first.role.value}
+    said: Item = {
+        "page": first.shown_page[:MOST_OF_PAGE],
+        "source": _where(some)[:MOST_OF_SOURCE],
+        "role": first.role.value,
+    }
     if asking.with_context:
         said |= first.context.said()
     elif first.role is Role.FUNCTIONAL and first.context.destination:
@@ -125,6 +152,7 @@ def _item(key: str, some: Sequence[Finding], reference: str, asking: Asking) -> 
     return item
 
 
+@lru_cache(256)
 def language_name(tag: str) -> str:
     """The English name of a language by its tag: German for de-AT; empty if it has none."""
     try:
@@ -133,6 +161,7 @@ def language_name(tag: str) -> str:
         return ""
 
 
+@lru_cache(256)
 def language_tag(name: str) -> str:
     """The tag of a language by its English name; empty if there is none."""
     wanted = name.casefold()
@@ -148,7 +177,9 @@ def outcomes(
     Decorative images need nobody's text. Of the others, what people have accepted, edited or
     called decorative; and drafts, if they are wanted too.
     """
-    by_key = {review.custom_id: review for review in reviews}
+    # Of several about one key, a decided one counts, and of those the last.
+    ordered = sorted(reviews, key=lambda one: (one.state != "unreviewed", str(one.reviewed_at)))
+    by_key = {review.custom_id: review for review in ordered}
     found: dict[int, Outcome] = {}
     for index, finding in enumerate(findings):
         if finding.state is State.EMPTY:
@@ -171,5 +202,5 @@ def _outcome(finding: Finding, review: Review, *, with_drafts: bool) -> Outcome 
     tag = language_tag(review.language or "")
     own = finding.context.language.split("-")[0].lower()
     differs = bool(tag) and bool(own) and tag != own
-    text = " ".join(review.text.split())
+    text = "".join(letter for letter in " ".join(review.text.split()) if letter.isprintable())
     return Outcome(text, review.state == "unreviewed", tag if differs else "")

@@ -10,17 +10,19 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import urljoin
 
 import httpx2
 
+from idefiq.alt.roles import path_of
 from idefiq.types import IdefiqError
 
 PAGES = (".html", ".htm", ".xhtml", ".md", ".markdown", ".css")
 #: Folders in which nobody writes pages by hand.
 _SKIPPED = frozenset({"node_modules", "__pycache__", "venv"})
+_LONGEST_PATH = 2_000
 #: Larger ones are no pictures of pages.
 MOST_PICTURE_BYTES = 50 * 2**20
 _TIMEOUT_SECONDS = 30.0
@@ -31,6 +33,8 @@ class Files(Protocol):
 
     #: How it was named.
     name: str
+    #: Of pages that do not say theirs, as a tag; empty if nothing says so.
+    language: str
 
     def pages(self) -> Iterator[str]:
         """Names of the pages and style sheets, in order."""
@@ -70,7 +74,7 @@ class Folder:
     """
 
     def __init__(self, path: Path, roots: Sequence[Path] = ()) -> None:
-        self.name = str(path)
+        self.name, self.language = str(path), ""
         self._only = None if path.is_dir() else path.name
         self._top = path if path.is_dir() else path.parent
         self._roots = [*roots, self._top]
@@ -84,8 +88,13 @@ class Folder:
         for folder, folders, names in os.walk(self._top):
             folders[:] = sorted(n for n in folders if n[0] != "." and n not in _SKIPPED)
             for name in sorted(names):
-                if name.lower().endswith(PAGES) and name[0] != ".":
-                    yield (Path(folder) / name).relative_to(self._top).as_posix()
+                path = Path(folder) / name
+                if name.lower().endswith(PAGES) and name[0] != "." and self._is_allowed(path):
+                    yield path.relative_to(self._top).as_posix()
+
+    def _is_allowed(self, path: Path) -> bool:
+        """Whether a file is below the folders, links followed to their end."""
+        return any(path.resolve().is_relative_to(root) for root in self._allowed)
 
     def shown(self, page: str) -> str:
         """See Files."""
@@ -103,22 +112,27 @@ class Folder:
         if re.match(r"https?:|//", source, re.IGNORECASE):
             return source if source[0] != "/" else f"https:{source}"
         path = _path(source)
+        if "\0" in path or len(path) > _LONGEST_PATH:
+            raise IdefiqError("its source is no path")
         beside = [] if path.startswith("/") else [self._top / posixpath.dirname(page)]
         for folder in [*beside, *self._roots]:
-            found = Path(os.path.normpath(folder / path.lstrip("/"))).resolve()
-            if not found.is_file():
-                continue
-            if not any(found.is_relative_to(root) for root in self._allowed):
-                raise IdefiqError(f"{source} is outside {self.name}: name its folder with --root")
-            if found.stat().st_size > MOST_PICTURE_BYTES:
-                raise IdefiqError(f"{source} has more than {MOST_PICTURE_BYTES} bytes")
-            return found.read_bytes()
+            if found := _file(Path(os.path.normpath(folder / path.lstrip("/")))):
+                return self._read_picture(found, source, path)
         raise IdefiqError(f"{source} is not there")
 
+    def _read_picture(self, found: Path, source: str, path: str) -> bytes:
+        if not self._is_allowed(found):
+            raise IdefiqError(f"{source} is outside {self.name}: name its folder with --root")
+        if any(part[0] == "." for part in PurePosixPath(path).parts if part.strip("./")):
+            raise IdefiqError(f"{source} is hidden")
+        if found.stat().st_size > MOST_PICTURE_BYTES:
+            raise IdefiqError(f"{source} has more than {MOST_PICTURE_BYTES} bytes")
+        return found.read_bytes()
+
     def write(self, pages: Mapping[str, bytes]) -> None:
-        """See Files; each page is replaced at once."""
+        """See Files; each page is replaced at once, and a link to it stays."""
         for name, data in pages.items():
-            _replace(self._top / name, data)
+            _replace((self._top / name).resolve(), data)
 
 
 class Book:
@@ -132,6 +146,16 @@ class Book:
                 self._names = [info.filename for info in packed.infolist()]
         except (OSError, zipfile.BadZipFile) as error:
             raise IdefiqError(f"{path} is no EPUB: {error}") from error
+        self.language = self._language()
+
+    def _language(self) -> str:
+        package = next((name for name in self._names if name.lower().endswith(".opf")), None)
+        found = (
+            re.search(rb"<(?:\w+:)?language[^<>]*>\s*([\w-]+)", self.read(package))
+            if package
+            else None
+        )
+        return found[1].decode() if found else ""
 
     def pages(self) -> Iterator[str]:
         """See Files."""
@@ -168,6 +192,7 @@ class Book:
         os.close(handle)
         try:
             with zipfile.ZipFile(self._path) as old, zipfile.ZipFile(name, "w") as new:
+                new.comment = old.comment
                 for info in old.infolist():
                     data = pages.get(info.filename)
                     new.writestr(info, old.read(info) if data is None else data)
@@ -183,6 +208,7 @@ class Web:
 
     def __init__(self, url: str) -> None:
         self.name = self._url = url
+        self.language = ""
 
     def pages(self) -> Iterator[str]:
         """See Files."""
@@ -234,7 +260,26 @@ def named(word: str, roots: Sequence[Path] = ()) -> Files:
 
 def _path(source: str) -> str:
     """The path of a source without query and fragment; browsers take backslashes too."""
-    return unquote(urlsplit(source.replace("\\", "/")).path)
+    return path_of(source.replace("\\", "/"))
+
+
+def _file(path: Path) -> Path | None:
+    """A file, links followed to their end; None if it is none, or no name of one."""
+    try:
+        found = path.resolve()
+        return found if found.is_file() else None
+    except OSError:
+        return None
+
+
+def is_picture(data: bytes) -> bool:
+    """Whether bytes begin as an image does; nothing else is handed over."""
+    if data.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8")) or data[4:8] == b"ftyp":
+        return True
+    begin = data[:4_096].lower()
+    return (begin[:4] == b"riff" and begin[8:12] == b"webp") or (
+        begin.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") and b"<svg" in begin
+    )
 
 
 def _replace(path: Path, data: bytes) -> None:

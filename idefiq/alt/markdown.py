@@ -8,6 +8,8 @@ the label is the text.
 """
 
 import re
+import sys
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,12 +36,17 @@ _OPTIONS = (
     | Options.ENABLE_PLUSES_DELIMITED_METADATA_BLOCKS
 )
 _SPECIAL = re.compile(r"[\\`*_\[\]<>&~$|]")
+#: Of kramdown, Pandoc and MkDocs.
+_ATTRIBUTES = re.compile(r"\{:?[^{}\n]{0,500}\}")
+#: So many elements before a tag are looked at for the one that it is in.
+_NEAR = 200
 #: Binds as tightly as a tag, or more so: code, and the cells of a table.
 _BINDS = "`|"
 _NAMES = {"Paragraph": "p", "Item": "li", "TableCell": "td", "BlockQuote": "blockquote"}
 _SHORTCODE = re.compile(
     r"\{\{[<%]\s*(?:figure|image|img)\b[^}]{0,500}\}\}|^:{3,}\{(?:figure|image)\}[^\n]*"
-    r"|^`{3}\{(?:figure|image)\}[^\n]*|^\s*\.\. (?:image|figure)::[^\n]*|!\[\[[^\]\n]{1,300}\]\]",
+    r"|^`{3}\{(?:figure|image)\}[^\n]*|^[ \t]*\.\. (?:image|figure)::[^\n]*"
+    r"|!\[\[[^\]\n]{1,300}\]\]",
     re.MULTILINE,
 )
 
@@ -51,6 +58,7 @@ class MarkdownSpot:
     start: int
     end: int
     image_end: int
+    mark_at: int
     label: str | None
     mark: str
 
@@ -62,7 +70,7 @@ class MarkdownSpot:
             # An empty text would make the label the text again.
             edit = Edit(self.start, self.image_end, f"{written}][{self.label}]")
         mark = DRAFT_MARK if is_draft else "" if written else DECORATIVE_MARK
-        return [edit, Edit(self.image_end, self.image_end + len(self.mark), mark)]
+        return [edit, Edit(self.mark_at, self.mark_at + len(self.mark), mark)]
 
 
 def read(text: str) -> Document:
@@ -81,9 +89,12 @@ def read(text: str) -> Document:
     html = _merged(reader.html)
     in_html, remarks = in_tags(html_tree(_harmless(text, html)), escaped=_BINDS)
     # A tag that is cut off by the end of its block is not a tag any more.
-    in_html = [place for place in in_html if _is_within(text, place.offset, html)]
+    in_html = [
+        place for place in in_html if _is_in(place.offset, end_of_tag(text, place.offset), html)
+    ]
     title, language = _front_matter(reader.front_matter)
     page = Page.of(reader.root, title=title, language=language)
+    _put_below([place.element for place in in_html], reader.ranges)
     places = sorted([*reader.places, *in_html], key=lambda place: place.offset)
     seen = {place.offset for place in places}
     shortcodes = [
@@ -91,7 +102,7 @@ def read(text: str) -> Document:
             found.start(), found[0].strip(), "it is for the site's generator: write its text there"
         )
         for found in _SHORTCODE.finditer(text)
-        if found.start() not in seen and not _is_in(found.start(), html)
+        if found.start() not in seen and not _is_in(*found.span(), html)
     ]
     return Document(page, places, [*remarks, *shortcodes])
 
@@ -114,7 +125,10 @@ class _Reader:
         self._in_front_matter = False
         #: Of the image that is read: its element, type, label, and where what is in it ends.
         self._image: tuple[Element, str, str] | None = None
+        self._images_within = 0
         self._inner_end = 0
+        #: Where each element is in the text.
+        self.ranges: list[tuple[int, int, Element]] = []
 
     def take(self, event: Any, start: int, end: int) -> None:
         """One event."""
@@ -147,6 +161,7 @@ class _Reader:
         name, detail = next(iter(told.items())) if isinstance(told, dict) else (told, {})
         self._in_front_matter = self._in_front_matter or name == "MetadataBlock"
         if self._image:
+            self._images_within += name == "Image"
             return
         element = _element(name, detail, start)
         self._open[-1].add(element)
@@ -160,24 +175,29 @@ class _Reader:
         if name == "MetadataBlock":
             self._in_front_matter = False
         if self._image:
-            self._inner_end = max(self._inner_end, end if name != "Image" else 0)
-            if name != "Image":
+            if name != "Image" or self._images_within:
+                self._images_within -= name == "Image"
+                self._inner_end = max(self._inner_end, end)
                 return
             self.places.append(self._place(*self._image, end))
             self._image = None
-        self._open.pop()
+        element = self._open.pop()
+        self.ranges.append((element.offset or 0, end, element))
 
     def _place(self, element: Element, kind: str, label: str, end: int) -> Place:
         start = element.offset or 0
         if kind == "Collapsed" and self._text.startswith("[]", end):
             end += 2  # the parser leaves them out
         close = self._text.index("]", self._inner_end)
+        attributes = _ATTRIBUTES.match(self._text, end)
+        # A mark before them would take them from the image.
+        mark_at = attributes.end() if attributes else end
         marks = (DRAFT_MARK, DECORATIVE_MARK)
-        mark = next((one for one in marks if self._text.startswith(one, end)), "")
+        mark = next((one for one in marks if self._text.startswith(one, mark_at)), "")
         names_itself = kind in ("Collapsed", "Shortcut")
         if names_itself:  # as it is written: the parser folds its case
             label = self._text[start + 2 : close]
-        spot = MarkdownSpot(start + 2, close, end, label if names_itself else None, mark)
+        spot = MarkdownSpot(start + 2, close, end, mark_at, label if names_itself else None, mark)
         alt = element.attributes["alt"] or ("" if mark == DECORATIVE_MARK else None)
         return Place(element, start, element.get("src"), alt, mark == DRAFT_MARK, spot)
 
@@ -193,6 +213,23 @@ def _element(name: str, detail: Mapping[str, Any], start: int) -> Element:
     return Element(_NAMES.get(name, "div"), {}, start)
 
 
+def _put_below(images: Sequence[Element], ranges: list[tuple[int, int, Element]]) -> None:
+    """Let HTML stand where it does in the page's Markdown: in its link, its list, its cell."""
+    ranges.reverse()  # of two in the same place, the outer one ended later
+    ranges.sort(key=lambda one: (one[0], -one[1]))
+    starts = [start for start, _, _ in ranges]
+    tops = {}
+    for image in images:
+        top = image
+        while top.parent and top.parent.name not in ("body", "html", ""):
+            top = top.parent
+        tops[top] = image.offset or 0
+    for top, offset in tops.items():
+        before = bisect_right(starts, offset)
+        near = reversed(ranges[max(0, before - _NEAR) : before])
+        top.parent = next((element for _, end, element in near if offset < end), top.parent)
+
+
 def _merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Ranges that touch as one, in order."""
     merged: list[tuple[int, int]] = []
@@ -204,13 +241,10 @@ def _merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     return merged
 
 
-def _is_in(offset: int, ranges: Sequence[tuple[int, int]]) -> bool:
-    return any(start <= offset < stop for start, stop in ranges)
-
-
-def _is_within(text: str, offset: int, ranges: Sequence[tuple[int, int]]) -> bool:
-    end = end_of_tag(text, offset)
-    return any(start <= offset and end <= stop for start, stop in ranges)
+def _is_in(start: int, end: int, ranges: Sequence[tuple[int, int]]) -> bool:
+    """Whether one of the ranges, which are in order, holds all from start to end."""
+    before = bisect_right(ranges, (start, sys.maxsize))
+    return before > 0 and end <= ranges[before - 1][1]
 
 
 def _harmless(text: str, html: Sequence[tuple[int, int]]) -> str:

@@ -12,15 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from idefiq.alt.context import Page
+from idefiq.alt.context import DRAFT_ATTRIBUTE, DRAFT_WITH_LANGUAGE, Page
 from idefiq.alt.tags import Edit, set_attributes
 from idefiq.alt.tree import Element
 
-DRAFT_ATTRIBUTE = "data-alt-draft"
 #: Where scripts that load images late keep the real source.
 _LAZY = ("data-src", "data-lazy-src", "data-original", "data-lazy", "data-original-src")
 _LAZY_SETS = ("data-srcset", "data-lazy-srcset")
-_STAND_IN = re.compile(r"^$|^data:|(?:blank|placeholder|spacer|loading|lazy|1x1)[^/]*$", re.I)
+_STAND_IN = re.compile(r"blank|placeholder|spacer|loading|lazy|1x1", re.IGNORECASE)
 #: Of several widths, the largest up to this, in pixels.
 _WIDE_ENOUGH = 1_600
 _BACKGROUND = re.compile(
@@ -84,16 +83,19 @@ class TagSpot:
 
     offset: int
     is_draft: bool
+    #: There is a `lang` that its author wrote.
+    has_language: bool = False
     #: Characters that would mean something around the tag.
     escaped: str = ""
 
     def edits(self, text: str, alt: str, *, is_draft: bool, language: str) -> list[Edit]:
         """See Spot."""
         values: dict[str, str | None] = {"alt": alt}
+        says = language if not self.has_language else ""
         if is_draft or self.is_draft:
-            values[DRAFT_ATTRIBUTE] = "" if is_draft else None
-        if language or self.is_draft:  # what was set for the draft goes with it
-            values["lang"] = language or None
+            values[DRAFT_ATTRIBUTE] = (DRAFT_WITH_LANGUAGE if says else "") if is_draft else None
+        if says or (self.is_draft and not self.has_language):
+            values["lang"] = says or None  # what was set for a draft goes with it
         return [set_attributes(text, self.offset, values, escaped=self.escaped)]
 
 
@@ -130,7 +132,8 @@ def _is_image(element: Element) -> bool:
 
 def _place(element: Element, offset: int, escaped: str) -> Place:
     is_draft = DRAFT_ATTRIBUTE in element.attributes
-    spot = TagSpot(offset, is_draft, escaped)
+    is_ours = element.get(DRAFT_ATTRIBUTE) == DRAFT_WITH_LANGUAGE
+    spot = TagSpot(offset, is_draft, "lang" in element.attributes and not is_ours, escaped)
     return Place(
         element=element,
         offset=offset,
@@ -144,7 +147,7 @@ def _place(element: Element, offset: int, escaped: str) -> Place:
 def source_of(image: Element) -> str:
     """Where an image's picture is, seen through scripts that load it late."""
     said = image.get("src")
-    if not _STAND_IN.search(said):
+    if not _is_stand_in(said):
         return said
     late = [image.get(name) for name in _LAZY]
     sets = [image.get(name) for name in (*_LAZY_SETS, "srcset")]
@@ -152,7 +155,14 @@ def source_of(image: Element) -> str:
         sources = [one for one in picture.children if isinstance(one, Element)]
         sets += [one.get(name) for one in sources for name in ("srcset", *_LAZY_SETS)]
     found = [*late, *map(_of_set, sets)]
-    return next((one for one in found if not _STAND_IN.search(one)), said)
+    return next((one for one in found if not _is_stand_in(one)), said)
+
+
+def _is_stand_in(source: str) -> bool:
+    """Whether something else is shown later instead."""
+    if not source or source.startswith("data:"):
+        return True
+    return bool(_STAND_IN.search(source.rpartition("/")[2]))
 
 
 def _of_set(srcset: str) -> str:
@@ -160,7 +170,7 @@ def _of_set(srcset: str) -> str:
     widths: list[tuple[float, str]] = []
     for candidate in re.split(r",\s+|,$", srcset.strip()):
         url, _, size = candidate.strip().partition(" ")
-        number = re.fullmatch(r"([\d.]+)[wx]", size.strip())
+        number = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)[wx]", size.strip())
         if url:
             widths.append((float(number[1]) if number else 1.0, url))
     if not widths:

@@ -12,6 +12,8 @@ from idefiq.alt.drafts import Outcome
 from idefiq.alt.site import Finding, Site, State
 from idefiq.types import IdefiqError, Review
 
+#: What a spreadsheet takes for the beginning of a formula.
+_FORMULAS = frozenset("=+-@\t\r")
 _COLUMNS = (
     "page",
     "line",
@@ -71,11 +73,21 @@ def counts(site: Site) -> dict[str, int]:
     }
 
 
+def check(path: Path) -> None:
+    """Say early that a report cannot be written.
+
+    Raises:
+        IdefiqError: It is neither .json nor .csv.
+    """
+    if path.suffix not in (".json", ".csv"):
+        raise IdefiqError(f"{str(path)!r}: a report ends in .json or .csv")
+
+
 def write(path: Path, site: Site, found: Sequence[Mapping[str, Any]]) -> None:
     """Write a report, by its suffix.
 
     Raises:
-        IdefiqError: It is neither .json nor .csv, or cannot be written.
+        IdefiqError: It cannot be written.
     """
     if path.suffix == ".json":
         notes = [
@@ -84,12 +96,10 @@ def write(path: Path, site: Site, found: Sequence[Mapping[str, Any]]) -> None:
         ]
         body = {"counts": counts(site), "images": list(found), "notes": notes}
         text = json.dumps(body, indent=2, ensure_ascii=False) + "\n"
-    elif path.suffix == ".csv":
-        text = as_csv(_COLUMNS, found)
     else:
-        raise IdefiqError(f"{str(path)!r}: a report ends in .json or .csv")
+        text = as_csv(_COLUMNS, found)
     try:
-        path.write_text(text, encoding="utf-8", newline="")
+        path.write_text(text, encoding="utf-8", errors="replace", newline="")
     except OSError as error:
         raise IdefiqError(f"{str(path)!r} cannot be written: {error.strerror}") from error
 
@@ -106,11 +116,9 @@ def as_csv(columns: Sequence[str], found: Sequence[Mapping[str, Any]]) -> str:
 
 def defused(value: Any) -> Any:
     """What a spreadsheet would run as a formula, as text; `fused` is the way back."""
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r", "'"):
-        return f"'{value}"
-    return value
+    return f"'{value}" if isinstance(value, str) and value[:1] in _FORMULAS else value
 
 
 def fused(value: str) -> str:
     """A cell as it was before `defused`."""
-    return value[1:] if value.startswith("'") else value
+    return value[1:] if value[:1] == "'" and value[1:2] in _FORMULAS else value

@@ -13,6 +13,8 @@ look for it, and a person decides. https://www.w3.org/WAI/tutorials/images/decis
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
+from itertools import islice
 from urllib.parse import unquote, urlsplit
 
 from idefiq.alt.tree import Element
@@ -86,28 +88,45 @@ def _in_control(image: Element, control: Element) -> Sorted:
     what = "button" if control.name == "button" or control.get("role") == "button" else "link"
     if control.get("aria-label") or control.get("aria-labelledby"):
         return Sorted(Role.DECORATIVE, f"its {what} has a label", control)
-    if control.text() or _other_texts(image, control):
+    if _says_words(control) or any(one is not image for one in _named_within(control)):
         return Sorted(Role.DECORATIVE, f"its {what} says it in words", control)
-    if re.search(_FORMATS, urlsplit(control.get("href")).path, re.IGNORECASE):
+    if re.search(_FORMATS, path_of(control.get("href")), re.IGNORECASE):
         return Sorted(Role.INFORMATIVE, "its link shows it in full")
     return Sorted(Role.FUNCTIONAL, f"it is all that a {what} shows", control)
 
 
-def _other_texts(image: Element, control: Element) -> bool:
-    """Whether another picture in the control names it already."""
-    others = (one for one in control.walk() if one is not image and one is not control)
-    return any(one.get("alt") or one.get("aria-label") for one in others)
+@lru_cache(256)
+def _says_words(control: Element) -> bool:
+    return any(map(str.isalnum, control.text(most=1_000)))
+
+
+@lru_cache(256)
+def _named_within(control: Element) -> tuple[Element, ...]:
+    """The first two in a control that name it: pictures with a text, and what has a label."""
+    named = (one for one in control.walk() if one.get("alt") or one.get("aria-label"))
+    return tuple(islice((one for one in named if one is not control), 2))
 
 
 def _is_speck(image: Element) -> bool:
-    style = dict(re.findall(r"(width|height)\s*:\s*(\d+)px", image.get("style")))
-    sides = [image.get(side).removesuffix("px") or style.get(side, "") for side in _SIDES]
-    return any(side.isdecimal() and int(side) <= _SPECK for side in sides)
+    if image.get("layout"):  # of AMP, where width and height are a shape
+        return False
+    style = dict(re.findall(r"(?<![\w-])(width|height)\s*:\s*(\d{1,6})px", image.get("style")))
+    said = [image.get(side).removesuffix("px") or style.get(side, "") for side in _SIDES]
+    sides = [int(side) for side in said if re.fullmatch(r"[0-9]{1,6}", side)]
+    return bool(sides) and (min(sides) <= 1 or (len(sides) == 2 and max(sides) <= _SPECK))
 
 
 _SIDES = ("width", "height")
 
 
+def path_of(url: str) -> str:
+    """The path of a URL without query and fragment; empty if it is none."""
+    try:
+        return unquote(urlsplit(url).path)
+    except ValueError:
+        return ""
+
+
 def _stem(source: str) -> str:
-    name = unquote(urlsplit(source).path).rpartition("/")[2]
+    name = path_of(source).rpartition("/")[2]
     return name.rpartition(".")[0] or name

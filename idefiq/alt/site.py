@@ -14,23 +14,25 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
-from urllib.parse import unquote_to_bytes, urldefrag, urljoin, urlsplit
+from urllib.parse import unquote_to_bytes, urldefrag, urljoin
 
 from idefiq.alt import context, markdown, places
 from idefiq.alt.context import Context, Page
-from idefiq.alt.files import Files
+from idefiq.alt.files import Files, is_picture
 from idefiq.alt.markdown import MarkdownSpot
 from idefiq.alt.places import Document, Place
-from idefiq.alt.roles import Role, Sorted, sort
+from idefiq.alt.roles import Role, Sorted, path_of, sort
 from idefiq.alt.text import Lines, Text
 from idefiq.alt.tree import html_tree, xml_tree
 from idefiq.alt.wording import is_file_name, is_placeholder
 from idefiq.types import IdefiqError
 
+#: As the service takes it.
+_LONGEST_URL, _URL = 8_192, re.compile(r"https?://[^\s/]\S*")
 _TEMPLATE = re.compile(r"\{\{|\{%|<%|\$\{|\{[A-Za-z_.]+\}")
 
 
@@ -49,12 +51,12 @@ class Picture:
 
     Attributes:
         identity: The same for the same picture.
-        data: Its bytes, or None if it is somewhere on the web.
+        read: Reads its bytes; None if it is somewhere on the web.
         url: Where it is then.
     """
 
     identity: str
-    data: bytes | None = None
+    read: Callable[[], bytes] | None = None
     url: str | None = None
 
 
@@ -77,13 +79,16 @@ class Finding:
 
     Attributes:
         page: The page's name within `files`.
-        problem: What is wrong with its alternative: missing, empty, file_name, placeholder,
-            draft; or nothing.
+        page_digest: SHA-256 of its bytes as they were read.
+        leads: Where it leads, the same for the same place; empty if it leads nowhere.
+        problem: What is wrong with its alternative: missing, empty, blank (white space),
+            file_name, placeholder, draft; or nothing.
         reason: Why it has its role, or why only a person can tell.
     """
 
     files: Files
     page: str
+    page_digest: str
     line: int
     place: Place
     role: Role
@@ -91,6 +96,7 @@ class Finding:
     problem: str
     reason: str
     context: Context
+    leads: str
     picture: Picture | None
 
     @property
@@ -101,9 +107,8 @@ class Finding:
     @cached_property
     def key(self) -> str:
         """What is described and reviewed once."""
-        where = self.context.destination if self.role is Role.FUNCTIONAL else ""
         identity = self.picture.identity if self.picture else ""
-        said = "\0".join([identity, self.role, where, self.context.language])
+        said = "\0".join([identity, self.role, self.leads, self.context.language])
         return hashlib.sha256(said.encode()).hexdigest()[:24]
 
 
@@ -141,25 +146,44 @@ class Site:
     def _read(self, files: Files, name: str) -> None:
         shown = files.shown(name)
         try:
-            page = Text.of(files.read(name), name)
-            document = _document(page.text, name)
+            findings, notes = self._found(files, name)
         except IdefiqError as error:
             self.unread.append(Noted(shown, 0, "page", str(error)))
-            return
-        self.pages += not name.lower().endswith(".css")
-        lines = Lines(page.text)
-        for place in document.places:
-            self.findings.append(self._finding(files, name, place, document.page, lines))
-        self.notes += [
-            Noted(shown, lines.of(remark.offset), remark.what, remark.reason)
+        except Exception as error:  # a stranger's page must not end the look at all others
+            why = f"it is not understood ({type(error).__name__}: {error})"
+            self.unread.append(Noted(shown, 0, "page", why))
+        else:
+            self.pages += not name.lower().endswith(".css")
+            self.findings += findings
+            self.notes += notes
+
+    def _found(self, files: Files, name: str) -> tuple[list[Finding], list[Noted]]:
+        data = files.read(name)
+        text = Text.of(data, name).text
+        document = _document(text, name)
+        page = document.page
+        if not page.language:
+            page = replace(page, language=files.language)
+        lines, digest = Lines(text), hashlib.sha256(data).hexdigest()
+        findings = [
+            self._finding(files, name, digest, _checked(place, text), page, lines)
+            for place in document.places
+        ]
+        notes = [
+            Noted(files.shown(name), lines.of(remark.offset), remark.what, remark.reason)
             for remark in document.remarks
         ]
+        return findings, notes
 
-    def _finding(self, files: Files, name: str, place: Place, page: Page, lines: Lines) -> Finding:
+    def _finding(
+        self, files: Files, name: str, digest: str, place: Place, page: Page, lines: Lines
+    ) -> Finding:
         sorted_as = sort(place.element, place.source)
         around = context.of_image(place.element, sorted_as, page)
-        if around.destination:
-            around = self._with_title(files, name, around)
+        leads = ""
+        if sorted_as.role is Role.FUNCTIONAL and sorted_as.control:
+            leads = _resolved(name, sorted_as.control.get("href")) or around.destination
+            around = self._with_title(files, leads, around)
         problem = _problem(place)
         state, reason = self._state(place, sorted_as, problem)
         picture = None
@@ -169,22 +193,26 @@ class Site:
             except IdefiqError as error:
                 state, reason = State.PERSON, str(error)
         return Finding(
-            files,
-            name,
-            lines.of(place.offset),
-            place,
-            sorted_as.role,
-            state,
-            problem,
-            reason,
-            around,
-            picture,
+            files=files,
+            page=name,
+            page_digest=digest,
+            line=lines.of(place.offset),
+            place=place,
+            role=sorted_as.role,
+            state=state,
+            problem=problem,
+            reason=reason,
+            context=around,
+            leads=leads,
+            picture=picture,
         )
 
     def _state(self, place: Place, sorted_as: Sorted, problem: str) -> tuple[State, str]:
         named = place.element.get("aria-label") or place.element.get("aria-labelledby")
         if named and problem in ("missing", "empty"):
             return State.OK, "it has a label"
+        if place.spot is None and place.element.name != "area":
+            return State.PERSON, "it is not written in the page itself"
         if place.element.name == "area":
             needs = State.PERSON if problem else State.OK
             return needs, "a part of an image map: say where it leads"
@@ -199,18 +227,15 @@ class Site:
             return State.ASK, sorted_as.reason
         return State.OK, sorted_as.reason
 
-    def _with_title(self, files: Files, name: str, around: Context) -> Context:
+    def _with_title(self, files: Files, leads: str, around: Context) -> Context:
         """A link to a page of the site says its title: that is where it leads."""
-        url = urldefrag(around.destination)[0]
-        parts = urlsplit(url)
-        if parts.scheme or parts.netloc or not parts.path:
+        if not leads.startswith("/"):
             return around
-        target = urljoin(f"/{name}", parts.path).lstrip("/")
+        target = path_of(leads).lstrip("/")
         candidates = (target, f"{target}index.html", f"{target}/index.html", f"{target}.html")
         title = next((t for one in candidates if (t := self._title(files, one))), "")
-        if not title:
-            return around
-        return replace(around, destination=f"{title} ({around.destination})")
+        said = f"{title} ({around.destination})" if title else around.destination
+        return replace(around, destination=said)
 
     def _title(self, files: Files, name: str) -> str:
         key = (files.name, name)
@@ -232,7 +257,8 @@ class Site:
 
 
 def _document(text: str, name: str) -> Document:
-    suffix = name.lower().rpartition(".")[2]
+    # Of a page of the web, that of its path: gov.md is a country's.
+    suffix = (path_of(name) if "://" in name else name).lower().rpartition(".")[2]
     if suffix in ("md", "markdown"):
         return markdown.read(text)
     if suffix == "css":
@@ -254,24 +280,48 @@ def _problem(place: Place) -> str:
     if place.alt is None:
         return "missing"
     if not place.alt.strip():
-        return "empty"
+        return "blank" if place.alt else "empty"
     if is_placeholder(place.alt):
         return "placeholder"
     return "file_name" if is_file_name(place.alt) else ""
 
 
+def _checked(place: Place, text: str) -> Place:
+    """Without a spot where there is no such tag in the text: an entity has brought it."""
+    tag = re.escape(place.element.name)
+    in_page = isinstance(place.spot, MarkdownSpot) or re.match(
+        rf"<(?:[\w-]+:)?(?:{tag}|image)\b", text[place.offset : place.offset + 80], re.IGNORECASE
+    )
+    return place if in_page else replace(place, spot=None)
+
+
+def _resolved(page: str, href: str) -> str:
+    """Where a link of a page leads: a path of the site, or a URL."""
+    try:
+        url = urldefrag(href)[0].strip()
+        return urljoin(page if "://" in page else f"/{page}", url) if url else ""
+    except ValueError:
+        return href
+
+
 def _picture(files: Files, page: str, source: str) -> Picture:
     if not source:
         raise IdefiqError("it names no picture")
-    if source.startswith("data:"):
-        found: bytes | str = _inline(source)
-    elif _TEMPLATE.search(source):
+    if _TEMPLATE.search(source) and not source.startswith("data:"):
         raise IdefiqError(f"{source} is made by a template: write its text there")
-    else:
-        found = files.picture(page, source)
+
+    def read() -> bytes | str:
+        return _inline(source) if source.startswith("data:") else files.picture(page, source)
+
+    found = read()
     if isinstance(found, str):
-        return Picture(identity=found, url=found)
-    return Picture(identity=hashlib.sha256(found).hexdigest(), data=found)
+        url = re.sub(r"\s+", "%20", found.strip())
+        if len(url) > _LONGEST_URL or not _URL.fullmatch(url):
+            raise IdefiqError(f"{source[:80]} is no address that can be fetched")
+        return Picture(identity=url, url=url)
+    if not is_picture(found):
+        raise IdefiqError(f"{source[:80]} is no picture")
+    return Picture(hashlib.sha256(found).hexdigest(), read=lambda: bytes(read()))  # type: ignore[arg-type]
 
 
 def _inline(source: str) -> bytes:

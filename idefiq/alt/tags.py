@@ -8,9 +8,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-_TAG = re.compile(r"<[A-Za-z][^\s/>]*")
+#: HTML's own white space, which is not that of Unicode.
+_SPACE = r" \t\n\f\r"
+_TAG = re.compile(rf"<[A-Za-z][^{_SPACE}/>]*")
 _ATTRIBUTE = re.compile(
-    r"""[\s/]+(?P<name>[^\s/>][^\s/>=]*)(?P<equals>\s*=\s*(?P<value>"[^"]*"|'[^']*'|[^\s"'>][^\s>]*)?)?"""
+    rf"[{_SPACE}/]*(?P<name>[^{_SPACE}/>][^{_SPACE}/>=]*)"
+    rf"(?P<equals>[{_SPACE}]*=[{_SPACE}]*"
+    rf"(?P<value>\"[^\"]*\"|'[^']*'|[^{_SPACE}\"'>][^{_SPACE}>]*)?)?"
 )
 _ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"}
 

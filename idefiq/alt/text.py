@@ -1,5 +1,6 @@
 """A page's bytes as text, in such a way that the same bytes can be made of it again."""
 
+import codecs
 import re
 from bisect import bisect_left
 from dataclasses import dataclass
@@ -8,6 +9,10 @@ from idefiq.types import IdefiqError
 
 _CHARSET = re.compile(rb"<meta[^>]{1,200}charset\s*=\s*[\"']?\s*([\w-]+)", re.IGNORECASE)
 _XML_ENCODING = re.compile(rb"<\?xml[^>]{1,200}encoding\s*=\s*[\"']([\w-]+)", re.IGNORECASE)
+#: What pages that say these are in.
+_REALLY_1252 = frozenset({"iso-8859-1", "iso8859-1", "latin-1", "latin1", "ascii", "us-ascii"})
+#: In which a letter's bytes depend on those before it.
+_STATEFUL = ("utf-16", "utf-32", "utf-7", "utf16", "utf32", "utf7", "iso-2022", "iso2022", "hz")
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,8 @@ class Text:
             IdefiqError: That cannot be done.
         """
         encoding = _encoding(data, name)
+        if encoding.startswith(_STATEFUL):
+            raise IdefiqError(f"it is {encoding}, which cannot be changed in part: use UTF-8")
         try:
             text = data.decode(encoding, errors="surrogateescape")
             if text.encode(encoding, errors="surrogateescape") == data:
@@ -35,24 +42,34 @@ class Text:
 
     def bytes_of(self, text: str) -> bytes:
         """A changed text as bytes; what the encoding does not have becomes a reference."""
-        pieces = []
-        for letter in re.split(r"([^\x00-\x7f])", text):
-            try:
-                pieces.append(letter.encode(self.encoding, errors="surrogateescape"))
-            except UnicodeEncodeError:
-                pieces.append(letter.encode(self.encoding, errors="xmlcharrefreplace"))
-        return b"".join(pieces)
+        try:
+            return text.encode(self.encoding, errors="surrogateescape")
+        except UnicodeEncodeError:
+            return b"".join(map(self._letter, text))
+
+    def _letter(self, letter: str) -> bytes:
+        try:
+            return letter.encode(self.encoding, errors="surrogateescape")
+        except UnicodeEncodeError:
+            return letter.encode("ascii", errors="xmlcharrefreplace")
 
 
 def _encoding(data: bytes, name: str) -> str:
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+    """As browsers have it: a mark of the order of bytes, a declaration, or a guess."""
+    if data.startswith(codecs.BOM_UTF8):
+        return "utf-8"
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
-    told = None
-    if name.lower().endswith((".html", ".htm", ".xhtml")) or "://" in name:
-        told = _XML_ENCODING.match(data) or _CHARSET.search(data[:4_096])
-    encoding = told[1].decode().lower() if told else "utf-8"
-    # As browsers have it.
-    return "cp1252" if encoding in ("iso-8859-1", "latin-1", "ascii", "us-ascii") else encoding
+    if name.lower().endswith((".md", ".markdown", ".css")):
+        return "utf-8"
+    if told := _XML_ENCODING.match(data) or _CHARSET.search(data[:4_096]):
+        encoding = told[1].decode().lower()
+        return "cp1252" if encoding in _REALLY_1252 else encoding
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return "cp1252"
+    return "utf-8"
 
 
 class Lines:

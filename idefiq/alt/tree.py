@@ -69,26 +69,37 @@ class Element:
 
     def is_silent(self) -> bool:
         """Whether nobody reads its text, or it is the sign of a heading's own link."""
-        return self.name in SILENT or "headerlink" in self.get("class")
+        hidden = self.get("aria-hidden") == "true" or "hidden" in self.attributes
+        return self.name in SILENT or hidden or "headerlink" in self.get("class")
 
-    def text(self, *, without: "Sequence[Element]" = ()) -> str:
-        """The text in it that is read, white space made one; some elements left out."""
+    def text(self, *, without: "Sequence[Element]" = (), most: int = 10_000) -> str:
+        """The text in it that is read, white space made one; some elements left out.
+
+        Args:
+            without: Elements whose text is not meant.
+            most: About so many characters are enough: whole pages are asked for again and again.
+        """
         pieces: list[str] = []
-        waiting: list[Element | str] = [self]
-        while waiting:
-            node = waiting.pop()
-            if isinstance(node, str):
+        waiting: list[Iterator[Element | str]] = [iter(self.children)]
+        while waiting and most > 0:
+            node = next(waiting[-1], None)
+            if node is None:
+                waiting.pop()
+            elif isinstance(node, str):
                 pieces.append(node)
-            elif node is self or not (node in without or node.is_silent()):
+                most -= len(node.strip())
+            elif node not in without and not node.is_silent():
                 pieces.append(" " if node.name in ("br", "p", "li", "td", "div") else "")
-                waiting += reversed(node.children)
+                most -= 1
+                waiting.append(iter(node.children))
         return " ".join("".join(pieces).split())
 
 
 def html_tree(text: str) -> Element:
     """Read HTML as a browser without scripts does; nothing in it is an error."""
-    # Positions must be those of the text as it is: a parser would make one character of CRLF.
-    shadow = text.replace("\r", " ").replace("\0", " ")
+    # Positions must be those of the text as it is: a parser makes one character of CRLF, and
+    # none of a mark of the order of bytes.
+    shadow = text.replace("\r", " ").replace("\0", " ").replace("\ufeff", " ")
     document = JustHTML(shadow, track_node_locations=True, sanitize=False, scripting_enabled=False)
     root = Element("", {})
     waiting: list[tuple[Any, Element]] = [(document.root, root)]

@@ -18,9 +18,11 @@ _FORMATS = "avif|bmp|gif|heic|heif|jpe?g|png|svgz?|tiff?|webp"
 _FILE_NAME = re.compile(
     # Names of files, of cameras' files, and of what programs call their exports.
     rf"\S+\.(?:{_FORMATS})|(?:img|image|dsc[nf]?|dcim|pict?|photo|screen[ _-]?shot|scan|mvimg|pxl)"
-    r"[ _-]?\d[\w .:-]*|[0-9a-f]{16,}|[\w-]*\d{6,}[\w-]*",
+    r"[ _-]?\d[\d ._:-]*|[0-9a-f]{16,}|\d{8}[_-]\d{4,}",
     re.IGNORECASE,
 )
+#: A longer text is no name.
+_LONGEST_NAME = 200
 _NOUN = (
     "image|picture|photo|photograph|pic|graphic|icon|illustration|drawing|screenshot|snapshot"
     "|bild|foto|imagen|immagine|afbeelding"
@@ -28,7 +30,7 @@ _NOUN = (
 _PLACEHOLDER = re.compile(
     r"(?:(?:insert )?alt(?:ernat(?:iv)?e)?(?: text)?(?: here)?|(?:image|img) alt|blank|decorative"
     r"|figure|img|n/a|none|null|placeholder|spacer|tbd|temp|test|thumb(?:nail)?|todo|undefined"
-    rf"|untitled|x+|[….-]+|(?:{_NOUN}) ?#?\d{{0,4}})",
+    rf"|untitled|x{{2,}}|[….-]+|(?:{_NOUN}) ?#?\d{{0,4}})",
     re.IGNORECASE,
 )
 _ARTICLE = r"(?:(?:this|that|here|it|there)\s+is\s+)?(?:an?|the|this|ein|das|une?|la|el|il|een)\s+"
@@ -68,7 +70,7 @@ class Objection:
 
 def is_file_name(text: str) -> bool:
     """Whether a text is only the name of a file, or of a camera's picture."""
-    return bool(_FILE_NAME.fullmatch(text.strip()))
+    return len(text) <= _LONGEST_NAME and bool(_FILE_NAME.fullmatch(text.strip()))
 
 
 def is_placeholder(text: str) -> bool:
@@ -156,7 +158,7 @@ def _refusal(text: str) -> Objection | None:
 
 
 def _markup(text: str) -> Objection | None:
-    if not re.search(r"</?[a-z][^>]*>|&(?:#\d+|[a-z]+);|\*\*|\]\(|https?://|\n", text):
+    if not re.search(r"</?[a-z][^<>]{0,200}>|&(?:#\d+|[a-z]+);|\*\*|\]\(|https?://|\n", text):
         return None
     return Objection("markup", "markup, addresses and line breaks are read out: use plain text")
 

@@ -4,6 +4,7 @@ outcomes ─▶ edits of each page ─▶ its text ─▶ its bytes, or the line
 """
 
 import difflib
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -49,18 +50,22 @@ def changes(findings: Sequence[Finding], outcomes: Mapping[int, Outcome]) -> lis
 
 def _change(some: Sequence[tuple[Finding, Outcome]]) -> Change | None:
     files, page = some[0][0].files, some[0][0].page
-    before = Text.of(files.read(page), page)
-    edits = []
-    for finding, outcome in some:
-        if finding.place.spot is None:
-            continue
-        try:
-            edits += finding.place.spot.edits(
-                before.text, outcome.alt, is_draft=outcome.is_draft, language=outcome.language
-            )
-        except ValueError as error:
-            raise IdefiqError(f"{finding.shown_page} has changed meanwhile: try again") from error
-    after = apply(before.text, edits)
+    data = files.read(page)
+    if hashlib.sha256(data).hexdigest() != some[0][0].page_digest:
+        raise IdefiqError(f"{files.shown(page)} has changed meanwhile: try again")
+    before = Text.of(data, page)
+    edits = [
+        edit
+        for finding, outcome in some
+        if finding.place.spot
+        for edit in finding.place.spot.edits(
+            before.text, outcome.alt, is_draft=outcome.is_draft, language=outcome.language
+        )
+    ]
+    try:
+        after = apply(before.text, edits)
+    except ValueError as error:
+        raise IdefiqError(f"{files.shown(page)} cannot be changed: {error}") from error
     return Change(files, page, before, after) if after != before.text else None
 
 
@@ -102,7 +107,8 @@ def _diff(change: Change) -> Iterator[bytes]:
         f"a/{change.page}",
         f"b/{change.page}",
     )
-    for line in lines:
-        yield change.before.bytes_of(line)
+    for number, line in enumerate(lines):
+        is_name = number < 2
+        yield line.encode(errors="surrogateescape") if is_name else change.before.bytes_of(line)
         if not line.endswith("\n"):
             yield b"\n\\ No newline at end of file\n"

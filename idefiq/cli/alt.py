@@ -3,17 +3,19 @@
 import contextlib
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from idefiq.alt import drafts, files, report
 from idefiq.alt import write as writing
-from idefiq.alt.drafts import Asking
+from idefiq.alt.drafts import Asking, Outcome
 from idefiq.alt.site import Choices, Finding, Site, State
 from idefiq.alt.wording import TARGET_LENGTH, Objection, lint
-from idefiq.cli.common import AsJson, Key, Url, errors, say_json
+from idefiq.cli.common import AsJson, Key, Url, errors, say_json, shown
 from idefiq.client import Client
 from idefiq.types import IdefiqError, Job, Result, Review
 
@@ -85,15 +87,20 @@ def alt(  # noqa: PLR0913 - what a site can be asked for
     api_key: Key = None,
 ) -> None:
     """Find images without a proper text alternative, draft one, and write what was accepted."""
-    site = Site([files.named(word, root or ()) for word in what], Choices(force, describe_empty))
+    writes = bool(write or apply or patch)
+    _check_options(report_to, looks=check or dry_run, writes=writes, with_drafts=with_drafts)
+    look = partial(
+        Site,
+        [files.named(word, root or ()) for word in what],
+        Choices(force, describe_empty),
+    )
+    site = look()
     if not site.pages and not site.unread:
         raise IdefiqError(f"no pages in {', '.join(what)}: looked for {' '.join(files.PAGES)}")
     if check or dry_run:
-        _write_report(report_to, site, [])
+        _write_report(report_to, site, {}, [])
         _say_what_there_is(site, as_json=as_json)
-        if check and (site.open or site.unread):
-            raise typer.Exit(1)
-        return
+        raise typer.Exit(1 if check and (site.open or site.unread) else 0)
     asking = Asking(
         model=model,
         name=f"alt text of {', '.join(what)}"[:200],
@@ -103,30 +110,71 @@ def alt(  # noqa: PLR0913 - what a site can be asked for
         language=language,
     )
     with Client(url, api_key) as client:
-        jobs = list(apply or ()) or _asked(client, site, asking)
-        found = [review for job in jobs for review in client.reviews(job)]
-        failed = [r for job in jobs for r in client.results(job) if r.state == "failed"]
-    outcomes = drafts.outcomes(site.findings, found, with_drafts=with_drafts)
-    changed = writing.changes(site.findings, outcomes)
+        end = _of_jobs(client, site, apply) if apply else _asked(client, site, asking)
+    outcomes = drafts.outcomes(site.findings, end.found, with_drafts=with_drafts)
+    changed = writing.changes(site.findings, outcomes) if writes else []
     if patch:
         _write_patch(patch, writing.patch(changed))
-    elif write or apply:
+    else:
         writing.write(changed)
-    _write_report(report_to, site, found, report.rows(site, outcomes, found))
-    wrote = [change.page for change in changed] if patch or write or apply else []
+    _write_report(report_to, site, outcomes, end.found)
+    end = replace(end, wrote=[change.page for change in changed], is_patch=bool(patch))
     with contextlib.redirect_stdout(sys.stderr if str(patch) == "-" else sys.stdout):
-        _say_the_end(site, jobs, found, failed, wrote, as_json=as_json)
-    if failed or site.unread:
+        _say_the_end(look() if changed and not patch else site, end, as_json=as_json)
+    if end.failed or end.lost or site.unread:
         raise typer.Exit(1)
 
 
-def _asked(client: Client, site: Site, asking: Asking) -> list[str]:
+def _check_options(report_to: Path | None, *, looks: bool, writes: bool, with_drafts: bool) -> None:
+    if report_to:
+        report.check(report_to)
+    if looks and writes:
+        raise IdefiqError("--check and --dry-run only look: they write no pages")
+    if with_drafts and not writes:
+        raise IdefiqError("--drafts is for writing: say --write, --patch or --apply too")
+
+
+@dataclass(frozen=True)
+class _End:
+    """What a run has come to."""
+
+    jobs: Sequence[str]
+    found: Sequence[Review]
+    failed: Sequence[Result] = ()
+    #: Decided, and about no image of this site.
+    lost: Sequence[Review] = ()
+    wrote: Sequence[str] = ()
+    is_patch: bool = False
+
+
+def _of_jobs(client: Client, site: Site, jobs: Sequence[str]) -> _End:
+    """What people have made of the drafts of some jobs."""
+    found = [one for job in jobs for one in client.reviews(client.job(job))]
+    return _End(jobs, found, lost=_without_place(site, found))
+
+
+def _asked(client: Client, site: Site, asking: Asking) -> _End:
+    """Ask about what was not drafted before."""
     wanted = drafts.groups(site)
-    if not wanted:
-        return []
-    job = drafts.ask(client, wanted, asking)
-    errors.print(f"{job.id} drafts {len(wanted)} texts for {_asked_about(site)} images")
-    return [_finished(client, job).id]
+    found = drafts.drafted(client, wanted)
+    known = {one.custom_id for one in found}
+    new = {key: some for key, some in wanted.items() if key not in known}
+    failed: list[Result] = []
+    if known:
+        errors.print(f"{len(known)} were drafted before and are not asked about again")
+    if new:
+        job = drafts.ask(client, new, asking)
+        errors.print(f"{job.id} drafts {len(new)} texts")
+        _finished(client, job)
+        found += client.reviews(job)
+        failed = [one for one in client.results(job) if one.state == "failed"]
+    return _End(list(dict.fromkeys(one.job for one in found)), found, failed)
+
+
+def _without_place(site: Site, found: Sequence[Review]) -> list[Review]:
+    keys = {finding.key for finding in site}
+    decided = ("accepted", "edited", "decorative")
+    return [one for one in found if one.state in decided and one.custom_id not in keys]
 
 
 def _finished(client: Client, job: Job) -> Job:
@@ -135,10 +183,6 @@ def _finished(client: Client, job: Job) -> Job:
     except KeyboardInterrupt:
         errors.print(f"stopped: {job.id} goes on, and the same command waits for it again")
         raise
-
-
-def _asked_about(site: Site) -> int:
-    return sum(finding.state is State.ASK for finding in site)
 
 
 def _write_patch(path: Path, data: bytes) -> None:
@@ -150,13 +194,10 @@ def _write_patch(path: Path, data: bytes) -> None:
 
 
 def _write_report(
-    path: Path | None,
-    site: Site,
-    found: Sequence[Review],
-    rows: Sequence[dict[str, Any]] | None = None,
+    path: Path | None, site: Site, outcomes: dict[int, Outcome], found: Sequence[Review]
 ) -> None:
     if path:
-        report.write(path, site, report.rows(site, {}, found) if rows is None else rows)
+        report.write(path, site, report.rows(site, outcomes, found))
 
 
 def _say_what_there_is(site: Site, *, as_json: bool) -> None:
@@ -167,16 +208,20 @@ def _say_what_there_is(site: Site, *, as_json: bool) -> None:
         print(_line(finding))
     if len(site.open) > LISTED:
         print(f"… and {len(site.open) - LISTED} more: --report has all")
+    for note in site.notes[:LISTED]:
+        print(shown(f"{note.page}:{note.line}: note: {note.what[:80]}: {note.reason}"))
     for note in site.unread:
-        print(f"{note.page}: not read: {note.reason}")
+        print(shown(f"{note.page}: not read: {note.reason}"))
     _say_counts(site)
 
 
 def _line(finding: Finding) -> str:
-    where = f"{finding.shown_page}:{finding.line}"
-    what = finding.place.source or finding.place.element.name
+    what = (finding.place.source or finding.place.element.name)[:80]
     problem = finding.problem.replace("_", " ") or "asked for again"
-    return f"{where}: {problem}, {finding.role}: {what[:80]} ({finding.reason})"
+    if finding.state is State.PERSON:
+        problem = f"needs a person, {problem}"
+    said = f"{problem}, {finding.role}: {what} ({finding.reason})"
+    return shown(f"{finding.shown_page}:{finding.line}: {said}")
 
 
 def _say_counts(site: Site) -> None:
@@ -188,37 +233,38 @@ def _say_counts(site: Site) -> None:
     )
 
 
-def _say_the_end(
-    site: Site,
-    jobs: Sequence[str],
-    found: Sequence[Review],
-    failed: Sequence[Result],
-    wrote: Sequence[str],
-    *,
-    as_json: bool,
-) -> None:
-    states = {state: sum(one.state == state for one in found) for state in _STATES}
+def _say_the_end(site: Site, end: _End, *, as_json: bool) -> None:
+    states = {state: sum(one.state == state for one in end.found) for state in _STATES}
+    asked = [finding for finding in site if finding.state is State.ASK]
+    of_key = {finding.key: finding for finding in reversed(asked)}  # the first of each
+    failed = [f"{_where(of_key.get(one.custom_id or ''), one)}: {one.error}" for one in end.failed]
+    lost = [f"{one.page} {one.context.get('source', '')}" for one in end.lost]
     if as_json:
-        told = {**report.counts(site), "jobs": list(jobs), "reviews": states, "written": wrote}
-        say_json({**told, "failed": [one.error for one in failed]})
+        told = {**report.counts(site), "jobs": list(end.jobs), "reviews": states}
+        say_json({**told, "written": list(end.wrote), "failed": failed, "without_place": lost})
         return
-    keys = {finding.key: finding for finding in site if finding.state is State.ASK}
-    for one in failed:
-        where = keys[one.custom_id].shown_page if one.custom_id in keys else one.custom_id
-        errors.print(f"failed: {where}: {one.error}", style="red")
-    for note in site.unread:
-        errors.print(f"not read: {note.page}: {note.reason}", style="red")
-    person = [finding for finding in site if finding.state is State.PERSON]
-    for finding in person[:LISTED]:
-        errors.print(f"yours to write: {_line(finding)}")
+    for text in (
+        *(f"failed: {text}" for text in failed),
+        *(f"not read: {note.page}: {note.reason}" for note in site.unread),
+        *(f"no place here for what was decided about {text}" for text in lost[:LISTED]),
+    ):
+        errors.print(shown(text), style="red")
+    for finding in [one for one in site if one.state is State.PERSON][:LISTED]:
+        errors.print(_line(finding))
     _say_counts(site)
-    said = ", ".join(f"{count} {state}" for state, count in states.items() if count)
-    if said:
+    if said := ", ".join(f"{count} {state}" for state, count in states.items() if count):
         print(f"drafts: {said}")
-    if wrote:
-        print(f"{len(wrote)} pages changed")
-    if states["unreviewed"] and jobs:
-        print(f"to review: idefiq review {jobs[0]}   then: idefiq alt … --apply {jobs[0]}")
+    if end.wrote:
+        print(f"{len(end.wrote)} pages {'in the patch' if end.is_patch else 'written'}")
+    if states["unreviewed"] and end.jobs:
+        jobs = " ".join(f"--apply {job}" for job in end.jobs)
+        print(f"to review: idefiq review   then, with the same words and options: {jobs}")
+
+
+def _where(finding: Finding | None, failed: Result) -> str:
+    if finding is None:
+        return failed.custom_id or str(failed.index)
+    return f"{finding.shown_page}:{finding.line}: {finding.place.source[:80]}"
 
 
 _STATES = ("unreviewed", "accepted", "edited", "decorative", "rejected")
@@ -263,7 +309,7 @@ def lint_alt(
             told = {"where": where, "text": said, "code": objection.code}
             say_json({**told, "message": objection.message, "error": objection.is_error})
         else:
-            print(f"{where}: {objection.code}: {objection.message}")
+            print(shown(f"{where}: {objection.code}: {objection.message}"))
     if any(objection.is_error or strict for _, _, objection in found):
         raise typer.Exit(1)
 
@@ -271,7 +317,7 @@ def lint_alt(
 def _of_site(site: Site, target_length: int) -> list[tuple[str, str, Objection]]:
     found = []
     for finding in site:
-        if not (finding.place.alt or "").strip():
+        if not finding.place.alt:
             continue
         near = [finding.context.caption] if finding.context.caption else []
         for objection in lint(finding.place.alt or "", near=near, target_length=target_length):

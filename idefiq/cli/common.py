@@ -15,6 +15,19 @@ Url = Annotated[
 Key = Annotated[str | None, typer.Option(help="API key; IDEFIQ_API_KEY if not said")]
 AsJson = Annotated[bool, typer.Option("--json", help="Say it as JSON, for programs")]
 
+#: What a terminal would obey instead of showing.
+_CONTROLS = {
+    code: "�"
+    for code in (*range(32), *range(127, 160), *range(0xD800, 0xE000))
+    if chr(code) not in "\t\n"
+}
+
+
+def shown(text: str) -> str:
+    """Text of pages and models, for a terminal: control characters are not obeyed."""
+    return text.translate(_CONTROLS)
+
+
 errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 

@@ -1,31 +1,30 @@
 """`idefiq review`: people decide about drafts, in the terminal or in a spreadsheet."""
 
+import contextlib
 import csv
 import getpass
-import readline
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from idefiq.alt.report import as_csv, defused, fused
-from idefiq.cli.common import AsJson, Key, Url, errors, say_json
+from idefiq.alt.report import as_csv, fused
+from idefiq.cli.common import AsJson, Key, Url, errors, say_json, shown
 from idefiq.client import Client
 from idefiq.types import ApiError, IdefiqError, Review
 
+#: What is shown of where an image is.
+_AROUND = ("source", "page_title", "heading", "caption", "destination", "surrounding")
 _COLUMNS = (
     "job",
     "index",
     "revision",
     "page",
     "role",
-    "heading",
-    "caption",
-    "destination",
+    *_AROUND,
     "certainty",
     "objections",
     "draft",
@@ -61,8 +60,12 @@ def review(  # noqa: PLR0913 - the ways to review
     api_key: Key = None,
 ) -> None:
     """Accept, edit or reject drafts of alternative text, one after the other."""
-    name = reviewer or getpass.getuser()
+    if from_csv and to_csv:
+        raise IdefiqError("--csv writes and --from reads: say one of them")
+    name = reviewer or _user()
     with Client(url, api_key) as client:
+        if job_id:
+            client.job(job_id)  # tells of one that is not there
         if from_csv:
             _take(client, from_csv, name)
         elif to_csv:
@@ -78,52 +81,59 @@ def review(  # noqa: PLR0913 - the ways to review
             )
 
 
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as in containers
+        return "somebody"
+
+
 # ---- in the terminal ----------------------------------------------------------------
 
 
-def _converse(client: Client, queue: Sequence[Review], reviewer: str) -> None:
-    done: list[Review] = []
-    index = decided = 0
-    while index < len(queue):
-        shown = queue[index]
-        _show(shown, index + 1, len(queue))
-        key = _key()
-        if key == "q":
-            break
-        if key == "o":
-            _open(client, shown)
-            continue
-        if key == "u" and done:
-            last = done.pop()
-            _decided(client, last, "undo", reviewer)
-            index, decided = index - 1, decided - 1
-            queue = [*queue[:index], client.review(last.job, last.index), *queue[index + 1 :]]
-            continue
-        if key in ("a", "e", "d", "r"):
-            text = _edited(shown.text or "") if key == "e" else None
-            after = _decided(client, shown, _ACTIONS[key], reviewer, text)
-            if after is None:
-                queue = [*queue[:index], client.review(shown.job, shown.index), *queue[index + 1 :]]
-                continue
-            done.append(after)
-            decided += 1
-        elif key != "s":
-            print(_KEYS)
-            continue
-        index += 1
-    print(f"{decided} decided, {len(queue) - decided} left")
+def _converse(client: Client, queue: list[Review], reviewer: str) -> None:
+    decided: list[tuple[int, Review]] = []
+    print(_KEYS)
+    index = 0
+    try:
+        while index < len(queue):
+            _show(queue[index], index + 1, len(queue))
+            key = _key()
+            if key == "q":
+                break
+            if key == "o":
+                _open(client, queue[index])
+            elif key == "u" and decided:
+                index, last = decided.pop()
+                queue[index] = _decided(client, last, "undo", reviewer) or last
+            elif key == "s":
+                index += 1
+            elif key in _ACTIONS and key != "u":
+                text = _edited(queue[index].text or "") if key == "e" else None
+                after = _decided(client, queue[index], _ACTIONS[key], reviewer, text)
+                if after is None:  # as it is now, for another decision
+                    queue[index] = client.review(queue[index].job, queue[index].index)
+                else:
+                    decided.append((index, after))
+                    index += 1
+            else:
+                print(_KEYS)
+    finally:
+        print(f"{len(decided)} decided, {len(queue) - len(decided)} left")
 
 
 def _show(one: Review, number: int, total: int) -> None:
-    print(f"\n{number} of {total}  {one.page}  ({one.context.get('role', 'informative')})")
-    for name in ("page_title", "heading", "caption", "destination"):
-        if said := one.context.get(name):
-            print(f"  {name.replace('_', ' ')}: {said}")
-    for objection in one.draft["objections"]:
-        print(f"  ! {objection['message']}")
+    lines = [f"\n{number} of {total}  {one.page}  ({one.context.get('role', 'informative')})"]
+    lines += [
+        f"  {name.replace('_', ' ')}: {said}" for name in _AROUND if (said := one.context.get(name))
+    ]
+    if one.state != "unreviewed":
+        lines.append(f"  {one.state} by {one.reviewer}")
+    lines += [f"  ! {objection['message']}" for objection in one.draft["objections"]]
     language = f" [{one.language}]" if one.language else ""
-    print(f"  {len(one.text or '')} characters{language}, certainty {one.draft['certainty']}")
-    print(f"  {one.text}")
+    certainty = one.draft["certainty"]
+    lines.append(f"  {len(one.text or '')} characters{language}, certainty {certainty}")
+    print(shown("\n".join([*lines, f"  {one.text}"])))
 
 
 def _key() -> str:
@@ -135,13 +145,22 @@ def _key() -> str:
 
 def _edited(text: str) -> str:
     """Ask for a text, beginning with the one that is there."""
-    readline.set_startup_hook(lambda: readline.insert_text(text))
+    with contextlib.suppress(ImportError):  # not everywhere; then a text is written anew
+        import readline
+
+        readline.set_pre_input_hook(lambda: _insert(readline, text))
     try:
         return input("text: ").strip()
     except EOFError:
         return ""
     finally:
-        readline.set_startup_hook()
+        if "readline" in sys.modules:
+            sys.modules["readline"].set_pre_input_hook()
+
+
+def _insert(readline: Any, text: str) -> None:
+    readline.insert_text(text)
+    readline.redisplay()
 
 
 def _decided(
@@ -155,8 +174,10 @@ def _decided(
 
 
 def _open(client: Client, one: Review) -> None:
-    with tempfile.NamedTemporaryFile(prefix="idefiq-", delete=False) as file:
-        file.write(client.image(one.images[0]))
+    data = client.image(one.images[0])
+    suffix = ".png" if data.startswith(b"\x89PNG") else ".jpg" if data[:2] == b"\xff\xd8" else ""
+    with tempfile.NamedTemporaryFile(prefix="idefiq-", suffix=suffix, delete=False) as file:
+        file.write(data)
     print(f"  {file.name}")
     if sys.stdout.isatty():
         typer.launch(file.name)
@@ -166,7 +187,7 @@ def _open(client: Client, one: Review) -> None:
 
 
 def _row(one: Review) -> dict[str, Any]:
-    said = {name: one.context.get(name, "") for name in ("heading", "caption", "destination")}
+    said = {name: one.context.get(name, "") for name in _AROUND}
     return {
         **{name: getattr(one, name) for name in ("job", "index", "revision", "page", "state")},
         **said,
@@ -192,7 +213,7 @@ def _take(client: Client, path: Path, reviewer: str) -> None:
                 taken += 1
         except (ApiError, IdefiqError) as error:
             refused += 1
-            errors.print(f"{path}, row {number}: {error}", style="red")
+            errors.print(shown(f"{path}, row {number}: {error}"), style="red")
     print(f"{taken} decisions taken, {refused} refused")
     if refused:
         raise typer.Exit(1)
@@ -201,9 +222,9 @@ def _take(client: Client, path: Path, reviewer: str) -> None:
 def _rows(path: Path) -> list[dict[str, str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            sample = file.read(4_096)
+            head = file.readline()
             file.seek(0)
-            separator = ";" if sample.partition("\n")[0].count(";") > sample.count(",") else ","
+            separator = ";" if head.count(";") > head.count(",") else ","
             reader = csv.DictReader(file, delimiter=separator)
             missing = {"job", "index", "revision", "text", "decision"} - set(
                 reader.fieldnames or ()
@@ -218,17 +239,32 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def _decision(client: Client, row: dict[str, str]) -> tuple[str, Review, str | None] | None:
-    """What a row says: its decision, or an edit where its text was changed."""
+    """What a row says: its decision, or an edit where its text was changed.
+
+    None where it says nothing, or what is decided already.
+    """
     said = row["decision"].strip().lower()
-    if said not in ("", "accept", "edit", "decorative", "reject", "undo"):
+    if said not in ("", *_STATES):
         raise IdefiqError(f"{said!r} is no decision: accept, edit, decorative, reject or undo")
     if not row["index"].isdecimal() or not row["revision"].isdecimal():
         raise IdefiqError("index and revision must be the numbers that were written")
-    now = client.review(row["job"], int(row["index"]))
-    changed = defused(row["text"]) != defused(now.text or "") and row["text"].strip() != ""
-    if not said and not changed:
-        return None
-    if said in ("", "accept") and changed:
+    now, text = client.review(row["job"], int(row["index"])), row["text"].strip()
+    revision = int(row["revision"])
+    steps = {step["revision"]: step["text"] for step in now.history}
+    changed = text not in ("", (steps.get(revision, now.draft["text"]) or "").strip())
+    if changed and said in ("", "accept"):
         said = "edit"
-    seen = replace(now, revision=int(row["revision"]))
-    return said, seen, row["text"] if said == "edit" else None
+    is_so = now.state == _STATES.get(said) and (said != "edit" or now.text == text)
+    if not said or (is_so and now.revision > revision):
+        return None
+    return said, replace(now, revision=revision), text if said == "edit" else None
+
+
+#: What each decision leads to.
+_STATES = {
+    "accept": "accepted",
+    "edit": "edited",
+    "decorative": "decorative",
+    "reject": "rejected",
+    "undo": "",
+}

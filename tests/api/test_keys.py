@@ -42,10 +42,11 @@ def needed_for(method: str, path: str) -> set[str]:
     """Scopes of which a key needs one."""
     if path.startswith(("/v1/keys", "/v1/owners")):
         return {"admin"}
-    if path.startswith("/v1/reviews") or path.endswith("/review"):
-        return {"review"}
-    if method == "GET" and path.startswith("/v1/images/"):
+    of_drafts = path.startswith("/v1/reviews") or path.endswith("/review")
+    if method == "GET" and (of_drafts or path.startswith("/v1/images/")):
         return {"read", "review"}
+    if of_drafts:
+        return {"review"}
     return {"read"} if method == "GET" else {"submit"}
 
 

@@ -20,11 +20,15 @@ def answer(said: str, certainty: float = 0.9) -> dict[str, Any]:
     return {"text": said, "alt_text": told}
 
 
-def drafted(database: Database, *drafts: tuple[str, float], owner: str = "ada") -> str:
+def drafted(
+    database: Database, *drafts: tuple[str, float], owner: str = "ada", role: str = "informative"
+) -> str:
     """A job with an answered item for each page and certainty."""
     owner_id = builders.owner(database, owner)
     image = builders.checked_image(database, owner_id)
-    new = [NewItem({"images": [image], "alt_text": {"page": page}}) for page, _ in drafts]
+    new = [
+        NewItem({"images": [image], "alt_text": {"page": page, "role": role}}) for page, _ in drafts
+    ]
     with database.transaction() as transaction:
         job_id = submissions.submit(transaction, NewJob(owner_id, builders.MODEL, {}), new)
     taken = builders.claim(database, builders.session(database))
@@ -45,7 +49,8 @@ def decide(database: Database, job_id: str, action: str, revision: int, **said: 
 
 
 def queue(database: Database, owner: str = "ada", **asked: Any) -> list[Review]:
-    wanted = {"order": Order.PAGE, "states": (), "job_id": None, "beyond": None, "limit": 100}
+    wanted = {"order": Order.PAGE, "states": (), "job_id": None, "custom_ids": ()}
+    wanted |= {"beyond": None, "limit": 100}
     owner_id = builders.owner(database, owner)
     with database.snapshot() as transaction:
         return reviews.page(transaction, owner_id, **{**wanted, **asked})
@@ -126,6 +131,7 @@ class TestTheQueue:
         decide(database, first, "reject", 0)
 
         assert [one.page for one in queue(database, job_id=first)] == ["a.html"]
+        assert queue(database, custom_ids=["another"]) == []
         rejected = queue(database, states=[ReviewState.REJECTED])
         assert [one.page for one in rejected] == ["a.html"]
 
@@ -141,6 +147,13 @@ class TestTheQueue:
         assert queue(database) == []
         with database.transaction() as transaction, pytest.raises(NotFound):
             reviews.get(transaction, owner_id, job_id, 0)
+
+    def test_the_longest_name_of_a_page_can_be_queued(self, database: Database) -> None:
+        page = "".join(chr(0x4E00 + n * 37 % 20_000) for n in range(500))
+
+        drafted(database, (page, 0.5))
+
+        assert queue(database)[0].page == page
 
     def test_they_go_with_the_items_of_their_job(self, database: Database) -> None:
         job_id = drafted(database, ("a.html", 0.5))
@@ -245,7 +258,8 @@ class TestDecisions:
         job_id = drafted(database, ("a.html", 0.5))
         before = decide(database, job_id, "edit", 0, text="Mine", by="cy")
 
-        with pytest.raises(ReviewConflict, match="cy has decided since you looked"):
+        said = "cy has decided since you looked" if revision == 0 else "this is revision 1"
+        with pytest.raises(ReviewConflict, match=said):
             decide(database, job_id, action, revision, text="Theirs")
 
         assert queue(database) == [before]
@@ -270,6 +284,17 @@ class TestDecisions:
         [won] = set(outcomes) - {"conflict"}
         assert outcomes.count("conflict") == 7
         assert queue(database)[0].content.text == won
+
+    def test_a_mended_text_stays_in_its_language(self, database: Database) -> None:
+        job_id = drafted(database, ("a.html", 0.5))
+
+        assert decide(database, job_id, "edit", 0, text="Mine").content.language == "English"
+
+    def test_what_is_all_that_a_link_has_is_never_decorative(self, database: Database) -> None:
+        job_id = drafted(database, ("a.html", 0.5), role="functional")
+
+        with pytest.raises(RequestError, match="say where that leads"):
+            decide(database, job_id, "decorative", 0)
 
     @pytest.mark.parametrize("said", [None, "", "  "])
     def test_an_edit_needs_a_text(self, said: str | None, database: Database) -> None:

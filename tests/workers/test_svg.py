@@ -1,12 +1,14 @@
 """SVG: drawn by resvg, on white, if it is whole in itself; else refused with the reason."""
 
 import base64
+import contextlib
 import random
 import time
 
 import pytest
+from PIL import Image
 
-from db.errors import ImageTooLarge, ImageUnreadable
+from db.errors import CheckDied, ImageTooLarge, ImageUnreadable
 from db.verdicts import OK
 from tests import pictures
 from workers import images, svg
@@ -19,12 +21,17 @@ INSIDE = base64.b64encode(pictures.plain("blue")).decode()
 
 
 def drawn(body: str, attributes: str = 'viewBox="0 0 40 20"') -> tuple[int, int]:
-    return images.decode(f"<svg {NAMESPACE} {attributes}>{body}</svg>".encode()).size
+    return look(f"<svg {NAMESPACE} {attributes}>{body}</svg>").size
+
+
+def look(text: str) -> Image.Image:
+    assert svg.is_svg(text.encode())
+    return images.decode(svg.rasterise(text.encode()))
 
 
 class TestDrawing:
     def test_it_is_drawn_on_white_with_a_long_side_of_1024_pixels(self) -> None:
-        picture = images.decode(SQUARE.encode())
+        picture = look(SQUARE)
 
         assert (picture.mode, picture.size) == ("RGB", (1024, 512))
         assert picture.getpixel((100, 100)) == (255, 0, 0)
@@ -52,7 +59,7 @@ class TestDrawing:
         ],
     )
     def test_it_may_begin_as_svgs_do(self, before: str) -> None:
-        assert images.decode((before + SQUARE).encode()).size == (1024, 512)
+        assert look(before + SQUARE).size == (1024, 512)
 
     @pytest.mark.parametrize(
         "body",
@@ -98,7 +105,7 @@ class TestWhatIsRefused:
         )
 
         with pytest.raises(ImageUnreadable, match="entities"):
-            images.decode(bomb.encode())
+            svg.rasterise(bomb.encode())
 
     @pytest.mark.parametrize(
         "attributes", ['width="1" height="10000"', 'viewBox="0 0 1e9 1"', 'width="0" height="5"']
@@ -114,11 +121,22 @@ class TestWhatIsRefused:
     @pytest.mark.parametrize("text", ["<svg", "<svg><rect></svg>", f"{SQUARE}<svg/>", "<svg/>\0"])
     def test_what_is_broken(self, text: str) -> None:
         with pytest.raises(ImageUnreadable):
-            images.decode(text.encode())
+            svg.rasterise(text.encode())
 
     def test_a_web_page_with_an_svg_in_it_is_no_svg(self) -> None:
+        assert not svg.is_svg(f"<html>{SQUARE}</html>".encode())
+
+    def test_an_engine_never_draws_one(self) -> None:
         with pytest.raises(ImageUnreadable, match="not an image"):
-            images.decode(f"<html>{SQUARE}</html>".encode())
+            images.decode(SQUARE.encode())
+
+    def test_numbers_without_end_take_no_time(self) -> None:
+        began = time.process_time()
+
+        with contextlib.suppress(ImageTooLarge, ImageUnreadable):
+            drawn("<rect/>", f'width="{"1" * 200_000}" viewBox="{"1" * 200_000}"')
+
+        assert time.process_time() - began < 5.0
 
 
 def test_looking_whether_it_is_one_takes_no_longer_the_more_comments_there_are() -> None:
@@ -140,10 +158,26 @@ def test_two_hundred_broken_ones_kill_no_child_and_each_has_a_verdict() -> None:
             for _ in range(rng.randint(1, 6)):
                 at = rng.randrange(len(broken))
                 broken[at : at + rng.randint(0, 3)] = rng.randbytes(rng.randint(0, 3))
-            codes.add(checkers.check(bytes(broken)).code)
-        good = checkers.check(SQUARE.encode())
+            made = checkers.draw(bytes(broken))
+            codes.add(OK if isinstance(made, bytes) else made.code)
+        good = checkers.draw(SQUARE.encode())
     finally:
         checkers.close()
 
     assert codes <= {OK, "image_unreadable", "image_too_large"}
-    assert (good.code, good.format, good.width, good.height) == (OK, "SVG", 1024, 512)
+    assert isinstance(good, bytes)
+    assert images.decode(good).size == (1024, 512)
+
+
+def test_one_nested_deeper_than_can_be_drawn_harms_a_child_alone() -> None:
+    within = '<g opacity=".5">' * 2_000 + "</g>" * 2_000
+    deep = f'<svg {NAMESPACE} viewBox="0 0 9 9">{within}</svg>'
+    checkers = Checkers(IntakeSettings(intake_children=1, check_seconds=20.0))
+    try:
+        with contextlib.suppress(CheckDied):
+            checkers.draw(deep.encode())
+        good = checkers.draw(SQUARE.encode())
+    finally:
+        checkers.close()
+
+    assert isinstance(good, bytes)

@@ -7,15 +7,17 @@
 The linter is idefiq/alt/wording.py, the same that `idefiq lint-alt` runs.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
 
+from db.errors import ItemError
 from db.requests import alt_text_of
 from idefiq.alt.wording import Objection, lint, tidy
-from workers.families.base import Answer, Family, Prepared
+from workers.families.base import Answer, Family, Prepared, storable
 
 #: Name and version of the wordings below; a changed one is a new version.
 TEMPLATE = "alt-text/1"
@@ -116,7 +118,9 @@ class AltText:
         for index, (item, answer) in enumerate(zip(batch, answers, strict=True)):
             found = _objections(item, answer.text)
             if found and item.inputs.again:
-                tries.append((index, item.inputs.again(answer.text, found)))
+                # One that does not fit with its objections keeps its draft.
+                with contextlib.suppress(ItemError):
+                    tries.append((index, item.inputs.again(answer.text, found)))
         if not tries:
             return
         said = self._family.generate([prepared for _, prepared in tries])
@@ -134,7 +138,7 @@ class AltText:
         said = self._family.generate([prepared for _, prepared in wanted])
         for (index, _), long in zip(wanted, said, strict=True):
             answer = answers[index]
-            text = tidy(long.text, is_cut=long.finish_reason == "length")
+            text = tidy(storable(long.text), is_cut=long.finish_reason == "length")
             answers[index] = replace(
                 answer,
                 alt_text={**(answer.alt_text or {}), "long_description": text},

@@ -1,6 +1,7 @@
 """`generate` of transformers, with a request's options, and how its tokens are read."""
 
 import copy
+import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -81,7 +82,8 @@ class Confidence(LogitsProcessor):  # type: ignore[misc]
         if not tokens:
             return None
         logprobs = torch.stack(self._steps[:tokens])[:, row]
-        return float(logprobs.mean().exp())
+        probability = float(logprobs.mean().exp())
+        return probability if math.isfinite(probability) else None
 
 
 @dataclass(frozen=True, slots=True)

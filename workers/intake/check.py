@@ -13,6 +13,7 @@ import queue
 import resource
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -57,12 +58,28 @@ def _measure(data: bytes, limits: Limits) -> Verdict:
     if max(width, height) > limits.aspect * min(width, height):
         raise ImageTooLarge(f"{width}x{height} is narrower than 1:{limits.aspect:g}")
     images.decode(data)
-    kind = "SVG" if svg.is_svg(data) else "JPEG" if image.format == "MPO" else image.format
+    kind = "JPEG" if image.format == "MPO" else image.format
     return Verdict(OK, None, kind, width, height)
 
 
+def draw(data: bytes, limits: Limits) -> bytes | Verdict:
+    """Draw an SVG as a PNG; what is wrong with it is a verdict."""
+    try:
+        if len(data) > limits.image_bytes:
+            raise ImageTooLarge(f"{len(data)} bytes; at most {limits.image_bytes} are accepted")
+        return svg.rasterise(data)
+    except ItemError as error:
+        return Verdict(error.code, str(error))
+    except MemoryError:
+        return Verdict(ImageTooLarge.code, "drawing needs more memory than is allowed")
+
+
+#: What a child can be asked to do.
+_WORK: dict[str, Callable[[bytes, Limits], bytes | Verdict]] = {"check": check, "draw": draw}
+
+
 class Checkers:
-    """Child processes that check images, one image at a time each.
+    """Child processes that check images, and draw SVGs, one at a time each.
 
     Args:
         settings: Number of children, limits of an image, and of the child's time and memory.
@@ -79,7 +96,17 @@ class Checkers:
             self._idle.put(_Child(settings.check_memory_bytes))
 
     def check(self, data: bytes) -> Verdict:
-        """Check bytes in a child.
+        """Check bytes in a child; see `_do`."""
+        verdict = self._do("check", data)
+        assert isinstance(verdict, Verdict)
+        return verdict
+
+    def draw(self, data: bytes) -> bytes | Verdict:
+        """Draw an SVG in a child; see `_do`."""
+        return self._do("draw", data)
+
+    def _do(self, work: str, data: bytes) -> bytes | Verdict:
+        """Have a child do something.
 
         Raises:
             CheckDied: The child died on these bytes, or took too long.
@@ -89,7 +116,7 @@ class Checkers:
         try:
             if not child.is_alive():  # it died of something else, while it had nothing to do
                 child = self._replaced(child)
-            return child.check(data, self._limits, self._settings.check_seconds)
+            return child.do(work, data, self._limits, self._settings.check_seconds)
         finally:
             self._idle.put(child)
 
@@ -119,8 +146,8 @@ class _Child:
         """Whether it can be given something."""
         return self._process.is_alive()
 
-    def check(self, data: bytes, limits: Limits, seconds: float) -> Verdict:
-        """See Checkers.check; after CheckDied this child is dead."""
+    def do(self, work: str, data: bytes, limits: Limits, seconds: float) -> bytes | Verdict:
+        """See Checkers; after CheckDied this child is dead."""
         late = threading.Event()
 
         def end_late() -> None:
@@ -132,8 +159,8 @@ class _Child:
         try:
             timer.start()
             try:
-                self._pipe.send((data, limits))
-                verdict: Verdict = self._pipe.recv()
+                self._pipe.send((work, data, limits))
+                done: bytes | Verdict = self._pipe.recv()
             finally:
                 timer.cancel()
         except (EOFError, OSError) as error:
@@ -141,7 +168,7 @@ class _Child:
             if late.is_set():
                 raise CheckDied("checking the image took too long") from error
             raise CheckDied("the process that checked the image died") from error
-        return verdict
+        return done
 
     def _wait_until_ready(self) -> None:
         """Its start is charged to no image.
@@ -175,5 +202,5 @@ def _serve(pipe: Connection, memory_bytes: int) -> None:
     with contextlib.suppress(EOFError, OSError):
         pipe.send("ready")
         while True:
-            data, limits = pipe.recv()
-            pipe.send(check(data, limits))
+            work, data, limits = pipe.recv()
+            pipe.send(_WORK[work](data, limits))

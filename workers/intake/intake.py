@@ -8,9 +8,10 @@ import hashlib
 import io
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from typing import TypeVar
 
 from db import failpoints, verdicts
 from db.blobs import BlobStore, image_key
@@ -27,6 +28,7 @@ from db.leases import Failure, Lease
 from db.requests import image_references
 from db.states import Stage
 from db.verdicts import OK, Verdict
+from workers import svg
 from workers.broker import Wakes, engine_queue
 from workers.ends import LeaseEnds, claim_and_work
 from workers.intake.check import Checkers
@@ -41,6 +43,7 @@ WRITE_SECONDS = 0.05
 #: A second child that dies on the same bytes is no chance any more.
 MAX_DEATHS = 2
 
+T = TypeVar("T")
 Outcome = list[str] | IdefiqError
 #: What became, in one claim, of the examples that a job's items share.
 Shared = dict[str, Outcome]
@@ -185,6 +188,10 @@ class Intake:
                 with self._database.transaction() as transaction:
                     verdicts.forget(transaction, owner_id, digest)
             raise
+        return self._keep(owner_id, digest, data, reference)
+
+    def _keep(self, owner_id: int, digest: str | None, data: bytes, reference: str) -> str:
+        """Store and check bytes, unless that was done; an SVG is kept as it is drawn, too."""
         if digest is None:
             digest = hashlib.sha256(data).hexdigest()
             with self._database.transaction() as transaction:
@@ -196,7 +203,15 @@ class Intake:
         with self._database.transaction() as transaction:
             verdicts.add(transaction, owner_id, {digest: len(data)})
         with self._only(owner_id, digest):
-            verdict = self._verdict(owner_id, digest) or self._check(owner_id, digest, data)
+            verdict = self._verdict(owner_id, digest)
+            if verdict is None and svg.is_svg(data):
+                drawn = self._in_child(self._checkers.draw, owner_id, digest, data)
+                if isinstance(drawn, bytes):
+                    # Its own verdict stays open: what models are shown is the drawing.
+                    return self._keep(owner_id, None, drawn, reference)
+                verdict = drawn
+            if verdict is None:
+                verdict = self._in_child(self._checkers.check, owner_id, digest, data)
             failpoints.reach("checked", reference)
             with self._database.transaction() as transaction:
                 verdicts.judge(transaction, owner_id, digest, verdict)
@@ -218,9 +233,11 @@ class Intake:
         with self._database.snapshot() as transaction:
             return verdicts.get(transaction, owner_id, [digest]).get(digest)
 
-    def _check(self, owner_id: int, digest: str, data: bytes) -> Verdict:
+    def _in_child(
+        self, work: Callable[[bytes], T], owner_id: int, digest: str, data: bytes
+    ) -> T | Verdict:
         try:
-            return self._checkers.check(data)
+            return work(data)
         except CheckDied as error:
             with self._database.transaction() as transaction:
                 deaths = verdicts.count_death(transaction, owner_id, digest)

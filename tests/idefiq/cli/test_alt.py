@@ -3,10 +3,12 @@
 import csv
 import json
 import re
+import threading
 from pathlib import Path
 
 import pytest
 
+from db.errors import FetchFailed
 from idefiq import Client
 from tests import pictures
 from tests.idefiq.cli.conftest import Command
@@ -92,6 +94,8 @@ class TestLooking:
             (("alt", "nowhere"), "'nowhere' is not there"),
             (("alt", "site", "--check", "--report", "r.xml"), "ends in .json or .csv"),
             (("alt", "empty", "--check"), "no pages in empty"),
+            (("alt", "site", "--drafts"), "--drafts is for writing"),
+            (("alt", "site", "--check", "--write"), "only look"),
         ],
     )
     def test_a_mistake_is_named(
@@ -111,20 +115,50 @@ class TestDrafting:
     ) -> None:
         found = list(client.reviews(job_id))
 
-        assert [one.page for one in found] == ["index.html:1", "index.html:1 and 1 more pages"]
+        assert [(one.page, one.context["source"]) for one in found] == [
+            ("index.html", "a.png, line 1; also on more.html"),
+            ("index.html", "b.png, line 1"),
+        ]
         contexts = {one.context["role"]: one.context for one in found}
         assert contexts["informative"]["heading"] == "Boats"
         assert contexts["functional"]["destination"] == "More (more.html)"
         assert {one.text for one in found} == {"A red boat."}
         assert whole(site) == PAGES
 
-    def test_the_same_command_asks_nothing_twice(
-        self, job_id: str, client: Client, command: Command
+    def test_nothing_is_asked_twice_also_when_pages_have_grown(
+        self, job_id: str, client: Client, command: Command, played: Played, site: Path
     ) -> None:
         again = command("alt", "site")
+        (site / "new.html").write_text('<html lang="en"><img src="c.png"><img src="a.png">')
+        with played.running("New."):
+            grown = command("alt", "site")
 
-        assert job_id in again.stderr
-        assert [job.id for job in client.jobs()] == [job_id]
+        assert "2 were drafted before and are not asked about again" in again.stderr
+        assert [job.counts.total for job in client.jobs()] == [1, 2]
+        assert [one.text for one in client.reviews()] == ["A red boat.", "A red boat.", "New."]
+        assert f"--apply {job_id}" in grown.stdout
+
+    def test_what_has_failed_is_named_with_its_image_and_asked_about_again(
+        self, site: Path, command: Command, played: Played, client: Client
+    ) -> None:
+        stop = threading.Event()
+
+        def fail() -> None:
+            while not stop.wait(0.02):
+                played.fail(played.claim(), FetchFailed("the image's server failed"))
+
+        thread = threading.Thread(target=fail)
+        thread.start()
+        failed = command("alt", "site")
+        stop.set()
+        thread.join()
+        with played.running("A boat."):
+            again = command("alt", "site")
+
+        assert failed.exit_code == 1
+        assert "failed: index.html:1: a.png: the image's server failed" in failed.stderr
+        assert again.exit_code == 0, again.output
+        assert [one.text for one in client.reviews()] == ["A boat.", "A boat."]
 
     def test_a_model_can_be_told_nothing_of_the_page(
         self, site: Path, command: Command, played: Played, client: Client
@@ -153,7 +187,7 @@ class TestApplying:
         result = command("alt", "site", "--apply", job_id)
 
         assert result.exit_code == 0, result.output
-        assert f"to review: idefiq review {job_id}" in result.stdout
+        assert f"--apply {job_id}" in result.stdout
         assert (site / "index.html").read_text() == PAGES["index.html"]
         assert (site / "more.html").read_text() == PAGES["more.html"].replace(
             'role="presentation"', 'role="presentation" alt=""'
@@ -186,6 +220,19 @@ class TestApplying:
         assert "index.html:1: draft, informative: a.png" in unreviewed.stdout
         assert "data-alt-draft" not in (site / "index.html").read_text()
         assert (site / "index.html").read_text().count('alt="A red boat."') == 2
+
+    def test_what_was_decided_and_has_no_place_here_is_told(
+        self, job_id: str, command: Command, client: Client, site: Path
+    ) -> None:
+        for one in client.reviews(job_id):
+            client.decide(one, "accept")
+        (site / "b.png").write_bytes(pictures.plain("blue"))
+
+        result = command("alt", "site", "--apply", job_id)
+
+        assert result.exit_code == 1
+        assert "no place here for what was decided about index.html b.png, line 1" in result.stderr
+        assert "2 pages written" in result.stdout
 
     def test_a_patch_is_printed_and_the_pages_stay(
         self, job_id: str, command: Command, site: Path
@@ -250,12 +297,12 @@ class TestReviewing:
     def test_the_last_decision_can_be_undone_and_the_rest_left_for_later(
         self, job_id: str, command: Command, client: Client
     ) -> None:
-        said = self.answered(command, "r\nu\nd\nx\ns\n", job_id)
+        said = self.answered(command, "s\nr\nu\nx\nr\n", job_id)
 
         assert "[a]ccept [e]dit" in said
         assert "1 decided, 1 left" in said
         states = sorted(one.state for one in client.reviews(job_id))
-        assert states == ["decorative", "unreviewed"]
+        assert states == ["rejected", "unreviewed"]
 
     def test_a_conflict_is_told_and_the_draft_is_shown_as_it_is_now(
         self, job_id: str, command: Command, client: Client, monkeypatch: pytest.MonkeyPatch
@@ -274,6 +321,34 @@ class TestReviewing:
 
         assert "Bo has decided since you looked" in result.stderr
         assert "Theirs" in result.stdout
+        assert "edited by Bo" in result.stdout
+
+    def test_a_link_s_picture_cannot_be_called_decorative(
+        self, job_id: str, command: Command, client: Client
+    ) -> None:
+        result = command("review", job_id, input="s\nd\nq\n")
+
+        assert "it is all that a link or a button has" in result.stderr
+        assert {one.state for one in client.reviews(job_id)} == {"unreviewed"}
+
+    @pytest.mark.parametrize("words", [("job_nope",), ("job_nope", "--csv", "q.csv")])
+    def test_a_job_that_is_not_there_is_told(
+        self, words: tuple[str, ...], job_id: str, command: Command
+    ) -> None:
+        assert "there is no job" in str(command("review", *words).exception)
+
+    def test_a_spreadsheet_can_be_brought_back_twice(
+        self, job_id: str, command: Command, client: Client
+    ) -> None:
+        self.answered(command, "", job_id, "--csv", "queue.csv")
+        text = Path("queue.csv").read_text().replace("\r\n", "\n")
+        Path("queue.csv").write_text(re.sub(r",$", ",accept", text, flags=re.M))
+
+        first = self.answered(command, "", "--from", "queue.csv")
+        second = self.answered(command, "", "--from", "queue.csv")
+
+        assert "2 decisions taken, 0 refused" in first
+        assert "0 decisions taken, 0 refused" in second
 
     def test_the_image_can_be_opened(self, job_id: str, command: Command) -> None:
         said = self.answered(command, "o\nq\n", job_id)

@@ -5,12 +5,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from db.cards import Limits, ModelCard
+from db.errors import PromptTooLong
 from workers import families
 from workers.families.alttext import AltText
 from workers.families.base import Answer, Prepared
+from workers.families.generation import Confidence
 from workers.settings import EngineSettings
 
 PICTURE = Image.new("RGB", (32, 32), "red")
@@ -193,6 +196,18 @@ class TestRewriting:
 
         assert draft(family, caption="our logo").text == "A red square."
 
+    def test_a_draft_is_kept_whose_objections_do_not_fit_beside_it(self) -> None:
+        class Short(Said):
+            def prepare(self, request: dict[str, Any], images: Sequence[Image.Image]) -> Prepared:
+                if "earlier draft" in request["prompt"]:
+                    raise PromptTooLong("too long")
+                return super().prepare(request, images)
+
+        answer = draft(Short("a red square and"))
+
+        assert answer.text == "A red square and"
+        assert [one["code"] for one in told(answer)["objections"]] == ["unfinished"]
+
     def test_a_batch_is_asked_together_and_only_the_bad_ones_again(self) -> None:
         family = Said("A red square.", "photo", "A blue circle.", "A green star.")
         over = AltText(family)
@@ -259,6 +274,9 @@ class TestOverRealFamilies:
         together = [answer.confidence for answer in family.generate(items)]
 
         assert together == pytest.approx(alone, abs=1e-4)
+        nothing_sure = Confidence()
+        nothing_sure(torch.zeros(1, 1), torch.full((1, 3), float("-inf")))
+        assert nothing_sure.of(0, 1) is None
         sampled = {**request, "options": {"do_sample": True, "seed": 1}}
         [drawn] = family.generate([family.prepare(sampled, pictures[:1])])
         assert drawn.confidence is None

@@ -23,6 +23,7 @@ from tests import pictures
 from tests.db import builders
 from tests.db.test_blobs import s3_settings
 from tests.workers import parts
+from workers import svg
 from workers.intake.check import Checkers
 from workers.intake.fetch import Fetcher
 from workers.intake.intake import Intake
@@ -162,6 +163,29 @@ def test_what_was_fetched_is_kept_as_a_blob_and_its_reference_in_the_item(
     assert item.images == [f"blob:{digest}"]
     stored = parts.store(tmp_path).get(image_key(builders.owner(database), digest))
     assert stored == pictures.plain("green")
+
+
+def test_an_svg_is_handed_on_as_the_picture_that_it_draws_and_a_bad_one_fails_alone(
+    intake: Intake, database: Database, tmp_path: Path
+) -> None:
+    square = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 1"><rect width="9"/></svg>'
+    outside = square.replace(b"<rect ", b'<image href="/etc/hostname" ')
+    good, bad = (upload(database, tmp_path, data) for data in (square, outside))
+    job_id = submit(database, good, bad, good)
+
+    intake.look()
+
+    drawn = svg.rasterise(square)
+    assert outcomes(database, job_id) == [
+        ("generate", None),
+        ("intake", "image_unreadable"),
+        ("generate", None),
+    ]
+    with database.snapshot() as transaction:
+        item = results.get(transaction, builders.owner(database), job_id, 0)
+    assert item.images == [f"blob:{hashlib.sha256(drawn).hexdigest()}"]
+    digest = hashlib.sha256(drawn).hexdigest()
+    assert parts.store(tmp_path).get(image_key(builders.owner(database), digest)) == drawn
 
 
 def test_an_image_is_checked_once_however_many_items_share_it(
