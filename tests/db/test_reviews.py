@@ -49,7 +49,7 @@ def decide(database: Database, job_id: str, action: str, revision: int, **said: 
 
 
 def queue(database: Database, owner: str = "ada", **asked: Any) -> list[Review]:
-    wanted = {"order": Order.PAGE, "states": (), "job_id": None, "custom_ids": ()}
+    wanted: dict[str, Any] = {"order": Order.PAGE, "states": (), "job_id": None, "custom_ids": ()}
     wanted |= {"beyond": None, "limit": 100}
     owner_id = builders.owner(database, owner)
     with database.snapshot() as transaction:
