@@ -82,7 +82,8 @@ def checked(url: str, ports: Collection[int]) -> tuple[str, str]:
     if parts.username is not None or parts.password is not None:
         raise Refused("a URL with a user name in it is not asked")
     if port not in ports:
-        raise Refused(f"port {port} is not asked")
+        taken = " and ".join(map(str, sorted(ports)))
+        raise Refused(f"this service asks the ports {taken} of others, and not {port}")
     try:
         host = parts.hostname if ":" in parts.hostname else _ascii(parts.hostname)
     except UnicodeError as error:

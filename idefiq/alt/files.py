@@ -221,12 +221,19 @@ class Web:
     def read(self, name: str) -> bytes:
         """See Files."""
         try:
-            answer = httpx2.get(name, follow_redirects=True, timeout=_TIMEOUT_SECONDS)
-            answer.raise_for_status()
+            with httpx2.stream(
+                "GET", name, follow_redirects=True, timeout=_TIMEOUT_SECONDS
+            ) as answer:
+                if not answer.is_success:
+                    raise IdefiqError(f"{name} answers {answer.status_code}")
+                self._url, data = str(answer.url), bytearray()
+                for piece in answer.iter_bytes():
+                    data += piece
+                    if len(data) > MOST_PICTURE_BYTES:
+                        raise IdefiqError(f"{name} has more than {MOST_PICTURE_BYTES} bytes")
         except httpx2.HTTPError as error:
             raise IdefiqError(f"{name} cannot be read: {error}") from error
-        self._url = str(answer.url)
-        return answer.content
+        return bytes(data)
 
     def picture(self, page: str, source: str) -> bytes | str:
         """See Files; the service fetches it itself."""

@@ -70,10 +70,11 @@ def _change(some: Sequence[tuple[Finding, Outcome]]) -> Change | None:
 
 
 def write(changed: Sequence[Change]) -> None:
-    """Write pages in place.
+    """Write pages in place, each as a whole.
 
     Raises:
-        IdefiqError: Some of them cannot be written; then nothing is.
+        IdefiqError: Some are on the web; then none is written.
+        OSError: One cannot be written; those before it are.
     """
     for change in changed:
         if isinstance(change.files, Web):

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from idefiq.cli import alt, jobs, keys, review, runs
-from idefiq.cli.common import errors
+from idefiq.cli.common import errors, shown
 from idefiq.types import IdefiqError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -44,5 +44,5 @@ def main() -> None:
     try:
         app()
     except (IdefiqError, OSError) as error:
-        errors.print(f"error: {error}", style="red")
+        errors.print(shown(f"error: {error}"), style="red")
         sys.exit(2)
