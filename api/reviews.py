@@ -9,10 +9,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from api.schemas import After, CustomId, Index, Limit, decode_cursor, encode_cursor
 from api.services import Parts, Reviewer, Seer
-from db import reviews
+from db import decisions, reviews
+from db.decisions import Action, Decision, Step
 from db.errors import RequestError
 from db.requests import Line, no_nul
-from db.reviews import Action, Decision, Order, Review, ReviewState, Step
+from db.reviews import Order, Review, ReviewState
 
 router = APIRouter(tags=["reviews"])
 
@@ -202,7 +203,7 @@ def get_review(
     """One draft, with everything that was decided about it."""
     with services.database.snapshot() as transaction:
         review = reviews.get(transaction, owner.id, job_id, index)
-        steps = reviews.history(transaction, review)
+        steps = decisions.history(transaction, review)
     return _with_history(review, steps)
 
 
@@ -228,8 +229,8 @@ def decide(
         key_id=caller.key_id or None,
     )
     with services.database.transaction() as transaction:
-        review = reviews.decide(transaction, caller.owner.id, job_id, index, taken)
-        steps = reviews.history(transaction, review)
+        review = decisions.decide(transaction, caller.owner.id, job_id, index, taken)
+        steps = decisions.history(transaction, review)
     return _with_history(review, steps)
 
 

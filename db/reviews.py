@@ -1,12 +1,6 @@
-"""What people make of drafts of alternative text: a queue, decisions, and every step kept.
+"""Drafts of alternative text, queued for people, and where they stand; see db/decisions.py.
 
-    draft ──▶ unreviewed ──accept──▶ accepted       each step: who, when, what it led to
-                  │  ├─────edit────▶ edited         and each can be undone, back to the draft
-                  │  ├──decorative─▶ decorative
-                  │  └────reject───▶ rejected
-
-Whoever decides says which revision they saw; if somebody else has decided since, that is a
-conflict and changes nothing. The item's own answer never changes.
+The item's own answer never changes.
 """
 
 from collections.abc import Collection, Sequence
@@ -15,12 +9,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, tuple_, update
+from sqlalchemy import Connection, Row, insert, select, tuple_
 
-from db.clock import now
-from db.errors import NotFound, RequestError, ReviewConflict
+from db.errors import NotFound
 from db.requests import effective
-from db.tables import items, jobs, review_steps, reviews
+from db.tables import items, jobs, reviews
 
 
 class ReviewState(StrEnum):
@@ -31,16 +24,6 @@ class ReviewState(StrEnum):
     EDITED = "edited"
     DECORATIVE = "decorative"
     REJECTED = "rejected"
-
-
-class Action(StrEnum):
-    """What a reviewer can do."""
-
-    ACCEPT = "accept"
-    EDIT = "edit"
-    DECORATIVE = "decorative"
-    REJECT = "reject"
-    UNDO = "undo"
 
 
 class Order(StrEnum):
@@ -72,26 +55,6 @@ class Content:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
-    """What a reviewer does, having seen a revision.
-
-    Attributes:
-        text: With "edit": the new text; the others have none.
-        language: With "edit": what the text is in.
-        reviewer: A name for the history.
-        key_id: The key that was used, if there was one.
-    """
-
-    action: Action
-    revision: int
-    text: str | None = None
-    long_description: str | None = None
-    language: str | None = None
-    reviewer: str = ""
-    key_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Review:
     """A draft and what has become of it, with what a person needs to judge it.
 
@@ -115,18 +78,6 @@ class Review:
     answer: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One entry of a review's history."""
-
-    revision: int
-    action: Action
-    content: Content
-    reviewer: str
-    created_at: datetime
-
-
-_OF_CONTENT = ("state", "text", "long_description", "language")
 _SELECT = (
     select(
         reviews,
@@ -214,132 +165,8 @@ def get(transaction: Connection, owner_id: int, job_id: str, ordinal: int) -> Re
     return _review(row)
 
 
-def history(transaction: Connection, review: Review) -> list[Step]:
-    """The steps of a review, oldest first."""
-    rows = transaction.execute(
-        select(review_steps)
-        .where(review_steps.c.item_id == review.item_id)
-        .order_by(review_steps.c.revision)
-    )
-    return [
-        Step(row.revision, Action(row.action), _content(row), row.reviewer, row.created_at)
-        for row in rows
-    ]
-
-
-def decide(
-    transaction: Connection, owner_id: int, job_id: str, ordinal: int, decision: Decision
-) -> Review:
-    """Take a decision. Writes only if the review is still at the revision that was seen.
-
-    Raises:
-        NotFound: See `get`.
-        RequestError: An edit without a text, or nothing to undo.
-        ReviewConflict: Somebody else has decided since.
-    """
-    review = get(transaction, owner_id, job_id, ordinal)
-    content, undo_to = _outcome(transaction, review, decision)
-    changed = {name: getattr(content, name) for name in _OF_CONTENT}
-    written = transaction.execute(
-        update(reviews)
-        .where(reviews.c.item_id == review.item_id, reviews.c.revision == decision.revision)
-        .values(
-            **changed,
-            decided=int(content.state is not ReviewState.UNREVIEWED),
-            revision=decision.revision + 1,
-            reviewer=decision.reviewer,
-            reviewed_at=now(),
-        )
-    )
-    if not written.rowcount:
-        who = f"{review.reviewer or 'somebody'} has decided since you looked: "
-        raise ReviewConflict(
-            f"{who if review.revision > decision.revision else ''}this is revision"
-            f" {review.revision}, you saw {decision.revision}; look again",
-            field="revision",
-        )
-    transaction.execute(
-        insert(review_steps).values(
-            **changed,
-            item_id=review.item_id,
-            revision=decision.revision + 1,
-            owner_id=owner_id,
-            action=decision.action.value,
-            undo_to=undo_to,
-            reviewer=decision.reviewer,
-            key_id=decision.key_id,
-            created_at=now(),
-        )
-    )
-    return get(transaction, owner_id, job_id, ordinal)
-
-
-def _outcome(
-    transaction: Connection, review: Review, decision: Decision
-) -> tuple[Content, int | None]:
-    """What a decision leads to, and the revision that undoing it leads back to."""
-    if decision.action is Action.UNDO:
-        return _before(transaction, review, decision.revision)
-    drafted = _drafted(review)
-    match decision.action:
-        case Action.ACCEPT:
-            # What is there now: the draft, or what somebody else made of it.
-            now_there = review.content if review.content.text else drafted
-            content = _with_state(now_there, ReviewState.ACCEPTED)
-        case Action.EDIT:
-            if not (decision.text or "").strip():
-                raise RequestError("an edit needs a text; or decide 'decorative'", field="text")
-            content = Content(
-                ReviewState.EDITED,
-                decision.text,
-                decision.long_description or review.content.long_description,
-                decision.language or review.content.language,
-            )
-        case Action.DECORATIVE:
-            if review.request["alt_text"].get("role") == "functional":
-                raise RequestError(
-                    "it is all that a link or a button has: edit it to say where that leads,"
-                    " or what it does",
-                    field="action",
-                )
-            content = Content(ReviewState.DECORATIVE, "")
-        case _:
-            content = _with_state(drafted, ReviewState.REJECTED)
-    return content, decision.revision
-
-
-def _before(transaction: Connection, review: Review, revision: int) -> tuple[Content, int | None]:
-    steps = {
-        row.revision: row
-        for row in transaction.execute(
-            select(review_steps).where(review_steps.c.item_id == review.item_id)
-        )
-    }
-    target = steps[revision].undo_to if revision in steps else None
-    if target is None:
-        if revision != review.revision:  # told as the conflict that it is
-            return review.content, None
-        raise RequestError("there is nothing to undo", field="action")
-    if target == 0:
-        return _drafted(review), None
-    return _content(steps[target]), steps[target].undo_to
-
-
-def _drafted(review: Review) -> Content:
-    told = review.answer["alt_text"]
-    return Content(
-        ReviewState.UNREVIEWED,
-        review.answer["text"],
-        told.get("long_description"),
-        told.get("language"),
-    )
-
-
-def _with_state(content: Content, state: ReviewState) -> Content:
-    return Content(state, content.text, content.long_description, content.language)
-
-
-def _content(row: Row[Any]) -> Content:
+def content_of(row: Row[Any]) -> Content:
+    """What a row of a review, or of a step to it, says."""
     return Content(ReviewState(row.state), row.text, row.long_description, row.language)
 
 
@@ -352,7 +179,7 @@ def _review(row: Row[Any]) -> Review:
         custom_id=row.custom_id,
         page=row.page,
         certainty=row.certainty,
-        content=_content(row),
+        content=content_of(row),
         revision=row.revision,
         reviewer=row.reviewer,
         reviewed_at=row.reviewed_at,

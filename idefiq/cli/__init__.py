@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from idefiq.cli import alt, jobs, keys, review, runs
+from idefiq.cli import alt, jobs, keys, lint, review, runs
 from idefiq.cli.common import errors, shown
 from idefiq.types import IdefiqError
 
@@ -34,6 +34,7 @@ def options(
 
 runs.add_to(app)
 alt.add_to(app)
+lint.add_to(app)
 review.add_to(app)
 jobs.add_to(app)
 app.add_typer(keys.app, name="keys")
