@@ -15,9 +15,10 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from db import errors, quotas
 from db.completions import error_body
@@ -107,6 +108,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(errors.IdefiqError, _ours)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -169,6 +171,11 @@ def _http(request: Request, error: Exception) -> JSONResponse:
     code = codes.get(error.status_code, errors.RequestError.code)
     render = envelope if _speaks_openai(request) else problem
     return render(error.status_code, code, str(error.detail), headers=error.headers)
+
+
+def _gone(request: Request, error: Exception) -> Response:
+    """Whoever asked went away before the request was read: nobody is told, nothing is logged."""
+    return Response(status_code=499)
 
 
 def _unexpected(request: Request, error: Exception) -> JSONResponse:

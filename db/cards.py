@@ -43,6 +43,23 @@ class Checks(_Stored):
     batch_equals_singles: bool
 
 
+class Serving(_Stored):
+    """How a model answers.
+
+    Attributes:
+        path: "slots", or "generate" for the library's own batches; beams and ranked labels are
+            never answered in slots.
+        why: Why there are no slots.
+        slots: Items that are answered at the same time.
+        slot_tokens: Prompt and answer together; a longer item is answered by generate.
+    """
+
+    path: Literal["slots", "generate"]
+    why: str = ""
+    slots: int = 0
+    slot_tokens: int = 0
+
+
 class ModelCard(_Stored):
     """How an engine worker describes the model it has loaded.
 
@@ -51,7 +68,7 @@ class ModelCard(_Stored):
         languages: Those that it answers in; none for a model of which nobody has said.
         follows_instructions: Whether a caption can be asked for in any wording.
         defaults: Options of the checkpoint, for requests that do not say otherwise.
-        checks: None for a model that is none (echo).
+        checks: None for a model that is none (echo), as is `serving`.
     """
 
     name: str
@@ -64,6 +81,7 @@ class ModelCard(_Stored):
     follows_instructions: bool = True
     defaults: dict[str, Any] = {}
     checks: Checks | None = None
+    serving: Serving | None = None
     note: str = ""
     revision: str = ""
     dtype: str = ""

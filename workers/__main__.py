@@ -70,15 +70,20 @@ def run_engine(record: RecordSettings) -> int:
     from workers import families
     from workers.engine.device import Device, device_thread
     from workers.engine.engine import Engine
-    from workers.families.alttext import AltText
+    from workers.engine.schedule import Schedule
 
     settings = EngineSettings()
     thread = device_thread()
-    family = AltText(thread.submit(families.load, settings).result())
+    family = thread.submit(families.load, settings).result()
     log.info("loaded %s (%s)", family.card.name, family.card.family)
     database = _open(record)
     device = Device(
         family,
+        Schedule(
+            slots=family.slots.count if family.slots else 0,
+            budget=settings.patches_at_once,
+            batch_items=settings.batch_items,
+        ),
         stuck_seconds=settings.stuck_seconds,
         probe=lambda: families.warm_up(family),
         on_broken=lambda: os._exit(BROKEN_STATUS),
@@ -107,9 +112,7 @@ def run_engine(record: RecordSettings) -> int:
         loaders=settings.load_threads,
     )
     _end_when_stuck(device.is_stuck, engine.blame)
-    loop = ResidentLoop(
-        engine.look, lanes=settings.lanes, poll_seconds=settings.poll_seconds, name="lane"
-    )
+    loop = ResidentLoop(engine.look, lanes=1, poll_seconds=settings.poll_seconds, name="claim")
     engine.loop = loop
 
     def close() -> None:

@@ -150,13 +150,33 @@ class EngineSettings(WorkerSettings):
         "", description="File with a chat template, for a checkpoint that brings none"
     )
     batch_items: Annotated[int, Field(ge=1, le=4096)] = Field(
-        32, description="Most items in a batch"
-    )
-    lanes: Annotated[int, Field(ge=1, le=16)] = Field(
-        2, description="Batches in hand at once: one loads while another generates"
+        32, description="Most items that are claimed together, and in a batch of generate"
     )
     load_threads: Count = Field(
         4, description="Threads that read and decode images; more where the blob store is far away"
+    )
+    engine: Literal["auto", "generate"] = Field(
+        "auto",
+        description="auto answers in slots what can be; generate leaves everything to the library,"
+        " in batches",
+    )
+    slots: Annotated[int, Field(ge=0, le=1024)] = Field(
+        0, description="Items that are answered at the same time; 0 measures what fits"
+    )
+    slot_tokens: Annotated[int, Field(ge=64)] = Field(
+        2048, description="Tokens of a slot, prompt and answer; a longer item is answered alone"
+    )
+    patches_at_once: Annotated[int, Field(ge=1)] = Field(
+        32_768, description="Most patches of pictures in one pass; fewer if they do not fit"
+    )
+    invariant: bool = Field(
+        False,
+        description="Read prompts and pictures one by one, so that not even in bfloat16 an answer"
+        " depends on its neighbours; slower",
+    )
+    features_bytes: Annotated[int, Field(ge=0)] = Field(
+        256 * 2**20,
+        description="Memory for what a model has made of pictures, for more questions about them",
     )
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = Field(
         64, description="Most tokens of an answer, and what an item gets that asks for none"
@@ -168,5 +188,7 @@ class EngineSettings(WorkerSettings):
         0.0, description="Echo only: how long a full batch takes, to rehearse a model's pace"
     )
     stuck_seconds: Seconds = Field(
-        600.0, description="A batch that takes longer ends the process, so that others take over"
+        600.0,
+        description="A batch, or a step of all slots, that takes longer ends the process, so that"
+        " others take over",
     )

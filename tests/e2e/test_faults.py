@@ -10,7 +10,7 @@ from tests import pictures, servers
 from tests.e2e.conftest import Env, Start, another_engine
 
 #: A batch of sixteen takes a fifth of a second, so that something is always under way.
-PACE = {"batch_items": "16", "echo_batch_seconds": "0.2", "lanes": "2"}
+PACE = {"batch_items": "16", "echo_batch_seconds": "0.2"}
 
 
 def submit(client: Client, folder: Path, count: int) -> Job:

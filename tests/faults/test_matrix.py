@@ -82,7 +82,7 @@ def test_t1_the_demonstration_model_says_the_same_although_its_workers_are_kille
 ) -> None:
     """A real model, whose answers come of its own arithmetic in each process anew."""
     paths = draw(tmp_path / "scenes", 12)
-    slow = {"model": "demo", "batch_items": "4", "lanes": "1"}
+    slow = {"model": "demo", "batch_items": "4"}
     with start(embedded, engines=1, **slow) as service, Client(service.url) as client:
         items = [{"images": [image]} for image in client.upload(paths)]
         calm = client.wait(client.submit(items))

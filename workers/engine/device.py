@@ -1,13 +1,15 @@
-"""The device: one batch at a time, halved when it does not fit, watched while it runs."""
+"""The device: one thing at a time, less of it when it does not fit, watched while it runs."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from db import failpoints
 from db.errors import EngineError, IdefiqError, OutOfMemory
-from workers.families.base import Answer, Family, Prepared
+from workers.engine.schedule import Admit, Generate, Loaded, Schedule, Step
+from workers.families.base import Answer, Family
 
 Outcome = Answer | IdefiqError
 
@@ -25,11 +27,12 @@ def device_thread() -> ThreadPoolExecutor:
 
 
 class Device:
-    """Runs a family's batches one after the other.
+    """Does what the schedule says, one act after the other, in a thread of its own.
 
     Args:
         family: The loaded model.
-        stuck_seconds: A batch that runs longer counts as stuck.
+        schedule: Of the items that wait.
+        stuck_seconds: An act that runs longer counts as stuck.
         probe: Answers a simple item, or raises.
         on_broken: Ends the process.
         thread: The one that the model was loaded in; see `device_thread`.
@@ -38,82 +41,212 @@ class Device:
     def __init__(
         self,
         family: Family,
+        schedule: Schedule,
         *,
         stuck_seconds: float,
         probe: Callable[[], None],
         on_broken: Callable[[], None],
         thread: ThreadPoolExecutor | None = None,
     ) -> None:
-        self._family, self._probe, self._on_broken = family, probe, on_broken
-        self._stuck_seconds = stuck_seconds
+        self._family, self._slots, self._schedule = family, family.slots, schedule
+        self._stuck_seconds, self._probe, self._on_broken = stuck_seconds, probe, on_broken
         self._thread = thread or device_thread()
+        self._changed = threading.Condition()
+        self._closing = False
         self._began: float | None = None
+        #: Batches for `generate` above this cost do not fit: items times tokens of the longest.
         self._ceiling: int | None = None
+        self._in_slots: dict[int, Loaded] = {}  # by the id of the prepared item
         #: What the device works on now.
-        self.running: Sequence[Prepared] = ()
+        self.running: Sequence[Loaded] = ()
+
+    def start(
+        self,
+        may_start: Callable[[Loaded], bool],
+        on_end: Callable[[Loaded, Outcome | None], None],
+    ) -> None:
+        """Begin to do what is put. Both are called in the device's thread: they must not wait.
+
+        Args:
+            may_start: Asked when an item's turn has come; False gives it back.
+            on_end: Takes each item's answer or error, or None for one that was given back.
+        """
+        self._may_start, self._on_end = may_start, on_end
+        self._thread.submit(self._run)
+
+    def expect(self, count: int) -> None:
+        """Say that so many items are being loaded, or, below 0, that so many do not come."""
+        with self._changed:
+            self._schedule.coming += count
+            self._changed.notify()
+
+    def put(self, loaded: Loaded) -> None:
+        """Let an item that was expected wait for its turn."""
+        with self._changed:
+            self._schedule.coming -= 1
+            self._schedule.put([loaded])
+            self._changed.notify()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is on the device, or waits for it."""
+        with self._changed:
+            return not self._in_slots and not self._schedule and self._began is None
 
     def is_stuck(self) -> bool:
-        """Whether the batch that runs has been at it for too long."""
+        """Whether what runs has been at it for too long."""
         began = self._began
         return began is not None and time.monotonic() - began > self._stuck_seconds
 
-    def run(self, batch: Sequence[Prepared], may_start: Callable[[], bool]) -> list[Outcome] | None:
-        """Answer a batch when it is its turn.
-
-        Args:
-            batch: Items with the same kind and options.
-            may_start: Asked when the turn has come; False leaves the batch alone.
-
-        Returns:
-            An answer or an error for each item, in order; None if it was not to start.
-        """
-        return self._thread.submit(self._run, batch, may_start).result()
-
     def close(self) -> None:
-        """Let the batch that runs finish, and run no more."""
+        """Finish what is begun, and give back what is not."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
         self._thread.shutdown()
 
-    def _run(
-        self, batch: Sequence[Prepared], may_start: Callable[[], bool]
-    ) -> list[Outcome] | None:
-        if not may_start():
-            return None
-        try:
-            return self._halving(batch)
-        finally:
-            self._began = None
+    # ---- the thread -------------------------------------------------------------------
 
-    def _halving(self, batch: Sequence[Prepared]) -> list[Outcome]:
-        cost = len(batch) * max(item.tokens for item in batch)
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                for one in self._schedule.take_all() if self._closing else ():
+                    self._on_end(one, None)
+                act = self._schedule.next(len(self._in_slots))
+                if act is None:
+                    if self._closing:
+                        return
+                    self._changed.wait()
+                    continue
+            try:
+                self._perform(act)
+            except Exception:  # an item must never be left without an end
+                log.critical("the device's own work failed", exc_info=True)
+                self._on_broken()
+            finally:
+                self._began, self.running = None, ()
+
+    def _perform(self, act: Admit | Generate | Step) -> None:
+        if isinstance(act, Step):
+            self._step()
+            return
+        due = []
+        for one in act.items:
+            if self._may_start(one):
+                due.append(one)
+            else:
+                self._on_end(one, None)
+        if not due:
+            return
+        if isinstance(act, Admit):
+            self._admit(due)
+            return
+        due.sort(key=lambda one: one.item.tokens, reverse=True)
+        for one, outcome in zip(due, self._halving(due), strict=True):
+            self._on_end(one, outcome)
+
+    def _begin(self, running: Sequence[Loaded]) -> None:
+        self._began, self.running = time.monotonic(), running
+        failpoints.reach("generating", [one.item for one in running])
+
+    # ---- slots ------------------------------------------------------------------------
+
+    def _admit(self, group: list[Loaded]) -> None:
+        assert self._slots
+        try:
+            self._begin(group)
+            over = self._slots.admit([one.item for one in group])
+        except MemoryError:
+            self._admit_less(group)
+            return
+        except Exception as error:  # one item's fault must not be its neighbours'
+            log.warning("%d items could not be begun", len(group), exc_info=error)
+            if len(group) > 1:
+                for one in group:
+                    self._admit([one])
+            else:
+                self._on_end(group[0], self._fault(error))
+            return
+        self._in_slots |= {id(one.item): one for one in group}
+        self._answer(over)
+
+    def _admit_less(self, group: list[Loaded]) -> None:
+        """The device is full: try less at once, then with fewer items beside it."""
+        cost = sum(one.cost for one in group)
+        log.warning("out of memory beginning %d items, %d tokens", len(group), cost)
+        if len(group) > 1:
+            self._schedule.budget = min(self._schedule.budget, cost // 2)
+        elif self._in_slots:
+            self._schedule.most = len(self._in_slots)
+        else:
+            self._on_end(group[0], OutOfMemory("the item does not fit the device, even alone"))
+            return
+        self._schedule.put_back(group)
+
+    def _step(self) -> None:
+        assert self._slots
+        held = list(self._in_slots.values())
+        try:
+            self._begin(held)
+            self._answer(self._slots.step())
+        except MemoryError:
+            log.warning("out of memory with %d items in slots", len(held))
+            self._leave()
+            if len(held) == 1:
+                self._on_end(held[0], OutOfMemory("the item does not fit the device, even alone"))
+                return
+            self._schedule.most = len(held) // 2
+            self._schedule.put_back(held)
+        except Exception as error:  # whose fault it is shows when each runs alone
+            log.warning("a step of %d items failed", len(held), exc_info=error)
+            self._leave()
+            if len(held) == 1:
+                self._on_end(held[0], self._fault(error))
+                return
+            for one in held:
+                one.alone = True
+            self._schedule.put_back(held)
+
+    def _leave(self) -> None:
+        assert self._slots
+        self._slots.drop()
+        self._in_slots.clear()
+
+    def _answer(self, over: Sequence[tuple[object, Answer]]) -> None:
+        for item, answer in over:
+            self._on_end(self._in_slots.pop(id(item)), answer)
+
+    # ---- generate ---------------------------------------------------------------------
+
+    def _halving(self, batch: Sequence[Loaded]) -> list[Outcome]:
+        cost = len(batch) * max(one.item.tokens for one in batch)
         if len(batch) > 1 and self._ceiling is not None and cost > self._ceiling:
             return self._halves(batch)
-        self._began, self.running = time.monotonic(), batch
         try:
-            failpoints.reach("generating", batch)
-            answers = self._family.generate(batch)
+            self._begin(batch)
+            answers = self._family.generate([one.item for one in batch])
             if len(answers) != len(batch):
                 raise EngineError(f"{len(answers)} answers for {len(batch)} items")
             return list(answers)
         except MemoryError:
             log.warning("out of memory with %d items, %d tokens", len(batch), cost)
             if len(batch) == 1:
-                return [OutOfMemory("the item does not fit the device's memory, even alone")]
+                return [OutOfMemory("the item does not fit the device, even alone")]
             self._ceiling = cost - 1  # so as not to fail the same way again and again
         except Exception as error:  # a family's bug in one item must not fail its neighbours
             log.warning("batch of %d failed", len(batch), exc_info=error)
             if len(batch) == 1:
-                self._check_device()
-                if isinstance(error, IdefiqError):
-                    return [error]
-                return [EngineError(f"generation failed: {type(error).__name__}")]
+                return [self._fault(error)]
         return self._halves(batch)
 
-    def _halves(self, batch: Sequence[Prepared]) -> list[Outcome]:
+    def _halves(self, batch: Sequence[Loaded]) -> list[Outcome]:
         middle = len(batch) // 2
         return self._halving(batch[:middle]) + self._halving(batch[middle:])
 
-    def _check_device(self) -> None:
-        """Ask whether it is the item or the device that is at fault.
+    # ---- faults -----------------------------------------------------------------------
+
+    def _fault(self, error: Exception) -> IdefiqError:
+        """What is told of an item that failed alone, unless it is the device that is at fault.
 
         A device whose context is lost fails everything from then on. Nothing of that may be
         charged to the items, so the process ends and its leases are rescued.
@@ -123,3 +256,6 @@ class Device:
         except Exception:
             log.critical("the device answers not even the simplest item", exc_info=True)
             self._on_broken()
+        if isinstance(error, IdefiqError):
+            return error
+        return EngineError(f"generation failed: {type(error).__name__}")

@@ -1,17 +1,23 @@
-"""The generate stage: claim, load, generate, write; several lanes take turns on the device.
+"""The generate stage: claim, load, answer, write, each at its own pace.
 
-    lane 1   claim ─ load ─ ▓ generate ▓ ─ write ─ claim ─ …
-    lane 2           claim ─ load ─ wait ─ ▓ generate ▓ ─ write
+    claim ─▶ load (threads) ─▶ device: slots, or batches ─▶ write
+      ▲      up to `in hand` items between claim and write       │
+      └──────────────────── room for more ◀──────────────────────┘
 
-A lane looks at its leases again when its turn on the device has come: a process that was
-stopped for a while, or is about to end, starts nothing that others may have by now.
+Items of different jobs and options are on the device side by side, and each is written soon after
+its answer is there: a short one never waits for a long one. An item's lease is looked at again
+when its turn on the device has come: a process that was stopped for a while, or is about to end,
+starts nothing that others may have by now.
 """
 
 import hashlib
 import logging
-from collections.abc import Sequence
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from db import failpoints, verdicts
 from db.blobs import BlobStore, image_key
@@ -20,36 +26,33 @@ from db.errors import EngineError, IdefiqError, ImageMismatch, ImageNotFound, No
 from db.leases import Failure, Lease
 from db.states import Origin, Stage
 from workers.ends import LeaseEnds, claim_and_work
-from workers.engine.batching import plan
-from workers.engine.device import Device
+from workers.engine.device import Device, Outcome
+from workers.engine.schedule import Loaded
+from workers.families import alttext
 from workers.families.base import Answer, Family, Prepared, storable
 from workers.images import decode
 from workers.loop import ResidentLoop
 from workers.notices import Notices
 from workers.session import Session
 
+#: Answers that come within this time are written together, unless the device has nothing to do.
+GATHER_SECONDS = 0.05
+#: Most answers in one transaction.
+MOST_WRITTEN = 256
+#: How often a claim that waits for room looks whether the worker is to stop.
+STOP_SECONDS = 0.2
+
+#: An item whose time in this process is over: its answer or error, or None if it is given back.
+Ended = tuple[Lease, str, Outcome | None]
+
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A lease with its item ready for the device."""
-
-    lease: Lease
-    item: Prepared
-
-
-def _batch_key(one: Loaded) -> tuple[int, str]:
-    """What may share a batch; an item that has cost a worker before goes last and alone."""
-    suspect = one.lease.item_id if one.lease.is_suspect else 0
-    return suspect, one.lease.options_digest
 
 
 class Engine:
     """Does the work of an engine worker; `look` is what its resident loop runs.
 
     Args:
-        batch_items: Most items in a batch, and in a claim.
+        batch_items: Most items in a claim.
         loaders: Threads that read and decode images.
     """
 
@@ -66,76 +69,114 @@ class Engine:
         batch_items: int,
         loaders: int,
     ) -> None:
-        self._database, self._store = database, store
-        self._family, self._device = family, device
+        self._database, self._store, self._family = database, store, family
         self._session, self._ends, self._notices = session, ends, notices
         self._batch_items = batch_items
+        #: So many are being answered, and so many wait for a free place.
+        self._most_in_hand = (family.slots.count if family.slots else batch_items) + batch_items
+        self._in_hand = 0
+        self._room = threading.Condition()
+        self._ended: queue.SimpleQueue[Ended | None] = queue.SimpleQueue()
         self._loaders = ThreadPoolExecutor(loaders, thread_name_prefix="load")
-        self._turn: tuple[str, Sequence[Loaded]] = ("", [])
+        self._device = device
+        device.start(self._may_start, self._on_end)
+        self._writer = threading.Thread(target=self._write_all, name="write")
+        self._writer.start()
+        self._closing = False
         self.loop: ResidentLoop | None = None
 
+    @property
+    def _is_stopping(self) -> bool:
+        return self._closing or (self.loop is not None and self.loop.stopping.is_set())
+
     def look(self) -> bool:
-        """Claim and answer what is due. Returns whether there may be more."""
+        """Claim what is due and begin it. Returns whether there may be more."""
+        room = self._wait_for_room()
+        if not room:
+            return True
         return claim_and_work(
             self._database,
             self._session,
-            self._work,
+            self._begin,
             stage=Stage.GENERATE,
             model=self._family.card.name,
-            limit=self._batch_items,
+            limit=room,
         )
 
-    def _work(self, taken: Sequence[Lease], session: str) -> None:
-        if len(taken) == self._batch_items and self.loop:
-            self.loop.wake()  # another lane can load while this one generates
-        loaded = self._load(taken, session)
-        failpoints.reach("decoded", taken)
-        batches = plan(
-            loaded,
-            like=_batch_key,
-            tokens=lambda one: one.item.tokens,
-            max_items=self._batch_items,
-        )
-        for batch in batches:
-            self._answer(batch, session)
+    def wait_until_idle(self) -> None:
+        """Wait until everything that was claimed has been written."""
+        with self._room:
+            self._room.wait_for(lambda: not self._in_hand)
 
     def close(self) -> None:
-        """End the loaders and the device."""
+        """Finish what is on the device, give back the rest, and write it all."""
+        self._closing = True
         self._loaders.shutdown()
         self._device.close()
+        self._ended.put(None)
+        self._writer.join()
 
     def blame(self) -> None:
         """Note in the record which items the device hangs on; the process is about to end."""
-        session, batch = self._turn
         running = self._device.running
-        on_device = [one.lease for one in batch if any(one.item is item for item in running)]
-        log.critical("the device hangs on %s", [lease.item_id for lease in on_device])
-        self._ends.blame(session, on_device)
+        log.critical("the device hangs on %s", [one.lease.item_id for one in running])
+        for session in {one.session for one in running}:
+            self._ends.blame(session, [one.lease for one in running if one.session == session])
 
-    def _may_start(self, session: str) -> bool:
-        stopping = self.loop is not None and self.loop.stopping.is_set()
-        return not stopping and self._session.holds(session)
+    # ---- claim ------------------------------------------------------------------------
 
-    def _load(self, taken: Sequence[Lease], session: str) -> list[Loaded]:
-        loaded: list[Loaded] = []
-        failures: list[Failure] = []
-        for lease, outcome in zip(taken, self._loaders.map(self._load_one, taken), strict=True):
-            if isinstance(outcome, Prepared):
-                loaded.append(Loaded(lease, outcome))
-            else:
-                failures.append(Failure(lease, outcome))
-        self._ends.write(session, failures=failures)
-        return loaded
+    def _wait_for_room(self) -> int:
+        """How many items to claim, once that is worth a claim; 0 when the worker is to stop."""
+        with self._room:
+            # A claim costs the same for one item as for many.
+            worth = self._batch_items // 2 or 1
+            while self._most_in_hand - self._in_hand < worth:
+                if self._is_stopping:
+                    return 0
+                self._room.wait(STOP_SECONDS)
+            return min(self._most_in_hand - self._in_hand, self._batch_items)
 
-    def _load_one(self, lease: Lease) -> Prepared | IdefiqError:
+    def _begin(self, taken: Sequence[Lease], session: str) -> None:
+        with self._room:
+            self._in_hand += len(taken)
+        self._device.expect(len(taken))
+        for lease in taken:
+            self._loaders.submit(self._load, lease, session)
+
+    # ---- load -------------------------------------------------------------------------
+
+    def _load(self, lease: Lease, session: str) -> None:
+        self._put(lease, session, lambda: self._prepare(lease))
+
+    def _go_on(self, one: Loaded, answer: Answer) -> None:
+        """Do what is to be done with an answer before it is one; see Prepared.then."""
+        then = one.item.then
+        assert then
+        self._put(one.lease, one.session, lambda: then(answer))
+
+    def _put(self, lease: Lease, session: str, make: Callable[[], Prepared | Answer]) -> None:
+        """Hand what `make` returns to the device, or to the writer."""
+        outcome: Prepared | Outcome
         try:
-            images = [decode(self._read(lease.owner_id, ref)) for ref in lease.shown]
-            item = self._family.prepare(lease.request, images)
+            outcome = make()
+            failpoints.reach("decoded", [lease])
         except IdefiqError as error:
-            return error
+            outcome = error
         except Exception:  # nobody's item may take a neighbour down with it
             log.exception("item %d could not be prepared", lease.item_id)
-            return EngineError("preparing the item failed unexpectedly; see the worker's log")
+            outcome = EngineError("preparing the item failed unexpectedly; see the worker's log")
+        if not isinstance(outcome, Prepared):
+            self._ended.put((lease, session, outcome))
+            self._device.expect(-1)
+            return
+        slots = self._family.slots
+        fits = slots is not None and slots.takes(outcome)
+        cost = slots.cost(outcome) if slots and fits else outcome.tokens
+        self._device.put(Loaded(lease, session, outcome, fits, cost, lease.is_suspect))
+
+    def _prepare(self, lease: Lease) -> Prepared:
+        images = [decode(self._read(lease.owner_id, ref)) for ref in lease.shown]
+        item = alttext.prepare(self._family, lease.request, images)
         if lease.origin is Origin.CHAT:  # somebody may be reading along
             return replace(
                 item, on_text=lambda text: self._notices.said(lease.job_id, storable(text))
@@ -154,20 +195,63 @@ class Engine:
             raise ImageMismatch(f"the bytes of {reference} were changed after they were checked")
         return data
 
-    def _answer(self, batch: Sequence[Loaded], session: str) -> None:
-        def may_start() -> bool:
-            self._turn = session, batch
-            return self._may_start(session)
+    # ---- answer -----------------------------------------------------------------------
 
-        outcomes = self._device.run([one.item for one in batch], may_start)
-        if outcomes is None:
-            self._ends.release(session, [one.lease for one in batch])
-            return
-        failpoints.reach("generated", batch)
-        answers, failures = [], []
-        for one, outcome in zip(batch, outcomes, strict=True):
-            if isinstance(outcome, Answer):
-                answers.append((one.lease, outcome.record(one.lease.request["kind"])))
-            else:
-                failures.append(Failure(one.lease, outcome))
-        self._ends.write(session, answers=answers, failures=failures)
+    def _may_start(self, one: Loaded) -> bool:
+        return not self._is_stopping and self._session.holds(one.session)
+
+    def _on_end(self, one: Loaded, outcome: Outcome | None) -> None:
+        if isinstance(outcome, Answer) and one.item.then:
+            if self._may_start(one):
+                self._device.expect(1)
+                self._loaders.submit(self._go_on, one, outcome)
+                return
+            outcome = None
+        self._ended.put((one.lease, one.session, outcome))
+
+    # ---- write ------------------------------------------------------------------------
+
+    def _write_all(self) -> None:
+        while (first := self._ended.get()) is not None:
+            gathered, is_last = self._gather(first)
+            for session in {session for _, session, _ in gathered}:
+                self._write(session, [(a, c) for a, b, c in gathered if b == session])
+            with self._room:
+                self._in_hand -= len(gathered)
+                self._room.notify_all()
+            if is_last:
+                return
+
+    def _gather(self, first: Ended) -> tuple[list[Ended], bool]:
+        gathered = [first]
+        until = time.monotonic() + GATHER_SECONDS
+        while len(gathered) < MOST_WRITTEN:
+            is_awaited = gathered[-1][0].origin is Origin.CHAT or self._device.is_idle
+            wait = 0.0 if is_awaited else max(until - time.monotonic(), 0.0)
+            try:
+                one = self._ended.get(timeout=wait)
+            except queue.Empty:
+                return gathered, False
+            if one is None:
+                return gathered, True
+            gathered.append(one)
+        return gathered, False
+
+    def _write(self, session: str, ended: Sequence[tuple[Lease, Outcome | None]]) -> None:
+        answers = [
+            (lease, outcome.record(lease.request["kind"]))
+            for lease, outcome in ended
+            if isinstance(outcome, Answer)
+        ]
+        failures = [
+            Failure(lease, outcome) for lease, outcome in ended if isinstance(outcome, IdefiqError)
+        ]
+        back = [lease for lease, outcome in ended if outcome is None]
+        try:
+            failpoints.reach("generated", ended)
+            self._ends.write(session, answers=answers, failures=failures)
+            if back:
+                self._ends.release(session, back)
+        except Exception as error:  # what is not written is rescued; see ends.py
+            log.warning("%d ends were not written: %s", len(ended), error)
+            self._session.abandon(session)

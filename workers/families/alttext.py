@@ -7,8 +7,7 @@
 The linter is idefiq/alt/wording.py, the same that `idefiq lint-alt` runs.
 """
 
-import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,144 +53,125 @@ _DESCRIBES = "the model describes the picture: say where the link leads, or what
 _CUE = "Alternative text:"
 
 
-@dataclass(frozen=True, slots=True)
-class _Inputs:
-    """What the wrapped family has prepared, and what else may be asked of it."""
+def prepare(family: Family, request: dict[str, Any], images: Sequence[Image.Image]) -> Prepared:
+    """Make an item ready, whatever it asks for; see Family.prepare.
 
-    draft: Prepared
-    again: Callable[[str, Sequence[Objection]], Prepared] | None
-    long: Prepared | None
-    language: str | None
-    is_instructed: bool
-
-
-class AltText:
-    """A family that answers requests for alternative text with another family's captions.
-
-    Everything else it hands on.
+    What asks for alternative text becomes a caption whose answer is looked at, and asked for again
+    if there are objections; see Prepared.then.
     """
+    said = alt_text_of(request)
+    if said is None:
+        return family.prepare(request, images)
+    return _Asked(family, request, said, images).draft()
 
-    def __init__(self, family: Family) -> None:
-        self._family = family
-        self.card = family.card
 
-    def prepare(self, request: dict[str, Any], images: Sequence[Image.Image]) -> Prepared:
-        """See Family.prepare."""
-        said = alt_text_of(request)
-        if said is None:
-            return self._family.prepare(request, images)
-        language = self._language(request)
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request for alternative text."""
 
-        def asked(prompt: str) -> Prepared:
-            inner = {key: request[key] for key in request.keys() - {"alt_text", "language"}}
-            if self.card.follows_instructions:
-                inner["prompt"] = prompt
-                if language and language == request.get("language"):
-                    inner["language"] = language
-            return self._family.prepare(inner, images)
+    family: Family
+    request: dict[str, Any]
+    said: dict[str, Any]
+    images: Sequence[Image.Image]
 
-        wording = _wording(said, cue=self.card.style == "plain")
-        draft = asked(wording())
-        instructed = self.card.follows_instructions
-        again = (lambda text, faults: asked(wording(text, faults))) if said["rewrite"] else None
-        long = asked(_IN_DETAIL) if said["long_description"] and instructed else None
-        return Prepared(
-            request,
-            tokens=max(one.tokens for one in (draft, long) if one),
-            inputs=_Inputs(draft, again if instructed else None, long, language, instructed),
+    def draft(self) -> Prepared:
+        """The first thing to ask."""
+        if self._wants_detail:
+            self._ask(_IN_DETAIL)  # so that what does not fit is told before anything is answered
+        return replace(self._ask(self._wording()), then=self._look_at_draft)
+
+    def _look_at_draft(self, answer: Answer) -> Answer | Prepared:
+        first = self._judged(answer)
+        found = self._objections(first.text)
+        if not (found and self.said["rewrite"] and self._is_instructed):
+            return self._in_detail(first)
+        try:
+            again = self._ask(self._wording(first.text, found))
+        except ItemError:  # it does not fit with its objections, and keeps its draft
+            return self._in_detail(first)
+        return replace(again, then=lambda answer: self._better(first, answer))
+
+    def _better(self, first: Answer, answer: Answer) -> Answer | Prepared:
+        second = self._judged(answer, is_rewritten=True)
+        better = second if _faults(second) < _faults(first) else first
+        spent = first.completion_tokens + second.completion_tokens
+        return self._in_detail(replace(better, completion_tokens=spent))
+
+    def _in_detail(self, answer: Answer) -> Answer | Prepared:
+        if not self._wants_detail:
+            return answer
+        return replace(self._ask(_IN_DETAIL), then=lambda long: self._with(answer, long))
+
+    @staticmethod
+    def _with(answer: Answer, long: Answer) -> Answer:
+        text = tidy(storable(long.text), is_cut=long.finish_reason == "length")
+        return replace(
+            answer,
+            alt_text={**(answer.alt_text or {}), "long_description": text},
+            completion_tokens=answer.completion_tokens + long.completion_tokens,
         )
 
-    def generate(self, batch: Sequence[Prepared]) -> list[Answer]:
-        """See Family.generate; of a batch, all items ask for alternative text, or none."""
-        if "alt_text" not in batch[0].request:
-            return self._family.generate(batch)
-        inputs: list[_Inputs] = [item.inputs for item in batch]
-        drafts = self._family.generate([one.draft for one in inputs])
-        answers = [_judged(item, draft) for item, draft in zip(batch, drafts, strict=True)]
-        self._rewrite(batch, answers)
-        self._describe_in_detail(inputs, answers)
-        return answers
+    def _ask(self, prompt: str) -> Prepared:
+        inner = {k: self.request[k] for k in self.request.keys() - {"alt_text", "language"}}
+        if self._is_instructed:
+            inner["prompt"] = prompt
+            if self._language and self._language == self.request.get("language"):
+                inner["language"] = self._language
+        return self.family.prepare(inner, self.images)
 
-    def _rewrite(self, batch: Sequence[Prepared], answers: list[Answer]) -> None:
-        """Ask once more where there are objections, and keep what has fewer of them."""
-        tries: list[tuple[int, Prepared]] = []
-        for index, (item, answer) in enumerate(zip(batch, answers, strict=True)):
-            found = _objections(item, answer.text)
-            if found and item.inputs.again:
-                # One that does not fit with its objections keeps its draft.
-                with contextlib.suppress(ItemError):
-                    tries.append((index, item.inputs.again(answer.text, found)))
-        if not tries:
-            return
-        said = self._family.generate([prepared for _, prepared in tries])
-        for (index, _), answer in zip(tries, said, strict=True):
-            second = _judged(batch[index], answer, is_rewritten=True)
-            first = answers[index]
-            better = second if _faults(second) < _faults(first) else first
-            spent = first.completion_tokens + second.completion_tokens
-            answers[index] = replace(better, completion_tokens=spent)
+    def _wording(self, draft: str = "", faults: Sequence[Objection] = ()) -> str:
+        return _wording(self.said, draft, faults, cue=self.family.card.style == "plain")
 
-    def _describe_in_detail(self, inputs: Sequence[_Inputs], answers: list[Answer]) -> None:
-        wanted = [(index, one.long) for index, one in enumerate(inputs) if one.long]
-        if not wanted:
-            return
-        said = self._family.generate([prepared for _, prepared in wanted])
-        for (index, _), long in zip(wanted, said, strict=True):
-            answer = answers[index]
-            text = tidy(storable(long.text), is_cut=long.finish_reason == "length")
-            answers[index] = replace(
-                answer,
-                alt_text={**(answer.alt_text or {}), "long_description": text},
-                completion_tokens=answer.completion_tokens + long.completion_tokens,
-            )
+    @property
+    def _is_instructed(self) -> bool:
+        return self.family.card.follows_instructions
 
-    def _language(self, request: Mapping[str, Any]) -> str | None:
+    @property
+    def _wants_detail(self) -> bool:
+        return bool(self.said["long_description"] and self._is_instructed)
+
+    @property
+    def _language(self) -> str | None:
         """What the answer will be in: the language asked for, where the model has it."""
-        wanted, known = request.get("language"), self.card.languages
-        if wanted and self.card.follows_instructions and (not known or wanted in known):
+        wanted, known = self.request.get("language"), self.family.card.languages
+        if wanted and self._is_instructed and (not known or wanted in known):
             return str(wanted)
         return known[0] if known else None
 
+    def _objections(self, text: str) -> list[Objection]:
+        said = self.said
+        if said["role"] == "functional" and not self._is_instructed:
+            return [Objection("describes", _DESCRIBES)]
+        near = [said[name] for name in ("caption", "heading", "page_title") if said.get(name)]
+        if said["role"] == "functional":
+            near = []  # the name of where a link leads is what its text should be
+        return lint(text, near=near, target_length=said["target_length"])
 
-def _wording(said: Mapping[str, Any], *, cue: bool) -> Callable[..., str]:
-    """What to ask; called with an earlier draft and its faults, what to ask again."""
-    told = [words.format(said[name].strip()) for name, words in _CONTEXT if said.get(name)]
+    def _judged(self, answer: Answer, *, is_rewritten: bool = False) -> Answer:
+        text = tidy(answer.text, is_cut=answer.finish_reason == "length")
+        found = self._objections(text)
+        errors = sum(one.is_error for one in found)
+        sure = 1.0 if answer.confidence is None else answer.confidence
+        told = {
+            "objections": [{"code": one.code, "message": one.message} for one in found],
+            "rewritten": is_rewritten,
+            "certainty": round(sure / DOUBT_PER_ERROR**errors, 4),
+            "language": self._language,
+        }
+        return replace(answer, text=text, alt_text=told, template=f"{TEMPLATE} {answer.template}")
+
+
+def _wording(said: Mapping[str, Any], draft: str, faults: Sequence[Objection], *, cue: bool) -> str:
+    """What to ask, or, with an earlier draft and its faults, what to ask again."""
+    parts = [words.format(said[name].strip()) for name, words in _CONTEXT if said.get(name)]
     task = _TASK_OF_FUNCTION if said["role"] == "functional" else _TASK
     if said["role"] == "functional" and said.get("destination"):
-        told.append(f"It leads to, or does: {said['destination'].strip()}.")
-
-    def wording(draft: str = "", faults: Sequence[Objection] = ()) -> str:
-        parts = [task.format(target_length=said["target_length"]), *told]
-        if faults:
-            listed = "; ".join(fault.message for fault in faults)
-            parts.append(_AGAIN.format(draft=draft, faults=listed))
-        return " ".join([*parts, _CUE] if cue else parts)
-
-    return wording
-
-
-def _objections(item: Prepared, text: str) -> list[Objection]:
-    said = alt_text_of(item.request) or {}
-    if said["role"] == "functional" and not item.inputs.is_instructed:
-        return [Objection("describes", _DESCRIBES)]
-    near = [said[name] for name in ("caption", "heading", "page_title") if said.get(name)]
-    if said["role"] == "functional":
-        near = []  # the name of where a link leads is what its text should be
-    return lint(text, near=near, target_length=said["target_length"])
-
-
-def _judged(item: Prepared, answer: Answer, *, is_rewritten: bool = False) -> Answer:
-    text = tidy(answer.text, is_cut=answer.finish_reason == "length")
-    found = _objections(item, text)
-    errors = sum(one.is_error for one in found)
-    sure = 1.0 if answer.confidence is None else answer.confidence
-    told = {
-        "objections": [{"code": one.code, "message": one.message} for one in found],
-        "rewritten": is_rewritten,
-        "certainty": round(sure / DOUBT_PER_ERROR**errors, 4),
-        "language": item.inputs.language,
-    }
-    return replace(answer, text=text, alt_text=told, template=f"{TEMPLATE} {answer.template}")
+        parts.append(f"It leads to, or does: {said['destination'].strip()}.")
+    parts.insert(0, task.format(target_length=said["target_length"]))
+    if faults:
+        listed = "; ".join(fault.message for fault in faults)
+        parts.append(_AGAIN.format(draft=draft, faults=listed))
+    return " ".join([*parts, _CUE] if cue else parts)
 
 
 def _faults(answer: Answer) -> int:

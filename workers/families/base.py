@@ -7,12 +7,15 @@ family.generate([Prepared, …])  ─▶ [Answer, …]    like options, same ord
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from PIL import Image
 
 from db.cards import ModelCard
 from workers.settings import EngineSettings
+
+#: How an answer came about: in slots, by the library's `generate`, by ranking labels.
+Path = Literal["slots", "generate", "rank"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +28,15 @@ class Prepared:
         inputs: The family's own, not looked at by anybody else.
         on_text: Called with the beginning of the answer whenever more of it is certain, where
             the family can tell before the end.
+        then: What is made of the answer: a better one, or something else to ask first. Called in
+            any thread but the device's.
     """
 
     request: dict[str, Any]
     tokens: int
     inputs: Any
     on_text: Callable[[str], None] | None = None
+    then: "Callable[[Answer], Answer | Prepared] | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,7 @@ class Answer:
         prompt_tokens: Tokens of the prompt, those of images included.
         completion_tokens: Tokens generated, the one that ends included.
         template: Name and version of the prompt template.
+        path: How it came about.
         label: Classify: the label that the answer names, None if it names none of them.
         scores: Ranked labels: each with its likelihood, in the request's order.
         seed: Of a sampled answer: what draws it again.
@@ -71,6 +78,7 @@ class Answer:
     prompt_tokens: int
     completion_tokens: int
     template: str
+    path: Path = "generate"
     label: str | None = None
     scores: tuple[Score, ...] | None = None
     seed: int | None = None
@@ -95,10 +103,43 @@ def storable(text: str) -> str:
     return text.replace("\0", "\ufffd")
 
 
+class Joining(Protocol):
+    """Answers side by side, each beginning and ending at any time. One thread calls it.
+
+    Every method may raise MemoryError when the device is full; items that were to be admitted
+    then are not.
+    """
+
+    @property
+    def count(self) -> int:
+        """How many items it holds at most."""
+
+    def takes(self, item: Prepared) -> bool:
+        """Whether an item can be answered here; others are answered by `Family.generate`."""
+
+    def cost(self, item: Prepared) -> int:
+        """Work before the first token, in tokens of text that would take as long."""
+
+    def admit(self, items: Sequence[Prepared]) -> list[tuple[Prepared, Answer]]:
+        """Begin, `count` in all at most. Returns those that are answered already."""
+
+    def step(self) -> list[tuple[Prepared, Answer]]:
+        """Say the next token of every item. Returns those that are answered."""
+
+    def drop(self) -> None:
+        """Forget all items."""
+
+
 class Family(Protocol):
     """A loaded model."""
 
-    card: ModelCard
+    @property
+    def card(self) -> ModelCard:
+        """What it can do."""
+
+    @property
+    def slots(self) -> Joining | None:
+        """None for a model that answers whole batches alone."""
 
     def prepare(self, request: dict[str, Any], images: Sequence[Image.Image]) -> Prepared:
         """Make one item ready; called from several threads at once.

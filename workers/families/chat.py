@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from db.errors import RequestError
+from workers.decoding.prompt import Picture
 from workers.families.pinned import Inputs, Pinned
 from workers.settings import EngineSettings
 
@@ -20,6 +21,7 @@ class Chat(Pinned):
 
     name = "chat"
     per_token = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"})
+    sends_bytes = False
 
     def __init__(self, settings: EngineSettings) -> None:
         super().__init__(settings)
@@ -29,7 +31,9 @@ class Chat(Pinned):
                 " name a file that holds one with IDEFIQ_CHAT_TEMPLATE"
             )
 
-    def encode(self, text: str, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
+    def encode(
+        self, text: str, images: Sequence[Image.Image]
+    ) -> tuple[dict[str, torch.Tensor], Sequence[Picture]]:
         """Whatever the processor makes of one item."""
         encoded = self._processor(
             text=[text],
@@ -37,11 +41,12 @@ class Chat(Pinned):
             add_special_tokens=not self.begins_itself(text),
             return_tensors="pt",
         )
-        return {
+        tensors = {
             name: tensor[0] if name in self.per_token else tensor
             for name, tensor in encoded.items()
             if isinstance(tensor, torch.Tensor) and name != "labels"  # those are for training
         }
+        return tensors, []
 
     def collate_images(self, items: Sequence[Inputs]) -> dict[str, torch.Tensor]:
         """The pictures' tensors end to end, in the order of the items."""

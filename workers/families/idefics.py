@@ -10,17 +10,24 @@ from typing import Any
 
 import torch
 from PIL import Image
+from transformers.models.idefics.modeling_idefics import IdeficsDecoupledEmbedding
 from transformers.models.idefics.processing_idefics import (
     image_attention_mask_for_packed_input_ids,
     incremental_to_binary_attention_mask,
 )
 
-from workers.families.generation import END_OF_UTTERANCE
+from workers.decoding.generation import END_OF_UTTERANCE
+from workers.decoding.prompt import Picture
+from workers.decoding.readers import Crossed, Reader
 from workers.families.pinned import Inputs, Pinned
 from workers.families.prompts import Style, Turn
 from workers.settings import EngineSettings
 
 FAKE, IMAGE = "<fake_token_around_image>", "<image>"
+#: Each slot has room for so many pictures' keys and values; a prompt with more goes to `generate`.
+MOST_PICTURES = 8
+#: The vision part takes so many in one pass.
+PICTURES_AT_ONCE = 64
 
 
 class Idefics(Pinned):
@@ -31,7 +38,7 @@ class Idefics(Pinned):
 
     def render(self, turns: Sequence[Turn]) -> str:
         """The text as the guide writes it, `<s>` included."""
-        text, after_image = str(self._tokenizer.bos_token), False
+        text, after_image = str(self.tokenizer.bos_token), False
         for part in self._pieces(turns):
             if isinstance(part, int):
                 text += f"{IMAGE}{FAKE}" if after_image else f"{FAKE}{IMAGE}{FAKE}"
@@ -40,31 +47,55 @@ class Idefics(Pinned):
             after_image = isinstance(part, int)
         return text
 
-    def encode(self, text: str, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-        """pixel_values: float (images, 3, side, side); the mask: (tokens, images)."""
+    def encode(
+        self, text: str, images: Sequence[Image.Image]
+    ) -> tuple[dict[str, torch.Tensor], Sequence[Picture]]:
+        """Pictures: all of one size. image_attention_mask: (tokens, images)."""
         ids = torch.tensor(self.text_ids(text))
         tensors = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if not images:
-            return tensors
-        tensors["pixel_values"] = self._processor.image_processor(list(images), return_tensors="pt")
-        nth, _ = image_attention_mask_for_packed_input_ids(ids[None], self._tokenizer, "pt")
+            return tensors, []
+        sized = self._processor.image_processor(list(images), return_tensors="pt")
+        nth, _ = image_attention_mask_for_packed_input_ids(ids[None], self.tokenizer, "pt")
         tensors["image_attention_mask"] = incremental_to_binary_attention_mask(
             nth, "pt", num_classes=len(images)
         )[0]
-        return tensors
+        return tensors, [Picture.of(pixels) for pixels in sized]
 
     def collate_images(self, items: Sequence[Inputs]) -> dict[str, torch.Tensor]:
         """Pad to the most images; a slot without image is zeros that no token looks at."""
         longest = max(len(item.tensors["input_ids"]) for item in items)
-        most = max(len(item.tensors.get("pixel_values", ())) for item in items) or 1
-        pixels = torch.zeros((len(items), most, *self._processor.default_image_dims))
+        most = max(len(item.pictures) for item in items) or 1
+        shape = (len(items), most, *self._processor.default_image_dims)
+        pixels = torch.zeros(shape, dtype=self.model.dtype, device=self.device)
         mask = torch.zeros((len(items), longest, most), dtype=torch.long)
         for row, item in enumerate(items):
-            if "pixel_values" in item.tensors:
-                shown, tokens = len(item.tensors["pixel_values"]), len(item.tensors["input_ids"])
-                pixels[row, :shown] = item.tensors["pixel_values"]
+            if item.pictures:
+                shown, tokens = len(item.pictures), len(item.tensors["input_ids"])
+                pixels[row, :shown] = self._numbers(item.pictures)
                 mask[row, longest - tokens :, :shown] = self._looks(item)
         return {"pixel_values": pixels, "image_attention_mask": mask}
+
+    def reader(self) -> Reader:
+        """See Pinned.reader."""
+        one_table(self.model)
+        return Crossed(self.model, MOST_PICTURES)
+
+    def see(self, pictures: Sequence[Picture]) -> list[torch.Tensor]:
+        """See Pinned.see."""
+        seen: list[torch.Tensor] = []
+        for start in range(0, len(pictures), PICTURES_AT_ONCE):
+            some = pictures[start : start + PICTURES_AT_ONCE]
+            hidden = self.model.model.vision_model(self._numbers(some)).last_hidden_state
+            if self.model.config.use_resampler:
+                hidden = self.model.model.perceiver_resampler(hidden)
+            seen += hidden.unbind(0)
+        return seen
+
+    def _numbers(self, pictures: Sequence[Picture]) -> torch.Tensor:
+        assert self.pixels is not None
+        stacked = torch.stack([picture.pixels for picture in pictures])
+        return self.pixels.numbers(stacked.to(self.device, non_blocking=True), self.model.dtype)
 
     def go_on(self, outputs: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The pictures as they were seen, and that all that follows may look at them."""
@@ -104,7 +135,19 @@ class Idefics(Pinned):
         if settings.prompt_style != "auto":
             return settings.prompt_style
         # Only the instruct models were given a token that ends a turn.
-        return "chat" if END_OF_UTTERANCE in self._tokenizer.get_vocab() else "plain"
+        return "chat" if END_OF_UTTERANCE in self.tokenizer.get_vocab() else "plain"
+
+
+def one_table(model: Any) -> None:
+    """Put the two tables of IDEFICS's embeddings, old and added tokens, into one.
+
+    The library finds out which table a token is in by asking the device, and waits for it.
+    """
+    inner = model.model
+    if isinstance(inner.embed_tokens, IdeficsDecoupledEmbedding):
+        added = getattr(inner.embed_tokens, "additional_embedding", None)
+        tables = [inner.embed_tokens.weight, *([added.weight] if added else [])]
+        inner.embed_tokens = torch.nn.Embedding.from_pretrained(torch.cat(tables).detach())
 
 
 def load(settings: EngineSettings) -> Idefics:

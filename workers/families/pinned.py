@@ -1,14 +1,16 @@
 """A pinned model of transformers: everything that does not depend on its architecture.
 
-prepare   request ─▶ turns ─▶ text ─▶ tensors of one item          workers/families/prompts.py
-generate  items that can share a batch ─▶ padded on the left ─▶ generate ─▶ answers
-          ranked labels ─▶ likelihoods                             workers/families/ranking.py
+prepare   request ─▶ turns ─▶ text ─▶ tensors and pictures of one item  workers/families/prompts.py
+slots     items that join and leave while others are answered           workers/families/slotted.py
+generate  what the slots cannot: items that can share a batch ─▶ padded on the left ─▶ generate
+          ranked labels ─▶ likelihoods                                  workers/families/ranking.py
 
 A family is a subclass that knows its processor and how its images are laid side by side. Items
 are prepared alone, so that one bad item raises for itself only. Texts are padded on the left:
 on the right, answers depend on neighbours.
 """
 
+import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -19,18 +21,24 @@ from typing import Any, ClassVar
 import jinja2
 import torch
 from PIL import Image
-from transformers import AutoProcessor, LogitsProcessorList
+from transformers import AutoProcessor, LogitsProcessor, LogitsProcessorList
 
-from db.cards import Limits, ModelCard
+from db.cards import Limits, ModelCard, Serving
 from db.errors import EngineError, ItemRefused, PromptTooLong
 from db.requests import MAX_EXAMPLES, MAX_IMAGES
-from workers.families import checkpoints, generation, loading, ranking, sampling, selfcheck
-from workers.families.base import Answer, Prepared
+from workers.decoding import generation, sampling
+from workers.decoding.prompt import Picture
+from workers.decoding.readers import Reader
+from workers.decoding.streaming import Streamer, Teller
+from workers.families import checkpoints, loading, ranking, selfcheck, slotted
+from workers.families.base import Answer, Path, Prepared
 from workers.families.labels import named
+from workers.families.pixels import Pixels
 from workers.families.prompts import Part, Style, Turn, build
 from workers.families.special import Controls
-from workers.families.streaming import Streamer
 from workers.settings import EngineSettings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,8 @@ class Inputs:
 
     Attributes:
         tensors: Without a batch dimension; those of `Pinned.per_token` are (tokens, …).
+        pictures: In the order of the prompt, where the family knows them one by one.
+        shared: Of the pictures, those of examples, which come first.
         prompt: The prompt's text, an image being one token.
         template: Name of the prompt template.
         seed: What draws the answer, if it is drawn.
@@ -46,6 +56,8 @@ class Inputs:
     """
 
     tensors: dict[str, torch.Tensor]
+    pictures: Sequence[Picture]
+    shared: int
     prompt: str
     template: str
     seed: int | None
@@ -70,24 +82,28 @@ class Pinned(ABC):
     languages: ClassVar[tuple[str, ...]] = ()
     #: Tensors with a row for each token, besides the ids: zeros are put before a shorter item's.
     per_token: ClassVar[frozenset[str]] = frozenset({"input_ids", "attention_mask"})
+    #: Whether pictures are bytes until they are on the device, see pixels.py.
+    sends_bytes: ClassVar[bool] = True
 
     def __init__(self, settings: EngineSettings) -> None:
         if settings.torch_threads:
             torch.set_num_threads(settings.torch_threads)
         where = checkpoints.fetch(settings)
         self._processor = loading.load_processor(self.processor_class, where, settings)
-        self._tokenizer = self._processor.tokenizer
+        self.tokenizer = self._processor.tokenizer
+        self.pixels = Pixels(self._processor.image_processor) if self.sends_bytes else None
         self.image_token = str(getattr(self._processor, "image_token", "<image>"))
+        self.image_token_id = int(self.tokenizer.convert_tokens_to_ids(self.image_token))
         self.model = loading.load_model(where, settings)
         self.device = loading.input_device(self.model, settings)
         self._controls = Controls.of(
-            self._tokenizer, str(self._processor.chat_template or ""), self.image_token
+            self.tokenizer, str(self._processor.chat_template or ""), self.image_token
         )
         self._controls_of = lru_cache(1024)(self._count_controls_without_text)
         self._suffixes_of = lru_cache(64)(self._suffixes)
         self._context = getattr(self.model.config.get_text_config(), "max_position_embeddings", 0)
-        self.ending = generation.Ending.of(self.model, self._tokenizer, self._controls.of_images)
-        self._padding = generation.padding(self._tokenizer, self.ending)
+        self.ending = generation.Ending.of(self.model, self.tokenizer, self._controls.of_images)
+        self._padding = generation.padding(self.tokenizer, self.ending)
         style = self._style(settings)
         self.card = ModelCard(
             name=settings.model,
@@ -110,20 +126,44 @@ class Pinned(ABC):
             adapter=settings.adapter,
             device=settings.device,
         )
-        self.card = self.card.model_copy(update={"checks": selfcheck.run(self)})
+        checks = selfcheck.run(self)
         self.ranks_from_cache = selfcheck.ranks_from_cache(self)
+        vision = getattr(self.model.config, "vision_config", None)
+        #: Pixels of a patch, where pictures are cut into patches.
+        self.patch_pixels = int(getattr(vision, "patch_size", 16)) ** 2
+        #: Most patches that go through the vision part in one pass.
+        self.patches_at_once = 1 if settings.invariant else settings.patches_at_once
+        slots = slotted.build(self, settings)
+        self.slots = None if isinstance(slots, str) else slots
+        serving = (
+            Serving(path="generate", why=slots)
+            if isinstance(slots, str)
+            else Serving(path="slots", slots=slots.count, slot_tokens=slots.length)
+        )
+        log.info("%s is served so: %s", settings.model, serving)
+        self.card = self.card.model_copy(update={"checks": checks, "serving": serving})
 
     # ---- what a family says ----------------------------------------------------------
 
     @abstractmethod
-    def encode(self, text: str, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-        """One item's tensors, without a batch dimension."""
+    def encode(
+        self, text: str, images: Sequence[Image.Image]
+    ) -> tuple[dict[str, torch.Tensor], Sequence[Picture]]:
+        """One item's tensors, without a batch dimension, and its pictures in order."""
 
     @abstractmethod
     def collate_images(self, items: Sequence[Inputs]) -> dict[str, torch.Tensor]:
         """The tensors of a batch that are not per token."""
 
     # ---- and may say otherwise -------------------------------------------------------
+
+    def reader(self) -> Reader | None:
+        """What reads prompts into slots, for a model that can be served so."""
+        return None
+
+    def see(self, pictures: Sequence[Picture]) -> list[torch.Tensor]:
+        """Features of pictures, for the reader: a tensor (rows, width) of each."""
+        raise NotImplementedError
 
     def render(self, turns: Sequence[Turn]) -> str:
         """The text of a prompt, with one image token for each image."""
@@ -145,7 +185,7 @@ class Pinned(ABC):
 
     def begins_itself(self, text: str) -> bool:
         """Whether a prompt writes the first token, which a tokenizer would write once more."""
-        begin = self._tokenizer.bos_token
+        begin = self.tokenizer.bos_token
         return bool(begin) and text.startswith(begin)
 
     def like(self, item: Inputs) -> Hashable:
@@ -186,7 +226,7 @@ class Pinned(ABC):
             suffixes = self._suffixes_of(self._tail(text, ids), labels)
         shown = [images[part] for turn in turns for part in turn.parts if isinstance(part, int)]
         try:
-            tensors = self.encode(text, shown)
+            tensors, pictures = self.encode(text, shown)
         except (ValueError, TypeError, ArithmeticError) as error:
             sizes = ", ".join(f"{image.width}x{image.height}" for image in shown)
             raise ItemRefused(
@@ -197,7 +237,9 @@ class Pinned(ABC):
             self._check_length(tokens, max(len(suffix) for suffix in suffixes.ids))
         else:
             self._check_length(tokens, int(self.options(request)["max_new_tokens"]))
-        inputs = Inputs(tensors, text, prompt.template, self._seed(request), suffixes)
+        shared = len(request.get("examples", ())) if len(pictures) == len(shown) else 0
+        seed = self._seed(request)
+        inputs = Inputs(tensors, pictures, shared, text, prompt.template, seed, suffixes)
         return Prepared(request, tokens=tokens, inputs=inputs)
 
     def options(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -206,7 +248,7 @@ class Pinned(ABC):
 
     def text_ids(self, text: str) -> list[int]:
         """The tokens of a prompt's text, an image being one."""
-        ids: list[int] = self._tokenizer(
+        ids: list[int] = self.tokenizer(
             text, add_special_tokens=not self.begins_itself(text)
         ).input_ids
         return ids
@@ -225,7 +267,7 @@ class Pinned(ABC):
         return tail if ids[len(ids) - len(own) :] == own else text
 
     def _ids_within(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
         return ids
 
     def _suffixes(self, tail: str, labels: tuple[str, ...]) -> ranking.Suffixes:
@@ -284,50 +326,75 @@ class Pinned(ABC):
         }
 
     def generate_ids(
-        self, batch: Sequence[Prepared], confidence: generation.Confidence | None = None
+        self, batch: Sequence[Prepared], watch: LogitsProcessor | None = None
     ) -> list[list[int]]:
-        """The tokens that the model says to items that can be collated, its end included."""
+        """The tokens that the model says to items that can be collated, its end included.
+
+        Args:
+            watch: Looks on, unless tokens are drawn.
+        """
         options = self.options(batch[0].request)
         seeds = [item.inputs.seed for item in batch]
-        watched = LogitsProcessorList([confidence] if confidence else [])
+        watched = LogitsProcessorList([watch] if watch else [])
         return generation.generate(
             self.model,
             self.collate([item.inputs for item in batch]),
             options,
             self.ending,
             sampling.processors(options, seeds) if options.get("do_sample") else watched,
-            self._tokenizer,
-            Streamer.of(batch, options, self.ending, self._tokenizer),
+            self.tokenizer,
+            self._streamer(batch, options),
         )
+
+    def teller(self, item: Prepared, options: dict[str, Any]) -> Teller | None:
+        """What reads an answer along, if anybody does or a string may end it."""
+        stops = options.get("stop", ())
+        if item.on_text is None and not stops:
+            return None
+        return Teller(item.on_text, stops, self.ending, self.tokenizer)
+
+    def _streamer(self, batch: Sequence[Prepared], options: dict[str, Any]) -> Streamer | None:
+        # Beams are only known at the end.
+        if options.get("num_beams", 1) > 1 or not any(item.on_text for item in batch):
+            return None
+        return Streamer([self.teller(item, options) if item.on_text else None for item in batch])
 
     def _answer(self, batch: Sequence[Prepared]) -> list[Answer]:
         if batch[0].inputs.suffixes:
             return [self._ranked(item, item.inputs.suffixes) for item in batch]
-        options = self.options(batch[0].request)
-        stops = options.get("stop", ())
-        # Of drawn tokens and of beams it would say something else.
-        is_greedy = not options.get("do_sample") and options.get("num_beams", 1) == 1
+        is_greedy = generation.is_greedy(self.options(batch[0].request))
         confidence = generation.Confidence() if is_greedy else None
-        answers = []
-        for row, (item, ids) in enumerate(
-            zip(batch, self.generate_ids(batch, confidence), strict=True)
-        ):
-            said = generation.read(ids, stops, self.ending, self._tokenizer)
-            labels = item.request.get("labels") if item.request["kind"] == "classify" else None
-            answers.append(
-                Answer(
-                    text=said.text,
-                    finish_reason=said.finish_reason,
-                    prompt_tokens=item.tokens,
-                    completion_tokens=said.tokens,
-                    template=item.inputs.template,
-                    label=named(said.text, labels) if labels else None,
-                    seed=item.inputs.seed,
-                    prompt=self._echo(item),
-                    confidence=confidence.of(row, len(ids)) if confidence else None,
-                )
-            )
-        return answers
+        said = self.generate_ids(batch, confidence)
+        return [
+            self.answer(item, ids, "generate", confidence.of(row, len(ids)) if confidence else None)
+            for row, (item, ids) in enumerate(zip(batch, said, strict=True))
+        ]
+
+    def answer(
+        self, item: Prepared, ids: Sequence[int], path: Path, confidence: float | None
+    ) -> Answer:
+        """The answer that tokens make.
+
+        Args:
+            ids: With the token that ended it.
+            path: How they were generated.
+            confidence: See Answer.
+        """
+        stops = self.options(item.request).get("stop", ())
+        said = generation.read(ids, stops, self.ending, self.tokenizer)
+        labels = item.request.get("labels") if item.request["kind"] == "classify" else None
+        return Answer(
+            text=said.text,
+            finish_reason=said.finish_reason,
+            prompt_tokens=item.tokens,
+            completion_tokens=said.tokens,
+            template=item.inputs.template,
+            path=path,
+            label=named(said.text, labels) if labels else None,
+            seed=item.inputs.seed,
+            prompt=self._echo(item),
+            confidence=confidence,
+        )
 
     def _ranked(self, item: Prepared, suffixes: ranking.Suffixes) -> Answer:
         scores = ranking.rank(self, item.inputs, suffixes, item.request["labels"])
@@ -338,6 +405,7 @@ class Pinned(ABC):
             prompt_tokens=item.tokens,
             completion_tokens=0,
             template=item.inputs.template,
+            path="rank",
             label=best.label,
             scores=tuple(scores),
             prompt=self._echo(item),

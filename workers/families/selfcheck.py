@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
+from transformers import LogitsProcessor
 
 from db.cards import Checks
 from db.errors import RequestError
@@ -20,6 +21,7 @@ from workers.families import ranking
 if TYPE_CHECKING:
     from workers.families.base import Prepared
     from workers.families.pinned import Pinned
+    from workers.families.slotted import Slotted
 
 #: An effect on the scores below this share of their spread is none.
 LEAST_EFFECT = 1e-4
@@ -28,6 +30,8 @@ LEAST_EFFECT = 1e-4
 MOST_NOISE_EXACT, MOST_NOISE_ROUNDED = 0.01, 0.5
 #: So far may the logarithmic probability of a label's token differ between two ways to it.
 RANK_NOISE_EXACT, RANK_NOISE_ROUNDED = 1e-3, 0.5
+#: So much likelier may the token of `generate` be where an answer in slots parts from it.
+SLOT_NOISE_ROUNDED = 0.5
 TOKENS = 6
 
 log = logging.getLogger(__name__)
@@ -84,6 +88,43 @@ def ranks_from_cache(family: "Pinned") -> bool:
     most = RANK_NOISE_EXACT if is_exact(family) else RANK_NOISE_ROUNDED
     pairs = zip(chain(*cached), chain(*forced), strict=True)
     return all(abs(a - b) <= most for a, b in pairs)
+
+
+@torch.inference_mode()  # type: ignore[untyped-decorator]
+def compare_slots(family: "Pinned", slots: "Slotted") -> str:
+    """Why a family must not be served in slots: "" if it says there what `generate` says.
+
+    In full precision every token has to be the same. In a smaller number format two ways of
+    adding up may differ, so answers may part only where `generate` itself hesitates.
+    """
+    items = _items(family)[: slots.count]
+    try:
+        said = slots.ids(items)
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+        return f"its text model does not run in slots: {type(error).__name__}: {error}"
+    for item, ids in zip(items, said, strict=True):
+        wanted = family.generate_ids([item])[0]
+        if ids == wanted:
+            continue
+        parted = next((n for n, (a, b) in enumerate(zip(ids, wanted, strict=False)) if a != b), 0)
+        if is_exact(family) or _hesitation(family, item, wanted, ids, parted) > SLOT_NOISE_ROUNDED:
+            return f"answers in slots are not those of generate: {ids}, not {wanted}"
+    return ""
+
+
+def _hesitation(
+    family: "Pinned", item: "Prepared", wanted: list[int], said: list[int], step: int
+) -> float:
+    """How far apart `generate` holds two tokens at a step: in logarithms of probabilities."""
+    scores: list[torch.Tensor] = []
+
+    class Watch(LogitsProcessor):  # type: ignore[misc]
+        def __call__(self, ids: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+            scores.append(seen[0].float())
+            return seen
+
+    family.generate_ids([item], Watch())
+    return float(scores[step][wanted[step]] - scores[step][said[step]])
 
 
 def is_exact(family: "Pinned") -> bool:

@@ -1,144 +1,223 @@
-"""One batch at a time, halved when it does not fit."""
+"""One thing at a time on the device, less of it when it does not fit, and whose fault it was."""
 
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from db.cards import Limits, ModelCard
 from db.errors import EngineError, OutOfMemory
-from workers.engine.device import Device, Outcome
+from tests.workers.engine.device_parts import Run, SmallFamily, ends, loaded
+from workers.engine.schedule import Loaded
 from workers.families.base import Answer, Prepared
 
-CARD = ModelCard(
-    name="small",
-    family="echo",
-    kinds=["caption"],
-    limits=Limits(max_images=1, max_new_tokens=8),
-    licence="Apache-2.0",
-)
+
+class TestGenerate:
+    def test_a_batch_that_does_not_fit_is_halved_until_it_does(self) -> None:
+        family = SmallFamily(fits=2)
+
+        assert ends(family, *(loaded(1) for _ in range(8))) == ["1"] * 8
+        assert family.ran == [8, 4, 2, 2, 2, 2]
+
+    def test_a_size_that_did_not_fit_is_not_tried_again(self) -> None:
+        family = SmallFamily(fits=20)
+        run = Run(family)
+
+        for _ in range(3):
+            batch = [loaded(8) for _ in range(4)]
+            run.put(batch)
+            run.ends(batch)
+        run.device.close()
+
+        assert family.ran == [4, 2, 2, 2, 2, 2, 2]
+
+    def test_an_item_that_does_not_fit_even_alone_fails_alone(self) -> None:
+        said = ends(SmallFamily(fits=4), loaded(1), loaded(9), loaded(2))
+
+        assert said == ["1", OutOfMemory.code, "2"]
+
+    @pytest.mark.parametrize("error", [EngineError("broken"), ZeroDivisionError()])
+    def test_an_item_that_breaks_the_batch_is_found_and_its_neighbours_are_answered(
+        self, error: Exception
+    ) -> None:
+        said = ends(SmallFamily(fits=99), loaded(1), loaded(2, breaks=error), loaded(3))
+
+        assert said == ["1", EngineError.code, "3"]
+
+    def test_the_longest_comes_first_so_that_what_does_not_fit_is_known_at_once(self) -> None:
+        seen: list[int] = []
+
+        class Looks(SmallFamily):
+            def generate(self, batch: Sequence[Prepared]) -> list[Answer]:
+                seen.extend(item.tokens for item in batch)
+                return super().generate(batch)
+
+        ends(Looks(fits=99), loaded(3), loaded(9), loaded(4))
+
+        assert seen == [9, 4, 3]
 
 
-class SmallDevice:
-    """A family for a device that takes batches of `fits` tokens and breaks on some inputs."""
+class TestSlots:
+    def test_a_short_answer_does_not_wait_for_a_long_one(self) -> None:
+        run = Run(SmallFamily(fits=99, slots=2))
+        long, *short = (
+            loaded(1, says=1000, in_slot=True),
+            *(loaded(2, says=2, in_slot=True) for _ in range(20)),
+        )
+        run.put([long, *short])
 
-    card = CARD
+        first = run._ended.get(timeout=60)[0]
+        run.device.close()
 
-    def __init__(self, fits: int) -> None:
-        self.fits, self.ran = fits, list[int]()
+        assert first in short
 
-    def prepare(self, request: dict[str, Any], images: Sequence[object]) -> Prepared:
-        return Prepared(request, request["tokens"], request.get("breaks"))
+    def test_items_that_do_not_fit_together_are_begun_in_smaller_groups(self) -> None:
+        family = SmallFamily(fits=4, slots=8)
 
-    def generate(self, batch: Sequence[Prepared]) -> list[Answer]:
-        self.ran.append(len(batch))
-        if sum(item.tokens for item in batch) > self.fits:
-            raise MemoryError
-        for item in batch:
-            if item.inputs:
-                raise item.inputs
-        return [Answer(str(item.tokens), "stop", 1, 1, "t/1") for item in batch]
+        said = ends(family, *(loaded(2, says=3, in_slot=True) for _ in range(8)))
 
+        assert said == ["2"] * 8
+        assert family.slots
+        assert family.slots.admitted[0] == 8
+        assert max(family.slots.admitted[4:]) <= 2
 
-def make(
-    family: SmallDevice,
-    *,
-    stuck_seconds: float = 60.0,
-    probe: Callable[[], None] = lambda: None,
-    on_broken: Callable[[], None] = lambda: None,
-) -> Device:
-    return Device(family, stuck_seconds=stuck_seconds, probe=probe, on_broken=on_broken)
+    def test_an_item_that_does_not_fit_beside_others_waits_until_they_have_gone(self) -> None:
+        said = ends(
+            SmallFamily(fits=10, slots=4),
+            loaded(5, says=9, in_slot=True),
+            loaded(8, says=2, in_slot=True),
+        )
 
+        assert said == ["5", "8"]
 
-def run(family: SmallDevice, *requests: dict[str, Any]) -> list[str]:
-    device = make(family)
-    outcomes = device.run([family.prepare(r, []) for r in requests], lambda: True)
-    assert outcomes is not None
-    return [_show(outcome) for outcome in outcomes]
+    def test_an_item_that_does_not_fit_even_alone_fails_alone(self) -> None:
+        said = ends(
+            SmallFamily(fits=10, slots=4),
+            *(loaded(tokens, says=3, in_slot=True) for tokens in (3, 11, 4)),
+        )
 
+        assert said == ["3", OutOfMemory.code, "4"]
 
-def _show(outcome: Outcome) -> str:
-    return outcome.text if isinstance(outcome, Answer) else outcome.code
+    @pytest.mark.parametrize("error", [EngineError("broken"), ZeroDivisionError()])
+    def test_an_item_that_cannot_be_begun_is_found_and_its_neighbours_are_answered(
+        self, error: Exception
+    ) -> None:
+        said = ends(
+            SmallFamily(fits=99, slots=4),
+            loaded(1, says=2, in_slot=True),
+            loaded(2, says=2, in_slot=True, breaks=error),
+            loaded(3, says=2, in_slot=True),
+        )
 
+        assert said == ["1", EngineError.code, "3"]
 
-def test_a_size_that_did_not_fit_is_not_tried_again() -> None:
-    family = SmallDevice(fits=20)
-    device = make(family)
-    batch = [family.prepare({"tokens": 8}, []) for _ in range(4)]
+    def test_an_item_that_breaks_a_step_is_found_by_running_each_alone(self) -> None:
+        family = SmallFamily(fits=99, slots=4)
+        assert family.slots
+        said = family.slots.step
 
-    for _ in range(3):
-        device.run(batch, lambda: True)
+        def step() -> list[tuple[Prepared, Answer]]:
+            assert family.slots
+            if any(item.tokens == 2 for item, _ in family.slots.held.values()):
+                raise ZeroDivisionError
+            return said()
 
-    assert family.ran == [4, 2, 2, 2, 2, 2, 2]
+        family.slots.step = step  # type: ignore[method-assign]
 
+        found = ends(family, *(loaded(tokens, says=3, in_slot=True) for tokens in (1, 2, 3)))
 
-def test_a_batch_that_does_not_fit_is_halved_until_it_does() -> None:
-    family = SmallDevice(fits=2)
+        assert found == ["1", EngineError.code, "3"]
 
-    assert run(family, *[{"tokens": 1}] * 8) == ["1"] * 8
-    assert family.ran == [8, 4, 2, 2, 2, 2]
+    @given(
+        st.lists(
+            st.builds(
+                loaded,
+                st.integers(1, 12),
+                says=st.integers(1, 5),
+                options=st.sampled_from("ab"),
+                alone=st.booleans(),
+                chat=st.booleans(),
+                in_slot=st.booleans(),
+                breaks=st.one_of(st.none(), st.none(), st.just(ZeroDivisionError())),
+            ),
+            max_size=30,
+        ),
+        st.integers(1, 6),
+        st.integers(2, 20),
+    )
+    def test_whatever_comes_each_item_ends_once_with_its_own_answer_or_error(
+        self, items: list[Loaded], slots: int, budget: int
+    ) -> None:
+        said = ends(SmallFamily(fits=10, slots=slots), *items, budget=budget, batch_items=4)
 
-
-def test_an_item_that_does_not_fit_even_alone_fails_alone() -> None:
-    said = run(SmallDevice(fits=4), {"tokens": 1}, {"tokens": 9}, {"tokens": 2})
-
-    assert said == ["1", OutOfMemory.code, "2"]
-
-
-@pytest.mark.parametrize("error", [EngineError("broken"), ZeroDivisionError()])
-def test_an_item_that_breaks_the_batch_is_found_and_its_neighbours_are_answered(
-    error: Exception,
-) -> None:
-    said = run(SmallDevice(fits=99), {"tokens": 1}, {"tokens": 2, "breaks": error}, {"tokens": 3})
-
-    assert said == ["1", EngineError.code, "3"]
-
-
-class Broken(Exception):
-    """The process would end here."""
-
-
-def test_a_device_that_answers_nothing_any_more_ends_the_process_and_blames_no_item() -> None:
-    def probe() -> None:
-        raise RuntimeError("device-side assert")
-
-    def end() -> None:
-        raise Broken
-
-    family = SmallDevice(fits=99)
-    device = make(family, probe=probe, on_broken=end)
-    batch = [family.prepare({"tokens": 1, "breaks": EngineError("lost")}, [])] * 4
-
-    with pytest.raises(Broken):
-        device.run(batch, lambda: True)
-
-
-def test_a_batch_that_may_not_start_is_left_alone() -> None:
-    family = SmallDevice(fits=9)
-
-    assert make(family).run([], lambda: False) is None
-    assert family.ran == []
+        for one, end in zip(items, said, strict=True):
+            if one.item.tokens > 10:
+                assert end == OutOfMemory.code
+            else:
+                assert end == (EngineError.code if one.item.inputs else str(one.item.tokens))
 
 
-def test_a_batch_that_hangs_is_noticed() -> None:
-    begun, end = threading.Event(), threading.Event()
+class TestTheThread:
+    def test_a_device_that_answers_nothing_any_more_ends_the_process(self) -> None:
+        ended = threading.Event()
 
-    class Hangs(SmallDevice):
-        def generate(self, batch: Sequence[Prepared]) -> list[Answer]:
-            begun.set()
-            end.wait()
-            return super().generate(batch)
+        def probe() -> None:
+            raise RuntimeError("device-side assert")
 
-    family = Hangs(fits=1)
-    device = make(family, stuck_seconds=0.0)
-    batch = [family.prepare({"tokens": 1}, [])]
-    thread = threading.Thread(target=device.run, args=(batch, lambda: True))
-    before = device.is_stuck()
-    thread.start()
-    begun.wait()
-    during = device.is_stuck()
-    end.set()
-    thread.join()
+        lost = [loaded(1, breaks=EngineError("lost")) for _ in range(4)]
+        ends(SmallFamily(fits=99), *lost, probe=probe, on_broken=ended.set)
 
-    assert (before, during, device.is_stuck()) == (False, True, False)
+        assert ended.is_set()
+
+    def test_what_may_not_start_any_more_is_given_back(self) -> None:
+        family = SmallFamily(fits=9, slots=1)
+        gone = loaded(2), loaded(3, in_slot=True)
+
+        said = ends(family, *gone, loaded(4), may_start=lambda one: one not in gone)
+
+        assert said == ["back", "back", "4"]
+        assert family.ran == [1]
+
+    def test_when_it_is_closed_what_is_begun_is_finished_and_what_waits_is_given_back(self) -> None:
+        begun, goes_on = threading.Event(), threading.Event()
+
+        class Slow(SmallFamily):
+            def generate(self, batch: Sequence[Prepared]) -> list[Answer]:
+                begun.set()
+                goes_on.wait(60)
+                return super().generate(batch)
+
+        run = Run(Slow(fits=9))
+        first, second = loaded(1), loaded(2, options="other")
+        run.put([first])
+        begun.wait(60)
+        run.put([second])
+        closing = threading.Thread(target=run.device.close)
+        closing.start()
+        goes_on.set()
+        closing.join()
+
+        assert run.ends([first, second])[0] == "1"
+
+    def test_a_batch_that_hangs_is_noticed_and_named(self) -> None:
+        begun, end = threading.Event(), threading.Event()
+
+        class Hangs(SmallFamily):
+            def generate(self, batch: Sequence[Prepared]) -> list[Answer]:
+                begun.set()
+                end.wait(60)
+                return super().generate(batch)
+
+        run = Run(Hangs(fits=1), stuck_seconds=0.0)
+        item = loaded(1)
+        before = run.device.is_stuck()
+        run.put([item])
+        begun.wait(60)
+        during, running = run.device.is_stuck(), run.device.running
+        end.set()
+        run.ends([item])
+        run.device.close()
+
+        assert (before, during, run.device.is_stuck()) == (False, True, False)
+        assert list(running) == [item]

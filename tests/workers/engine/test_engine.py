@@ -21,6 +21,7 @@ from tests.workers import parts
 from workers import families
 from workers.engine.device import Device
 from workers.engine.engine import Engine
+from workers.engine.schedule import Schedule
 from workers.families.base import Answer, Family, Prepared
 from workers.session import Session
 from workers.settings import EngineSettings
@@ -32,7 +33,13 @@ def make(database: Database, folder: Path, family: Family) -> tuple[Engine, Sess
         database,
         parts.store(folder),
         family,
-        Device(family, stuck_seconds=60, probe=lambda: None, on_broken=lambda: None),
+        Device(
+            family,
+            Schedule(slots=0, budget=1000, batch_items=8),
+            stuck_seconds=60,
+            probe=lambda: None,
+            on_broken=lambda: None,
+        ),
         session,
         parts.ends(database, session),
         parts.notices(),
@@ -62,6 +69,12 @@ def submit(database: Database, folder: Path, count: int) -> str:
         return submissions.submit(transaction, NewJob(owner_id, builders.MODEL, {}), items)
 
 
+def answer_all(engine: Engine) -> None:
+    while engine.look():
+        pass
+    engine.wait_until_idle()
+
+
 def items(database: Database, job_id: str) -> list[Item]:
     with database.snapshot() as transaction:
         return list(results.in_order(transaction, job_id, first=0, limit=100))
@@ -72,8 +85,7 @@ def test_every_item_gets_the_answer_to_its_own_image(
 ) -> None:
     job_id = submit(database, tmp_path, 11)
 
-    while engine.look():
-        pass
+    answer_all(engine)
 
     said = [item.answer["text"] for item in items(database, job_id) if item.answer]
     assert [f" 4x{4 + number} " in one for number, one in enumerate(said)] == [True] * 11
@@ -88,7 +100,7 @@ def test_bytes_that_changed_after_they_were_checked_are_not_decoded(
     key = image_key(builders.owner(database), changed.images[0].removeprefix("blob:"))
     parts.store(tmp_path).put(key, io.BytesIO(pictures.plain("blue")))
 
-    engine.look()
+    answer_all(engine)
 
     assert [item.error_code for item in items(database, job_id)] == ["image_mismatch", None]
 
@@ -102,13 +114,15 @@ def test_an_image_that_vanished_fails_its_item_alone(
     key = image_key(builders.owner(database), gone.images[0].removeprefix("blob:"))
     parts.store(tmp_path).delete(key)
 
-    engine.look()
+    answer_all(engine)
 
     assert [item.error_code for item in items(database, job_id)] == [None, "image_not_found"]
 
 
 class Hanging:
     """Echo, until one of the prompts is there: then it hangs like a device that is lost."""
+
+    slots = None
 
     def __init__(self, family: Family) -> None:
         self._family, self.card = family, family.card
@@ -142,11 +156,7 @@ def test_an_item_that_hangs_the_device_is_given_up_and_its_neighbours_are_answer
         family = Hanging(families.load(EngineSettings(model="echo")))
         engine, session = make(database, tmp_path, family)
 
-        def work() -> None:
-            while engine.look() and not family.hangs.is_set():
-                pass
-
-        thread = threading.Thread(target=work)
+        thread = threading.Thread(target=answer_all, args=(engine,))
         thread.start()
         servers.wait_until(lambda: family.hangs.is_set() or not thread.is_alive())
         hung = family.hangs.is_set()

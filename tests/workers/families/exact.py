@@ -18,6 +18,7 @@ import transformers
 from PIL import Image
 
 from db.requests import options_digest
+from tests.workers.answering import ids_in_slots
 from workers import families
 from workers.families.base import Prepared
 from workers.families.pinned import Pinned
@@ -402,7 +403,13 @@ def _guide(chat: list[Message]) -> list[Piece]:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """How one kind went on one checkpoint: cases compared, and equal, alone and in batches."""
+    """How one kind went on one checkpoint: cases compared, and equal.
+
+    Attributes:
+        single: Equal alone.
+        batch: In batches, of `batched`.
+        slots: In slots, of `slotted`, which is 0 where no slot takes them.
+    """
 
     checkpoint: str
     family: str
@@ -411,11 +418,13 @@ class Row:
     single: int
     batch: int
     batched: int
+    slots: int = 0
+    slotted: int = 0
 
     def __str__(self) -> str:
         return (
             f"{self.checkpoint:22} {self.kind:9} single {self.single}/{self.cases} equal,"
-            f" batch {self.batch}/{self.batched} equal"
+            f" batch {self.batch}/{self.batched} equal, slots {self.slots}/{self.slotted} equal"
         )
 
 
@@ -445,7 +454,24 @@ def compare(family: Pinned, reference: Reference, name: str, kind: str) -> Row |
             batched += len(order)
             batch += sum(a == expected[i] for a, i in zip(said, order, strict=True))
     single = sum(a == b for a, b in zip(alone, expected, strict=True))
-    return Row(name, family.card.family, kind, len(cases), single, batch, batched)
+    slots, slotted = _compare_slots(family, prepared, expected)
+    kind_of = family.card.family
+    return Row(name, kind_of, kind, len(cases), single, batch, batched, slots, slotted)
+
+
+def _compare_slots(
+    family: Pinned, prepared: Sequence[Prepared], expected: Sequence[list[int]]
+) -> tuple[int, int]:
+    """All together, and backwards with no more than two at a time."""
+    slots = family.slots
+    if slots is None:
+        return 0, 0
+    taken = [index for index, item in enumerate(prepared) if slots.takes(item)]
+    equal = 0
+    for order, at_once in ((taken, len(taken)), (taken[::-1], 2)):
+        said = ids_in_slots(slots, [prepared[index] for index in order], at_once)
+        equal += sum(ids == expected[index] for ids, index in zip(said, order, strict=True))
+    return equal, 2 * len(taken)
 
 
 def _prepare(family: Pinned, kind: str, case: Case, shown: Sequence[Image.Image]) -> Prepared:
@@ -481,6 +507,7 @@ def _compare_ranked(
 
 def load(folder: Path, name: str) -> Pinned:
     """A checkpoint as the service loads it."""
-    family = families.load(EngineSettings(model=name, model_path=str(folder), max_new_tokens=64))
+    settings = EngineSettings(model=name, model_path=str(folder), max_new_tokens=64, slots=16)
+    family = families.load(settings)
     assert isinstance(family, Pinned)
     return family

@@ -10,10 +10,11 @@ from PIL import Image
 
 from db.cards import Limits, ModelCard
 from db.errors import PromptTooLong
+from tests.workers.answering import generated
 from workers import families
-from workers.families.alttext import AltText
+from workers.decoding.generation import Confidence
+from workers.families import alttext
 from workers.families.base import Answer, Prepared
-from workers.families.generation import Confidence
 from workers.settings import EngineSettings
 
 PICTURE = Image.new("RGB", (32, 32), "red")
@@ -30,10 +31,11 @@ CARD = ModelCard(
 class Said:
     """A family that says what it is told to, one text after the other, and notes the prompts."""
 
+    slots = None
+
     def __init__(self, *texts: str, card: ModelCard = CARD, confidence: float = 0.9) -> None:
         self.card, self._texts, self._confidence = card, list(texts), confidence
         self.asked: list[dict[str, Any]] = []
-        self.batches: list[int] = []
 
     def prepare(self, request: dict[str, Any], images: Sequence[Image.Image]) -> Prepared:
         assert len(images) == 1
@@ -41,7 +43,6 @@ class Said:
 
     def generate(self, batch: Sequence[Prepared]) -> list[Answer]:
         self.asked += [item.request for item in batch]
-        self.batches.append(len(batch))
         return [
             Answer(self._texts.pop(0), "stop", 10, 5, "t/1", confidence=self._confidence)
             for _ in batch
@@ -50,10 +51,8 @@ class Said:
 
 def draft(family: Said, **alt_text: Any) -> Answer:
     """One answer to a request for alternative text."""
-    over = AltText(family)
     request = {"kind": "caption", "images": ["x"], "alt_text": alt_text}
-    [answer] = over.generate([over.prepare(request, [PICTURE])])
-    return answer
+    return generated(family, alttext.prepare(family, request, [PICTURE]))
 
 
 def told(answer: Answer) -> dict[str, Any]:
@@ -129,12 +128,11 @@ class TestTheLanguage:
         self, known: list[str], wanted: str | None, asked: str | None, expected: str | None
     ) -> None:
         family = Said("Un carré.", card=CARD.model_copy(update={"languages": known}))
-        over = AltText(family)
         request: dict[str, Any] = {"kind": "caption", "images": ["x"], "alt_text": {}}
         if wanted:
             request["language"] = wanted
 
-        [answer] = over.generate([over.prepare(request, [PICTURE])])
+        answer = generated(family, alttext.prepare(family, request, [PICTURE]))
 
         assert family.asked[0].get("language") == asked
         assert told(answer)["language"] == expected
@@ -208,16 +206,6 @@ class TestRewriting:
         assert answer.text == "A red square and"
         assert [one["code"] for one in told(answer)["objections"]] == ["unfinished"]
 
-    def test_a_batch_is_asked_together_and_only_the_bad_ones_again(self) -> None:
-        family = Said("A red square.", "photo", "A blue circle.", "A green star.")
-        over = AltText(family)
-        requests = [{"kind": "caption", "images": ["x"], "alt_text": {}} for _ in range(3)]
-
-        answers = over.generate([over.prepare(request, [PICTURE]) for request in requests])
-
-        assert [one.text for one in answers] == ["A red square.", "A green star.", "A blue circle."]
-        assert family.batches == [3, 1]
-
 
 class TestLongDescriptions:
     def test_they_are_a_text_of_their_own(self) -> None:
@@ -232,21 +220,19 @@ class TestLongDescriptions:
 
 class TestOverRealFamilies:
     def test_other_requests_pass_untouched(self) -> None:
-        inner = families.load(EngineSettings(model="demo", torch_threads=1))
-        over = AltText(inner)
+        family = families.load(EngineSettings(model="demo", torch_threads=1))
         request = {"kind": "caption", "images": ["x"]}
 
-        answers = [
-            family.generate([family.prepare(request, [PICTURE])]) for family in (inner, over)
-        ]
+        made = alttext.prepare(family, request, [PICTURE])
 
-        assert answers[0] == answers[1]
+        assert made.then is None
+        assert generated(family, made) == generated(family, family.prepare(request, [PICTURE]))
 
     def test_the_demonstration_model_drafts_with_a_certainty_of_its_own(self) -> None:
-        over = AltText(families.load(EngineSettings(model="demo", torch_threads=1)))
+        family = families.load(EngineSettings(model="demo", torch_threads=1))
         request = {"kind": "caption", "images": ["x"], "alt_text": {"heading": "Anything"}}
 
-        [answer] = over.generate([over.prepare(request, [PICTURE])])
+        answer = generated(family, alttext.prepare(family, request, [PICTURE]))
 
         assert answer.template == "alt-text/1 caption/1"
         assert told(answer)["language"] == "English"
@@ -256,10 +242,10 @@ class TestOverRealFamilies:
         assert answer.record("caption")["alt_text"] == told(answer)
 
     def test_echo_says_what_it_was_asked_and_has_no_certainty_of_its_own(self) -> None:
-        over = AltText(families.load(EngineSettings(model="echo")))
+        family = families.load(EngineSettings(model="echo"))
         request = {"kind": "caption", "images": ["x"], "alt_text": {"rewrite": False}}
 
-        [answer] = over.generate([over.prepare(request, [PICTURE])])
+        answer = generated(family, alttext.prepare(family, request, [PICTURE]))
 
         assert "Write alternative text" in answer.text
         assert told(answer)["certainty"] == 1.0

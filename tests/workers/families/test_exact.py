@@ -40,7 +40,8 @@ def test_every_answer_equals_that_of_transformers_alone_and_in_any_batch(
         assert f"model {name!r} cannot do 'chat'; it can do caption" in row
         return
     assert row.cases >= 2
-    assert (row.single, row.batch) == (row.cases, row.batched)
+    assert (row.single, row.batch, row.slots) == (row.cases, row.batched, row.slotted)
+    assert bool(row.slotted) == (name != "llava" and kind != "rank")
 
 
 def test_the_page_of_models_says_what_was_compared(compared: Compare) -> None:

@@ -257,7 +257,7 @@ def test_missing_shards_are_named(checkpoint: Callable[[str], Path], tmp_path: P
 def test_the_implementation_of_attention_can_be_chosen(
     attention: str, wide: Callable[[str], Path]
 ) -> None:
-    family = load(wide("idefics2"), attention=attention)
+    family = load(wide("idefics2"), attention=attention, engine="generate")
 
     assert family.model.config._attn_implementation == attention
     assert [a.text for a in answers(family)] == [a.text for a in answers(load(wide("idefics2")))]

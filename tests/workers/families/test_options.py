@@ -9,7 +9,7 @@ import torch
 
 from tests.workers.families import exact, tiny
 from workers import families
-from workers.families import sampling
+from workers.decoding import sampling
 from workers.families.base import Family
 from workers.families.pinned import Pinned
 from workers.settings import EngineSettings
@@ -101,7 +101,7 @@ def test_a_stop_string_may_be_the_space_and_the_word_that_an_answer_begins_with(
 ) -> None:
     family = pinned(name)
     items = [caption(family, n, max_new_tokens=6) for n in range(8)]
-    begins = [family._tokenizer.convert_ids_to_tokens(family.generate_ids([i])[0]) for i in items]
+    begins = [family.tokenizer.convert_ids_to_tokens(family.generate_ids([i])[0]) for i in items]
     number, word = next(
         (number, tokens[0][1:])
         for number, tokens in enumerate(begins)

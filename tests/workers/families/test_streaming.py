@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.workers.conftest import Load
 from tests.workers.families import tiny
-from tests.workers.families.conftest import Load
 from workers.families.base import Prepared
 from workers.families.pinned import Pinned
 

@@ -128,7 +128,7 @@ def test_t3_instruct_models_end_their_turns_although_the_processor_forgets_to(
 ) -> None:
     family = pinned("idefics-instruct")
 
-    assert family.ending.utterance == family._tokenizer.convert_tokens_to_ids(tiny.END)
+    assert family.ending.utterance == family.tokenizer.convert_tokens_to_ids(tiny.END)
     assert prepared(family, "Who is that?").inputs.prompt == (
         f"<s>User:{tiny.FAKE}{tiny.IMAGE}{tiny.FAKE}Who is that?{tiny.END}\nAssistant:"
     )
@@ -139,7 +139,7 @@ def test_t7_a_caption_without_a_prompt_starts_from_the_picture_alone(pinned: Loa
 
     item = family.prepare({"kind": "caption"}, [PICTURE])
 
-    tokens = family._tokenizer.convert_ids_to_tokens(item.inputs.tensors["input_ids"].tolist())
+    tokens = family.tokenizer.convert_ids_to_tokens(item.inputs.tensors["input_ids"].tolist())
     assert tokens == ["<s>", tiny.FAKE, tiny.IMAGE, tiny.FAKE]
 
 

@@ -79,11 +79,18 @@ class Confidence(LogitsProcessor):  # type: ignore[misc]
 
     def of(self, row: int, tokens: int) -> float | None:
         """Geometric mean of the probabilities of a row's first tokens; None if there are none."""
-        if not tokens:
-            return None
-        logprobs = torch.stack(self._steps[:tokens])[:, row]
-        probability = float(logprobs.mean().exp())
-        return probability if math.isfinite(probability) else None
+        return confidence([float(step[row]) for step in self._steps[:tokens]])
+
+
+def is_greedy(options: Mapping[str, Any]) -> bool:
+    """Whether the likeliest token is taken: of drawn ones and of beams there is no certainty."""
+    return not options.get("do_sample") and options.get("num_beams", 1) == 1
+
+
+def confidence(logprobs: Sequence[float]) -> float | None:
+    """Geometric mean of probabilities, from their logarithms; None of nothing."""
+    mean = math.fsum(logprobs) / len(logprobs) if logprobs else math.nan
+    return math.exp(mean) if math.isfinite(mean) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,85 @@
+"""The engine without a service around it: bytes in, answers out, nothing stored."""
+
+import queue
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from benchmarks.workload import Asked
+from db.leases import Lease
+from db.states import Origin
+from workers import families
+from workers.engine.device import Device, Outcome, device_thread
+from workers.engine.schedule import Loaded, Schedule
+from workers.families.base import Answer
+from workers.images import decode
+from workers.settings import EngineSettings
+
+
+class Alone:
+    """A loaded model, fed from memory as an engine worker feeds it from the record."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings, self._thread = settings, device_thread()
+        self.family = self._thread.submit(families.load, settings).result()
+        slots = self.family.slots.count if self.family.slots else 0
+        self._most_in_hand = (slots or settings.batch_items) + settings.batch_items
+        schedule = Schedule(
+            slots=slots, budget=settings.patches_at_once, batch_items=settings.batch_items
+        )
+        self._ended: queue.SimpleQueue[tuple[Loaded, Outcome | None]] = queue.SimpleQueue()
+        self._device = Device(
+            self.family,
+            schedule,
+            stuck_seconds=600,
+            probe=lambda: None,
+            on_broken=lambda: None,
+            thread=self._thread,
+        )
+        self._device.start(lambda one: True, lambda one, ended: self._ended.put((one, ended)))
+        self._loaders = ThreadPoolExecutor(settings.load_threads)
+
+    def answer(self, asked: Sequence[Asked]) -> list[Answer]:
+        """Answer all, in their order."""
+        answers: dict[int, Answer] = {}
+        begun = 0
+        while len(answers) < len(asked):
+            while begun < len(asked) and begun - len(answers) < self._most_in_hand:
+                self._device.expect(1)
+                self._loaders.submit(self._load, begun, asked[begun])
+                begun += 1
+            one, outcome = self._ended.get()
+            if not isinstance(outcome, Answer):
+                raise SystemExit(f"an item was not answered: {outcome!r}")
+            answers[one.lease.item_id] = outcome
+        return [answers[number] for number in range(len(asked))]
+
+    def close(self) -> None:
+        """End its threads."""
+        self._loaders.shutdown()
+        self._device.close()
+
+    def _load(self, number: int, asked: Asked) -> None:
+        item = self.family.prepare(asked.request, [decode(asked.data)])
+        slots = self.family.slots
+        fits = slots is not None and slots.takes(item)
+        cost = slots.cost(item) if slots else item.tokens
+        self._device.put(Loaded(_lease(number, asked), "", item, fits, cost, alone=False))
+
+
+def _lease(number: int, asked: Asked) -> Lease:
+    return Lease(
+        item_id=number,
+        attempt=1,
+        tries=0,
+        rescues=0,
+        deaths=0,
+        job_id="",
+        owner_id=1,
+        model="",
+        request=asked.request,
+        options_digest=str(asked.request["options"]),
+        images=[],
+        examples=[],
+        shares_examples=False,
+        origin=Origin.JOB,
+    )

@@ -1,0 +1,150 @@
+"""`make bench-engine`: the engine against transformers as its documentation calls it, on a CPU.
+
+    loop    one image at a time: processor, generate
+    16, 64  batches of 16 and 64 as they come: processor with padding, generate
+    engine  decoding and sizing in threads, pictures packed, prompts and answers in slots
+
+All start from the same bytes and end with texts, which are compared. They run in turn, in one
+sitting, and ratios are taken round by round. Expected before the first run, on the demonstration
+model: 6 and 2 times, because its vision part, the same for all, takes half of the engine's time;
+on the mid-size one: 3 and 1.5, because reading prompts costs the same for all.
+"""
+
+import argparse
+import io
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from PIL import Image
+
+from benchmarks import workload
+from benchmarks.alone import Alone
+from benchmarks.workload import Asked
+from workers.families.checkpoints import DEMO
+from workers.settings import EngineSettings
+
+Arm = Callable[[Sequence[Asked]], list[str]]
+
+
+class Documented:
+    """transformers, called as the page of Idefics2 in its documentation calls it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._processor = transformers.AutoProcessor.from_pretrained(folder, backend="pil")
+        self._model = transformers.AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=torch.float32
+        ).eval()
+
+    def batches(self, size: int) -> Arm:
+        """Batches of so many, as they come."""
+
+        def answer(asked: Sequence[Asked]) -> list[str]:
+            said: list[str] = []
+            for start in range(0, len(asked), size):
+                said += self._answer(asked[start : start + size])
+            return said
+
+        return answer
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def _answer(self, asked: Sequence[Asked]) -> list[str]:
+        prompts = [self._prompt(one) for one in asked]
+        images = [[Image.open(io.BytesIO(one.data)).convert("RGB")] for one in asked]
+        inputs = self._processor(text=prompts, images=images, padding=True, return_tensors="pt")
+        most = max(one.tokens for one in asked)
+        least = max(one.request["options"].get("min_new_tokens", 0) for one in asked)
+        ends = [2, self._processor.tokenizer.convert_tokens_to_ids("<end_of_utterance>")]
+        ids = self._model.generate(
+            **inputs, max_new_tokens=most, min_new_tokens=least, do_sample=False, eos_token_id=ends
+        )
+        new = ids[:, inputs["input_ids"].shape[1] :]
+        cut = [row[: one.tokens] for row, one in zip(new, asked, strict=True)]
+        return [
+            text.strip() for text in self._processor.batch_decode(cut, skip_special_tokens=True)
+        ]
+
+    def _prompt(self, asked: Asked) -> str:
+        content = [{"type": "image"}, {"type": "text", "text": asked.prompt}]
+        turns = [{"role": "user", "content": content}]
+        prompt: str = self._processor.apply_chat_template(turns, add_generation_prompt=True)
+        return prompt
+
+
+def measure(name: str, count: int, rounds: int) -> dict[str, Any]:
+    """Run all arms in turn."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = DEMO if name == "demo" else Path(temporary)
+        if name == "mid":
+            workload.mid(folder)
+        asked = list(workload.demo(count) if name == "demo" else workload.photos(count))
+        documented = Documented(folder)
+        engine = Alone(
+            EngineSettings(model=name, model_path=str(folder), max_new_tokens=64, features_bytes=0)
+        )
+    arms: dict[str, Arm] = {
+        "engine": lambda asked: [answer.text for answer in engine.answer(asked)],
+        "loop": documented.batches(1),
+        "16": documented.batches(16),
+        "64": documented.batches(64),
+    }
+    rates: dict[str, list[float]] = {arm: [] for arm in arms}
+    said: dict[str, list[str]] = {}
+    for answer in arms.values():
+        answer(asked[:4])  # lazy set-up
+    for _ in range(rounds):
+        for arm, answer in arms.items():
+            began = time.monotonic()
+            said[arm] = answer(asked)
+            rates[arm].append(count / (time.monotonic() - began))
+    engine.close()
+    pairs = {arm: zip(rates["engine"], rates[arm], strict=True) for arm in arms}
+    return {
+        "model": name,
+        "items": count,
+        "items_per_second": rates,
+        "ratio": {arm: _spread([a / b for a, b in pairs[arm]]) for arm in arms if arm != "engine"},
+        "equal": {
+            arm: sum(a == b for a, b in zip(said["engine"], said[arm], strict=True)) for arm in arms
+        },
+    }
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The engine ÷ transformers as documented.")
+    parser.add_argument("--models", nargs="+", default=["demo", "mid"])
+    parser.add_argument("--items", type=int, nargs="+", default=[192, 64])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("build/bench-engine.json"))
+    arguments = parser.parse_args()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    figures = [
+        measure(name, count, arguments.rounds)
+        for name, count in zip(arguments.models, arguments.items, strict=True)
+    ]
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(figures, indent=2))
+    for one in figures:
+        ratios = ", ".join(
+            f"{arm} {r['median']:.2f} ({r['min']:.2f} – {r['max']:.2f})"
+            for arm, r in one["ratio"].items()
+        )
+        print(
+            f"bench-engine {one['model']}: engine ÷ {ratios}, n {arguments.rounds};"
+            f" equal of {one['items']}: {one['equal']}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,330 @@
+"""Slots say what `generate` says, whoever else is there, whoever was there before."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.workers.answering import ids_in_slots, in_slots
+from tests.workers.families import exact
+from workers import families
+from workers.decoding.cache import Room
+from workers.families import slotted
+from workers.families.base import Prepared
+from workers.families.pinned import Pinned
+from workers.families.slotted import Slotted
+from workers.settings import EngineSettings
+
+Load = Callable[[str], Pinned]
+#: Each reads pictures in another way.
+FAMILIES = ["idefics-base-resampler", "idefics-base", "idefics2", "idefics2-splitting", "idefics3"]
+PICTURES = exact.pictures()
+
+
+def remade(family: Pinned, **changes: Any) -> Slotted:
+    """Other slots of a family, empty."""
+    assert family.slots
+    reader = family.reader()
+    assert reader
+    room: Room = replace(family.slots._slots.room, **changes)
+    return Slotted(family, slotted.make_slots(family, reader, room))
+
+
+def asked(family: Pinned, pictures: Sequence[int] = (0,), **request: Any) -> Prepared:
+    """A prompt with pictures, and options beside it."""
+    options = {"max_new_tokens": 8, **request.pop("options", {})}
+    whole = {"kind": "generate", "prompt": "Describe", **request, "options": options}
+    return family.prepare(whole, [PICTURES[number] for number in pictures])
+
+
+def mixed(family: Pinned) -> list[Prepared]:
+    """None, one and three pictures, short and long prompts, answers of one to twelve tokens."""
+    return [
+        asked(family),
+        asked(family, (), prompt="Once upon a time"),
+        asked(family, (1, 2, 3), prompt="Compare these", options={"max_new_tokens": 12}),
+        asked(family, (4,), options={"max_new_tokens": 1}),
+        asked(family, (5,), prompt="What is in this image? " * 8, options={"max_new_tokens": 5}),
+        asked(family, (0, 1), prompt="And here?", options={"max_new_tokens": 3}),
+        asked(family, (6,), prompt="a", options={"max_new_tokens": 9}),
+    ]
+
+
+def generated(family: Pinned, items: Sequence[Prepared]) -> list[list[int]]:
+    return [family.generate_ids([item])[0] for item in items]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("fixed", [False, True])
+def test_any_mixture_in_few_slots_says_what_generate_says_of_each_alone(
+    name: str, fixed: bool, late: bool, pinned: Load
+) -> None:
+    family = pinned(name)
+    items = mixed(family)
+    slots = remade(family, slots=3, fixed=fixed, late=late)
+
+    said = [ids_in_slots(slots, order) for order in (items, items[::-1])]
+
+    assert said[0] == said[1][::-1] == generated(family, items)
+
+
+@given(order=st.permutations(range(7)), at_once=st.integers(1, 4), count=st.integers(1, 5))
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_whenever_items_join_and_leave_their_answers_are_their_own(
+    order: list[int], at_once: int, count: int, pinned: Load
+) -> None:
+    family = pinned("idefics2")
+    items = mixed(family)
+    alone = generated(family, items)
+
+    said = ids_in_slots(remade(family, slots=count), [items[n] for n in order], at_once)
+
+    assert said == [alone[n] for n in order]
+
+
+def test_a_slot_that_held_a_longer_prompt_shows_nothing_of_it(pinned: Load) -> None:
+    family = pinned("idefics2")
+    long, short = asked(family, (1, 2, 3), prompt="x " * 60), asked(family)
+    slots = remade(family, slots=1)
+
+    said = ids_in_slots(slots, [long, short])
+
+    assert said[1] == generated(family, [short])[0]
+
+
+def test_an_answer_that_ends_with_its_first_token_leaves_at_once(pinned: Load) -> None:
+    family = pinned("idefics2")
+    item = asked(family)
+    first = generated(family, [item])[0][0]
+    slots = remade(family, slots=2)
+    slots._slots._chooser.ends = frozenset({first})
+
+    [(_, answer)] = slots.admit([item])
+
+    assert answer.completion_tokens == 1
+
+
+RULES: list[dict[str, Any]] = [
+    {"min_new_tokens": 8},
+    {"repetition_penalty": 1.8},
+    {"no_repeat_ngram_size": 1},
+    {"no_repeat_ngram_size": 2, "repetition_penalty": 1.2, "min_new_tokens": 4},
+    {"do_sample": True, "seed": 3},
+    {"do_sample": True, "seed": 4, "temperature": 2.0, "top_k": 40, "top_p": 0.9, "min_p": 0.01},
+    {"do_sample": True, "seed": 5, "repetition_penalty": 1.3},
+]
+
+
+@pytest.mark.parametrize("name", ["idefics-instruct", "idefics2"])
+@pytest.mark.parametrize("late", [False, True])
+def test_each_item_has_its_own_rules_and_draws_by_its_own_seed(
+    name: str, late: bool, pinned: Load
+) -> None:
+    family = pinned(name)
+    items = [asked(family, (n,), options=rules) for n, rules in enumerate(RULES)]
+
+    said = ids_in_slots(remade(family, slots=3, late=late), items)
+
+    assert said == generated(family, items)
+
+
+def test_a_stop_string_ends_an_answer_before_it(pinned: Load) -> None:
+    family = pinned("idefics2")
+    whole = in_slots(remade(family), [asked(family)])[0].text
+    stop = whole[2:5]
+    item = asked(family, options={"stop": [stop]})
+
+    [answer] = in_slots(remade(family), [item])
+
+    assert answer == replace(family.generate([item])[0], path="slots")
+    assert answer.text == whole[: whole.index(stop)].strip()
+    assert answer.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_who_reads_along_is_told_the_beginning_of_the_answer_again_and_again(
+    late: bool, pinned: Load
+) -> None:
+    family = pinned("idefics2")
+    told: list[str] = []
+    item = replace(asked(family), on_text=told.append)
+
+    [answer] = in_slots(remade(family, late=late), [item])
+
+    assert len(told) > 1
+    assert all(answer.text.startswith(text) for text in told)
+
+
+def test_the_certainty_of_an_answer_is_that_of_generate(pinned: Load) -> None:
+    family = pinned("idefics2")
+    items = [asked(family), asked(family, (1,), options={"do_sample": True, "seed": 1})]
+
+    sure, drawn = in_slots(remade(family), items)
+
+    assert sure.confidence == pytest.approx(family.generate(items[:1])[0].confidence, abs=1e-4)
+    assert drawn.confidence is None
+
+
+@pytest.mark.parametrize(
+    ("options", "fits"),
+    [({}, True), ({"num_beams": 2}, False), ({"max_new_tokens": 64}, False)],
+)
+def test_beams_and_what_is_too_long_for_a_slot_are_left_to_generate(
+    options: dict[str, Any], fits: bool, pinned: Load
+) -> None:
+    slots = remade(pinned("idefics2"), length=64)
+
+    assert slots.takes(asked(slots._family, options=options)) is fits
+
+
+def test_more_pictures_than_a_slot_keeps_are_left_to_generate(pinned: Load) -> None:
+    family = pinned("idefics-base")
+    assert family.slots
+
+    assert family.slots.takes(asked(family, range(8)))
+    examples = [{"image": "x", "text": "a dog"}]
+    assert not family.slots.takes(asked(family, [*range(8), 0], examples=examples))
+
+
+def shots(family: Pinned, picture: int) -> Prepared:
+    """An item after three solved examples, which are the same for all."""
+    examples = [{"image": "x", "text": text} for text in ("a dog", "a red wall", "two kittens")]
+    return asked(family, (picture, 5, 6, 7), examples=examples)
+
+
+@pytest.mark.parametrize("name", ["idefics-base-resampler", "idefics2", "idefics2-base"])
+def test_examples_of_a_job_are_read_once_and_change_nothing(
+    name: str, pinned: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = pinned(name)
+    items = [shots(family, picture) for picture in range(4)]
+    slots = remade(family, slots=1)
+    read: list[int] = []
+    reading = slots._slots._reader.read
+
+    def counting(rest: Any, *others: Any) -> torch.Tensor:
+        read.append(len(rest.ids))
+        return reading(rest, *others)
+
+    monkeypatch.setattr(slots._slots._reader, "read", counting)
+
+    said = ids_in_slots(slots, items)
+
+    assert said == generated(family, items)
+    assert read[1] == read[2] == read[3] < read[0] / 2
+
+
+def test_two_rests_of_one_beginning_are_read_side_by_side(pinned: Load) -> None:
+    family = pinned("idefics2")
+    items = [shots(family, picture) for picture in range(5)]
+    slots = remade(family)
+
+    ids_in_slots(slots, items[:1])
+    said = ids_in_slots(slots, [*items[1:], asked(family)])
+
+    assert said == generated(family, [*items[1:], asked(family)])
+
+
+@pytest.mark.parametrize("kept", [0, 10_000_000])
+def test_a_picture_is_seen_once_for_many_questions(kept: int, pinned: Load) -> None:
+    family = pinned("idefics2")
+    items = [asked(family, (0, 1), prompt=f"Question {n}") for n in range(3)]
+    slots = remade(family, slots=1, features_bytes=kept)
+    seen: list[int] = []
+    see = slots._slots._see
+
+    def counting(pictures: Any) -> list[torch.Tensor]:
+        seen.append(len(pictures))
+        return see(pictures)
+
+    slots._slots._see = counting
+
+    said = ids_in_slots(slots, items)
+
+    assert said == generated(family, items)
+    assert seen == ([2, 0, 0] if kept else [2, 2, 2])
+
+
+@pytest.mark.parametrize("name", ["idefics2", "idefics3"])
+def test_pictures_packed_without_padding_have_the_features_that_they_have_alone(
+    name: str, pinned: Load
+) -> None:
+    family = pinned(name)
+    pictures = [p for item in mixed(family) for p in item.inputs.pictures]
+    with torch.inference_mode():
+        together = family.see(pictures)
+        family.patches_at_once, before = 40, family.patches_at_once
+        few = family.see(pictures)
+        family.patches_at_once = before
+        alone = [family.see([picture])[0] for picture in pictures]
+
+    for a, b, c in zip(together, few, alone, strict=True):
+        assert torch.allclose(a, c, atol=1e-5)
+        assert torch.allclose(b, c, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["idefics2", "idefics-base-resampler"])
+def test_in_a_smaller_number_format_no_answer_depends_on_its_neighbours_to_the_last_bit(
+    name: str, checkpoint: Callable[[str], Path]
+) -> None:
+    family = families.load(
+        EngineSettings(
+            model=name,
+            model_path=str(checkpoint(name)),
+            dtype="bfloat16",
+            max_new_tokens=64,
+            slots=4,
+            invariant=True,
+        )
+    )
+    assert isinstance(family, Pinned)
+    assert family.slots, family.card.serving
+    items = [asked(family, (n % 8,), options={"max_new_tokens": 20}) for n in range(12)]
+
+    alone = [ids_in_slots(family.slots, [item])[0] for item in items]
+
+    assert ids_in_slots(family.slots, items) == alone
+    assert ids_in_slots(remade(family), items[::-1], at_once=3) == alone[::-1]
+
+
+class TestWhatCannotBeServedInSlots:
+    def test_it_is_served_by_generate_and_its_card_says_why(
+        self, checkpoint: Callable[[str], Path]
+    ) -> None:
+        def serving(name: str, **said: Any) -> str:
+            family = families.load(
+                EngineSettings(model=name, model_path=str(checkpoint(name)), **said)
+            )
+            assert family.card.serving
+            assert (family.slots is None) == (family.card.serving.path == "generate")
+            return family.card.serving.why
+
+        assert serving("idefics2") == ""
+        assert serving("idefics2", engine="generate") == "the settings say so"
+        assert serving("idefics2", attention="eager") == "its attention is eager, not sdpa"
+        assert serving("llava") == "its architecture has no reader here"
+
+    def test_a_model_whose_slots_say_something_else_is_left_to_generate(
+        self, checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from workers.decoding.readers import Merged
+
+        monkeypatch.setattr(Merged, "first_unread", lambda self, prompt, start: 0)
+        monkeypatch.setattr(
+            Merged, "say", lambda self, tokens, positions, seen, cache: torch.ones(len(tokens), 64)
+        )
+        settings = EngineSettings(model="m", model_path=str(checkpoint("idefics2")))
+
+        family = families.load(settings)
+
+        assert family.slots is None
+        assert family.card.serving
+        assert family.card.serving.why.startswith("answers in slots are not those of generate")

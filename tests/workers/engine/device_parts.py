@@ -1,0 +1,190 @@
+"""Small devices, whose memory and faults are told by the items themselves."""
+
+import queue
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any
+
+from db.cards import Limits, ModelCard
+from db.leases import Lease
+from db.states import Origin
+from workers.engine.device import Device, Outcome
+from workers.engine.schedule import Loaded, Schedule
+from workers.families.base import Answer, Prepared
+
+CARD = ModelCard(
+    name="small",
+    family="echo",
+    kinds=["caption"],
+    limits=Limits(max_images=1, max_new_tokens=8),
+    licence="Apache-2.0",
+)
+_numbers = count(1)
+
+
+def loaded(
+    tokens: int = 1,
+    *,
+    says: int = 1,
+    breaks: Exception | None = None,
+    options: str = "",
+    alone: bool = False,
+    chat: bool = False,
+    in_slot: bool = False,
+) -> Loaded:
+    """An item with a lease of its own.
+
+    Args:
+        says: Tokens of its answer.
+        breaks: What the device raises as soon as it is on it.
+    """
+    request = {"tokens": tokens, "says": says}
+    lease = Lease(
+        item_id=next(_numbers),
+        attempt=1,
+        tries=0,
+        rescues=0,
+        deaths=0,
+        job_id="job",
+        owner_id=1,
+        model="small",
+        request=request,
+        options_digest=options,
+        images=[],
+        examples=[],
+        shares_examples=False,
+        origin=Origin.CHAT if chat else Origin.JOB,
+    )
+    item = Prepared(request, tokens, breaks)
+    return Loaded(lease, "session", item, in_slot, tokens, alone)
+
+
+def answer(item: Prepared) -> Answer:
+    return Answer(str(item.tokens), "stop", 1, 1, "t/1")
+
+
+class SmallSlots:
+    """Slots of a device with room for `fits` tokens, prompts and what is said together."""
+
+    def __init__(self, fits: int, slots: int) -> None:
+        self.fits, self.count = fits, slots
+        self.admitted, self.held = list[int](), dict[int, tuple[Prepared, int]]()
+
+    def takes(self, item: Prepared) -> bool:
+        return True
+
+    def cost(self, item: Prepared) -> int:
+        return item.tokens
+
+    def admit(self, items: Sequence[Prepared]) -> list[tuple[Prepared, Answer]]:
+        assert len(self.held) + len(items) <= self.count
+        self.admitted.append(len(items))
+        self._check([item for item, _ in self.held.values()] + list(items))
+        for item in items:
+            if item.inputs:
+                raise item.inputs
+        self.held |= {id(item): (item, item.request["says"]) for item in items}
+        return self._said()
+
+    def step(self) -> list[tuple[Prepared, Answer]]:
+        assert self.held
+        self._check([item for item, _ in self.held.values()])
+        return self._said()
+
+    def drop(self) -> None:
+        self.held.clear()
+
+    def _check(self, items: Sequence[Prepared]) -> None:
+        if sum(item.tokens for item in items) > self.fits:
+            raise MemoryError
+
+    def _said(self) -> list[tuple[Prepared, Answer]]:
+        self.held = {key: (item, left - 1) for key, (item, left) in self.held.items()}
+        over = [item for item, left in self.held.values() if not left]
+        for item in over:
+            del self.held[id(item)]
+        return [(item, answer(item)) for item in over]
+
+
+class SmallFamily:
+    """A family for a device that takes batches of `fits` tokens and breaks on some inputs."""
+
+    card = CARD
+
+    def __init__(self, fits: int, slots: int = 0) -> None:
+        self.fits, self.ran = fits, list[int]()
+        self.slots = SmallSlots(fits, slots) if slots else None
+
+    def prepare(self, request: dict[str, Any], images: Sequence[object]) -> Prepared:
+        raise NotImplementedError
+
+    def generate(self, batch: Sequence[Prepared]) -> list[Answer]:
+        self.ran.append(len(batch))
+        if sum(item.tokens for item in batch) > self.fits:
+            raise MemoryError
+        for item in batch:
+            if item.inputs:
+                raise item.inputs
+        return [answer(item) for item in batch]
+
+
+class Run:
+    """A device that runs, and what became of its items.
+
+    Args:
+        may_start: Asked when an item's turn has come.
+    """
+
+    def __init__(
+        self,
+        family: SmallFamily,
+        *,
+        may_start: Callable[[Loaded], bool] = lambda one: True,
+        stuck_seconds: float = 60.0,
+        probe: Callable[[], None] = lambda: None,
+        on_broken: Callable[[], None] = lambda: None,
+        batch_items: int = 64,
+        budget: int = 1000,
+    ) -> None:
+        slots = family.slots.count if family.slots else 0
+        self.device = Device(
+            family,
+            Schedule(slots=slots, budget=budget, batch_items=batch_items),
+            stuck_seconds=stuck_seconds,
+            probe=probe,
+            on_broken=on_broken,
+        )
+        self._ended: queue.SimpleQueue[tuple[Loaded, Outcome | None]] = queue.SimpleQueue()
+        self.device.start(may_start, lambda one, outcome: self._ended.put((one, outcome)))
+
+    def put(self, items: Sequence[Loaded]) -> None:
+        """Hand items over, none of them before all are there."""
+        self.device.expect(len(items) + 1)
+        for one in items:
+            self.device.put(one)
+        self.device.expect(-1)
+
+    def ends(self, items: Sequence[Loaded]) -> list[str]:
+        """What each of the items ended with, once all have: text, code of an error, or "back"."""
+        found: dict[int, str] = {}
+        while len(found) < len(items):
+            one, outcome = self._ended.get(timeout=60)
+            assert one.lease.item_id not in found
+            found[one.lease.item_id] = _show(outcome)
+        assert self._ended.empty()
+        return [found[one.lease.item_id] for one in items]
+
+
+def _show(outcome: Outcome | None) -> str:
+    if outcome is None:
+        return "back"
+    return outcome.text if isinstance(outcome, Answer) else outcome.code
+
+
+def ends(family: SmallFamily, *items: Loaded, **options: Any) -> list[str]:
+    """What items end with that are put together on a device of their own."""
+    run = Run(family, **options)
+    run.put(items)
+    found = run.ends(items)
+    run.device.close()
+    return found

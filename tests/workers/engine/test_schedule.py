@@ -1,0 +1,145 @@
+"""What comes next on the device."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.workers.engine.device_parts import loaded
+from workers.engine.schedule import PATIENCE, STEP, Admit, Generate, Loaded, Schedule, Step
+
+
+def schedule(*items: Loaded, slots: int = 8, budget: int = 100, batch: int = 4) -> Schedule:
+    made = Schedule(slots=slots, budget=budget, batch_items=batch)
+    made.put(items)
+    return made
+
+
+def slot(tokens: int = 1, *, alone: bool = False, chat: bool = False) -> Loaded:
+    return loaded(tokens, alone=alone, chat=chat, in_slot=True)
+
+
+def test_nothing_waits_nothing_is_done_and_what_is_in_slots_goes_on() -> None:
+    assert schedule().next(0) is None
+    assert schedule().next(3) is STEP
+
+
+def test_what_waits_joins_while_others_are_answered() -> None:
+    items = [slot() for _ in range(3)]
+
+    assert schedule(*items).next(5) == Admit(items)
+
+
+def test_no_more_join_than_slots_are_free_or_one_pass_can_take() -> None:
+    items = [slot(40) for _ in range(5)]
+
+    assert schedule(*items).next(7) == Admit(items[:1])
+    assert schedule(*items).next(0) == Admit(items[:2])
+
+
+def test_what_costs_more_than_a_pass_should_goes_by_itself() -> None:
+    items = [slot(500), slot(1)]
+
+    assert schedule(*items).next(0) == Admit(items[:1])
+
+
+def test_slots_are_refilled_together_if_more_is_about_to_come() -> None:
+    items = [slot() for _ in range(4)]
+    made = schedule(*items[:2], slots=32)
+    made.coming = 5
+
+    assert made.next(8) is STEP
+    made.put(items[2:])
+    assert made.next(8) == Admit(items)
+
+
+def test_the_last_join_as_soon_as_no_more_come() -> None:
+    items = [slot() for _ in range(2)]
+    made = schedule(*items, slots=32)
+
+    assert made.next(8) == Admit(items)
+
+
+def test_somebody_who_reads_along_comes_first_and_at_once() -> None:
+    chat = slot(chat=True)
+    made = schedule(slot(), slot(), chat, slots=64)
+    made.coming = 9
+
+    act = made.next(32)
+
+    assert isinstance(act, Admit)
+    assert act.items[0] is chat
+
+
+def test_a_suspect_runs_when_everybody_before_it_has_gone_and_nobody_joins_it() -> None:
+    before, suspect, after = slot(), slot(alone=True), slot()
+    made = schedule(before, suspect, after)
+
+    assert made.next(0) == Admit([before])
+    assert made.next(1) is STEP
+    assert made.next(0) == Admit([suspect])
+    assert made.next(1) is STEP
+    assert made.next(0) == Admit([after])
+
+
+def test_like_items_that_no_slot_takes_go_together() -> None:
+    a, b, c = loaded(options="x"), loaded(options="y"), loaded(options="x")
+    made = schedule(a, b, c)
+
+    assert made.next(0) == Generate([a, c])
+    assert made.next(0) == Generate([b])
+
+
+def test_a_batch_waits_for_more_of_its_like_but_not_for_ever() -> None:
+    made = schedule(loaded())
+    made.coming = 1
+
+    acts = [made.next(3) for _ in range(PATIENCE + 1)]
+
+    assert acts[:-1] == [STEP] * PATIENCE
+    assert isinstance(acts[-1], Generate)
+
+
+def test_a_full_batch_goes_at_once() -> None:
+    items = [loaded() for _ in range(5)]
+    made = schedule(*items)
+    made.coming = 1
+
+    assert made.next(3) == Generate(items[:4])
+
+
+@given(
+    st.lists(
+        st.builds(
+            loaded,
+            st.integers(1, 60),
+            options=st.sampled_from("ab"),
+            alone=st.booleans(),
+            chat=st.booleans(),
+            in_slot=st.booleans(),
+        ),
+        max_size=30,
+    ),
+    st.integers(1, 8),
+)
+def test_everything_that_waits_has_its_turn_once_and_suspects_have_theirs_alone(
+    items: list[Loaded], slots: int
+) -> None:
+    made = schedule(*items, slots=slots)
+    in_slots, turns = list[Loaded](), list[Loaded]()
+
+    for _ in range(10 * len(items) + 1):
+        act = made.next(len(in_slots))
+        if isinstance(act, Admit | Generate):
+            turns += act.items
+            assert len({one.lease.options_digest for one in act.items}) == 1 or isinstance(
+                act, Admit
+            )
+            if any(one.alone for one in act.items):
+                assert (len(act.items), len(in_slots)) == (1, 0)
+        if isinstance(act, Admit):
+            in_slots += act.items
+        if isinstance(act, Step):
+            in_slots.pop()
+        assert len(in_slots) <= slots
+
+    assert sorted(map(id, turns)) == sorted(map(id, items))
+    assert len(made) == 0

@@ -1,0 +1,217 @@
+"""A family's items in slots: what goes there, and answers made of what comes back.
+
+    Prepared ─▶ Row ─▶ Slots ─▶ tokens ─▶ Answer
+
+Whether a model can be served so is seen when it is loaded: its answers to some items are compared
+with those of `generate`. What cannot be is left to `generate`, and its card says why.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from workers.decoding import attention, generation
+from workers.decoding.cache import Room
+from workers.decoding.choosing import Chooser, own_rules, strange_rules
+from workers.decoding.prompt import Prompt
+from workers.decoding.readers import Reader
+from workers.decoding.slots import Row, Slots
+from workers.families.base import Answer, Prepared
+from workers.settings import EngineSettings
+
+if TYPE_CHECKING:
+    from workers.families.pinned import Inputs, Pinned
+
+#: Slots at most, unless the settings say how many: beyond it a step only takes longer.
+MOST_SLOTS_GPU, MOST_SLOTS_CPU = 128, 64
+#: Of a device's free memory, what slots may take; vision and prompts need the rest.
+SHARE_OF_SLOTS = 0.5
+#: The same on a CPU, of which other programs want some too.
+CPU_SLOTS_BYTES = 2**30
+
+log = logging.getLogger(__name__)
+
+
+class Slotted:
+    """Answers items of a family in slots; see Joining.
+
+    Args:
+        family: Whose items.
+        slots: Of its model.
+    """
+
+    def __init__(self, family: "Pinned", slots: Slots) -> None:
+        self._family, self._slots = family, slots
+        self._items: dict[Row, Prepared] = {}
+
+    @property
+    def count(self) -> int:
+        """See Joining."""
+        return self._slots.count
+
+    @property
+    def length(self) -> int:
+        """Tokens of a slot."""
+        return self._slots.length
+
+    def takes(self, item: Prepared) -> bool:
+        """See Joining: beams and the likelihoods of labels are for the library."""
+        options = self._family.options(item.request)
+        if item.inputs.suffixes or options.get("num_beams", 1) > 1:
+            return False
+        return self._slots.fits(_prompt(self._family, item.inputs), int(options["max_new_tokens"]))
+
+    def cost(self, item: Prepared) -> int:
+        """See Joining; a patch takes the vision part about as long as a token the text's."""
+        pixels = sum(picture.pixels[0].numel() for picture in item.inputs.pictures)
+        return item.tokens + int(pixels // self._family.patch_pixels)
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def admit(self, items: Sequence[Prepared]) -> list[tuple[Prepared, Answer]]:
+        """See Joining."""
+        rows = [self._row(item) for item in items]
+        with _memory_errors():
+            over = self._slots.admit(rows)
+        self._items |= dict(zip(rows, items, strict=True))
+        return [self._answered(row) for row in over]
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def step(self) -> list[tuple[Prepared, Answer]]:
+        """See Joining."""
+        with _memory_errors():
+            over = self._slots.step()
+        return [self._answered(row) for row in over]
+
+    def drop(self) -> None:
+        """See Joining."""
+        self._slots.drop(list(self._items))
+        self._items.clear()
+
+    def ids(self, items: Sequence[Prepared]) -> list[list[int]]:
+        """The tokens said to items, all of them answered side by side, `count` at most."""
+        rows = [self._row(item) for item in items]
+        with torch.inference_mode():
+            left = len(rows) - len(self._slots.admit(rows))
+            while left:
+                left -= len(self._slots.step())
+        return [row.said for row in rows]
+
+    def _row(self, item: Prepared) -> Row:
+        options = self._family.options(item.request)
+        return Row(
+            _prompt(self._family, item.inputs),
+            most=int(options["max_new_tokens"]),
+            least=int(options.get("min_new_tokens") or 0),
+            rules=own_rules(options, item.inputs.seed),
+            is_over=self._family.teller(item, options),
+        )
+
+    def _answered(self, row: Row) -> tuple[Prepared, Answer]:
+        item = self._items.pop(row)
+        is_greedy = generation.is_greedy(self._family.options(item.request))
+        certainty = generation.confidence(row.logprobs) if is_greedy else None
+        return item, self._family.answer(item, row.said, "slots", certainty)
+
+
+def build(family: "Pinned", settings: EngineSettings) -> Slotted | str:
+    """The slots of a loaded family, or why it cannot have them."""
+    from workers.families import selfcheck
+
+    model = family.model
+    if settings.engine == "generate":
+        return "the settings say so"
+    if settings.device == "auto":
+        return "it may lie on several devices"
+    if strange := strange_rules(model.generation_config):
+        return f"its generation config asks for {', '.join(strange)}"
+    text = model.config.get_text_config()
+    if model.config._attn_implementation != "sdpa":
+        return f"its attention is {model.config._attn_implementation}, not sdpa"
+    if any(kind != "full_attention" for kind in getattr(text, "layer_types", None) or ()):
+        return "its text model attends in windows"
+    reader = family.reader()
+    if reader is None:
+        return "its architecture has no reader here"
+    attention.install(model)
+    slotted = Slotted(family, make_slots(family, reader, _room(family, reader, settings)))
+    if why := str(selfcheck.compare_slots(family, slotted)):
+        model.set_attn_implementation("sdpa")
+        return why
+    return slotted
+
+
+def _room(family: "Pinned", reader: Reader, settings: EngineSettings) -> Room:
+    """As many slots as fit beside the model."""
+    model, device = family.model, family.device
+    text = model.config.get_text_config()
+    window = getattr(text, "sliding_window", None) or settings.slot_tokens
+    length = min(settings.slot_tokens, text.max_position_embeddings, window)
+    per_slot = (
+        2 * reader.layers * reader.heads * length * reader.size * model.dtype.itemsize
+        + reader.slot_bytes()
+    )
+    on_gpu = device.type == "cuda"
+    room = SHARE_OF_SLOTS * torch.cuda.mem_get_info(device)[0] if on_gpu else CPU_SLOTS_BYTES
+    most = MOST_SLOTS_GPU if on_gpu else MOST_SLOTS_CPU
+    count = settings.slots or max(1, min(most, int(room // per_slot)))
+    log.info(
+        "%d slots of %d tokens for %s, %.0f MiB",
+        count,
+        length,
+        family.card.name,
+        count * per_slot / 2**20,
+    )
+    return Room(
+        slots=count,
+        length=length,
+        fixed=on_gpu or model.dtype != torch.float32,
+        apart=settings.invariant,
+        late=on_gpu,
+        features_bytes=settings.features_bytes,
+        dtype=model.dtype,
+        device=device,
+    )
+
+
+def make_slots(family: "Pinned", reader: Reader, room: Room) -> Slots:
+    """Slots of a model whose attention can be told what lies in its rows."""
+    model = family.model
+    head = model.get_output_embeddings()
+    vocabulary: int = head.weight.shape[0] + getattr(model.config, "additional_vocab_size", 0)
+    chooser = Chooser(family.ending, model.generation_config, vocabulary, room.device)
+    with torch.inference_mode():
+        return Slots(reader, family.see, head, chooser, room)
+
+
+def _prompt(family: "Pinned", inputs: "Inputs") -> Prompt:
+    ids = inputs.tensors["input_ids"]
+    shared = 0
+    if inputs.shared < len(inputs.pictures):
+        # Up to the first token of the first picture that no example shows.
+        shown = (ids == family.image_token_id).nonzero()[:, 0]
+        shared = int(shown[inputs.shared * (len(shown) // len(inputs.pictures))])
+    return Prompt(
+        ids,
+        inputs.pictures,
+        looks=_looks(inputs),
+        shared=shared if inputs.shared else 0,
+        shown_shared=inputs.shared,
+    )
+
+
+def _looks(inputs: "Inputs") -> torch.Tensor | None:
+    looks = inputs.tensors.get("image_attention_mask")
+    return None if looks is None else looks.bool()
+
+
+class _memory_errors:
+    """Says MemoryError where torch says its own."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, _: object) -> None:
+        if kind is not None and issubclass(kind, torch.OutOfMemoryError):
+            torch.cuda.empty_cache()
+            raise MemoryError(str(error))
