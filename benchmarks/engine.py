@@ -13,7 +13,10 @@ on the mid-size one: 3 and 1.5, because reading prompts costs the same for all.
 import argparse
 import io
 import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -77,41 +80,63 @@ class Documented:
         return prompt
 
 
+def arms(name: str, folder: Path) -> dict[str, Callable[[], Arm]]:
+    """What each arm loads, and how it answers."""
+
+    def engine() -> Arm:
+        settings = EngineSettings(
+            model=name, model_path=str(folder), max_new_tokens=64, features_bytes=0
+        )
+        alone = Alone(settings)
+        return lambda asked: [answer.text for answer in alone.answer(asked)]
+
+    return {
+        "engine": engine,
+        "loop": lambda: Documented(folder).batches(1),
+        "16": lambda: Documented(folder).batches(16),
+        "64": lambda: Documented(folder).batches(64),
+    }
+
+
+def run(name: str, folder: Path, arm: str, count: int) -> None:
+    """One arm in a process of its own: threads of one would take the cores of another's."""
+    asked = list(workload.demo(count) if name == "demo" else workload.photos(count))
+    answer = arms(name, folder)[arm]()
+    answer(asked[:4])  # lazy set-up
+    began = time.monotonic()
+    said = answer(asked)
+    seconds = time.monotonic() - began
+    print(json.dumps({"rate": count / seconds, "said": said}), flush=True)
+    os._exit(0)
+
+
 def measure(name: str, count: int, rounds: int) -> dict[str, Any]:
     """Run all arms in turn."""
+    rates: dict[str, list[float]] = {}
+    said: dict[str, list[str]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = DEMO if name == "demo" else Path(temporary)
         if name == "mid":
             workload.mid(folder)
-        asked = list(workload.demo(count) if name == "demo" else workload.photos(count))
-        documented = Documented(folder)
-        engine = Alone(
-            EngineSettings(model=name, model_path=str(folder), max_new_tokens=64, features_bytes=0)
-        )
-    arms: dict[str, Arm] = {
-        "engine": lambda asked: [answer.text for answer in engine.answer(asked)],
-        "loop": documented.batches(1),
-        "16": documented.batches(16),
-        "64": documented.batches(64),
+        for _ in range(rounds):
+            for arm in arms(name, folder):
+                command = [sys.executable, "-m", "benchmarks.engine", "--arm", arm]
+                command += ["--models", name, "--items", str(count), "--folder", str(folder)]
+                output = subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL)
+                told = json.loads(output.splitlines()[-1])
+                rates.setdefault(arm, []).append(told["rate"])
+                said[arm] = told["said"]
+    ratios = {
+        arm: _spread([a / b for a, b in zip(rates["engine"], rates[arm], strict=True)])
+        for arm in rates.keys() - {"engine"}
     }
-    rates: dict[str, list[float]] = {arm: [] for arm in arms}
-    said: dict[str, list[str]] = {}
-    for answer in arms.values():
-        answer(asked[:4])  # lazy set-up
-    for _ in range(rounds):
-        for arm, answer in arms.items():
-            began = time.monotonic()
-            said[arm] = answer(asked)
-            rates[arm].append(count / (time.monotonic() - began))
-    engine.close()
-    pairs = {arm: zip(rates["engine"], rates[arm], strict=True) for arm in arms}
     return {
         "model": name,
         "items": count,
         "items_per_second": rates,
-        "ratio": {arm: _spread([a / b for a, b in pairs[arm]]) for arm in arms if arm != "engine"},
+        "ratio": {arm: ratios[arm] for arm in ("loop", "16", "64")},
         "equal": {
-            arm: sum(a == b for a, b in zip(said["engine"], said[arm], strict=True)) for arm in arms
+            arm: sum(a == b for a, b in zip(said["engine"], said[arm], strict=True)) for arm in said
         },
     }
 
@@ -126,9 +151,13 @@ def main() -> None:
     parser.add_argument("--items", type=int, nargs="+", default=[192, 64])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("build/bench-engine.json"))
+    parser.add_argument("--arm", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
+    if arguments.arm:
+        run(arguments.models[0], arguments.folder, arguments.arm, arguments.items[0])
     figures = [
         measure(name, count, arguments.rounds)
         for name, count in zip(arguments.models, arguments.items, strict=True)

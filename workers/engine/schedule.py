@@ -18,7 +18,7 @@ from db.states import Origin
 from workers.families.base import Prepared
 
 #: Slots are refilled when so large a share of them is free: each refill costs a pass of its own.
-REFILL_SHARE = 1 / 8
+REFILL_SHARE = 1 / 4
 #: An incomplete batch for `generate` waits for so many other turns of the device.
 PATIENCE = 16
 
@@ -146,8 +146,10 @@ class Schedule:
     def _is_time(self, group: list[Loaded], in_slots: int) -> bool:
         if not in_slots or len(group) >= self._refill or any(one.is_urgent for one in group):
             return True
+        if len(group) == self.most - in_slots:
+            return False  # soon more slots are free
         # Nothing more to wait for, or too much for one pass anyway.
-        return not self.coming or len(group) < min(len(self._waiting), self.most - in_slots)
+        return not self.coming or len(group) < len(self._waiting)
 
     def _batch(self, in_slots: int) -> list[Loaded]:
         """A batch for `generate`, if it is its turn."""

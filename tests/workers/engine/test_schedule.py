@@ -25,14 +25,14 @@ def test_nothing_waits_nothing_is_done_and_what_is_in_slots_goes_on() -> None:
 def test_what_waits_joins_while_others_are_answered() -> None:
     items = [slot() for _ in range(3)]
 
-    assert schedule(*items).next(5) == Admit(items)
+    assert schedule(*items).next(4) == Admit(items)
 
 
 def test_no_more_join_than_slots_are_free_or_one_pass_can_take() -> None:
     items = [slot(40) for _ in range(5)]
 
-    assert schedule(*items).next(7) == Admit(items[:1])
     assert schedule(*items).next(0) == Admit(items[:2])
+    assert schedule(*items, budget=1000).next(5) == Admit(items[:3])
 
 
 def test_what_costs_more_than_a_pass_should_goes_by_itself() -> None:
@@ -42,12 +42,13 @@ def test_what_costs_more_than_a_pass_should_goes_by_itself() -> None:
 
 
 def test_slots_are_refilled_together_if_more_is_about_to_come() -> None:
-    items = [slot() for _ in range(4)]
-    made = schedule(*items[:2], slots=32)
+    items = [slot() for _ in range(8)]
+    made = schedule(*items[:4], slots=32)
     made.coming = 5
 
     assert made.next(8) is STEP
-    made.put(items[2:])
+    made.put(items[4:])
+    assert made.next(30) is STEP
     assert made.next(8) == Admit(items)
 
 
