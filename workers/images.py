@@ -5,6 +5,7 @@ disposable child of intake has survived decoding them.
 """
 
 import io
+from collections.abc import Callable
 
 import pillow_heif
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -36,14 +37,20 @@ def open_image(data: bytes) -> Image.Image:
         raise ImageUnreadable(f"broken image: {error}") from error
 
 
-def decode(data: bytes) -> Image.Image:
+def decode(data: bytes, wanted: Callable[[int, int], tuple[int, int]] | None = None) -> Image.Image:
     """Decode to RGB, upright and without metadata; what is transparent becomes white.
+
+    Args:
+        wanted: From width and height to those that are needed: a JPEG is then decoded at a half,
+            a quarter or an eighth if that is enough, in less time and with slightly other pixels.
 
     Raises:
         ImageUnreadable: None of the accepted formats, or broken.
     """
     image = open_image(data)
     try:
+        if wanted and image.format == "JPEG":
+            image.draft("RGB", wanted(*image.size))
         image.load()
         upright = ImageOps.exif_transpose(image)
     except MemoryError:

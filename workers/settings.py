@@ -166,6 +166,11 @@ class EngineSettings(WorkerSettings):
     slot_tokens: Annotated[int, Field(ge=64)] = Field(
         2048, description="Tokens of a slot, prompt and answer; a longer item is answered alone"
     )
+    decoding: Literal["exact", "fast"] = Field(
+        "exact",
+        description="fast decodes large JPEGs at a fraction of their size where the model wants no"
+        " more; exact has the pixels of transformers",
+    )
     patches_at_once: Annotated[int, Field(ge=1)] = Field(
         32_768, description="Most patches of pictures in one pass; fewer if they do not fit"
     )

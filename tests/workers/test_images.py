@@ -80,3 +80,21 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
 def test_broken_bytes_are_an_error_of_the_image(data: bytes) -> None:
     with pytest.raises(ImageUnreadable):
         decode(data)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "size"),
+    [((100, 75), (100, 75)), ((101, 75), (200, 150)), ((300, 225), (400, 300)), ((900, 9), None)],
+)
+def test_a_large_jpeg_is_decoded_at_a_fraction_if_no_more_is_wanted(
+    wanted: tuple[int, int], size: tuple[int, int] | None
+) -> None:
+    data = pictures.encode(Image.new("RGB", (800, 600), "teal"), "JPEG")
+
+    assert decode(data, lambda width, height: wanted).size == (size or (800, 600))
+
+
+def test_other_formats_are_always_decoded_whole() -> None:
+    data = pictures.encode(Image.new("RGB", (800, 600), "teal"), "PNG")
+
+    assert decode(data, lambda width, height: (100, 75)).size == (800, 600)

@@ -175,7 +175,8 @@ class Engine:
         self._device.put(Loaded(lease, session, outcome, fits, cost, lease.is_suspect))
 
     def _prepare(self, lease: Lease) -> Prepared:
-        images = [decode(self._read(lease.owner_id, ref)) for ref in lease.shown]
+        wanted = self._family.wanted
+        images = [decode(self._read(lease.owner_id, ref), wanted) for ref in lease.shown]
         item = alttext.prepare(self._family, lease.request, images)
         if lease.origin is Origin.CHAT:  # somebody may be reading along
             return replace(

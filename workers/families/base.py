@@ -141,6 +141,10 @@ class Family(Protocol):
     def slots(self) -> Joining | None:
         """None for a model that answers whole batches alone."""
 
+    @property
+    def wanted(self) -> Callable[[int, int], tuple[int, int]] | None:
+        """From a picture's width and height to those that the model looks at, if it says so."""
+
     def prepare(self, request: dict[str, Any], images: Sequence[Image.Image]) -> Prepared:
         """Make one item ready; called from several threads at once.
 

@@ -76,6 +76,11 @@ class Idefics(Pinned):
                 mask[row, longest - tokens :, :shown] = self._looks(item)
         return {"pixel_values": pixels, "image_attention_mask": mask}
 
+    def sized(self, width: int, height: int) -> tuple[int, int]:
+        """See Pinned.sized: all pictures become squares."""
+        _, rows, columns = self._processor.default_image_dims
+        return int(columns), int(rows)
+
     def reader(self) -> Reader:
         """See Pinned.reader."""
         one_table(self.model)

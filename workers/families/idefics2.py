@@ -66,6 +66,15 @@ class Idefics2(Pinned):
                 mask[row, number, :rows, :columns] = True
         return {"pixel_values": pixels, "pixel_attention_mask": mask}
 
+    def sized(self, width: int, height: int) -> tuple[int, int]:
+        """See Pinned.sized."""
+        processor = self._processor.image_processor
+        if processor.do_image_splitting:  # into parts that are each as large
+            return width, height
+        scale = min(1.0, processor.size.longest_edge / max(width, height))
+        least = processor.size.shortest_edge or 1
+        return max(round(width * scale), least), max(round(height * scale), least)
+
     def reader(self) -> Reader:
         """See Pinned.reader."""
         perceiver = self.model.config.perceiver_config

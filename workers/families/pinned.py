@@ -129,6 +129,7 @@ class Pinned(ABC):
         checks = selfcheck.run(self)
         self.ranks_from_cache = selfcheck.ranks_from_cache(self)
         vision = getattr(self.model.config, "vision_config", None)
+        self.wanted = self.sized if settings.decoding == "fast" else None
         #: Pixels of a patch, where pictures are cut into patches.
         self.patch_pixels = int(getattr(vision, "patch_size", 16)) ** 2
         #: Most patches that go through the vision part in one pass.
@@ -156,6 +157,10 @@ class Pinned(ABC):
         """The tensors of a batch that are not per token."""
 
     # ---- and may say otherwise -------------------------------------------------------
+
+    def sized(self, width: int, height: int) -> tuple[int, int]:
+        """The width and height at which the model looks at a picture."""
+        return width, height
 
     def reader(self) -> Reader | None:
         """What reads prompts into slots, for a model that can be served so."""

@@ -109,7 +109,7 @@ class SmallSlots:
 class SmallFamily:
     """A family for a device that takes batches of `fits` tokens and breaks on some inputs."""
 
-    card = CARD
+    card, wanted = CARD, None
 
     def __init__(self, fits: int, slots: int = 0) -> None:
         self.fits, self.ran = fits, list[int]()

@@ -31,7 +31,7 @@ CARD = ModelCard(
 class Said:
     """A family that says what it is told to, one text after the other, and notes the prompts."""
 
-    slots = None
+    slots = wanted = None
 
     def __init__(self, *texts: str, card: ModelCard = CARD, confidence: float = 0.9) -> None:
         self.card, self._texts, self._confidence = card, list(texts), confidence

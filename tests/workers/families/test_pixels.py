@@ -1,0 +1,75 @@
+"""Bytes that become numbers on the device are the numbers that the processor would have made."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+from tests.workers.conftest import Folder, Load
+from tests.workers.families import exact
+from workers import families
+from workers.families.pinned import Pinned
+from workers.images import decode
+from workers.settings import EngineSettings
+
+FAMILIES = ["idefics-instruct", "idefics2", "idefics2-splitting", "idefics3"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_bit_differs(name: str, pinned: Load, checkpoint: Folder) -> None:
+    family, shown = pinned(name), exact.pictures()[:2]
+    processor = transformers.AutoProcessor.from_pretrained(checkpoint(name), backend="pil")
+    request = {"kind": "generate", "prompt": "Compare"}
+
+    pictures = family.prepare(request, shown).inputs.pictures
+    nested = shown if name.startswith("idefics-") else [shown]
+    expected = processor.image_processor(nested, return_tensors="pt")
+    if not isinstance(expected, torch.Tensor):
+        expected = expected["pixel_values"][0]
+
+    assert family.pixels
+    assert len(pictures) == len(expected)
+    for picture, values in zip(pictures, expected, strict=True):
+        _, height, width = picture.pixels.shape
+        numbers = family.pixels.numbers(picture.pixels, torch.float32)
+        assert torch.equal(numbers, values[:, :height, :width])
+        assert picture.pixels.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("name", ["idefics-instruct", "idefics2"])
+@pytest.mark.parametrize("size", [(640, 480), (300, 900), (2000, 50), (30, 40)])
+def test_a_family_says_how_large_it_looks_at_a_picture(
+    name: str, size: tuple[int, int], pinned: Load
+) -> None:
+    family = pinned(name)
+    [picture] = family.prepare({"kind": "caption"}, [Image.new("RGB", size)]).inputs.pictures
+    _, height, width = picture.pixels.shape
+
+    wanted = family.sized(*size)
+
+    assert np.allclose(wanted, (width, height), atol=1)
+
+
+@pytest.mark.parametrize("name", ["idefics-instruct", "idefics2"])
+def test_decoding_a_fraction_of_a_jpeg_changes_what_is_seen_only_slightly(
+    name: str, checkpoint: Callable[[str], Path], pinned: Load
+) -> None:
+    family = families.load(
+        EngineSettings(model=name, model_path=str(checkpoint(name)), decoding="fast")
+    )
+    assert isinstance(family, Pinned)
+    data = io.BytesIO()
+    exact.pictures()[0].resize((1600, 1200), Image.Resampling.BICUBIC).save(data, "JPEG")
+    seen = [
+        one.prepare({"kind": "caption"}, [decode(data.getvalue(), one.wanted)]).inputs.pictures[0]
+        for one in (pinned(name), family)
+    ]
+
+    whole, fast = (picture.pixels.int() for picture in seen)
+    assert pinned(name).wanted is None
+    assert 0 < (whole - fast).abs().float().mean() < 3
