@@ -8,7 +8,7 @@ EDITABLE := --config-settings editable_mode=compat --editable
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-families faults faults-long sbom audit check format docs session up train-demo eval-demo bench bench-service bench-redis bench-stream lock clean
+.PHONY: help demo test test-families faults faults-long sbom audit check format docs session up train-demo eval-demo bench bench-engine bench-service bench-redis bench-stream lock clean
 
 help:
 	@echo "make demo           caption drawn scenes with the whole service, on this machine"
@@ -23,7 +23,7 @@ help:
 	@echo "make train-demo     train the demonstration model again (about an hour)"
 	@echo "make eval-demo      measure it on scenes it was never trained on"
 	@echo "make sbom, audit    list what is installed, and compare it with known holes"
-	@echo "make bench          all benchmarks; bench-service, bench-redis, bench-stream for one"
+	@echo "make bench          all benchmarks; bench-engine, -service, -redis, -stream for one"
 
 $(VENV)/python: # the environment itself
 	$(PYTHON) -m venv $(VENV)
@@ -94,7 +94,10 @@ train-demo: $(VENV)/run
 eval-demo: $(VENV)/run
 	$(BIN)/python -m workers.demo.evaluate
 
-bench: bench-service bench-redis bench-stream
+bench: bench-engine bench-service bench-redis bench-stream
+
+bench-engine: $(VENV)/dev
+	$(BIN)/python -m benchmarks.engine
 
 bench-service: $(VENV)/dev
 	$(BIN)/python -m benchmarks.service

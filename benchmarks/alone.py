@@ -3,8 +3,8 @@
 import queue
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
 
-from benchmarks.workload import Asked
 from db.leases import Lease
 from db.states import Origin
 from workers import families
@@ -13,6 +13,17 @@ from workers.engine.schedule import Loaded, Schedule
 from workers.families.base import Answer
 from workers.images import decode
 from workers.settings import EngineSettings
+
+
+class Asked(Protocol):
+    """A request, and where the bytes of its picture come from."""
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """As the API has it, with options."""
+
+    def read(self) -> bytes:
+        """Called in a thread of the loaders."""
 
 
 class Alone:
@@ -59,7 +70,7 @@ class Alone:
         self._device.close()
 
     def _load(self, number: int, asked: Asked) -> None:
-        item = self.family.prepare(asked.request, [decode(asked.data)])
+        item = self.family.prepare(asked.request, [decode(asked.read())])
         slots = self.family.slots
         fits = slots is not None and slots.takes(item)
         cost = slots.cost(item) if slots else item.tokens
@@ -77,7 +88,7 @@ def _lease(number: int, asked: Asked) -> Lease:
         owner_id=1,
         model="",
         request=asked.request,
-        options_digest=str(asked.request["options"]),
+        options_digest=str(asked.request.get("options")),
         images=[],
         examples=[],
         shares_examples=False,

@@ -1,6 +1,6 @@
 """`make bench-service`: the whole service ÷ the engine alone, and every process's peak memory.
 
-    alone     stored bytes ─▶ decode and prepare (threads, ahead) ─▶ generate, batch by batch
+    alone     stored bytes ─▶ decode and prepare (threads, ahead) ─▶ slots
     service   submit ─▶ record ─▶ claim ─▶ the same ─▶ complete ─▶ job finished, as a client sees it
 
 Both arms start from the same bytes in the same blob store, decode them, and cache nothing; the
@@ -15,8 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,42 +25,36 @@ from idefiq import Client
 from idefiq.up import Stack
 from workers.demo.draw import draw
 
-BATCH, LOADERS = 32, 4
 #: Owner of keyless requests in a record that was made by this run.
 OWNER = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A caption of a picture in a blob store."""
+
+    store: FolderStore
+    digest: str
+    request: dict[str, Any] = field(default_factory=lambda: {"kind": "caption"})
+
+    def read(self) -> bytes:
+        """From the store, each time."""
+        return self.store.get(image_key(OWNER, self.digest))
+
+
 def alone(folder: Path, digests: Sequence[str]) -> float:
     """Items per second of an engine without a service around it; runs in its own process."""
-    from workers import families
-    from workers.families.base import Prepared
-    from workers.images import decode
+    from benchmarks.alone import Alone
     from workers.settings import EngineSettings
 
-    family, store = families.load(EngineSettings(model="demo")), FolderStore(folder)
-    families.warm_up(family)
-
-    def load(digest: str) -> Prepared:
-        return family.prepare({"kind": "caption"}, [decode(store.get(image_key(OWNER, digest)))])
-
-    def load_batch(some: Sequence[str]) -> list[Prepared]:
-        return list(threads.map(load, some))
-
-    batches = [digests[start : start + BATCH] for start in range(0, len(digests), BATCH)]
-    with ThreadPoolExecutor(LOADERS) as threads, ThreadPoolExecutor(2) as ahead:
-        began = time.monotonic()
-        for prepared in _in_advance(ahead, load_batch, batches):
-            family.generate(prepared)
-        return len(digests) / (time.monotonic() - began)
-
-
-def _in_advance(pool: ThreadPoolExecutor, load: Any, batches: Sequence[Any]) -> Iterator[Any]:
-    """Results of `load`, two batches ahead of their use."""
-    pending = [pool.submit(load, batch) for batch in batches[:2]]
-    for index in range(len(batches)):
-        if index + 2 < len(batches):
-            pending.append(pool.submit(load, batches[index + 2]))
-        yield pending[index].result()
+    engine = Alone(EngineSettings(model="demo", features_bytes=0))
+    asked = [Stored(FolderStore(folder), digest) for digest in digests]
+    engine.answer(asked[:4])  # lazy set-up
+    began = time.monotonic()
+    engine.answer(asked)
+    rate = len(asked) / (time.monotonic() - began)
+    engine.close()
+    return rate
 
 
 def in_service(client: Client, images: Sequence[str]) -> float:
@@ -119,7 +113,7 @@ def main() -> None:
 def measure(folder: Path, items: int, rounds: int) -> dict[str, Any]:
     """Run both arms in turn."""
     paths = draw(folder, items)
-    extra = {"IDEFIQ_BATCH_ITEMS": str(BATCH)}
+    extra = {"IDEFIQ_FEATURES_BYTES": "0"}
     stack = Stack(folder / "data", port=0, models=["demo"], log=folder / "service.log", extra=extra)
     rates: dict[str, list[float]] = {"alone": [], "service": []}
     with stack.running(), Client(stack.url) as client:

@@ -27,6 +27,10 @@ class Asked:
     request: dict[str, Any]
     data: bytes
 
+    def read(self) -> bytes:
+        """The picture's bytes."""
+        return self.data
+
     @property
     def prompt(self) -> str:
         """The same question as one would put it to a processor by hand."""
