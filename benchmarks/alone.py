@@ -34,13 +34,13 @@ class Alone:
         self.family = self._thread.submit(families.load, settings).result()
         slots = self.family.slots.count if self.family.slots else 0
         self._most_in_hand = (slots or settings.batch_items) + settings.batch_items
-        schedule = Schedule(
+        self._schedule = Schedule(
             slots=slots, budget=settings.patches_at_once, batch_items=settings.batch_items
         )
         self._ended: queue.SimpleQueue[tuple[Loaded, Outcome | None]] = queue.SimpleQueue()
         self._device = Device(
             self.family,
-            schedule,
+            self._schedule,
             stuck_seconds=600,
             probe=lambda: None,
             on_broken=lambda: None,
@@ -60,9 +60,14 @@ class Alone:
                 begun += 1
             one, outcome = self._ended.get()
             if not isinstance(outcome, Answer):
+                self.close()
                 raise SystemExit(f"an item was not answered: {outcome!r}")
             answers[one.lease.item_id] = outcome
         return [answers[number] for number in range(len(asked))]
+
+    def use(self, slots: int) -> None:
+        """Use so many slots from now on; nothing may be in them."""
+        self._schedule.most = slots
 
     def close(self) -> None:
         """End its threads."""

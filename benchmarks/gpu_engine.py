@@ -1,0 +1,577 @@
+"""`python -m benchmarks.gpu_engine`: full-size models with random weights on a GPU, in ten minutes.
+
+    loop     one image at a time, as the documentation has it
+    16, 64   batches of 16 and 64, padded
+    engine   threads, packed vision, slots, recorded steps
+    without  the engine less one thing each: recorded steps, late reading, many slots, threads
+
+Pictures are real JPEGs in memory, decoded by every arm; answers have lengths from a table, for
+random weights never end one. Printed are images per second (median of the runs), how much of the
+chip's attainable arithmetic that is, where the time goes, peak memory, and whether answers in a
+crowd are those alone. `--size small --device cpu` runs all of it on a CPU, to see that it works.
+"""
+
+import argparse
+import io
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from PIL import Image
+
+from benchmarks import flops, workload
+from benchmarks.alone import Alone
+from benchmarks.workload import COCO, Asked
+from db.errors import RequestError
+from workers.families import checkpoints, loading, selfcheck, slotted
+from workers.settings import EngineSettings
+
+#: Pixel sizes by mix; "web" is spread evenly over the logarithm of the sides.
+MIXES: dict[str, tuple[tuple[int, int], ...]] = {
+    "980": ((980, 980),),
+    "4:3": ((980, 735), (735, 980)),
+    "coco": COCO,
+    "web": (
+        (300, 400),
+        (500, 333),
+        (800, 600),
+        (640, 960),
+        (1200, 900),
+        (1600, 1067),
+        (3000, 2000),
+    ),
+}
+#: Images per second that are a pass and a stretch on one H200.
+GOALS = {
+    "980": (36, 45),
+    "4:3": (50, 62),
+    "coco": (95, 130),
+    "web": (60, 80),
+    "idefics": (200, 390),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A model's dimensions, and how many images each arm gets."""
+
+    config: Callable[[Any], Any]
+    images: dict[str, int]
+    longest: int
+
+
+def _idefics2(tokenizer: Any, **small: Any) -> Any:
+    """Of HuggingFaceM4/idefics2-8b, or smaller in every way."""
+    told: dict[str, Any] = {
+        "vision": {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27},
+        "vision_heads": 16,
+        "text": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32},
+        "heads": (32, 8),
+        "resampler": (64, 3, 16, 96, 4),
+        **small,
+    }
+    latents, depth, heads, size, of_keys = told["resampler"]
+    return transformers.Idefics2Config(
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        tie_word_embeddings=False,
+        vision_config={
+            **told["vision"],
+            "num_attention_heads": told["vision_heads"],
+            "image_size": 980,
+            "patch_size": 14,
+        },
+        perceiver_config={
+            "hidden_size": told["text"]["hidden_size"],
+            "resampler_n_latents": latents,
+            "resampler_depth": depth,
+            "resampler_n_heads": heads,
+            "resampler_head_dim": size,
+            "num_key_value_heads": of_keys,
+        },
+        text_config={
+            "model_type": "mistral",
+            **told["text"],
+            "num_attention_heads": told["heads"][0],
+            "num_key_value_heads": told["heads"][1],
+            "vocab_size": 32003,
+            "max_position_embeddings": 32768,
+            "sliding_window": None,
+            "tie_word_embeddings": False,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
+        pad_token_id=0,
+    )
+
+
+def _idefics(tokenizer: Any, **small: Any) -> Any:
+    """Of HuggingFaceM4/idefics-9b, or smaller."""
+    return transformers.IdeficsConfig(
+        **{
+            "vocab_size": 32000,
+            "additional_vocab_size": 3,
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "cross_layer_interval": 4,
+            "vision_config": {
+                "embed_dim": 1280,
+                "image_size": 224,
+                "patch_size": 14,
+                "num_hidden_layers": 32,
+                "num_attention_heads": 16,
+                "intermediate_size": 5120,
+            },
+            "perceiver_config": {
+                "use_resampler": True,
+                "resampler_n_latents": 64,
+                "resampler_depth": 6,
+                "resampler_n_heads": 16,
+                "resampler_head_dim": 96,
+                "qk_layer_norms_perceiver": True,
+            },
+            **small,
+        },
+        use_resampler=True,
+        qk_layer_norms=True,
+        alpha_initializer="random",
+        alphas_initializer_range=0.5,
+        alpha_type="vector",
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+
+
+SMALL_TEXT = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}
+SIZES: dict[str, dict[str, Size]] = {
+    "full": {
+        "idefics2": Size(_idefics2, {"loop": 24, "16": 128, "64": 256, "engine": 768}, 980),
+        "idefics": Size(_idefics, {"loop": 24, "16": 256, "64": 512, "engine": 2048}, 224),
+    },
+    "small": {
+        "idefics2": Size(
+            lambda tokenizer: _idefics2(
+                tokenizer,
+                vision={"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2},
+                vision_heads=4,
+                text=SMALL_TEXT,
+                heads=(4, 2),
+                resampler=(8, 1, 4, 32, 2),
+            ),
+            {"loop": 4, "16": 16, "64": 64, "engine": 32},
+            196,
+        ),
+        "idefics": Size(
+            lambda tokenizer: _idefics(
+                tokenizer,
+                **SMALL_TEXT,
+                num_attention_heads=4,
+                cross_layer_interval=1,
+                vision_config={
+                    "embed_dim": 64,
+                    "image_size": 56,
+                    "patch_size": 14,
+                    "num_hidden_layers": 2,
+                    "num_attention_heads": 4,
+                    "intermediate_size": 128,
+                },
+                perceiver_config={
+                    "use_resampler": True,
+                    "resampler_n_latents": 8,
+                    "resampler_depth": 1,
+                    "resampler_n_heads": 4,
+                    "resampler_head_dim": 16,
+                    "qk_layer_norms_perceiver": True,
+                },
+            ),
+            {"loop": 4, "16": 16, "64": 64, "engine": 32},
+            56,
+        ),
+    },
+}
+
+
+def prepare_folder(folder: Path, family: str, size: Size) -> Any:
+    """A checkpoint without weights: configuration, tokenizer and processor. Returns the first."""
+    demonstration = transformers.Idefics2Processor.from_pretrained(
+        checkpoints.DEMO, local_files_only=True
+    )
+    tokenizer = demonstration.tokenizer
+    config = size.config(tokenizer)
+    if family == "idefics2":
+        shortest = min(378, size.longest // 2)
+        pixels = transformers.Idefics2ImageProcessorPil(
+            size={"shortest_edge": shortest, "longest_edge": size.longest}
+        )
+        processor = transformers.Idefics2Processor(
+            pixels,
+            tokenizer,
+            image_seq_len=config.perceiver_config.resampler_n_latents,
+            chat_template=demonstration.chat_template,
+        )
+    else:
+        added = ["<fake_token_around_image>", "<image>", "<end_of_utterance>"]
+        # Its embeddings want added tokens after all others.
+        tokenizer = _with_last(tokenizer, added, config.vocab_size)
+        pixels = transformers.IdeficsImageProcessorPil(image_size=size.longest)
+        processor = transformers.IdeficsProcessor(pixels, tokenizer, image_size=size.longest)
+    config.save_pretrained(folder)
+    transformers.GenerationConfig(
+        pad_token_id=0, bos_token_id=1, eos_token_id=tokenizer.eos_token_id
+    ).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return config
+
+
+def _with_last(tokenizer: Any, added: list[str], vocabulary: int) -> Any:
+    """A word tokenizer of `vocabulary` words, then the added tokens."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    known = [token for token in tokenizer.get_vocab() if token not in added]
+    ends = ["<unk>", "<s>", "</s>"]
+    words = [*ends, *(token for token in known if token not in ends)]
+    words += [f"word{number}" for number in range(vocabulary - len(words))]
+    made = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    wrapped = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<unk>",
+        padding_side="left",
+    )
+    wrapped.add_special_tokens({"additional_special_tokens": added})
+    return wrapped
+
+
+def build(config: Any, device: str, dtype: torch.dtype) -> Any:
+    """The model with random weights, made where it runs: nothing is written or read."""
+    torch.manual_seed(1)
+    kind = transformers.AutoModelForImageTextToText
+    with torch.device("meta"):
+        model = kind.from_config(config, dtype=dtype)
+    model = model.to_empty(device=device)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" in name and name.endswith("weight"):
+                weight.fill_(1.0)
+            elif "alpha" in name:
+                weight.fill_(0.5)
+            else:
+                weight.normal_(0.0, 0.02)
+    model.tie_weights()
+    _fill_buffers(model, config, device)
+    return model.eval()
+
+
+def _fill_buffers(model: Any, config: Any, device: str) -> None:
+    """What is computed when a model is made and not stored: its parts make it anew."""
+    for module in model.modules():
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if name in {"inv_freq", "original_inv_freq"}:
+                fresh = type(module)(module.config if hasattr(module, "config") else config)
+                module.register_buffer(name, getattr(fresh, name).to(device), persistent=False)
+            elif name == "position_ids":
+                count = buffer.shape[-1]
+                setattr(module, name, torch.arange(count, device=device).expand(1, -1))
+            else:
+                raise SystemExit(f"{type(module).__name__} has a buffer {name} nobody fills")
+
+
+class Documented:
+    """transformers, called as its documentation calls it."""
+
+    def __init__(self, family: str, folder: Path, model: Any, device: str) -> None:
+        self._family, self._model, self._device = family, model, device
+        kind = (
+            transformers.Idefics2Processor
+            if family == "idefics2"
+            else transformers.IdeficsProcessor
+        )
+        self._processor = kind.from_pretrained(folder, backend="pil")
+        self._processor.tokenizer.padding_side = "left"
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def answer(self, asked: Sequence[Asked], size: int) -> list[list[int]]:
+        """Batches of so many, as they come."""
+        said: list[list[int]] = []
+        for start in range(0, len(asked), size):
+            some = asked[start : start + size]
+            images = [Image.open(io.BytesIO(one.data)).convert("RGB") for one in some]
+            inputs = self._inputs(images).to(self._device)
+            inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
+            most = max(one.tokens for one in some)
+            ids = self._model.generate(
+                **inputs, max_new_tokens=most, min_new_tokens=most, do_sample=False
+            )
+            new = ids[:, inputs["input_ids"].shape[1] :].tolist()
+            said += [row[: one.tokens] for row, one in zip(new, some, strict=True)]
+        return said
+
+    def _inputs(self, images: list[Image.Image]) -> Any:
+        if self._family == "idefics":
+            prompts = [
+                ["User:", image, "Describe.<end_of_utterance>", "\nAssistant:"] for image in images
+            ]
+            return self._processor(text=prompts, padding=True, return_tensors="pt")
+        content = [{"type": "image"}, {"type": "text", "text": "Describe the image."}]
+        prompt = self._processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True
+        )
+        return self._processor(
+            text=[prompt] * len(images),
+            images=[[image] for image in images],
+            padding=True,
+            return_tensors="pt",
+        )
+
+
+class Engine:
+    """The engine over a model that is already there."""
+
+    def __init__(self, family: str, folder: Path, model: Any, settings: dict[str, Any]) -> None:
+        self.checks = ""
+        with _given(model, self):
+            self.alone = Alone(
+                EngineSettings(
+                    model=family,
+                    model_path=str(folder),
+                    max_new_tokens=64,
+                    features_bytes=0,
+                    **settings,
+                )
+            )
+        self.family: Any = self.alone.family
+        if self.family.slots is None:
+            raise SystemExit(f"no slots: {self.family.card.serving}")
+
+    def without(self, **changes: Any) -> None:
+        """Other slots: fewer, or not recorded, or not read late."""
+        slots = self.family.slots._slots
+        room = replace(slots.room, **{k: v for k, v in changes.items() if k != "recorded"})
+        made = slotted.make_slots(self.family, self.family.reader(), room)
+        if changes.get("recorded") is False:
+            made._replays = None
+        self.family.slots._slots = made
+        self.alone.use(made.count)
+
+
+@contextmanager
+def _given(model: Any, engine: Engine) -> Iterator[None]:
+    """Let a family take this model; what its check would refuse random weights for is noted."""
+    load, fetch, run = loading.load_model, checkpoints.fetch, selfcheck.run
+
+    def lenient(family: Any) -> Any:
+        try:
+            return run(family)
+        except RequestError as error:
+            engine.checks = str(error)
+            return None
+
+    loading.load_model = lambda where, settings: model
+    checkpoints.fetch = lambda settings: Path(settings.model_path)
+    selfcheck.run = lenient
+    try:
+        yield
+    finally:
+        loading.load_model, checkpoints.fetch, selfcheck.run = load, fetch, run
+
+
+class Stages:
+    """Where the time of an engine goes; each stage waits for the device, so the whole is slower."""
+
+    def __init__(self, engine: Engine, device: str) -> None:
+        self.seconds: dict[str, float] = {}
+        self._device = device
+        slots = engine.family.slots._slots
+        for owner, name, stage in (
+            (slots, "_see", "vision"),
+            (slots._reader, "read", "prompt"),
+            (slots, "_say", "step"),
+        ):
+            setattr(owner, name, self._timed(getattr(owner, name), stage))
+
+    def _timed(self, call: Callable[..., Any], stage: str) -> Callable[..., Any]:
+        def timed(*arguments: Any) -> Any:
+            _wait(self._device)
+            began = time.monotonic()
+            result = call(*arguments)
+            _wait(self._device)
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - began
+            return result
+
+        return timed
+
+
+def _wait(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def _rate(call: Callable[[], Any], count: int, runs: int, device: str) -> dict[str, float]:
+    rates = []
+    for _ in range(runs):
+        _wait(device)
+        began = time.monotonic()
+        call()
+        _wait(device)
+        rates.append(count / (time.monotonic() - began))
+    return {"median": statistics.median(rates), "min": min(rates), "max": max(rates)}
+
+
+def measure(family: str, size: Size, mixes: Sequence[str], arguments: Any) -> dict[str, Any]:
+    """All arms of one model on some mixes."""
+    device, dtype = arguments.device, getattr(torch, arguments.dtype)
+    with tempfile.TemporaryDirectory() as name:
+        config = prepare_folder(Path(name), family, size)
+        model = build(config, device, dtype)
+        documented = Documented(family, Path(name), model, device)
+        figures: dict[str, Any] = {"family": family, "mixes": {}}
+        loops = {
+            mix: {
+                arm: _documented(documented, mix, arm, size.images[arm], arguments)
+                for arm in arguments.arms
+            }
+            for mix in mixes
+        }
+        engine = Engine(
+            family,
+            Path(name),
+            model,
+            {"device": device, "dtype": arguments.dtype, "load_threads": arguments.threads},
+        )
+    figures["serving"] = engine.family.card.serving.model_dump()
+    figures["checks"] = engine.checks
+    for mix in mixes:
+        figures["mixes"][mix] = {"documented": loops[mix]} | _engine(
+            engine, family, config, mix, size.images["engine"], arguments
+        )
+    figures["without"] = _ablations(engine, mixes[-1], size.images["engine"], arguments)
+    engine.alone.close()
+    return figures
+
+
+def _documented(
+    documented: Documented, mix: str, arm: str, count: int, arguments: Any
+) -> dict[str, float]:
+    asked = list(workload.photos(count, MIXES[mix]))
+    at_once = 1 if arm == "loop" else int(arm)
+    documented.answer(asked[: min(at_once, 4)], at_once)
+    return _rate(lambda: documented.answer(asked, at_once), count, 1, arguments.device)
+
+
+def _engine(
+    engine: Engine, family: str, config: Any, mix: str, count: int, arguments: Any
+) -> dict[str, Any]:
+    asked = list(workload.photos(count, MIXES[mix]))
+    on_gpu = arguments.device.startswith("cuda")
+    engine.alone.answer(asked)  # records the steps
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    used = time.process_time()
+    rate = _rate(lambda: engine.alone.answer(asked), count, arguments.runs, arguments.device)
+    used = (time.process_time() - used) / (count * arguments.runs)
+    item = engine.family.prepare(asked[0].request, [Image.new("RGB", MIXES[mix][0])])
+    cost = statistics.fmean(
+        _cost(engine, family, config, one).all(one.tokens) for one in asked[:64]
+    )
+    few = asked[: min(count, 64)]
+    crowd = [answer.text for answer in engine.alone.answer(few)]
+    alone = [engine.alone.answer([one])[0].text for one in few[:: max(1, len(few) // 16)]]
+    told: dict[str, Any] = {
+        "images_per_second": rate,
+        "tera_operations_per_image": cost / 1e12,
+        "fraction_of_attainable": rate["median"] * cost / flops.H200_FLOPS,
+        "goal": GOALS.get(family if family == "idefics" else mix),
+        "cpu_seconds_per_image": used,
+        "prompt_tokens": item.tokens,
+        "same_alone_and_in_a_crowd": [
+            sum(a == b for a, b in zip(alone, crowd[:: max(1, len(few) // 16)], strict=True)),
+            len(alone),
+        ],
+    }
+    if on_gpu:
+        told["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    return told
+
+
+def _cost(engine: Engine, family: str, config: Any, asked: Asked) -> flops.Cost:
+    with Image.open(io.BytesIO(asked.data)) as image:
+        item = engine.family.prepare(asked.request, [image.convert("RGB")])
+    [picture] = item.inputs.pictures
+    patches = picture.pixels[0].numel() // engine.family.patch_pixels
+    seen = item.tokens + asked.tokens // 2
+    if family == "idefics":
+        return flops.idefics(config, 1, item.tokens, seen)
+    return flops.idefics2(config, patches, item.tokens, seen)
+
+
+def _ablations(engine: Engine, mix: str, count: int, arguments: Any) -> dict[str, Any]:
+    """The engine less one thing, on one mix; and where its time goes."""
+    asked = list(workload.photos(count, MIXES[mix]))
+    room = engine.family.slots._slots.room
+    changes: dict[str, dict[str, Any]] = {
+        "nothing": {},
+        "recorded steps": {"recorded": False},
+        "late reading": {"late": False},
+        "many slots": {"slots": min(16, room.slots)},
+        "packs of prompts": {"apart": True},
+    }
+    rates: dict[str, Any] = {}
+    for name, change in changes.items():
+        engine.without(**{"slots": room.slots, "late": room.late, "apart": False, **change})
+        engine.alone.answer(asked[: count // 4])
+        rates[name] = _rate(lambda: engine.alone.answer(asked), count, 1, arguments.device)[
+            "median"
+        ]
+    engine.without(slots=room.slots, late=room.late, apart=False)
+    stages = Stages(engine, arguments.device)
+    engine.alone.answer(asked)
+    return {"mix": mix, "images_per_second": rates, "seconds_by_stage": stages.seconds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=list(SIZES), default="full")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--families", nargs="+", default=["idefics2", "idefics"])
+    parser.add_argument("--mixes", nargs="+", default=["980", "4:3", "web", "coco"])
+    parser.add_argument("--arms", nargs="*", default=["loop", "16", "64"])
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=14)
+    parser.add_argument("--out", type=Path, default=Path("build/gpu-engine.json"))
+    arguments = parser.parse_args()
+    transformers.utils.logging.set_verbosity_error()
+    figures = []
+    for family in arguments.families:
+        mixes = arguments.mixes if family == "idefics2" else ["coco"]
+        figures.append(measure(family, SIZES[arguments.size][family], mixes, arguments))
+        print(json.dumps(figures[-1], indent=2), flush=True)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(figures, indent=2))
+    for one in figures:
+        for mix, told in one["mixes"].items():
+            rate = told["images_per_second"]["median"]
+            over = {arm: rate / slow["median"] for arm, slow in told["documented"].items()}
+            ratios = ", ".join(f"{arm} {ratio:.2f}" for arm, ratio in over.items())
+            print(
+                f"gpu-engine {one['family']} {mix}: {rate:.1f} images/s (goal {told['goal']}),"
+                f" {told['fraction_of_attainable']:.2f} of attainable, engine ÷ {ratios}"
+            )
+
+
+if __name__ == "__main__":
+    main()
