@@ -244,13 +244,15 @@ def _requeue(
     )
 
 
-def blame(transaction: Connection, running: Sequence[Lease]) -> set[int]:
+def blame(transaction: Connection, running: Sequence[Lease], *, alone: bool) -> set[int]:
     """End the leases that were on the device together when it hung. Safe to repeat.
 
     One that was alone is charged with it, and given up the second time. Of several, any may be
     at fault: each runs alone from now on, and nothing is charged.
+
+    Args:
+        alone: Whether nothing else was on the device.
     """
-    alone = len(running) == 1
     if alone and running[0].deaths + 1 >= MAX_DEATHS:
         error = Poison(f"the device hung {MAX_DEATHS} times with nothing else on it")
         return _fail_for_good(transaction, [Failure(running[0], error)])

@@ -72,10 +72,10 @@ class LeaseEnds:
         )
         log.info("released %d items that had not begun", len(released))
 
-    def blame(self, session_id: str, running: Sequence[Lease]) -> None:
+    def blame(self, session_id: str, running: Sequence[Lease], *, alone: bool) -> None:
         """Say on what the device hung, and end the session: the process is about to end."""
         with self._database.transaction() as transaction:
-            leases.blame(transaction, running)
+            leases.blame(transaction, running, alone=alone)
             sessions.end(transaction, session_id)
 
 

@@ -160,7 +160,7 @@ class TestTheDeviceHung:
 
     def blame(self, database: Database, running: list[Lease]) -> set[int]:
         with database.transaction() as transaction:
-            return leases.blame(transaction, running)
+            return leases.blame(transaction, running, alone=len(running) == 1)
 
     def test_items_that_were_together_on_it_are_suspects_and_charged_nothing(
         self, database: Database

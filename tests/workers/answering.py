@@ -19,7 +19,9 @@ def in_slots(slots: Joining, items: Sequence[Prepared], at_once: int = 1000) -> 
             del waiting[:room]
             held += room
         over += slots.step()
-        answers |= {id(item): answer for item, answer in over}
+        for item, answer in over:
+            assert isinstance(answer, Answer)
+            answers[id(item)] = answer
         held -= len(over)
     return [answers[id(item)] for item in items]
 

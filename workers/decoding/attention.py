@@ -11,7 +11,6 @@ variable lengths; Dao 2023), on a CPU one call for each.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -43,6 +42,7 @@ class Rows:
     ) -> None:
         self.queries, self.causal = list(queries), causal
         self.keys = list(keys) if keys is not None else self.queries
+        self._on_device: list[torch.Tensor] = []
 
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None
@@ -56,7 +56,7 @@ class Rows:
         Returns:
             (1, tokens, heads, size).
         """
-        if query.is_cuda:
+        if query.is_cuda and query.dtype != torch.float32:  # which the kernel does not take
             return self._in_one_kernel(query, key, value, scale)
         groups = query.shape[1] // key.shape[1]
         if len({*self.queries}) == 1 and len({*self.keys}) == 1:
@@ -79,7 +79,7 @@ class Rows:
     ) -> torch.Tensor:
         mask, more = None, k.shape[2] - q.shape[2]
         if self.causal and more:
-            mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril(more)
+            mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(more)
         return scaled_dot_product_attention(
             q,
             k,
@@ -103,8 +103,7 @@ class Rows:
 
         out = varlen_attn(
             *(x[0].transpose(0, 1).contiguous() for x in (query, key, value)),
-            self._borders[0].to(query.device),
-            self._borders[1].to(query.device),
+            *self._borders(query.device),
             max(self.queries),
             max(self.keys),
             scale=scale,
@@ -115,13 +114,14 @@ class Rows:
         assert isinstance(out, torch.Tensor)
         return out[None]
 
-    @cached_property
-    def _borders(self) -> tuple[torch.Tensor, torch.Tensor]:
-        queries, keys = (
-            torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
-            for lengths in (self.queries, self.keys)
-        )
-        return queries, keys
+    def _borders(self, device: torch.device) -> list[torch.Tensor]:
+        """Where sequences begin and end; the same for all layers."""
+        if not self._on_device:
+            self._on_device = [
+                torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+                for lengths in (self.queries, self.keys)
+            ]
+        return self._on_device
 
 
 #: What computes attention instead of the library: (module, query, key, value, scale) → output.

@@ -33,7 +33,7 @@ class Room:
 class SlotCache(Cache):  # type: ignore[misc]
     """What a model of the library takes for its cache: it writes where it was last told to.
 
-    Nothing is ever cleared: what a slot has not written yet is masked out by its position.
+    Nothing need be cleared: what a slot has not written yet is masked out by its position.
 
     Args:
         layers: Of the text model.
@@ -90,18 +90,19 @@ class SlotCache(Cache):  # type: ignore[misc]
         assert self._begun is not None
         return torch.cat([written[slot, :, :length] for slot, length in self._begun], 1)[None]
 
-    def copy(self, slot: int, length: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """The first `length` positions of a slot, of each layer."""
-        return [
-            (keys[slot, :, :length].clone(), values[slot, :, :length].clone())
-            for keys, values in zip(self._keys, self._values, strict=True)
-        ]
+    def beginning(self, slot: int, length: int) -> list[torch.Tensor]:
+        """The first `length` positions of a slot, as they are: keys, then values of all layers."""
+        return [written[slot, :, :length] for written in (*self._keys, *self._values)]
 
-    def put(self, slot: int, begun: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """Write what `copy` returned at the beginning of a slot."""
-        for keys, values, (key, value) in zip(self._keys, self._values, begun, strict=True):
-            keys[slot, :, : key.shape[1]] = key
-            values[slot, :, : value.shape[1]] = value
+    def put(self, slot: int, begun: Sequence[torch.Tensor]) -> None:
+        """Write a `beginning` at that of a slot."""
+        for written, own in zip((*self._keys, *self._values), begun, strict=True):
+            written[slot, :, : own.shape[1]] = own
+
+    def clear(self, slot: int) -> None:
+        """Forget a slot: what is no number would spoil sums even where it is masked."""
+        for written in (*self._keys, *self._values):
+            written[slot].zero_()
 
     def move(self, slot: int, to: int, length: int) -> None:
         """Copy the first positions of one slot to another."""

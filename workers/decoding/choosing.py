@@ -4,7 +4,7 @@ Everything is the library's: the same rules in the same order as `generate` appl
 greedy answers are the same, token for token.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -97,10 +97,14 @@ class Chooser:
         best = scores.gather(-1, tokens[:, None])[:, 0]
         return tokens, best - scores.logsumexp(-1)
 
+    @classmethod
+    def by_rules(
+        cls, scores: torch.Tensor, rules: LogitsProcessorList, ids: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same for one row, (vocabulary,), by its request's own rules.
 
-def choose_by_rules(
-    scores: torch.Tensor, rules: LogitsProcessorList, ids: Sequence[int] | torch.Tensor
-) -> torch.Tensor:
-    """The token that a request's own rules take from its scores, (vocabulary,)."""
-    before = torch.as_tensor(ids, device=scores.device)[None]
-    return rules(before, scores[None])[0].argmax()
+        Args:
+            ids: Of its prompt and answer so far.
+        """
+        token, logprob = cls.likeliest(rules(ids[None].to(scores.device), scores[None]))
+        return token[0], logprob[0]

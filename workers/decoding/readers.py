@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from workers.decoding.attention import Rows, attending, side_by_side
 from workers.decoding.cache import SlotCache
 from workers.decoding.prompt import Prompt
 
+_ON_CPU = [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
 #: Tells the library that masks are made by others; it hands masks of four axes on as they are.
 _GIVEN = torch.ones(1, 1, 1, 1, dtype=torch.bool)
 
@@ -59,6 +61,9 @@ class Reader(ABC):
 
     def move(self, slot: int, to: int) -> None:  # noqa: B027 - most hold nothing
         """Move what it holds of a slot to another."""
+
+    def clear(self, slot: int) -> None:  # noqa: B027 - most hold nothing
+        """Forget what it holds of a slot."""
 
 
 class Rest:
@@ -223,6 +228,11 @@ class Crossed(Reader):
         numbers = self.heads * self.most_pictures * self._rows * self.size
         return int(2 * self._crossings * numbers * self._dtype.itemsize)
 
+    def clear(self, slot: int) -> None:
+        """See Reader.clear."""
+        for kept in self._kept:
+            kept[0][slot].zero_(), kept[1][slot].zero_()
+
     def move(self, slot: int, to: int) -> None:
         """See Reader.move."""
         for keys, values in self._kept:
@@ -351,13 +361,15 @@ class Crossed(Reader):
         for length, count in zip(*lying, strict=True):
             end, last = token + length, row + count * self._rows
             if count:
-                own = scaled_dot_product_attention(
-                    query[:, :, token:end],
-                    key[:, :, row:last],
-                    value[:, :, row:last],
-                    attn_mask=seen[None, None, token:end, row:last],
-                    scale=scale,
-                )
+                # What cuDNN has for this is planned anew for each length, which takes long.
+                with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, *_ON_CPU]):
+                    own = scaled_dot_product_attention(
+                        query[:, :, token:end],
+                        key[:, :, row:last],
+                        value[:, :, row:last],
+                        attn_mask=seen[None, None, token:end, row:last],
+                        scale=scale,
+                    )
             else:
                 own = torch.zeros_like(query[:, :, token:end])
             outs.append(own)

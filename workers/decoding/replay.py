@@ -3,10 +3,13 @@
 A step of the library takes a CPU some ten milliseconds to launch and a GPU three to compute.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import torch
+
+log = logging.getLogger(__name__)
 
 #: A step is recorded for each of these numbers of positions that it looks at.
 SEEN = (128, 256, 512, 1024, 2048, 4096, 8192)
@@ -18,6 +21,7 @@ class Replays:
     def __init__(self) -> None:
         self._recorded: dict[int, tuple[torch.cuda.CUDAGraph, Any]] = {}
         self._warm: set[int] = set()
+        self._refused: set[int] = set()
         self._memory: Any = None
 
     @staticmethod
@@ -34,8 +38,17 @@ class Replays:
         if seen not in self._warm:
             self._warm.add(seen)
             return compute()
+        if seen in self._refused:
+            return compute()
         if seen not in self._recorded:
-            self._recorded[seen] = self._record(compute)
+            try:
+                # The block also brings back the stream if recording fails.
+                with torch.cuda.stream(torch.cuda.current_stream()):
+                    self._recorded[seen] = self._record(compute)
+            except RuntimeError as error:
+                log.warning("a step of %d positions cannot be recorded: %s", seen, error)
+                self._refused.add(seen)
+                return compute()
         graph, outputs = self._recorded[seen]
         graph.replay()
         return outputs

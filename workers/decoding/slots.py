@@ -12,7 +12,8 @@ others there are, to the last bit, and so that a GPU can replay the step without
 anew. Otherwise the slots in use are kept together and only those are computed.
 """
 
-from collections import OrderedDict, deque
+import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,14 +22,14 @@ import torch
 from transformers import LogitsProcessorList
 
 from workers.decoding.cache import Room, SlotCache
-from workers.decoding.choosing import Chooser, choose_by_rules
-from workers.decoding.features import Features
+from workers.decoding.choosing import Chooser
+from workers.decoding.kept import Kept
 from workers.decoding.prompt import Picture, Prompt
 from workers.decoding.readers import Reader, Rest
 from workers.decoding.replay import Replays
 
-#: A beginning that prompts share is worth keeping from so many tokens on; so many are kept.
-LEAST_SHARED, MOST_BEGINNINGS = 16, 4
+#: A beginning that prompts share is worth keeping from so many tokens on.
+LEAST_SHARED = 16
 
 
 @dataclass(eq=False, slots=True)
@@ -41,7 +42,7 @@ class Row:
         rules: Its own; see choosing.own_rules.
         is_over: Asked after each token with all of them, where more than a token tells the end.
         said: Its tokens so far, that which ended it included.
-        logprobs: Of each of them, where the likeliest was taken.
+        logprobs: Of each of them. One that is no number is the end: the model has lost its way.
     """
 
     prompt: Prompt
@@ -58,6 +59,11 @@ class Row:
     def length(self) -> int:
         """Tokens of the prompt."""
         return len(self.prompt.ids)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the model's scores are no numbers any more."""
+        return bool(self.logprobs) and not math.isfinite(self.logprobs[-1])
 
 
 class Copied:
@@ -113,11 +119,8 @@ class Slots:
         self._numbers = torch.arange(count, device=device)
         self._free = list(range(count - 1, -1, -1))
         self._rows: dict[int, Row] = {}
-        self._unread: deque[tuple[Copied, Copied, list[Row]]] = deque()
-        self._features = Features(room.features_bytes)
-        self._beginnings: OrderedDict[bytes, list[tuple[torch.Tensor, torch.Tensor]]] = (
-            OrderedDict()
-        )
+        self._unread: deque[tuple[Copied, Copied, list[tuple[Row, int]]]] = deque()
+        self._features, self._beginnings = Kept(room.features_bytes), Kept(room.features_bytes)
         self._replays = Replays() if room.fixed and device.type == "cuda" else None
 
     @property
@@ -137,14 +140,33 @@ class Slots:
     def admit(self, rows: Sequence[Row]) -> list[Row]:
         """Read the prompts of new rows and say their first tokens.
 
+        If it fails, none of the rows has joined.
+
         Returns:
             Those that are over already.
         """
-        if self.room.apart and len(rows) > 1:
-            return [over for row in rows for over in self.admit([row])]
+        groups = [[row] for row in rows] if self.room.apart else [list(rows)]
+        joined: list[Row] = []
+        over: list[Row] = []
+        try:
+            for group in groups:
+                over += self._admit(group)
+                joined += group
+        except BaseException:
+            self.drop([row for row in joined if self._rows.get(row.slot) is row])
+            raise
+        return over
+
+    def _admit(self, rows: list[Row]) -> list[Row]:
         slots = self._free[-len(rows) :][::-1]
         starts = [self._put_beginning(row, slot) for row, slot in zip(rows, slots, strict=True)]
         prompts = [row.prompt for row in rows]
+        where, lengths, least, may_end = self._to_device(
+            slots,
+            [row.length for row in rows],
+            [row.least for row in rows],
+            [int(row.least <= 0) for row in rows],
+        )
         features = self._features_of(
             [
                 prompt.pictures[self._reader.first_unread(prompt, start) :]
@@ -153,44 +175,44 @@ class Slots:
         )
         rest = Rest(prompts, slots, starts, self._device)
         hidden = self._reader.read(rest, features, self._cache)[rest.ends]
-        may_end = torch.tensor([row.least <= 0 for row in rows], device=self._device)
-        scores = self._chooser.allowed(self._head(hidden), may_end)
+        scores = self._chooser.allowed(self._head(hidden), may_end.bool())
         tokens, logprobs = self._chooser.likeliest(scores)
         for number, row in enumerate(rows):
             if row.rules:
-                tokens[number] = choose_by_rules(scores[number], row.rules, row.prompt.ids)
-        del self._free[-len(rows) :]
-        where = torch.tensor(slots, device=self._device)
-        self._tokens[where] = tokens
-        lengths = torch.tensor([row.length for row in rows], device=self._device)
-        self._positions[where] = lengths
-        least = torch.tensor([row.least for row in rows], device=self._device)
+                tokens[number], logprobs[number] = self._chooser.by_rules(
+                    scores[number], row.rules, row.prompt.ids
+                )
+                self._ids[slots[number], : row.length] = row.prompt.ids.to(self._device)
+        self._tokens[where], self._positions[where] = tokens, lengths
         self._ends_from[where] = lengths + least - 1
         for row, slot, start in zip(rows, slots, starts, strict=True):
+            self._keep_beginning(row, slot, start)
+        del self._free[-len(rows) :]
+        for row, slot in zip(rows, slots, strict=True):
             row.slot, row.begun = slot, 1
             self._rows[slot] = row
-            if row.rules:
-                self._ids[slot, : row.length] = row.prompt.ids.to(self._device)
-            self._keep_beginning(row, start)
-        return self._settle(tokens, logprobs, list(rows))
+        return self._settle(tokens, logprobs, [(row, n) for n, row in enumerate(rows)])
+
+    def _to_device(self, *columns: Sequence[int]) -> torch.Tensor:
+        """Whole numbers in one copy, sent before anything that takes long."""
+        return torch.tensor(columns).to(self._device, non_blocking=True)
 
     def _features_of(self, shown: Sequence[Sequence[Picture]]) -> list[list[torch.Tensor]]:
         found: dict[bytes, torch.Tensor] = {}
         unseen: dict[bytes, Picture] = {}
         for picture in (picture for own in shown for picture in own):
-            features = self._features.get(picture.key)
-            if features is None:
-                unseen[picture.key] = picture
+            if kept := self._features.get(picture.key):
+                [found[picture.key]] = kept
             else:
-                found[picture.key] = features
+                unseen[picture.key] = picture
         for key, features in zip(unseen, self._see(list(unseen.values())), strict=True):
             found[key] = features
-            self._features.put(key, features)
+            self._features.put(key, [features])
         return [[found[picture.key] for picture in own] for own in shown]
 
     def _beginning(self, row: Row) -> bytes | None:
         shared = row.prompt.shared
-        if shared < LEAST_SHARED:
+        if shared < LEAST_SHARED or self.room.apart:
             return None
         # The pictures are named in order, those that are the item's own cannot be among the first.
         names = b"".join(picture.key for picture in row.prompt.pictures[: row.prompt.shown_shared])
@@ -203,13 +225,15 @@ class Slots:
         self._cache.put(slot, begun)
         return row.prompt.shared
 
-    def _keep_beginning(self, row: Row, start: int) -> None:
+    def _keep_beginning(self, row: Row, slot: int, start: int) -> None:
         name = self._beginning(row)
-        if name is None or start or name in self._beginnings:
-            return
-        self._beginnings[name] = self._cache.copy(row.slot, row.prompt.shared)
-        if len(self._beginnings) > MOST_BEGINNINGS:
-            self._beginnings.popitem(last=False)
+        if name is not None and not start and name not in self._beginnings:
+            self._beginnings.put(name, self._cache.beginning(slot, row.prompt.shared))
+
+    def release(self) -> None:
+        """Free the memory of everything that is only kept to save time."""
+        self._features.clear()
+        self._beginnings.clear()
 
     # ---- saying -----------------------------------------------------------------------
 
@@ -222,13 +246,15 @@ class Slots:
         rows = [row for row in self._rows.values() if row.begun < row.most]
         over: list[Row] = []
         if rows:
-            over = self._settle(*self._say(rows), rows)
+            over = self._settle(*self._say(rows), [(row, row.slot) for row in rows])
         while self._unread and (len(self._unread) > 1 or not rows):
             over += self._read()
         return over
 
     def _say(self, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
         seen = max(row.length + row.begun for row in rows)
+        if self.room.apart:
+            seen = self.length  # so that not even the length of a sum depends on the others
         if self._replays:
             seen = self._replays.bucket(seen, self.length)
             scores, logprobs = self._replays.run(seen, lambda: self._compute(self.count, seen))
@@ -238,10 +264,11 @@ class Slots:
         for row in rows:
             if row.rules:
                 ids = self._ids[row.slot, : row.length + row.begun]
-                self._tokens[row.slot] = choose_by_rules(scores[row.slot], row.rules, ids)
+                self._tokens[row.slot], logprobs[row.slot] = self._chooser.by_rules(
+                    scores[row.slot], row.rules, ids
+                )
             row.begun += 1
-        slots = torch.tensor([row.slot for row in rows], device=self._device)
-        return self._tokens[slots], logprobs[slots]
+        return self._tokens, logprobs
 
     def _compute(self, count: int, seen: int) -> tuple[torch.Tensor, torch.Tensor]:
         """One step of the first slots; no shape in it depends on what is in them."""
@@ -256,38 +283,55 @@ class Slots:
 
     # ---- ending -----------------------------------------------------------------------
 
-    def _settle(self, tokens: torch.Tensor, logprobs: torch.Tensor, rows: list[Row]) -> list[Row]:
-        """Take what a step has said, at once or when the next one has been started."""
+    def _settle(
+        self, tokens: torch.Tensor, logprobs: torch.Tensor, places: list[tuple[Row, int]]
+    ) -> list[Row]:
+        """Take what a step has said, at once or when the next one has been started.
+
+        Args:
+            places: Rows, and where in the tensors theirs is.
+        """
         if not self._late:
-            return self._take(tokens.tolist(), logprobs.tolist(), rows)
-        self._unread.append((Copied(tokens), Copied(logprobs), rows))
+            return self._take(tokens.tolist(), logprobs.tolist(), places)
+        self._unread.append((Copied(tokens), Copied(logprobs), places))
         return []
 
     def _read(self) -> list[Row]:
-        tokens, logprobs, rows = self._unread.popleft()
-        return self._take(tokens.read(), logprobs.read(), rows)
+        tokens, logprobs, places = self._unread.popleft()
+        return self._take(tokens.read(), logprobs.read(), places)
 
     def _take(
-        self, tokens: Sequence[int], logprobs: Sequence[float], rows: Sequence[Row]
+        self,
+        tokens: Sequence[int],
+        logprobs: Sequence[float],
+        places: Sequence[tuple[Row, int]],
     ) -> list[Row]:
         over = []
-        for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
+        for row, place in places:
             if self._rows.get(row.slot) is not row:
                 continue  # it had ended when this step was started
-            row.said.append(token)
-            row.logprobs.append(logprob)
-            ended = token in self._chooser.ends or len(row.said) >= row.most
+            row.said.append(tokens[place])
+            row.logprobs.append(logprobs[place])
+            ended = row.said[-1] in self._chooser.ends or len(row.said) >= row.most
             # Asked in any case: somebody may be reading along.
-            if (row.is_over and row.is_over(row.said)) or ended:
+            if (row.is_over and row.is_over(row.said)) or ended or row.is_lost:
                 over.append(row)
         self.drop(over)
         return over
+
+    def clear(self) -> None:
+        """Let all rows leave, also those of a step that has failed."""
+        self._unread.clear()
+        self.drop(list(self._rows.values()))
 
     def drop(self, rows: Sequence[Row]) -> None:
         """Let rows leave, whatever they have said."""
         # From the last slot on, so that none is moved that is about to leave.
         for row in sorted(rows, key=lambda row: row.slot, reverse=True):
             del self._rows[row.slot]
+            if row.is_lost:
+                self._cache.clear(row.slot)
+                self._reader.clear(row.slot)
             if self._fixed:
                 self._free.append(row.slot)
             else:

@@ -4,6 +4,7 @@ Certain is what no later token changes: no half character, no space that may be 
 beginning of a stop string that may go on. So every text told is a beginning of the final one.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from transformers.generation import BaseStreamer
 
 from workers.decoding import generation
 from workers.decoding.generation import Ending
+
+log = logging.getLogger(__name__)
 
 
 class Teller:
@@ -43,7 +46,10 @@ class Teller:
             certain = said.text if said.finish_reason == "stop" else self._certain(said.text)
             if len(certain) > len(self._told):
                 self._told = certain
-                self._on_text(certain)
+                try:
+                    self._on_text(certain)
+                except Exception:  # who reads along may not end what is written
+                    log.exception("an answer could not be told")
         return is_over
 
     def _certain(self, text: str) -> str:

@@ -57,6 +57,7 @@ class Device:
         #: Batches for `generate` above this cost do not fit: items times tokens of the longest.
         self._ceiling: int | None = None
         self._in_slots: dict[int, Loaded] = {}  # by the id of the prepared item
+        self._is_short = False
         #: What the device works on now.
         self.running: Sequence[Loaded] = ()
 
@@ -108,23 +109,24 @@ class Device:
     # ---- the thread -------------------------------------------------------------------
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
+        try:
+            while act := self._next():
+                self._perform(act)
+                self._began, self.running = None, ()
+        except BaseException:  # an item must never be left without an end
+            log.critical("the device's own work failed", exc_info=True)
+            self._on_broken()
+
+    def _next(self) -> Admit | Generate | Step | None:
+        """Wait for something to do; None when everything is done."""
+        with self._changed:
+            while True:
                 for one in self._schedule.take_all() if self._closing else ():
                     self._on_end(one, None)
                 act = self._schedule.next(len(self._in_slots))
-                if act is None:
-                    if self._closing:
-                        return
-                    self._changed.wait()
-                    continue
-            try:
-                self._perform(act)
-            except Exception:  # an item must never be left without an end
-                log.critical("the device's own work failed", exc_info=True)
-                self._on_broken()
-            finally:
-                self._began, self.running = None, ()
+                if act is not None or self._closing:
+                    return act
+                self._changed.wait()
 
     def _perform(self, act: Admit | Generate | Step) -> None:
         if isinstance(act, Step):
@@ -153,68 +155,75 @@ class Device:
 
     def _admit(self, group: list[Loaded]) -> None:
         assert self._slots
+        error: Exception | None = None
         try:
-            self._begin(group)
+            # A step may still be under way: whoever is in slots may be what hangs.
+            self._begin([*group, *self._in_slots.values()])
             over = self._slots.admit([one.item for one in group])
-        except MemoryError:
+        except Exception as raised:  # one item's fault must not be its neighbours'
+            error = raised
+        # Not in the block above, which holds on to what the failed pass had made.
+        if error is None:
+            self._in_slots |= {id(one.item): one for one in group}
+            self._answer(over)
+        elif isinstance(error, MemoryError):
             self._admit_less(group)
-            return
-        except Exception as error:  # one item's fault must not be its neighbours'
+        elif len(group) == 1:
+            log.warning("an item could not be begun", exc_info=error)
+            self._on_end(group[0], self._fault(error))
+        else:
             log.warning("%d items could not be begun", len(group), exc_info=error)
-            if len(group) > 1:
-                for one in group:
-                    self._admit([one])
-            else:
-                self._on_end(group[0], self._fault(error))
-            return
-        self._in_slots |= {id(one.item): one for one in group}
-        self._answer(over)
+            del error
+            for one in group:
+                self._admit([one])
 
     def _admit_less(self, group: list[Loaded]) -> None:
-        """The device is full: try less at once, then with fewer items beside it."""
+        """The device is full: try less at once, and what is too large alone."""
+        assert self._slots
         cost = sum(one.cost for one in group)
         log.warning("out of memory beginning %d items, %d tokens", len(group), cost)
+        self._slots.shrink()
         if len(group) > 1:
             self._schedule.budget = min(self._schedule.budget, cost // 2)
-        elif self._in_slots:
-            self._schedule.most = len(self._in_slots)
-        else:
+        elif group[0].alone and not self._in_slots:
             self._on_end(group[0], OutOfMemory("the item does not fit the device, even alone"))
             return
+        else:
+            group[0].alone = True
         self._schedule.put_back(group)
 
     def _step(self) -> None:
         assert self._slots
         held = list(self._in_slots.values())
+        error: Exception | None = None
         try:
             self._begin(held)
             self._answer(self._slots.step())
-        except MemoryError:
+            self._is_short = False
+        except Exception as raised:
+            error = raised
+        if error is None:
+            return
+        if isinstance(error, MemoryError) and not self._is_short:
             log.warning("out of memory with %d items in slots", len(held))
-            self._leave()
-            if len(held) == 1:
-                self._on_end(held[0], OutOfMemory("the item does not fit the device, even alone"))
-                return
-            self._schedule.most = len(held) // 2
-            self._schedule.put_back(held)
-        except Exception as error:  # whose fault it is shows when each runs alone
-            log.warning("a step of %d items failed", len(held), exc_info=error)
-            self._leave()
-            if len(held) == 1:
-                self._on_end(held[0], self._fault(error))
-                return
+            self._is_short = True
+            self._slots.shrink()  # and the same step again
+            return
+        log.warning("a step of %d items failed", len(held), exc_info=error)
+        self._slots.drop()
+        self._in_slots.clear()
+        if len(held) > 1:  # whose fault it is shows when each runs alone
             for one in held:
                 one.alone = True
             self._schedule.put_back(held)
+        elif isinstance(error, MemoryError):
+            self._on_end(held[0], OutOfMemory("the item does not fit the device, even alone"))
+        else:
+            self._on_end(held[0], self._fault(error))
 
-    def _leave(self) -> None:
-        assert self._slots
-        self._slots.drop()
-        self._in_slots.clear()
-
-    def _answer(self, over: Sequence[tuple[object, Answer]]) -> None:
-        for item, answer in over:
-            self._on_end(self._in_slots.pop(id(item)), answer)
+    def _answer(self, over: Sequence[tuple[object, Outcome]]) -> None:
+        for item, outcome in over:
+            self._on_end(self._in_slots.pop(id(item)), outcome)
 
     # ---- generate ---------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ when its turn on the device has come: a process that was stopped for a while, or
 starts nothing that others may have by now.
 """
 
+import contextlib
 import hashlib
 import logging
 import queue
@@ -37,6 +38,8 @@ from workers.session import Session
 
 #: Answers that come within this time are written together, unless the device has nothing to do.
 GATHER_SECONDS = 0.05
+#: So many items at least are loaded beside those that are being answered.
+LEAST_BACKLOG = 4
 #: Most answers in one transaction.
 MOST_WRITTEN = 256
 #: How often a claim that waits for room looks whether the worker is to stop.
@@ -73,7 +76,11 @@ class Engine:
         self._session, self._ends, self._notices = session, ends, notices
         self._batch_items = batch_items
         #: So many are being answered, and so many wait for a free place.
-        self._most_in_hand = (family.slots.count if family.slots else batch_items) + batch_items
+        places = family.slots.count if family.slots else batch_items
+        backlog = min(batch_items, max(places, LEAST_BACKLOG))
+        self._most_in_hand = places + backlog
+        #: A claim costs the same for one item as for many.
+        self._worth_a_claim = max(1, backlog // 2)
         self._in_hand = 0
         self._room = threading.Condition()
         self._ended: queue.SimpleQueue[Ended | None] = queue.SimpleQueue()
@@ -121,16 +128,15 @@ class Engine:
         running = self._device.running
         log.critical("the device hangs on %s", [one.lease.item_id for one in running])
         for session in {one.session for one in running}:
-            self._ends.blame(session, [one.lease for one in running if one.session == session])
+            mine = [one.lease for one in running if one.session == session]
+            self._ends.blame(session, mine, alone=len(running) == 1)
 
     # ---- claim ------------------------------------------------------------------------
 
     def _wait_for_room(self) -> int:
         """How many items to claim, once that is worth a claim; 0 when the worker is to stop."""
         with self._room:
-            # A claim costs the same for one item as for many.
-            worth = self._batch_items // 2 or 1
-            while self._most_in_hand - self._in_hand < worth:
+            while self._most_in_hand - self._in_hand < self._worth_a_claim:
                 if self._is_stopping:
                     return 0
                 self._room.wait(STOP_SECONDS)
@@ -146,6 +152,9 @@ class Engine:
     # ---- load -------------------------------------------------------------------------
 
     def _load(self, lease: Lease, session: str) -> None:
+        if self._is_stopping:
+            self._end(lease, session, None)
+            return
         self._put(lease, session, lambda: self._prepare(lease))
 
     def _go_on(self, one: Loaded, answer: Answer) -> None:
@@ -157,22 +166,27 @@ class Engine:
     def _put(self, lease: Lease, session: str, make: Callable[[], Prepared | Answer]) -> None:
         """Hand what `make` returns to the device, or to the writer."""
         outcome: Prepared | Outcome
+        slots = self._family.slots
         try:
             outcome = make()
             failpoints.reach("decoded", [lease])
+            if isinstance(outcome, Prepared):
+                fits = slots is not None and slots.takes(outcome)
+                cost = slots.cost(outcome) if slots and fits else outcome.tokens
+                one = Loaded(lease, session, outcome, fits, cost, lease.is_suspect)
+                self._device.put(one)
+                return
         except IdefiqError as error:
             outcome = error
         except Exception:  # nobody's item may take a neighbour down with it
             log.exception("item %d could not be prepared", lease.item_id)
             outcome = EngineError("preparing the item failed unexpectedly; see the worker's log")
-        if not isinstance(outcome, Prepared):
-            self._ended.put((lease, session, outcome))
-            self._device.expect(-1)
-            return
-        slots = self._family.slots
-        fits = slots is not None and slots.takes(outcome)
-        cost = slots.cost(outcome) if slots and fits else outcome.tokens
-        self._device.put(Loaded(lease, session, outcome, fits, cost, lease.is_suspect))
+        self._end(lease, session, outcome)
+
+    def _end(self, lease: Lease, session: str, outcome: Outcome | None) -> None:
+        """What was expected does not come to the device."""
+        self._ended.put((lease, session, outcome))
+        self._device.expect(-1)
 
     def _prepare(self, lease: Lease) -> Prepared:
         wanted = self._family.wanted
@@ -203,10 +217,11 @@ class Engine:
 
     def _on_end(self, one: Loaded, outcome: Outcome | None) -> None:
         if isinstance(outcome, Answer) and one.item.then:
-            if self._may_start(one):
-                self._device.expect(1)
-                self._loaders.submit(self._go_on, one, outcome)
-                return
+            with contextlib.suppress(RuntimeError):  # when the loaders have just been shut down
+                if self._may_start(one):
+                    self._loaders.submit(self._go_on, one, outcome)
+                    self._device.expect(1)
+                    return
             outcome = None
         self._ended.put((one.lease, one.session, outcome))
 
@@ -239,16 +254,14 @@ class Engine:
         return gathered, False
 
     def _write(self, session: str, ended: Sequence[tuple[Lease, Outcome | None]]) -> None:
-        answers = [
-            (lease, outcome.record(lease.request["kind"]))
-            for lease, outcome in ended
-            if isinstance(outcome, Answer)
-        ]
-        failures = [
-            Failure(lease, outcome) for lease, outcome in ended if isinstance(outcome, IdefiqError)
-        ]
-        back = [lease for lease, outcome in ended if outcome is None]
         try:
+            answers = [
+                (lease, outcome.record(lease.request["kind"]))
+                for lease, outcome in ended
+                if isinstance(outcome, Answer)
+            ]
+            failures = [Failure(lease, o) for lease, o in ended if isinstance(o, IdefiqError)]
+            back = [lease for lease, outcome in ended if outcome is None]
             failpoints.reach("generated", ended)
             self._ends.write(session, answers=answers, failures=failures)
             if back:

@@ -2,7 +2,7 @@
 
     waiting ─▶ Admit(items)     free slots, and enough items that more do not soon come
             ─▶ STEP             items are in slots
-            ─▶ Generate(items)  what no slot takes: like items, a full batch if there is one
+            ─▶ Generate(items)  what no slot takes: like items, a full batch if more are coming
             ─▶ None             nothing to do
 
 Items come in the order in which they are put, except that what somebody reads along goes first.
@@ -19,7 +19,7 @@ from workers.families.base import Prepared
 
 #: Slots are refilled when so large a share of them is free: each refill costs a pass of its own.
 REFILL_SHARE = 1 / 4
-#: An incomplete batch for `generate` waits for so many other turns of the device.
+#: Between two batches for `generate`, items in slots have so many turns of the device.
 PATIENCE = 16
 
 
@@ -81,12 +81,12 @@ class Schedule:
         self.budget, self._batch_items = budget, batch_items
         #: Slots that may be used; fewer after they did not fit.
         self.most = slots
-        self._refill = max(1, int(slots * REFILL_SHARE))
         self._waiting: deque[Loaded] = deque()
         #: Items that are being loaded and will soon be put.
         self.coming = 0
         self._is_alone = False
-        self._passed = 0
+        #: Acts since the last batch for `generate`.
+        self._others = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -95,7 +95,9 @@ class Schedule:
         """Let items wait for their turn."""
         for one in items:
             if one.is_urgent:
-                self._waiting.appendleft(one)
+                # Behind those who read along already, and behind what is to run alone next.
+                first = (n for n, o in enumerate(self._waiting) if not (o.is_urgent or o.alone))
+                self._waiting.insert(next(first, len(self._waiting)), one)
             else:
                 self._waiting.append(one)
 
@@ -118,13 +120,15 @@ class Schedule:
         if self._is_alone and in_slots:
             return STEP
         self._is_alone = False
-        if batch := self._batch(in_slots):
-            self._passed = 0
-            return Generate(self._taken(batch))
         group = self._group(in_slots)
+        if batch := self._batch(in_slots, len(group)):
+            self._others = 0
+            return Generate(self._taken(batch))
         if group and self._is_time(group, in_slots):
+            self._others += 1
             self._is_alone = group[0].alone
             return Admit(self._taken(group))
+        self._others += bool(in_slots)
         return STEP if in_slots else None
 
     def _group(self, in_slots: int) -> list[Loaded]:
@@ -144,14 +148,16 @@ class Schedule:
         return group
 
     def _is_time(self, group: list[Loaded], in_slots: int) -> bool:
-        if not in_slots or len(group) >= self._refill or any(one.is_urgent for one in group):
+        refill = max(1, int(self.most * REFILL_SHARE))
+        if not in_slots or len(group) >= refill or any(one.is_urgent for one in group):
             return True
-        if len(group) == self.most - in_slots:
+        left = len(self._waiting) - len(group)
+        if left and len(group) >= self.most - in_slots:
             return False  # soon more slots are free
         # Nothing more to wait for, or too much for one pass anyway.
-        return not self.coming or len(group) < len(self._waiting)
+        return not self.coming or left > 0
 
-    def _batch(self, in_slots: int) -> list[Loaded]:
+    def _batch(self, in_slots: int, could_join: int) -> list[Loaded]:
         """A batch for `generate`, if it is its turn."""
         first = next((one for one in self._waiting if not one.fits_slot), None)
         if first is None:
@@ -164,9 +170,10 @@ class Schedule:
                 break
             if not one.fits_slot and one.lease.options_digest == first.lease.options_digest:
                 batch.append(one)
-        self._passed += 1
-        is_due = len(batch) == self._batch_items or self._passed > PATIENCE
-        return batch if is_due or not (in_slots or self.coming) else []
+        if in_slots or could_join:  # they have their turns too
+            is_due = self._others >= PATIENCE
+            return batch if is_due else []
+        return batch if len(batch) == self._batch_items or not self.coming else []
 
     def _taken(self, items: list[Loaded]) -> list[Loaded]:
         gone = {id(one) for one in items}

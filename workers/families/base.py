@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 from PIL import Image
 
 from db.cards import ModelCard
+from db.errors import EngineError
 from workers.settings import EngineSettings
 
 #: How an answer came about: in slots, by the library's `generate`, by ranking labels.
@@ -106,8 +107,8 @@ def storable(text: str) -> str:
 class Joining(Protocol):
     """Answers side by side, each beginning and ending at any time. One thread calls it.
 
-    Every method may raise MemoryError when the device is full; items that were to be admitted
-    then are not.
+    `admit` and `step` raise MemoryError when the device is full. Where `admit` raises, nothing was
+    admitted; a `step` that raises can be tried again.
     """
 
     @property
@@ -120,14 +121,17 @@ class Joining(Protocol):
     def cost(self, item: Prepared) -> int:
         """Work before the first token, in tokens of text that would take as long."""
 
-    def admit(self, items: Sequence[Prepared]) -> list[tuple[Prepared, Answer]]:
+    def admit(self, items: Sequence[Prepared]) -> list[tuple[Prepared, Answer | EngineError]]:
         """Begin, `count` in all at most. Returns those that are answered already."""
 
-    def step(self) -> list[tuple[Prepared, Answer]]:
+    def step(self) -> list[tuple[Prepared, Answer | EngineError]]:
         """Say the next token of every item. Returns those that are answered."""
 
     def drop(self) -> None:
         """Forget all items."""
+
+    def shrink(self) -> None:
+        """Free what is only kept to save time, and take less at once from now on."""
 
 
 class Family(Protocol):

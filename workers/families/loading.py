@@ -45,6 +45,8 @@ def load_model(where: Path, settings: EngineSettings) -> Any:
             f"model {settings.model!r}: no device {settings.device!r} can be used here (no GPU, no"
             " driver, or a torch without CUDA); set IDEFIQ_DEVICE"
         )
+    if settings.device.startswith("cuda"):
+        torch.cuda.set_device(settings.device)  # streams, events and graphs go to the current one
     model = AutoModelForImageTextToText.from_pretrained(where, **LOCAL, **_options(where, settings))
     if model.config.is_encoder_decoder:
         raise RequestError(

@@ -134,6 +134,7 @@ class Pinned(ABC):
         self.patch_pixels = int(getattr(vision, "patch_size", 16)) ** 2
         #: Most patches that go through the vision part in one pass.
         self.patches_at_once = 1 if settings.invariant else settings.patches_at_once
+        self.slots_are_apart = settings.invariant
         slots = slotted.build(self, settings)
         self.slots = None if isinstance(slots, str) else slots
         serving = (

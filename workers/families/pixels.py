@@ -32,15 +32,17 @@ class Pixels:
             mean, std = image_processor.image_mean, image_processor.image_std
             numbers = image_processor.normalize(numbers, mean, std)
         self._table = torch.tensor(np.asarray(numbers)[:, 0].astype(np.float32))
+        self._tables: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
         image_processor.do_rescale = image_processor.do_normalize = False
 
     def numbers(self, pixels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """From uint8 (…, 3, height, width) on any device to `dtype` there."""
-        if self._table.device != pixels.device or self._table.dtype != dtype:
-            self._table = self._table.to(pixels.device, dtype)
+        where = pixels.device, dtype
+        if where not in self._tables:
+            self._tables[where] = self._table.to(*where)
         channels = [
             table.index_select(0, channel.flatten().int()).view(channel.shape)
-            for table, channel in zip(self._table, pixels.unbind(-3), strict=True)
+            for table, channel in zip(self._tables[where], pixels.unbind(-3), strict=True)
         ]
         return torch.stack(channels, -3)
 

@@ -106,8 +106,13 @@ def compare_slots(family: "Pinned", slots: "Slotted") -> str:
         wanted = family.generate_ids([item])[0]
         if ids == wanted:
             continue
-        parted = next((n for n, (a, b) in enumerate(zip(ids, wanted, strict=False)) if a != b), 0)
-        if is_exact(family) or _hesitation(family, item, wanted, ids, parted) > SLOT_NOISE_ROUNDED:
+        pairs = enumerate(zip(ids, wanted, strict=False))
+        parted = next((n for n, (a, b) in pairs if a != b), None)
+        if (
+            is_exact(family)
+            or parted is None
+            or _hesitation(family, item, wanted, ids, parted) > SLOT_NOISE_ROUNDED
+        ):
             return f"answers in slots are not those of generate: {ids}, not {wanted}"
     return ""
 

@@ -10,8 +10,10 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
 
+from db.errors import EngineError
 from workers.decoding import attention, generation
 from workers.decoding.cache import Room
 from workers.decoding.choosing import Chooser, own_rules, strange_rules
@@ -26,10 +28,9 @@ if TYPE_CHECKING:
 
 #: Slots at most, unless the settings say how many: beyond it a step only takes longer.
 MOST_SLOTS_GPU, MOST_SLOTS_CPU = 128, 64
-#: Of a device's free memory, what slots may take; vision and prompts need the rest.
-SHARE_OF_SLOTS = 0.5
-#: The same on a CPU, of which other programs want some too.
-CPU_SLOTS_BYTES = 2**30
+#: Of a device's free memory, what slots may take; vision and prompts need the rest. Of a CPU's,
+#: other programs want some too.
+SHARE_OF_GPU, SHARE_OF_CPU = 0.5, 0.25
 
 log = logging.getLogger(__name__)
 
@@ -69,25 +70,31 @@ class Slotted:
         return item.tokens + int(pixels // self._family.patch_pixels)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
-    def admit(self, items: Sequence[Prepared]) -> list[tuple[Prepared, Answer]]:
+    def admit(self, items: Sequence[Prepared]) -> list[tuple[Prepared, Answer | EngineError]]:
         """See Joining."""
         rows = [self._row(item) for item in items]
         with _memory_errors():
             over = self._slots.admit(rows)
         self._items |= dict(zip(rows, items, strict=True))
-        return [self._answered(row) for row in over]
+        return self._answers(over)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
-    def step(self) -> list[tuple[Prepared, Answer]]:
+    def step(self) -> list[tuple[Prepared, Answer | EngineError]]:
         """See Joining."""
         with _memory_errors():
             over = self._slots.step()
-        return [self._answered(row) for row in over]
+        return self._answers(over)
 
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
     def drop(self) -> None:
         """See Joining."""
-        self._slots.drop(list(self._items))
+        self._slots.clear()
         self._items.clear()
+
+    def shrink(self) -> None:
+        """See Joining."""
+        self._slots.release()
+        self._family.patches_at_once = max(1, self._family.patches_at_once // 2)
 
     def ids(self, items: Sequence[Prepared]) -> list[list[int]]:
         """The tokens said to items, all of them answered side by side, `count` at most."""
@@ -108,38 +115,56 @@ class Slotted:
             is_over=self._family.teller(item, options),
         )
 
-    def _answered(self, row: Row) -> tuple[Prepared, Answer]:
-        item = self._items.pop(row)
+    def _answers(self, over: Sequence[Row]) -> list[tuple[Prepared, Answer | EngineError]]:
+        items = [self._items.pop(row) for row in over]
+        return [(item, self._answered(item, row)) for item, row in zip(items, over, strict=True)]
+
+    def _answered(self, item: Prepared, row: Row) -> Answer | EngineError:
+        if row.is_lost:
+            return EngineError("the model's scores are not finite")
         is_greedy = generation.is_greedy(self._family.options(item.request))
         certainty = generation.confidence(row.logprobs) if is_greedy else None
-        return item, self._family.answer(item, row.said, "slots", certainty)
+        try:
+            return self._family.answer(item, row.said, "slots", certainty)
+        except Exception as error:  # one answer that cannot be read is not its neighbours' fault
+            log.exception("an answer could not be read")
+            return EngineError(f"the answer could not be read: {type(error).__name__}")
 
 
 def build(family: "Pinned", settings: EngineSettings) -> Slotted | str:
     """The slots of a loaded family, or why it cannot have them."""
     from workers.families import selfcheck
 
-    model = family.model
+    if why := _refusal(family, settings):
+        return why
+    reader = family.reader()
+    if reader is None:
+        return "its architecture has no reader here"
+    attention.install(family.model)
+    slotted = Slotted(family, make_slots(family, reader, _room(family, reader, settings)))
+    if why := str(selfcheck.compare_slots(family, slotted)):
+        family.model.set_attn_implementation("sdpa")
+        return why
+    return slotted
+
+
+def _refusal(family: "Pinned", settings: EngineSettings) -> str:
+    """Why slots need not even be tried."""
+    config = family.model.config
     if settings.engine == "generate":
         return "the settings say so"
     if settings.device == "auto":
         return "it may lie on several devices"
-    if strange := strange_rules(model.generation_config):
+    if settings.quantize == "int8":
+        return "products of 8-bit weights wait for the device"
+    if strange := strange_rules(family.model.generation_config):
         return f"its generation config asks for {', '.join(strange)}"
-    text = model.config.get_text_config()
-    if model.config._attn_implementation != "sdpa":
-        return f"its attention is {model.config._attn_implementation}, not sdpa"
-    if any(kind != "full_attention" for kind in getattr(text, "layer_types", None) or ()):
+    if config._attn_implementation != "sdpa":
+        return f"its attention is {config._attn_implementation}, not sdpa"
+    kinds = getattr(config.get_text_config(), "layer_types", None) or ()
+    if any(kind != "full_attention" for kind in kinds):
         return "its text model attends in windows"
-    reader = family.reader()
-    if reader is None:
-        return "its architecture has no reader here"
-    attention.install(model)
-    slotted = Slotted(family, make_slots(family, reader, _room(family, reader, settings)))
-    if why := str(selfcheck.compare_slots(family, slotted)):
-        model.set_attn_implementation("sdpa")
-        return why
-    return slotted
+    return ""
 
 
 def _room(family: "Pinned", reader: Reader, settings: EngineSettings) -> Room:
@@ -153,7 +178,10 @@ def _room(family: "Pinned", reader: Reader, settings: EngineSettings) -> Room:
         + reader.slot_bytes()
     )
     on_gpu = device.type == "cuda"
-    room = SHARE_OF_SLOTS * torch.cuda.mem_get_info(device)[0] if on_gpu else CPU_SLOTS_BYTES
+    if on_gpu:
+        room = SHARE_OF_GPU * torch.cuda.mem_get_info(device)[0]
+    else:
+        room = SHARE_OF_CPU * psutil.virtual_memory().available
     most = MOST_SLOTS_GPU if on_gpu else MOST_SLOTS_CPU
     count = settings.slots or max(1, min(most, int(room // per_slot)))
     log.info(

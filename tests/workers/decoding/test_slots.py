@@ -10,10 +10,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from db.errors import EngineError
 from tests.workers.answering import ids_in_slots, in_slots
 from tests.workers.families import exact
 from workers import families
 from workers.decoding.cache import Room
+from workers.decoding.kept import Kept
 from workers.families import slotted
 from workers.families.base import Prepared
 from workers.families.pinned import Pinned
@@ -169,7 +171,11 @@ def test_the_certainty_of_an_answer_is_that_of_generate(pinned: Load) -> None:
 
     sure, drawn = in_slots(remade(family), items)
 
+    penalised = asked(family, options={"repetition_penalty": 1.8})
+    [strict] = in_slots(remade(family), [penalised])
+
     assert sure.confidence == pytest.approx(family.generate(items[:1])[0].confidence, abs=1e-4)
+    assert strict.confidence == pytest.approx(family.generate([penalised])[0].confidence, abs=1e-4)
     assert drawn.confidence is None
 
 
@@ -287,7 +293,12 @@ def test_in_a_smaller_number_format_no_answer_depends_on_its_neighbours_to_the_l
     )
     assert isinstance(family, Pinned)
     assert family.slots, family.card.serving
-    items = [asked(family, (n % 8,), options={"max_new_tokens": 20}) for n in range(12)]
+    items = [
+        asked(
+            family, (n % 8,), prompt="a word " * (1 + 9 * (n % 4)), options={"max_new_tokens": 20}
+        )
+        for n in range(12)
+    ]
 
     alone = [ids_in_slots(family.slots, [item])[0] for item in items]
 
@@ -328,3 +339,80 @@ class TestWhatCannotBeServedInSlots:
         assert family.slots is None
         assert family.card.serving
         assert family.card.serving.why.startswith("answers in slots are not those of generate")
+
+
+class TestFaults:
+    def test_a_beginning_of_no_slot_fails_and_nothing_has_joined(
+        self, pinned: Load, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        family = pinned("idefics2")
+        slots = remade(family, slots=3)
+        items = mixed(family)
+        see = slots._slots._see
+
+        def fails(pictures: Any) -> list[torch.Tensor]:
+            raise MemoryError
+
+        monkeypatch.setattr(slots._slots, "_see", fails)
+        with pytest.raises(MemoryError):
+            slots.admit(items[:3])
+        monkeypatch.setattr(slots._slots, "_see", see)
+
+        assert [answer.text for answer in in_slots(slots, items)] == [
+            answer.text for item in items for answer in family.generate([item])
+        ]
+
+    def test_of_prompts_read_one_by_one_none_has_joined_if_one_fails(self, pinned: Load) -> None:
+        family = pinned("idefics2")
+        slots = remade(family, slots=3, apart=True)
+        good, bad = asked(family), asked(family, (1,))
+        bad.inputs.tensors["input_ids"][0] = 10**6
+
+        with pytest.raises(IndexError):
+            slots.admit([good, bad])
+
+        assert ids_in_slots(slots, [good]) == generated(family, [good])
+
+    def test_whoever_is_in_slots_can_be_dropped_and_begun_again(self, pinned: Load) -> None:
+        family = pinned("idefics2")
+        slots = remade(family, slots=3, late=True)
+        slots.admit(mixed(family)[:3])
+        slots.step()
+
+        slots.drop()
+
+        assert ids_in_slots(slots, mixed(family)) == generated(family, mixed(family))
+
+    @pytest.mark.parametrize("fixed", [False, True])
+    def test_scores_that_are_no_numbers_are_an_error_and_spoil_nothing_after_it(
+        self, fixed: bool, pinned: Load, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        family = pinned("idefics2")
+        slots = remade(family, slots=2, fixed=fixed, features_bytes=0)
+        see = slots._slots._see
+        monkeypatch.setattr(
+            slots._slots, "_see", lambda pictures: [one * torch.nan for one in see(pictures)]
+        )
+        [(_, said)] = slots.admit([asked(family)])
+        monkeypatch.setattr(slots._slots, "_see", see)
+
+        items = mixed(family)
+
+        assert isinstance(said, EngineError)
+        assert ids_in_slots(slots, items) == generated(family, items)
+
+
+def test_what_is_kept_holds_no_more_than_it_says_and_goes_by_its_last_use() -> None:
+    kept = Kept(3 * 400)
+    whole = torch.ones(100, 100)
+    for number in range(3):
+        kept.put(bytes([number]), [whole[number]])
+    kept.get(bytes([0]))
+
+    kept.put(bytes([3]), [whole[3]])
+
+    assert [bytes([n]) in kept for n in range(4)] == [True, False, True, True]
+    [tensor] = kept.get(bytes([3])) or []
+    assert tensor.untyped_storage().nbytes() == 400
+    kept.put(b"too large", [whole])
+    assert b"too large" not in kept

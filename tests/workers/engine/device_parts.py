@@ -6,6 +6,7 @@ from itertools import count
 from typing import Any
 
 from db.cards import Limits, ModelCard
+from db.errors import EngineError
 from db.leases import Lease
 from db.states import Origin
 from workers.engine.device import Device, Outcome
@@ -67,7 +68,7 @@ class SmallSlots:
     """Slots of a device with room for `fits` tokens, prompts and what is said together."""
 
     def __init__(self, fits: int, slots: int) -> None:
-        self.fits, self.count = fits, slots
+        self.fits, self.count, self.shrunk = fits, slots, 0
         self.admitted, self.held = list[int](), dict[int, tuple[Prepared, int]]()
 
     def takes(self, item: Prepared) -> bool:
@@ -76,7 +77,7 @@ class SmallSlots:
     def cost(self, item: Prepared) -> int:
         return item.tokens
 
-    def admit(self, items: Sequence[Prepared]) -> list[tuple[Prepared, Answer]]:
+    def admit(self, items: Sequence[Prepared]) -> list[tuple[Prepared, Answer | EngineError]]:
         assert len(self.held) + len(items) <= self.count
         self.admitted.append(len(items))
         self._check([item for item, _ in self.held.values()] + list(items))
@@ -86,7 +87,7 @@ class SmallSlots:
         self.held |= {id(item): (item, item.request["says"]) for item in items}
         return self._said()
 
-    def step(self) -> list[tuple[Prepared, Answer]]:
+    def step(self) -> list[tuple[Prepared, Answer | EngineError]]:
         assert self.held
         self._check([item for item, _ in self.held.values()])
         return self._said()
@@ -94,11 +95,14 @@ class SmallSlots:
     def drop(self) -> None:
         self.held.clear()
 
+    def shrink(self) -> None:
+        self.shrunk += 1
+
     def _check(self, items: Sequence[Prepared]) -> None:
         if sum(item.tokens for item in items) > self.fits:
             raise MemoryError
 
-    def _said(self) -> list[tuple[Prepared, Answer]]:
+    def _said(self) -> list[tuple[Prepared, Answer | EngineError]]:
         self.held = {key: (item, left - 1) for key, (item, left) in self.held.items()}
         over = [item for item, left in self.held.values() if not left]
         for item in over:

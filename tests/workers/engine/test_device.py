@@ -117,7 +117,7 @@ class TestSlots:
         assert family.slots
         said = family.slots.step
 
-        def step() -> list[tuple[Prepared, Answer]]:
+        def step() -> list[tuple[Prepared, Answer | EngineError]]:
             assert family.slots
             if any(item.tokens == 2 for item, _ in family.slots.held.values()):
                 raise ZeroDivisionError

@@ -89,22 +89,43 @@ def test_like_items_that_no_slot_takes_go_together() -> None:
     assert made.next(0) == Generate([b])
 
 
-def test_a_batch_waits_for_more_of_its_like_but_not_for_ever() -> None:
-    made = schedule(loaded())
+def test_batches_and_what_is_in_slots_take_turns() -> None:
+    made = schedule(*(loaded() for _ in range(5)))
+
+    acts = [made.next(3) for _ in range(2 * PATIENCE + 2)]
+
+    assert [type(act) for act in acts] == 2 * [*[Step] * PATIENCE, Generate]
+
+
+def test_with_nothing_in_slots_a_batch_waits_until_it_is_full_or_nothing_more_comes() -> None:
+    made = schedule(*(loaded() for _ in range(3)))
     made.coming = 1
 
-    acts = [made.next(3) for _ in range(PATIENCE + 1)]
+    assert made.next(0) is None
+    last = loaded()
+    made.put([last, loaded()])
+    assert isinstance(full := made.next(0), Generate)
+    assert len(full.items) == 4
+    assert made.next(0) is None
+    made.coming = 0
+    assert isinstance(made.next(0), Generate)
 
-    assert acts[:-1] == [STEP] * PATIENCE
-    assert isinstance(acts[-1], Generate)
+
+def test_who_reads_along_comes_in_order_but_after_a_suspect_whose_turn_it_is() -> None:
+    suspect, first, second = slot(alone=True), slot(chat=True), slot(chat=True)
+    made = schedule(suspect)
+    made.put([first])
+    made.put([second])
+
+    assert made.next(1) is STEP
+    assert made.next(0) == Admit([suspect])
+    assert made.next(0) == Admit([first, second])
 
 
-def test_a_full_batch_goes_at_once() -> None:
-    items = [loaded() for _ in range(5)]
-    made = schedule(*items)
-    made.coming = 1
+def test_the_last_free_slots_are_taken_when_nobody_else_waits() -> None:
+    items = [slot() for _ in range(2)]
 
-    assert made.next(3) == Generate(items[:4])
+    assert schedule(*items, slots=32).next(30) == Admit(items)
 
 
 @given(
