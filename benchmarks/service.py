@@ -113,7 +113,7 @@ def main() -> None:
 def measure(folder: Path, items: int, rounds: int) -> dict[str, Any]:
     """Run both arms in turn."""
     paths = draw(folder, items)
-    extra = {"IDEFIQ_FEATURES_BYTES": "0"}
+    extra = {"IDEFIQ_FEATURES_BYTES": "0", "IDEFIQ_REUSE_ANSWERS": "false"}
     stack = Stack(folder / "data", port=0, models=["demo"], log=folder / "service.log", extra=extra)
     rates: dict[str, list[float]] = {"alone": [], "service": []}
     with stack.running(), Client(stack.url) as client:

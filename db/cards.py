@@ -69,6 +69,8 @@ class ModelCard(_Stored):
         follows_instructions: Whether a caption can be asked for in any wording.
         defaults: Options of the checkpoint, for requests that do not say otherwise.
         checks: None for a model that is none (echo), as is `serving`.
+        fingerprint: Equal for workers whose answers are the same; "" if they are to be made anew
+            each time.
     """
 
     name: str
@@ -82,6 +84,7 @@ class ModelCard(_Stored):
     defaults: dict[str, Any] = {}
     checks: Checks | None = None
     serving: Serving | None = None
+    fingerprint: str = ""
     note: str = ""
     revision: str = ""
     dtype: str = ""

@@ -277,6 +277,8 @@ items = Table(
     Column("answer", Json),
     Column("error_code", Text),
     Column("error_message", Text),
+    #: Equal for items of an owner that ask for the same; noted when an engine has it.
+    Column("answer_key", Text),
     UniqueConstraint("job_id", "ordinal"),
     CheckConstraint("stage IN ('intake', 'generate')", name="stage_is_known"),
     CheckConstraint(
@@ -301,6 +303,15 @@ items = Table(
         "id",
         postgresql_where=text("state = 'queued'"),
         sqlite_where=text("state = 'queued'"),
+    ),
+    Index(
+        "ix_items_answer_key",
+        "owner_id",
+        "answer_key",
+        "state",
+        "id",
+        postgresql_where=text("answer_key IS NOT NULL"),
+        sqlite_where=text("answer_key IS NOT NULL"),
     ),
     Index(
         "ix_items_leased",

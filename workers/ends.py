@@ -64,10 +64,12 @@ class LeaseEnds:
         if lost := len(ended) - written:
             log.info("%d leases were lost; what was found for them is dropped", lost)
 
-    def release(self, session_id: str, given_back: Sequence[Lease]) -> None:
+    def release(
+        self, session_id: str, given_back: Sequence[Lease], *, wait_seconds: float = 0.0
+    ) -> None:
         """Hand items back, charged to nobody."""
         released = self._database.retrying(
-            lambda transaction: leases.release(transaction, given_back),
+            lambda transaction: leases.release(transaction, given_back, wait_seconds=wait_seconds),
             while_=lambda: self._session.holds(session_id),
         )
         log.info("released %d items that had not begun", len(released))

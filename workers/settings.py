@@ -179,6 +179,9 @@ class EngineSettings(WorkerSettings):
         description="Read prompts and pictures one by one, so that not even in bfloat16 an answer"
         " depends on its neighbours; slower",
     )
+    reuse_answers: bool = Field(
+        True, description="Answer what an owner asks twice of the same picture only once"
+    )
     features_bytes: Annotated[int, Field(ge=0)] = Field(
         256 * 2**20,
         description="Memory for what a model has made of pictures, for more questions about them",

@@ -18,9 +18,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
-from db import failpoints, verdicts
+from db import failpoints, reuse, verdicts
 from db.blobs import BlobStore, image_key
 from db.database import Database
 from db.errors import EngineError, IdefiqError, ImageMismatch, ImageNotFound, NotFound
@@ -28,6 +29,7 @@ from db.leases import Failure, Lease
 from db.states import Origin, Stage
 from workers.ends import LeaseEnds, claim_and_work
 from workers.engine.device import Device, Outcome
+from workers.engine.reuse import Flights, key_of
 from workers.engine.schedule import Loaded
 from workers.families import alttext
 from workers.families.base import Answer, Family, Prepared, storable
@@ -45,8 +47,26 @@ MOST_WRITTEN = 256
 #: How often a claim that waits for room looks whether the worker is to stop.
 STOP_SECONDS = 0.2
 
-#: An item whose time in this process is over: its answer or error, or None if it is given back.
-Ended = tuple[Lease, str, Outcome | None]
+#: How long an item waits that another engine is answering.
+WAIT_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """An answer as it is stored."""
+
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Back:
+    """The item is given back, and due again so much later."""
+
+    wait_seconds: float = 0.0
+
+
+#: An item whose time in this process is over.
+Ended = tuple[Lease, str, Ready | Back | IdefiqError]
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +104,7 @@ class Engine:
         self._in_hand = 0
         self._room = threading.Condition()
         self._ended: queue.SimpleQueue[Ended | None] = queue.SimpleQueue()
+        self._flights = Flights()
         self._loaders = ThreadPoolExecutor(loaders, thread_name_prefix="load")
         self._device = device
         device.start(self._may_start, self._on_end)
@@ -145,15 +166,68 @@ class Engine:
     def _begin(self, taken: Sequence[Lease], session: str) -> None:
         with self._room:
             self._in_hand += len(taken)
-        self._device.expect(len(taken))
-        for lease in taken:
+        due = self._not_answered(taken, session)
+        self._device.expect(len(due))
+        for lease in due:
             self._loaders.submit(self._load, lease, session)
+
+    def _not_answered(self, taken: Sequence[Lease], session: str) -> list[Lease]:
+        """Items of a claim that nobody else answers; the others are seen to."""
+        keys = {lease.item_id: key_of(lease, self._family.card) for lease in taken}
+        keyed = [(lease, key) for lease in taken if (key := keys[lease.item_id])]
+        if not keyed:
+            return list(taken)
+        with self._database.transaction() as transaction:
+            reuse.note(transaction, keyed)
+        with self._database.snapshot() as transaction:
+            found = reuse.look(transaction, keyed)
+        due = [lease for lease in taken if not keys[lease.item_id]]
+        for lease, key in keyed:
+            if answer := found.answers.get(lease.item_id):
+                self._ended.put((lease, session, Ready({**answer, "cached": True})))
+            elif self._flights.join(lease, session, key):
+                if lease.item_id in found.under_way:  # by another engine
+                    self._finish(lease, session, Back(WAIT_SECONDS))
+                else:
+                    due.append(lease)
+        return due
+
+    def _finish(self, lease: Lease, session: str, outcome: Answer | Back | IdefiqError) -> None:
+        """End an item, and see to those that ask for the same."""
+        if isinstance(outcome, IdefiqError):
+            self._ended.put((lease, session, outcome))
+            if following := self._flights.fail(lease):
+                self._begin_next(*following)
+            return
+        followers = self._flights.land(lease)
+        try:
+            own: Ready | Back | IdefiqError = self._stored(lease, outcome)
+        except Exception:  # nobody's answer may take a neighbour down with it
+            log.exception("the answer to item %d cannot be stored", lease.item_id)
+            own = EngineError("the answer cannot be stored; see the worker's log")
+        self._ended.put((lease, session, own))
+        for other, held_by in followers:
+            same = Ready({**own.record, "cached": True}) if isinstance(own, Ready) else own
+            self._ended.put((other, held_by, same))
+
+    @staticmethod
+    def _stored(lease: Lease, outcome: Answer | Back) -> Ready | Back:
+        if isinstance(outcome, Back):
+            return outcome
+        return Ready(outcome.record(lease.request["kind"]))
+
+    def _begin_next(self, lease: Lease, session: str) -> None:
+        self._device.expect(1)
+        try:
+            self._loaders.submit(self._load, lease, session)
+        except RuntimeError:  # the loaders have just been shut down
+            self._end(lease, session, Back())
 
     # ---- load -------------------------------------------------------------------------
 
     def _load(self, lease: Lease, session: str) -> None:
         if self._is_stopping:
-            self._end(lease, session, None)
+            self._end(lease, session, Back())
             return
         self._put(lease, session, lambda: self._prepare(lease))
 
@@ -183,9 +257,9 @@ class Engine:
             outcome = EngineError("preparing the item failed unexpectedly; see the worker's log")
         self._end(lease, session, outcome)
 
-    def _end(self, lease: Lease, session: str, outcome: Outcome | None) -> None:
+    def _end(self, lease: Lease, session: str, outcome: Answer | Back | IdefiqError) -> None:
         """What was expected does not come to the device."""
-        self._ended.put((lease, session, outcome))
+        self._finish(lease, session, outcome)
         self._device.expect(-1)
 
     def _prepare(self, lease: Lease) -> Prepared:
@@ -223,7 +297,7 @@ class Engine:
                     self._device.expect(1)
                     return
             outcome = None
-        self._ended.put((one.lease, one.session, outcome))
+        self._finish(one.lease, one.session, outcome or Back())
 
     # ---- write ------------------------------------------------------------------------
 
@@ -253,19 +327,20 @@ class Engine:
             gathered.append(one)
         return gathered, False
 
-    def _write(self, session: str, ended: Sequence[tuple[Lease, Outcome | None]]) -> None:
+    def _write(
+        self, session: str, ended: Sequence[tuple[Lease, Ready | Back | IdefiqError]]
+    ) -> None:
+        answers = [(lease, one.record) for lease, one in ended if isinstance(one, Ready)]
+        failures = [Failure(lease, one) for lease, one in ended if isinstance(one, IdefiqError)]
+        back: dict[float, list[Lease]] = {}
+        for lease, one in ended:
+            if isinstance(one, Back):
+                back.setdefault(one.wait_seconds, []).append(lease)
         try:
-            answers = [
-                (lease, outcome.record(lease.request["kind"]))
-                for lease, outcome in ended
-                if isinstance(outcome, Answer)
-            ]
-            failures = [Failure(lease, o) for lease, o in ended if isinstance(o, IdefiqError)]
-            back = [lease for lease, outcome in ended if outcome is None]
             failpoints.reach("generated", ended)
             self._ends.write(session, answers=answers, failures=failures)
-            if back:
-                self._ends.release(session, back)
+            for wait_seconds, leases in back.items():
+                self._ends.release(session, leases, wait_seconds=wait_seconds)
         except Exception as error:  # what is not written is rescued; see ends.py
             log.warning("%d ends were not written: %s", len(ended), error)
             self._session.abandon(session)

@@ -16,7 +16,7 @@ from db.errors import EngineError
 from workers.settings import EngineSettings
 
 #: How an answer came about: in slots, by the library's `generate`, by ranking labels.
-Path = Literal["slots", "generate", "rank"]
+MadeBy = Literal["slots", "generate", "rank"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Answer:
     prompt_tokens: int
     completion_tokens: int
     template: str
-    path: Path = "generate"
+    path: MadeBy = "generate"
     label: str | None = None
     scores: tuple[Score, ...] | None = None
     seed: int | None = None

@@ -5,7 +5,9 @@ own cache; from then on a worker does not talk to the hub. Weights are safetenso
 ones could run code.
 """
 
+import hashlib
 import json
+import os
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -39,6 +41,8 @@ NEEDED = (
     ("processor_config.json", "preprocessor_config.json"),
 )
 INDEX = "model.safetensors.index.json"
+#: Bytes that are read of the beginning and of the end of a file to know it again.
+READ_OF_WEIGHTS = 2**20
 
 
 def fetch(settings: EngineSettings) -> Path:
@@ -76,6 +80,25 @@ def revision(folder: Path) -> str:
     """The commit that is loaded, if it came from the hub."""
     # The hub's cache names the folder of a snapshot by its commit.
     return folder.name if folder.parent.name == "snapshots" else ""
+
+
+def fingerprint(folder: Path) -> str:
+    """Equal for checkpoints that are the same.
+
+    Small files are read whole, of weights the beginning and the end: another training changes all.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in {".json", ".jinja", ".model", ".safetensors", ".txt"}:
+            continue
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size} ".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(READ_OF_WEIGHTS))
+            if size > READ_OF_WEIGHTS:
+                file.seek(-READ_OF_WEIGHTS, os.SEEK_END)
+                digest.update(file.read())
+    return digest.hexdigest()
 
 
 def licence(settings: EngineSettings) -> str:

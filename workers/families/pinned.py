@@ -10,12 +10,14 @@ are prepared alone, so that one bad item raises for itself only. Texts are padde
 on the right, answers depend on neighbours.
 """
 
+import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, ClassVar
 
 import jinja2
@@ -30,11 +32,11 @@ from workers.decoding import generation, sampling
 from workers.decoding.prompt import Picture
 from workers.decoding.readers import Reader
 from workers.decoding.streaming import Streamer, Teller
-from workers.families import checkpoints, loading, ranking, selfcheck, slotted
-from workers.families.base import Answer, Path, Prepared
+from workers.families import alttext, checkpoints, loading, ranking, selfcheck, slotted
+from workers.families.base import Answer, MadeBy, Prepared
 from workers.families.labels import named
 from workers.families.pixels import Pixels
-from workers.families.prompts import Part, Style, Turn, build
+from workers.families.prompts import TEMPLATES, Part, Style, Turn, build
 from workers.families.special import Controls
 from workers.settings import EngineSettings
 
@@ -143,7 +145,9 @@ class Pinned(ABC):
             else Serving(path="slots", slots=slots.count, slot_tokens=slots.length)
         )
         log.info("%s is served so: %s", settings.model, serving)
-        self.card = self.card.model_copy(update={"checks": checks, "serving": serving})
+        known = self._fingerprint(where, settings) if settings.reuse_answers else ""
+        told = {"checks": checks, "serving": serving, "fingerprint": known}
+        self.card = self.card.model_copy(update=told)
 
     # ---- what a family says ----------------------------------------------------------
 
@@ -211,6 +215,19 @@ class Pinned(ABC):
         if settings.prompt_style != "auto":
             return settings.prompt_style
         return "chat" if self._processor.chat_template else "plain"
+
+    def _fingerprint(self, where: Path, settings: EngineSettings) -> str:
+        """All that an answer depends on besides its request."""
+        own = {"engine", "decoding", "image_splitting", "attention", "quantize_double"}
+        parts = [
+            checkpoints.fingerprint(where),
+            checkpoints.fingerprint(Path(settings.adapter)) if settings.adapter else "",
+            self._processor.chat_template,
+            self.card.model_dump_json(include={"style", "dtype", "quantize", "limits"}),
+            settings.model_dump_json(include=own),
+            repr((TEMPLATES, alttext.TEMPLATE)),
+        ]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
     # ---- CPU ------------------------------------------------------------------------
 
@@ -377,7 +394,7 @@ class Pinned(ABC):
         ]
 
     def answer(
-        self, item: Prepared, ids: Sequence[int], path: Path, confidence: float | None
+        self, item: Prepared, ids: Sequence[int], path: MadeBy, confidence: float | None
     ) -> Answer:
         """The answer that tokens make.
 

@@ -1,0 +1,263 @@
+"""The same is answered once within an owner, and told to all who asked."""
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL.Image import Image
+
+from db import retention, reuse, submissions
+from db.blobs import image_key
+from db.cards import ModelCard
+from db.database import Database
+from db.errors import EngineError
+from db.leases import Lease
+from db.states import Origin
+from db.submissions import NewItem, NewJob
+from tests import pictures
+from tests.db import builders
+from tests.workers import parts
+from tests.workers.engine.device_parts import CARD, loaded
+from tests.workers.engine.test_engine import answer_all, items, make
+from workers import families
+from workers.engine.engine import Engine
+from workers.engine.reuse import Flights, key_of
+from workers.families.base import Answer, Prepared
+from workers.settings import EngineSettings
+
+KNOWN = CARD.model_copy(update={"fingerprint": "abc", "defaults": {"max_new_tokens": 8}})
+
+
+class Counting:
+    """Echo with a fingerprint, that counts what it is asked and fails as often as it is told."""
+
+    slots = wanted = None
+
+    def __init__(self, fingerprint: str = "f", failures: int = 0) -> None:
+        self._family = families.load(EngineSettings(model="echo"))
+        self.card: ModelCard = self._family.card.model_copy(update={"fingerprint": fingerprint})
+        self.answered, self._failures = 0, failures
+
+    def prepare(self, request: dict[str, Any], images: Sequence[Image]) -> Prepared:
+        if self._failures:
+            self._failures -= 1
+            raise EngineError("not this time")
+        return self._family.prepare(request, images)
+
+    def generate(self, batch: Sequence[Prepared]) -> list[Answer]:
+        self.answered += len(batch)
+        return self._family.generate(batch)
+
+
+@pytest.fixture
+def made(database: Database, tmp_path: Path) -> Iterator[tuple[Engine, Counting]]:
+    family = Counting()
+    engine, session = make(database, tmp_path, family)
+    yield engine, family
+    engine.close()
+    session.stop()
+
+
+def submit(
+    database: Database, folder: Path, *requests: dict[str, Any], owner: str = "", color: str = "red"
+) -> str:
+    """A job about one picture."""
+    owner_id = builders.owner(database, owner) if owner else builders.owner(database)
+    data = pictures.plain(color)
+    digest = hashlib.sha256(data).hexdigest()
+    parts.store(folder).put(image_key(owner_id, digest), io.BytesIO(data))
+    image = builders.checked_image(database, owner_id, digest)
+    asked = [NewItem({"images": [image], **request}) for request in requests]
+    with database.transaction() as transaction:
+        return submissions.submit(transaction, NewJob(owner_id, builders.MODEL, {}), asked)
+
+
+def cached(database: Database, job_id: str) -> list[bool]:
+    """Whether each item's answer was somebody else's; all are to have one."""
+    answers = [item.answer for item in items(database, job_id)]
+    assert all(answers)
+    return [bool(answer and answer.get("cached")) for answer in answers]
+
+
+class TestAnEngine:
+    def test_it_answers_equal_items_of_a_job_once(
+        self, made: tuple[Engine, Counting], database: Database, tmp_path: Path
+    ) -> None:
+        engine, family = made
+        job_id = submit(database, tmp_path, *[{}] * 5, {"prompt": "else"})
+
+        answer_all(engine)
+
+        assert family.answered == 2
+        assert cached(database, job_id) == [False, True, True, True, True, False]
+        texts = {item.answer["text"] for item in items(database, job_id)[:5] if item.answer}
+        assert len(texts) == 1
+
+    def test_it_gives_the_answer_of_an_earlier_job(
+        self, made: tuple[Engine, Counting], database: Database, tmp_path: Path
+    ) -> None:
+        engine, family = made
+        first = submit(database, tmp_path, {})
+        answer_all(engine)
+        again, other = submit(database, tmp_path, {}), submit(database, tmp_path, {}, color="blue")
+
+        answer_all(engine)
+
+        assert family.answered == 2
+        assert [cached(database, job) for job in (first, again, other)] == [
+            [False],
+            [True],
+            [False],
+        ]
+
+    def test_no_owner_gets_another_s_answer(
+        self, made: tuple[Engine, Counting], database: Database, tmp_path: Path
+    ) -> None:
+        engine, family = made
+        mine = submit(database, tmp_path, {})
+        theirs = submit(database, tmp_path, {}, owner="grace")
+
+        answer_all(engine)
+
+        assert family.answered == 2
+        assert cached(database, mine) == cached(database, theirs) == [False]
+
+    def test_answers_of_a_deleted_job_are_used_no_more(
+        self, made: tuple[Engine, Counting], database: Database, tmp_path: Path
+    ) -> None:
+        engine, family = made
+        gone = submit(database, tmp_path, {})
+        answer_all(engine)
+        owner_id = builders.owner(database)
+        with database.transaction() as transaction:
+            retention.forget_job(transaction, owner_id, gone)
+        job_id = submit(database, tmp_path, {})
+
+        answer_all(engine)
+
+        assert family.answered == 2
+        assert cached(database, job_id) == [False]
+
+    def test_when_the_first_fails_the_next_is_asked(
+        self, database: Database, tmp_path: Path
+    ) -> None:
+        family = Counting(failures=1)
+        engine, session = make(database, tmp_path, family)
+        job_id = submit(database, tmp_path, *[{}] * 4)
+
+        answer_all(engine)
+        engine.close()
+        session.stop()
+
+        found = items(database, job_id)
+        assert family.answered == 1
+        assert [bool(item.answer) for item in found] == [False, True, True, True]
+        assert [item.answer["cached"] for item in found[2:] if item.answer] == [True, True]
+
+    def test_what_another_engine_is_answering_is_waited_for(
+        self, made: tuple[Engine, Counting], database: Database, tmp_path: Path
+    ) -> None:
+        engine, family = made
+        job_id = submit(database, tmp_path, {}, {})
+        elsewhere = builders.session(database)
+        [first] = builders.claim(database, elsewhere, limit=1)
+        key = key_of(first, family.card)
+        assert key
+        with database.transaction() as transaction:
+            reuse.note(transaction, [(first, key)])
+
+        engine.look()
+        engine.wait_until_idle()
+        assert family.answered == 0
+        assert builders.counts(database, job_id) == {"queued": 1, "running": 1}
+
+        builders.complete(database, [first])
+        builders.make_due(database)
+        answer_all(engine)
+
+        assert family.answered == 0
+        assert cached(database, job_id) == [False, True]
+
+    def test_a_switch_turns_it_off(self, database: Database, tmp_path: Path) -> None:
+        family = Counting(fingerprint="")
+        engine, session = make(database, tmp_path, family)
+        job_id = submit(database, tmp_path, *[{}] * 3)
+
+        answer_all(engine)
+        engine.close()
+        session.stop()
+
+        assert family.answered == 3
+        assert cached(database, job_id) == [False] * 3
+
+
+def lease(**request: Any) -> Lease:
+    return replace(loaded().lease, request={"kind": "caption", **request}, images=["blob:a"])
+
+
+class TestKeys:
+    @pytest.mark.parametrize(
+        ("one", "other"),
+        [
+            ({}, {"options": {"max_new_tokens": 8}}),
+            ({"images": ["https://a.example/1"]}, {"images": ["data:image/png;base64,AA"]}),
+            ({"alt_text": {"heading": "x", "page": "1"}}, {"alt_text": {"heading": "x"}}),
+            (
+                {"options": {"do_sample": True, "seed": 1}},
+                {"options": {"seed": 1, "do_sample": True}},
+            ),
+        ],
+    )
+    def test_what_cannot_change_an_answer_changes_no_key(
+        self, one: dict[str, Any], other: dict[str, Any]
+    ) -> None:
+        assert key_of(lease(**one), KNOWN) == key_of(lease(**other), KNOWN) is not None
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            {"prompt": "else"},
+            {"kind": "vqa"},
+            {"options": {"max_new_tokens": 9}},
+            {"options": {"do_sample": True, "seed": 2}},
+            {"alt_text": {"heading": "y"}},
+            {"template": "{images} Say"},
+            {"options": {"echo": True}},
+        ],
+    )
+    def test_what_can_does(self, other: dict[str, Any]) -> None:
+        keys = {key_of(lease(), KNOWN), key_of(lease(**other), KNOWN)}
+
+        assert len(keys) == 2
+
+    def test_other_pictures_and_other_models_have_other_keys(self) -> None:
+        first = lease(images=["https://a.example/1"])
+        keys = {
+            key_of(first, KNOWN),
+            key_of(replace(first, images=["blob:b"]), KNOWN),
+            key_of(replace(first, examples=["blob:c"]), KNOWN),
+            key_of(first, KNOWN.model_copy(update={"fingerprint": "def"})),
+        }
+
+        assert len(keys) == 4
+
+    def test_what_is_drawn_anew_and_what_is_said_to_somebody_has_none(self) -> None:
+        assert key_of(lease(options={"do_sample": True}), KNOWN) is None
+        assert key_of(replace(lease(), origin=Origin.CHAT), KNOWN) is None
+        assert key_of(lease(), CARD) is None
+
+
+def test_one_leads_until_it_has_landed_and_the_next_when_it_fails() -> None:
+    flights, three = Flights(), [lease(), lease(), lease()]
+
+    assert [flights.join(one, "s", "key") for one in three] == [True, False, False]
+    assert flights.fail(three[0]) == (three[1], "s")
+    assert flights.land(three[1]) == [(three[2], "s")]
+    assert flights.land(three[1]) == []
+    assert flights.join(three[0], "s", "key")
+    assert flights.fail(three[0]) is None
+    assert flights.join(three[1], "s", "key")
