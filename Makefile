@@ -8,7 +8,7 @@ EDITABLE := --config-settings editable_mode=compat --editable
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-families faults faults-long sbom audit check format docs session up train-demo eval-demo bench bench-engine bench-service bench-redis bench-stream lock clean
+.PHONY: help demo test test-families faults faults-long sbom audit check format docs session up train-demo eval-demo bench bench-engine bench-service bench-redis bench-stream bench-startup lock clean
 
 help:
 	@echo "make demo           caption drawn scenes with the whole service, on this machine"
@@ -23,7 +23,7 @@ help:
 	@echo "make train-demo     train the demonstration model again (about an hour)"
 	@echo "make eval-demo      measure it on scenes it was never trained on"
 	@echo "make sbom, audit    list what is installed, and compare it with known holes"
-	@echo "make bench          all benchmarks; bench-engine, -service, -redis, -stream for one"
+	@echo "make bench          all benchmarks; bench-engine, -service, -redis, -stream, -startup for one"
 
 $(VENV)/python: # the environment itself
 	$(PYTHON) -m venv $(VENV)
@@ -94,7 +94,7 @@ train-demo: $(VENV)/run
 eval-demo: $(VENV)/run
 	$(BIN)/python -m workers.demo.evaluate
 
-bench: bench-engine bench-service bench-redis bench-stream
+bench: bench-engine bench-service bench-redis bench-stream bench-startup
 
 bench-engine: $(VENV)/dev
 	$(BIN)/python -m benchmarks.engine
@@ -107,6 +107,9 @@ bench-redis: $(VENV)/dev
 
 bench-stream: $(VENV)/dev
 	$(BIN)/python -m benchmarks.stream
+
+bench-startup: $(VENV)/dev
+	$(BIN)/python -m benchmarks.startup
 
 lock: $(VENV)/dev
 	echo '# Exact versions of everything that is installed; renew with `make lock`.' >constraints.txt
