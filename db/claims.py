@@ -67,7 +67,7 @@ _CLAIM = Statement(
         ORDER BY due_at, id LIMIT :limit {skip_locked}
     )
     UPDATE items SET state = 'running', attempt = attempt + 1, session_id = :session,
-        claimed_at = {now}
+        claimed_at = {now}, answer_key = NULL
     FROM due WHERE items.id = due.id
     RETURNING items.id, items.attempt, items.tries, items.rescues, items.deaths, items.owner_id,
         items.request, items.options_digest, items.images, items.examples

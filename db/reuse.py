@@ -5,7 +5,7 @@
                                 ─▶ neither                               answer it
 
 Only within an owner, and only from items that are still there: deleting a job takes its answers
-out of use. Two engines that begin the same at the same moment may both answer it.
+out of use. Nothing here is a lock: two that begin at the same moment may both be answered.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from db import counts
 from db.leases import Lease
 from db.sql import Statement
 from db.tables import items
@@ -32,7 +33,7 @@ _ANSWERED = Statement(
         SELECT done.id FROM items AS done JOIN jobs ON jobs.id = done.job_id
         WHERE done.owner_id = records.owner AND done.answer_key = records.key
           AND done.state = 'succeeded' AND jobs.deleted_at IS NULL
-        ORDER BY done.id LIMIT 1
+        ORDER BY done.id DESC LIMIT 1
     )
     """,
     items.c.id,
@@ -44,10 +45,13 @@ _UNDER_WAY = Statement(
     WHERE EXISTS (
         SELECT 1 FROM items AS other
         WHERE other.owner_id = records.owner AND other.answer_key = records.key
-          AND other.state = 'running' AND other.stage = 'generate' AND other.id < records.id
+          AND other.state = 'running' AND other.stage = 'generate'
+          AND other.session_id <> :session AND other.claimed_at > {after:since}
     )
     """
 )
+#: An answer that takes longer is waited for no more.
+PATIENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ class Found:
 
     Attributes:
         answers: Of those that have been answered.
-        under_way: Ids of those that somebody answers now, an item that came before it.
+        under_way: Ids of those that another session is answering now.
     """
 
     answers: dict[int, dict[str, Any]]
@@ -65,15 +69,18 @@ class Found:
 
 def note(transaction: Connection, keyed: Sequence[tuple[Lease, str]]) -> None:
     """Note what leased items ask for; to be committed before `look`."""
+    counts.lock(transaction, {lease.job_id for lease, _ in keyed})
     _NOTE.run(
         transaction,
         records=[{"id": one.item_id, "attempt": one.attempt, "key": key} for one, key in keyed],
     )
 
 
-def look(transaction: Connection, keyed: Sequence[tuple[Lease, str]]) -> Found:
-    """Find who has, or makes, the answers that leased items ask for."""
+def look(transaction: Connection, keyed: Sequence[tuple[Lease, str]], session: str) -> Found:
+    """Find who has, or makes, the answers that items ask for which a session has leased."""
     records = [{"id": one.item_id, "owner": one.owner_id, "key": key} for one, key in keyed]
     answers = {row.id: row.answer for row in _ANSWERED.run(transaction, records=records)}
-    under_way = _UNDER_WAY.run(transaction, records=records).scalars()
+    under_way = _UNDER_WAY.run(
+        transaction, records=records, session=session, since=-PATIENCE_SECONDS
+    ).scalars()
     return Found(answers, frozenset(under_way))

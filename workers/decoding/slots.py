@@ -150,8 +150,8 @@ class Slots:
         over: list[Row] = []
         try:
             for group in groups:
-                over += self._admit(group)
                 joined += group
+                over += self._admit(group)
         except BaseException:
             self.drop([row for row in joined if self._rows.get(row.slot) is row])
             raise

@@ -204,15 +204,14 @@ class Device:
             error = raised
         if error is None:
             return
-        if isinstance(error, MemoryError) and not self._is_short:
-            log.warning("out of memory with %d items in slots", len(held))
-            self._is_short = True
-            self._slots.shrink()  # and the same step again
-            return
         log.warning("a step of %d items failed", len(held), exc_info=error)
         self._slots.drop()
         self._in_slots.clear()
-        if len(held) > 1:  # whose fault it is shows when each runs alone
+        if isinstance(error, MemoryError) and not self._is_short:
+            self._is_short = True
+            self._slots.shrink()  # and all from the beginning
+            self._schedule.put_back(held)
+        elif len(held) > 1:  # whose fault it is shows when each runs alone
             for one in held:
                 one.alone = True
             self._schedule.put_back(held)

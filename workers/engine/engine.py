@@ -24,7 +24,14 @@ from typing import Any
 from db import failpoints, reuse, verdicts
 from db.blobs import BlobStore, image_key
 from db.database import Database
-from db.errors import EngineError, IdefiqError, ImageMismatch, ImageNotFound, NotFound
+from db.errors import (
+    EngineError,
+    IdefiqError,
+    ImageMismatch,
+    ImageNotFound,
+    NotFound,
+    StorageError,
+)
 from db.leases import Failure, Lease
 from db.states import Origin, Stage
 from workers.ends import LeaseEnds, claim_and_work
@@ -104,7 +111,7 @@ class Engine:
         self._in_hand = 0
         self._room = threading.Condition()
         self._ended: queue.SimpleQueue[Ended | None] = queue.SimpleQueue()
-        self._flights = Flights()
+        self._flights = Flights(max(LEAST_BACKLOG, self._most_in_hand // 4))
         self._loaders = ThreadPoolExecutor(loaders, thread_name_prefix="load")
         self._device = device
         device.start(self._may_start, self._on_end)
@@ -166,7 +173,12 @@ class Engine:
     def _begin(self, taken: Sequence[Lease], session: str) -> None:
         with self._room:
             self._in_hand += len(taken)
-        due = self._not_answered(taken, session)
+        try:
+            due = self._not_answered(taken, session)
+        except BaseException:
+            with self._room:
+                self._in_hand -= len(taken)
+            raise
         self._device.expect(len(due))
         for lease in due:
             self._loaders.submit(self._load, lease, session)
@@ -177,19 +189,25 @@ class Engine:
         keyed = [(lease, key) for lease in taken if (key := keys[lease.item_id])]
         if not keyed:
             return list(taken)
-        with self._database.transaction() as transaction:
-            reuse.note(transaction, keyed)
-        with self._database.snapshot() as transaction:
-            found = reuse.look(transaction, keyed)
+        try:
+            with self._database.transaction() as transaction:
+                reuse.note(transaction, keyed)
+            with self._database.snapshot() as transaction:
+                found = reuse.look(transaction, keyed, session)
+        except StorageError as error:  # it only saves work
+            log.warning("%s; everything is answered anew", error)
+            return list(taken)
         due = [lease for lease in taken if not keys[lease.item_id]]
         for lease, key in keyed:
             if answer := found.answers.get(lease.item_id):
                 self._ended.put((lease, session, Ready({**answer, "cached": True})))
-            elif self._flights.join(lease, session, key):
-                if lease.item_id in found.under_way:  # by another engine
-                    self._finish(lease, session, Back(WAIT_SECONDS))
-                else:
+                continue
+            may_lead = lease.item_id not in found.under_way
+            match self._flights.join(lease, session, key, may_lead=may_lead):
+                case "leads":
                     due.append(lease)
+                case "waits":
+                    self._ended.put((lease, session, Back(WAIT_SECONDS)))
         return due
 
     def _finish(self, lease: Lease, session: str, outcome: Answer | Back | IdefiqError) -> None:

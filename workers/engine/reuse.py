@@ -8,7 +8,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from db.cards import ModelCard
 from db.leases import Lease
@@ -40,24 +40,34 @@ def key_of(lease: Lease, card: ModelCard) -> str | None:
 
 
 class Flights:
-    """Who leads and who follows in this process; used from several threads."""
+    """Who leads and who follows in this process; used from several threads.
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    Args:
+        most_followers: In all; the places of more are for items that ask for something else.
+    """
+
+    def __init__(self, most_followers: int) -> None:
+        self._lock, self._most_followers = threading.Lock(), most_followers
         #: Key and owner → items that follow, with the sessions that hold them.
         self._followers: dict[tuple[int, str], list[tuple[Lease, str]]] = {}
         self._led: dict[int, tuple[int, str]] = {}  # by the id of the item that leads
 
-    def join(self, lease: Lease, session: str, key: str) -> bool:
-        """Lead, if nobody does, and follow otherwise. Returns whether it leads."""
+    def join(
+        self, lease: Lease, session: str, key: str, *, may_lead: bool
+    ) -> Literal["leads", "follows", "waits"]:
+        """Follow who leads, or lead, or wait until that is possible."""
         name = lease.owner_id, key
         with self._lock:
             if name in self._followers:
+                if sum(map(len, self._followers.values())) >= self._most_followers:
+                    return "waits"
                 self._followers[name].append((lease, session))
-                return False
+                return "follows"
+            if not may_lead:
+                return "waits"
             self._followers[name] = []
             self._led[lease.item_id] = name
-            return True
+            return "leads"
 
     def land(self, lease: Lease) -> Sequence[tuple[Lease, str]]:
         """The followers of an item that has its answer, or is given back; they follow no more."""

@@ -138,7 +138,8 @@ class Schedule:
         for one in self._waiting:
             if one.alone:
                 # Whoever came before it goes first, whoever comes after it waits.
-                return [one] if not group and not in_slots and one.fits_slot else group
+                is_next = one is self._waiting[0] and not in_slots and one.fits_slot
+                return [one] if is_next else group
             if not one.fits_slot:
                 continue
             if len(group) >= self.most - in_slots or (group and cost + one.cost > self.budget):
@@ -165,15 +166,17 @@ class Schedule:
         if first.alone:
             return [first] if not in_slots and self._waiting[0] is first else []
         batch: list[Loaded] = []
+        grows = bool(self.coming)
         for one in self._waiting:
             if one.alone or len(batch) == self._batch_items:
+                grows = False
                 break
             if not one.fits_slot and one.lease.options_digest == first.lease.options_digest:
                 batch.append(one)
         if in_slots or could_join:  # they have their turns too
             is_due = self._others >= PATIENCE
             return batch if is_due else []
-        return batch if len(batch) == self._batch_items or not self.coming else []
+        return batch if len(batch) == self._batch_items or not grows else []
 
     def _taken(self, items: list[Loaded]) -> list[Loaded]:
         gone = {id(one) for one in items}

@@ -108,7 +108,7 @@ class Joining(Protocol):
     """Answers side by side, each beginning and ending at any time. One thread calls it.
 
     `admit` and `step` raise MemoryError when the device is full. Where `admit` raises, nothing was
-    admitted; a `step` that raises can be tried again.
+    admitted; after a `step` that raises, everything is to be dropped.
     """
 
     @property

@@ -7,7 +7,6 @@ ones could run code.
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -41,8 +40,8 @@ NEEDED = (
     ("processor_config.json", "preprocessor_config.json"),
 )
 INDEX = "model.safetensors.index.json"
-#: Bytes that are read of the beginning and of the end of a file to know it again.
-READ_OF_WEIGHTS = 2**20
+#: Bytes that are read of the middle of a tensor to know it again.
+READ_OF_TENSOR = 4096
 
 
 def fetch(settings: EngineSettings) -> Path:
@@ -85,19 +84,22 @@ def revision(folder: Path) -> str:
 def fingerprint(folder: Path) -> str:
     """Equal for checkpoints that are the same.
 
-    Small files are read whole, of weights the beginning and the end: another training changes all.
+    Of weights, something is read of every tensor: a training changes a tensor everywhere.
     """
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.suffix not in {".json", ".jinja", ".model", ".safetensors", ".txt"}:
-            continue
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size} ".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(READ_OF_WEIGHTS))
-            if size > READ_OF_WEIGHTS:
-                file.seek(-READ_OF_WEIGHTS, os.SEEK_END)
-                digest.update(file.read())
+        if path.suffix in {".json", ".jinja", ".model", ".txt"}:
+            digest.update(f"{path.name} ".encode() + path.read_bytes())
+        elif path.suffix == ".safetensors":
+            with path.open("rb") as file:
+                header = file.read(int.from_bytes(file.read(8), "little"))
+                begin = file.tell()
+                digest.update(f"{path.name} ".encode() + header)
+                for name, tensor in sorted(json.loads(header).items()):
+                    if name != "__metadata__":
+                        first, end = tensor["data_offsets"]
+                        file.seek(begin + (first + end) // 2)
+                        digest.update(file.read(min(READ_OF_TENSOR, (end - first + 1) // 2)))
     return digest.hexdigest()
 
 

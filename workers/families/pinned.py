@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -219,13 +220,16 @@ class Pinned(ABC):
     def _fingerprint(self, where: Path, settings: EngineSettings) -> str:
         """All that an answer depends on besides its request."""
         own = {"engine", "decoding", "image_splitting", "attention", "quantize_double"}
+        own |= {"invariant", "device", "slots", "slot_tokens"}
+        told = {"name", "style", "dtype", "quantize", "limits", "languages", "follows_instructions"}
         parts = [
             checkpoints.fingerprint(where),
             checkpoints.fingerprint(Path(settings.adapter)) if settings.adapter else "",
             self._processor.chat_template,
-            self.card.model_dump_json(include={"style", "dtype", "quantize", "limits"}),
+            self.card.model_dump_json(include=told),
             settings.model_dump_json(include=own),
             repr((TEMPLATES, alttext.TEMPLATE)),
+            *(version(name) for name in ("idefiq", "torch", "transformers", "pillow")),
         ]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 

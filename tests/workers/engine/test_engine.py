@@ -156,7 +156,12 @@ def test_an_item_that_hangs_the_device_is_given_up_and_its_neighbours_are_answer
         family = Hanging(families.load(EngineSettings(model="echo")))
         engine, session = make(database, tmp_path, family)
 
-        thread = threading.Thread(target=answer_all, args=(engine,))
+        def work() -> None:
+            while not family.hangs.is_set() and engine.look():
+                pass
+            engine.wait_until_idle()
+
+        thread = threading.Thread(target=work)
         thread.start()
         servers.wait_until(lambda: family.hangs.is_set() or not thread.is_alive())
         hung = family.hangs.is_set()

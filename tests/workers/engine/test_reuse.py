@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL.Image import Image
 
 from db import retention, reuse, submissions
@@ -26,6 +27,7 @@ from tests.workers.engine.test_engine import answer_all, items, make
 from workers import families
 from workers.engine.engine import Engine
 from workers.engine.reuse import Flights, key_of
+from workers.families import checkpoints
 from workers.families.base import Answer, Prepared
 from workers.settings import EngineSettings
 
@@ -195,6 +197,19 @@ class TestAnEngine:
         assert cached(database, job_id) == [False] * 3
 
 
+def test_weights_that_differ_in_one_tensor_have_another_fingerprint(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    prints = set()
+    for value in (0.0, 0.0, 1.0):
+        tensors = {f"layer {n}": torch.zeros(100_000) for n in range(5)}
+        tensors["layer 2"] += value
+        save_file(tensors, tmp_path / "model.safetensors")
+        prints.add(checkpoints.fingerprint(tmp_path))
+
+    assert len(prints) == 2
+
+
 def lease(**request: Any) -> Lease:
     return replace(loaded().lease, request={"kind": "caption", **request}, images=["blob:a"])
 
@@ -252,12 +267,17 @@ class TestKeys:
 
 
 def test_one_leads_until_it_has_landed_and_the_next_when_it_fails() -> None:
-    flights, three = Flights(), [lease(), lease(), lease()]
+    flights, three = Flights(2), [lease(), lease(), lease()]
 
-    assert [flights.join(one, "s", "key") for one in three] == [True, False, False]
+    def join(number: int, *, may_lead: bool = True) -> str:
+        return flights.join(three[number], "s", "key", may_lead=may_lead)
+
+    assert join(0, may_lead=False) == "waits"
+    assert [join(number) for number in range(3)] == ["leads", "follows", "follows"]
+    assert flights.join(lease(), "s", "key", may_lead=True) == "waits"
     assert flights.fail(three[0]) == (three[1], "s")
     assert flights.land(three[1]) == [(three[2], "s")]
     assert flights.land(three[1]) == []
-    assert flights.join(three[0], "s", "key")
+    assert join(0) == "leads"
     assert flights.fail(three[0]) is None
-    assert flights.join(three[1], "s", "key")
+    assert join(1) == "leads"
