@@ -337,8 +337,13 @@ def test_t15_a_worker_whose_clock_is_wrong_steals_nothing_and_keeps_nothing(
         start(real, engines=1) as service,
         submitted(service, pictures, skew, 30) as (_, made, client),
     ):
-        environment = {**service._env, "IDEFIQ_WORKER_NAME": "wrong"}
-        command = ["faketime", "-f", skew, sys.executable, "-m", "workers", "engine"]
+        # faketime itself would stay between, and leave the engine behind when it is stopped.
+        told = subprocess.check_output(["faketime", "-f", skew, "env"], text=True).splitlines()
+        wrong = dict(
+            line.split("=", 1) for line in told if line.startswith(("LD_PRE", "FAKETIME="))
+        )
+        environment = {**service._env, **wrong, "IDEFIQ_WORKER_NAME": "wrong"}
+        command = [sys.executable, "-m", "workers", "engine"]
         with servers.running(command, tmp_path / "wrong.log", env=environment):
             client.wait(made.job, seconds=60)
 
