@@ -107,14 +107,12 @@ class Rest:
         cache.read(self.slots, self.positions, begun)
 
 
-def _say_to(
-    positions: torch.Tensor, seen: int, cache: SlotCache
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _say_to(positions: torch.Tensor, seen: int, cache: SlotCache) -> torch.Tensor:
     """Tell the cache where a step writes. Returns the mask: bool (slots, 1, 1, seen)."""
     slots = torch.arange(len(positions), device=positions.device)
     cache.say(slots, positions, seen)
     mask = torch.arange(seen, device=positions.device)[None] <= positions[:, None]
-    return mask[:, None, None], slots
+    return mask[:, None, None]
 
 
 class Merged(Reader):
@@ -152,7 +150,7 @@ class Merged(Reader):
         self, tokens: torch.Tensor, positions: torch.Tensor, seen: int, cache: SlotCache
     ) -> torch.Tensor:
         """See Reader.say."""
-        mask, _ = _say_to(positions, seen, cache)
+        mask = _say_to(positions, seen, cache)
         return self._run(self._embed(tokens)[:, None], positions[:, None], mask, cache)[:, 0]
 
     def _run(
@@ -281,8 +279,7 @@ class Crossed(Reader):
         self, tokens: torch.Tensor, positions: torch.Tensor, seen: int, cache: SlotCache
     ) -> torch.Tensor:
         """See Reader.say."""
-        mask, slots = _say_to(positions, seen, cache)
-        count = len(slots)
+        mask, count = _say_to(positions, seen, cache), len(positions)
         looks = self._looks[:count]
         own = looks.repeat_interleave(self._rows, 1)[:, None, None]
 

@@ -123,17 +123,11 @@ class Slots:
         self._features, self._beginnings = Kept(room.features_bytes), Kept(room.features_bytes)
         self._replays = Replays() if room.fixed and device.type == "cuda" else None
 
-    @property
-    def free(self) -> int:
-        """How many more can join."""
-        return len(self._free)
-
-    def fits(self, prompt: Prompt, most: int) -> bool:
-        """Whether a slot is large enough."""
-        pictures = self._reader.most_pictures
-        enough = not pictures or len(prompt.pictures) <= pictures
+    def fits(self, *, tokens: int, pictures: int, most: int) -> bool:
+        """Whether a slot is large enough for a prompt and the longest answer to it."""
+        kept = self._reader.most_pictures
         # A step that is started before the end is seen writes one token more.
-        return enough and len(prompt.ids) + most + 1 <= self.length
+        return (not kept or pictures <= kept) and tokens + most + 1 <= self.length
 
     # ---- joining ----------------------------------------------------------------------
 

@@ -79,7 +79,7 @@ class Schedule:
 
     def __init__(self, *, slots: int, budget: int, batch_items: int) -> None:
         self.budget, self._batch_items = budget, batch_items
-        #: Slots that may be used; fewer after they did not fit.
+        #: Slots that may be used.
         self.most = slots
         self._waiting: deque[Loaded] = deque()
         #: Items that are being loaded and will soon be put.

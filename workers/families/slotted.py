@@ -62,7 +62,11 @@ class Slotted:
         options = self._family.options(item.request)
         if item.inputs.suffixes or options.get("num_beams", 1) > 1:
             return False
-        return self._slots.fits(_prompt(self._family, item.inputs), int(options["max_new_tokens"]))
+        return self._slots.fits(
+            tokens=item.tokens,
+            pictures=len(item.inputs.pictures),
+            most=int(options["max_new_tokens"]),
+        )
 
     def cost(self, item: Prepared) -> int:
         """See Joining; a patch takes the vision part about as long as a token the text's."""
