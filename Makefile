@@ -8,7 +8,7 @@ EDITABLE := --config-settings editable_mode=compat --editable
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-families faults faults-long sbom audit check format docs session up train-demo eval-demo bench bench-engine bench-service bench-redis bench-stream bench-startup lock clean
+.PHONY: help demo test test-families faults faults-long sbom audit check format docs session up train-demo eval-demo bench bench-engine bench-peers bench-service bench-redis bench-stream bench-startup lock clean
 
 help:
 	@echo "make demo           caption drawn scenes with the whole service, on this machine"
@@ -23,7 +23,7 @@ help:
 	@echo "make train-demo     train the demonstration model again (about an hour)"
 	@echo "make eval-demo      measure it on scenes it was never trained on"
 	@echo "make sbom, audit    list what is installed, and compare it with known holes"
-	@echo "make bench          all benchmarks; bench-engine, -service, -redis, -stream, -startup for one"
+	@echo "make bench          all benchmarks; bench-engine, -peers, -service, -redis, -stream, -startup for one"
 
 $(VENV)/python: # the environment itself
 	$(PYTHON) -m venv $(VENV)
@@ -94,13 +94,24 @@ train-demo: $(VENV)/run
 eval-demo: $(VENV)/run
 	$(BIN)/python -m workers.demo.evaluate
 
-bench: bench-engine bench-service bench-redis bench-stream bench-startup
+bench: bench-engine bench-peers bench-service bench-redis bench-stream bench-startup
 
 bench-engine: $(VENV)/dev
 	$(BIN)/python -m benchmarks.engine
 
+build/peers/done: $(VENV)/dev # the peers, at versions of their own
+	$(PYTHON) -m venv build/peers
+	build/peers/bin/pip install --quiet --constraint constraints.txt 'ray[data]==2.60.0' litserve==0.2.19 \
+		accelerate pillow torch transformers
+	touch $@
+
+bench-peers: build/peers/done
+	$(BIN)/python -m benchmarks.peers
+
 bench-service: $(VENV)/dev
+	tests/install-servers
 	$(BIN)/python -m benchmarks.service
+	$(BIN)/python -m benchmarks.queue
 
 bench-redis: $(VENV)/dev
 	$(BIN)/python -m benchmarks.redis_down

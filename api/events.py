@@ -95,4 +95,4 @@ async def _events(services: Services, job_id: str, number: int) -> AsyncIterator
 
 
 def _json(job: Job) -> str:
-    return json_line(JobOut.of(job).model_dump(mode="json"))
+    return json_line(JobOut.of(job).model_dump(mode="json")).decode()

@@ -12,13 +12,13 @@ import base64
 import binascii
 import hashlib
 import io
-import json
 import re
 import secrets
 import tempfile
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
 from pydantic import ValidationError
 
 from api.errors import request_error
@@ -213,7 +213,7 @@ class Lines:
     def add(self, item: NewItem) -> None:
         """Keep one more."""
         kept = {"request": item.request, "custom_id": item.custom_id}
-        self._file.write(json.dumps(kept).encode() + b"\n")
+        self._file.write(orjson.dumps(kept) + b"\n")
         self.count += 1
 
     def store(self, store: BlobStore, owner_id: int) -> str:

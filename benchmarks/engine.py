@@ -11,7 +11,6 @@ on the mid-size one: 3 and 1.5, because reading prompts costs the same for all.
 """
 
 import argparse
-import io
 import json
 import os
 import statistics
@@ -23,12 +22,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
-from PIL import Image
 
 from benchmarks import workload
 from benchmarks.alone import Alone
+from benchmarks.documented import Documented
 from benchmarks.workload import Asked
 from workers.families.checkpoints import DEMO
 from workers.settings import EngineSettings
@@ -36,48 +34,25 @@ from workers.settings import EngineSettings
 Arm = Callable[[Sequence[Asked]], list[str]]
 
 
-class Documented:
-    """transformers, called as the page of Idefics2 in its documentation calls it."""
+def documented(folder: Path, size: int) -> Arm:
+    """Batches of so many, as they come."""
+    model = Documented(folder)
 
-    def __init__(self, folder: Path) -> None:
-        self._processor = transformers.AutoProcessor.from_pretrained(folder, backend="pil")
-        self._model = transformers.AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=torch.float32
-        ).eval()
+    def answer(asked: Sequence[Asked]) -> list[str]:
+        said: list[str] = []
+        for start in range(0, len(asked), size):
+            batch = asked[start : start + size]
+            ids = model.answer(
+                [one.data for one in batch],
+                [one.prompt for one in batch],
+                most=max(one.tokens for one in batch),
+                least=max(one.request["options"].get("min_new_tokens", 0) for one in batch),
+            )
+            cut = [row[: one.tokens] for row, one in zip(ids, batch, strict=True)]
+            said += model.decode(cut)
+        return said
 
-    def batches(self, size: int) -> Arm:
-        """Batches of so many, as they come."""
-
-        def answer(asked: Sequence[Asked]) -> list[str]:
-            said: list[str] = []
-            for start in range(0, len(asked), size):
-                said += self._answer(asked[start : start + size])
-            return said
-
-        return answer
-
-    @torch.inference_mode()  # type: ignore[untyped-decorator]
-    def _answer(self, asked: Sequence[Asked]) -> list[str]:
-        prompts = [self._prompt(one) for one in asked]
-        images = [[Image.open(io.BytesIO(one.data)).convert("RGB")] for one in asked]
-        inputs = self._processor(text=prompts, images=images, padding=True, return_tensors="pt")
-        most = max(one.tokens for one in asked)
-        least = max(one.request["options"].get("min_new_tokens", 0) for one in asked)
-        ends = [2, self._processor.tokenizer.convert_tokens_to_ids("<end_of_utterance>")]
-        ids = self._model.generate(
-            **inputs, max_new_tokens=most, min_new_tokens=least, do_sample=False, eos_token_id=ends
-        )
-        new = ids[:, inputs["input_ids"].shape[1] :]
-        cut = [row[: one.tokens] for row, one in zip(new, asked, strict=True)]
-        return [
-            text.strip() for text in self._processor.batch_decode(cut, skip_special_tokens=True)
-        ]
-
-    def _prompt(self, asked: Asked) -> str:
-        content = [{"type": "image"}, {"type": "text", "text": asked.prompt}]
-        turns = [{"role": "user", "content": content}]
-        prompt: str = self._processor.apply_chat_template(turns, add_generation_prompt=True)
-        return prompt
+    return answer
 
 
 def arms(name: str, folder: Path) -> dict[str, Callable[[], Arm]]:
@@ -92,9 +67,9 @@ def arms(name: str, folder: Path) -> dict[str, Callable[[], Arm]]:
 
     return {
         "engine": engine,
-        "loop": lambda: Documented(folder).batches(1),
-        "16": lambda: Documented(folder).batches(16),
-        "64": lambda: Documented(folder).batches(64),
+        "loop": lambda: documented(folder, 1),
+        "16": lambda: documented(folder, 16),
+        "64": lambda: documented(folder, 64),
     }
 
 

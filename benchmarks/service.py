@@ -71,15 +71,22 @@ def in_service(client: Client, images: Sequence[str]) -> float:
 def peak_mebibytes(stack: Stack) -> dict[str, int]:
     """Peak resident memory of each process of the service, children by their parent's name."""
     peaks = {}
+    for name, pid in processes(stack).items():
+        status = Path(f"/proc/{pid}/status").read_text()
+        [line] = [line for line in status.splitlines() if line.startswith("VmHWM")]
+        peaks[name] = int(line.split()[1]) // 1024
+    return peaks
+
+
+def processes(stack: Stack) -> dict[str, int]:
+    """Process ids of a service by name, children by their parent's."""
+    found = {}
     for service in stack.services:
         if service.process is None:
             continue
         for number, pid in enumerate([service.process.pid, *_children(service.process.pid)]):
-            status = Path(f"/proc/{pid}/status").read_text()
-            [line] = [line for line in status.splitlines() if line.startswith("VmHWM")]
-            name = service.name if number == 0 else f"{service.name} child {number}"
-            peaks[name] = int(line.split()[1]) // 1024
-    return peaks
+            found[service.name if number == 0 else f"{service.name} child {number}"] = pid
+    return found
 
 
 def _children(pid: int) -> list[int]:

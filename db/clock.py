@@ -35,6 +35,13 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+class now(ColumnElement[datetime]):
+    """The database's time."""
+
+    inherit_cache = True  # it has nothing of its own: statements with it are compiled once
+    type = UtcDateTime()
+
+
 class after(ColumnElement[datetime]):
     """The database's time, `seconds` from now."""
 
@@ -45,18 +52,21 @@ class after(ColumnElement[datetime]):
         self.seconds = float(seconds)
 
 
-def now() -> after:
-    """The database's time."""
-    return after(0.0)
+@compiles(now, "postgresql")
+def _now_postgresql(element: now, compiler: Any, **_: Any) -> str:
+    return "statement_timestamp()"
+
+
+@compiles(now, "sqlite")
+def _now_sqlite(element: now, compiler: Any, **_: Any) -> str:
+    return "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
 
 
 @compiles(after, "postgresql")
-def _postgresql(element: after, compiler: Any, **_: Any) -> str:
-    if not element.seconds:
-        return "statement_timestamp()"
+def _after_postgresql(element: after, compiler: Any, **_: Any) -> str:
     return f"(statement_timestamp() + make_interval(secs => {element.seconds!r}))"
 
 
 @compiles(after, "sqlite")
-def _sqlite(element: after, compiler: Any, **_: Any) -> str:
+def _after_sqlite(element: after, compiler: Any, **_: Any) -> str:
     return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', '{element.seconds:+f} seconds')"

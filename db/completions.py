@@ -92,7 +92,7 @@ def line(item: Item, job_id: str, model: str, *, expired: bool) -> bytes:
     else:
         status, body = failure(item)
         shown["response"] = _response(status, name, body)
-    return json_line(shown).encode() + b"\n"
+    return json_line(shown) + b"\n"
 
 
 def _response(status: int, name: str, body: dict[str, Any]) -> dict[str, Any]:

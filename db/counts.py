@@ -4,65 +4,69 @@ Whoever changes items locks their jobs first, in id order, and changes the count
 transaction: so they agree in every snapshot, and nobody waits in a circle.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, update
 
 from db import outbox
 from db.clock import now
 from db.outbox import End
+from db.sql import Statement
 from db.states import FINAL_STATES, ItemState, Origin, ended_as
 from db.tables import jobs
 
-
-def lock(transaction: Connection, job_ids: Iterable[str]) -> None:
-    """Lock jobs in id order until the transaction ends. SQLite's writer holds all anyway."""
-    ids = sorted(set(job_ids))
-    transaction.execute(
-        select(jobs.c.id).where(jobs.c.id.in_(ids)).order_by(jobs.c.id).with_for_update()
+_LOCK = Statement(
+    """
+    SELECT id, results FROM jobs WHERE id IN (SELECT id FROM {records:id text})
+    ORDER BY id {for_update}
+    """
+)
+_MOVES = {
+    (origin, target): Statement(
+        f"UPDATE jobs SET {origin} = {origin} - :count, {target} = {target} + :count"  # noqa: S608 - words
+        + (", started_at = COALESCE(started_at, {now})" if target is ItemState.RUNNING else "")
+        + (", results = :last" if target in FINAL_STATES else "")
+        + " WHERE id = :job RETURNING queued, running"
     )
+    for origin, target in itertools.permutations(ItemState, 2)
+}
+
+
+def lock(transaction: Connection, job_ids: Iterable[str]) -> dict[str, int]:
+    """Lock jobs in id order until the transaction ends. SQLite's writer holds all anyway.
+
+    Returns:
+        The last result number of each.
+    """
+    found = _LOCK.run(transaction, records=[{"id": job_id} for job_id in set(job_ids)])
+    return {row.id: row.results for row in found}
 
 
 def move(
-    transaction: Connection, counts: Mapping[str, int], origin: ItemState, target: ItemState
+    transaction: Connection,
+    counts: Mapping[str, int],
+    origin: ItemState,
+    target: ItemState,
+    last: Mapping[str, int] | None = None,
 ) -> None:
-    """Move items between two counts of their jobs, whose rows this transaction has locked."""
-    changed = sorted(job_id for job_id, count in counts.items() if count)
-    for job_id in changed:
-        changes: dict[str, Any] = {
-            origin.value: jobs.c[origin.value] - counts[job_id],
-            target.value: jobs.c[target.value] + counts[job_id],
-        }
-        if target is ItemState.RUNNING:
-            changes["started_at"] = func.coalesce(jobs.c.started_at, now())
-        transaction.execute(update(jobs).where(jobs.c.id == job_id).values(changes))
-    if target in FINAL_STATES:
-        finish_if_done(transaction, changed)
+    """Move items between two counts of their jobs, whose rows this transaction has locked.
 
-
-def number(transaction: Connection, job_ids: Sequence[str]) -> list[int]:
-    """Give each of some ending items the next result number of its job.
-
-    Numbers given to leases that turn out to be lost stay unused: a gap is harmless, a number
-    below one that a reader has already passed would be a result never seen.
+    Args:
+        counts: How many of each job.
+        last: Where they end, the highest result number that they have taken of each job.
     """
-    wanted = Counter(job_ids)
-    last = {}
-    for job_id, count in sorted(wanted.items()):
-        last[job_id] = transaction.execute(
-            update(jobs)
-            .where(jobs.c.id == job_id)
-            .values(results=jobs.c.results + count)
-            .returning(jobs.c.results)
-        ).scalar_one()
-    following = {job_id: last[job_id] - count for job_id, count in wanted.items()}
-    numbers = []
-    for job_id in job_ids:
-        following[job_id] += 1
-        numbers.append(following[job_id])
-    return numbers
+    done = []
+    for job_id, count in sorted(counts.items()):
+        if not count:
+            continue
+        numbers: dict[str, Any] = {"last": last[job_id]} if last else {}
+        left = _MOVES[origin, target].run(transaction, job=job_id, count=count, **numbers).one()
+        if left.queued == left.running == 0:
+            done.append(job_id)
+    if done and target in FINAL_STATES:
+        finish_if_done(transaction, done)
 
 
 def finish_if_done(transaction: Connection, job_ids: Iterable[str]) -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import orjson
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DataError, DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -52,7 +53,14 @@ class Database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         options: dict[str, Any] = {} if self.is_sqlite else {"connect_args": POSTGRES}
         self.engine: Engine = create_engine(
-            parsed, pool_size=pool, max_overflow=0, pool_timeout=10, pool_pre_ping=True, **options
+            parsed,
+            pool_size=pool,
+            max_overflow=0,
+            pool_timeout=10,
+            pool_pre_ping=True,
+            json_serializer=lambda value: orjson.dumps(value).decode(),
+            json_deserializer=orjson.loads,
+            **options,
         )
         if self.is_sqlite:
             event.listen(self.engine, "connect", _set_up_sqlite)

@@ -11,7 +11,7 @@ not come back was somebody else's by then: a lost lease, whose answer is dropped
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,12 +158,11 @@ _ADVANCE = Statement(
 def complete(transaction: Connection, answers: Sequence[tuple[Lease, dict[str, Any]]]) -> set[int]:
     """Write answers. Returns the ids that were still ours; safe to repeat."""
     leases = [lease for lease, _ in answers]
-    numbers = counts.number(transaction, [lease.job_id for lease in leases])
     records = [
-        {"id": lease.item_id, "attempt": lease.attempt, "answer": answer, "number": number}
-        for (lease, answer), number in zip(answers, numbers, strict=True)
+        {"id": lease.item_id, "attempt": lease.attempt, "answer": answer}
+        for lease, answer in answers
     ]
-    ours = _end(transaction, leases, _COMPLETE, records, ItemState.SUCCEEDED)
+    ours = _end_for_good(transaction, leases, _COMPLETE, records, ItemState.SUCCEEDED)
     drafts = [
         Draft(lease.item_id, lease.owner_id, lease.job_id, lease.request, answer)
         for lease, answer in answers
@@ -204,18 +203,16 @@ def _by_wait(
 
 def _fail_for_good(transaction: Connection, failures: Sequence[Failure]) -> set[int]:
     leases = [failure.lease for failure in failures]
-    numbers = counts.number(transaction, [lease.job_id for lease in leases])
     records = [
         {
             "id": failure.lease.item_id,
             "attempt": failure.lease.attempt,
             "code": failure.error.code,
             "message": str(failure.error)[:500],
-            "number": number,
         }
-        for failure, number in zip(failures, numbers, strict=True)
+        for failure in failures
     ]
-    return _end(transaction, leases, _FAIL, records, ItemState.FAILED)
+    return _end_for_good(transaction, leases, _FAIL, records, ItemState.FAILED)
 
 
 def release(
@@ -285,6 +282,27 @@ def advance(transaction: Connection, arrived: Sequence[tuple[Lease, list[str]]])
     return ours
 
 
+def _end_for_good(
+    transaction: Connection,
+    leases: Sequence[Lease],
+    statement: Statement,
+    records: Sequence[dict[str, Any]],
+    state: ItemState,
+) -> set[int]:
+    """End items with the next result numbers of their jobs.
+
+    Numbers given to leases that turn out to be lost may stay unused: a gap is harmless, a number
+    below one that a reader has already passed would be a result never seen.
+    """
+    if not leases:
+        return set()
+    last = counts.lock(transaction, {lease.job_id for lease in leases})
+    for lease, record in zip(leases, records, strict=True):
+        last[lease.job_id] += 1
+        record["number"] = last[lease.job_id]
+    return _move(transaction, leases, statement, records, state, last)
+
+
 def _end(
     transaction: Connection,
     leases: Sequence[Lease],
@@ -295,9 +313,21 @@ def _end(
 ) -> set[int]:
     if not leases:
         return set()
+    counts.lock(transaction, {lease.job_id for lease in leases})
+    return _move(transaction, leases, statement, records, state, None, **parameters)
+
+
+def _move(
+    transaction: Connection,
+    leases: Sequence[Lease],
+    statement: Statement,
+    records: Sequence[dict[str, Any]],
+    state: ItemState,
+    last: Mapping[str, int] | None,
+    **parameters: Any,
+) -> set[int]:
     job_of = {lease.item_id: lease.job_id for lease in leases}
-    counts.lock(transaction, job_of.values())
-    rows = statement.run(transaction, records=records, **parameters)
-    ours: set[int] = {int(row.id) for row in rows}
-    counts.move(transaction, Counter(job_of[item] for item in ours), ItemState.RUNNING, state)
+    ours = {int(row.id) for row in statement.run(transaction, records=records, **parameters)}
+    moved = Counter(job_of[item] for item in ours)
+    counts.move(transaction, moved, ItemState.RUNNING, state, last)
     return ours

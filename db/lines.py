@@ -1,12 +1,16 @@
 """JSON as one line, for every reader of lines."""
 
-import json
 from typing import Any
 
+import orjson
+
 #: What JSON lets stand, and some readers take for the end of a line.
-_ENDS = str.maketrans({end: f"\\u{ord(end):04x}" for end in "\u0085\u2028\u2029"})
+_ENDS = [(end.encode(), f"\\u{ord(end):04x}".encode()) for end in "\u0085\u2028\u2029"]
 
 
-def json_line(value: Any) -> str:
+def json_line(value: Any) -> bytes:
     """A value as JSON without a line break of any kind."""
-    return json.dumps(value, ensure_ascii=False).translate(_ENDS)
+    line = orjson.dumps(value)
+    for end, escaped in _ENDS:
+        line = line.replace(end, escaped)
+    return line

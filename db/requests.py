@@ -9,12 +9,12 @@ its card, see db/cards.py.
 """
 
 import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
+import orjson
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -277,7 +277,7 @@ def options_digest(effective_request: dict[str, Any]) -> str:
         chosen["alt_text"] = alt_text["long_description"]
     options = effective_request.get("options", {})
     chosen["options"] = {k: v for k, v in options.items() if k not in OPTIONS_OF_ITEMS}
-    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(orjson.dumps(chosen, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
 
 def alt_text_of(request: dict[str, Any]) -> dict[str, Any] | None:

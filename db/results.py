@@ -49,7 +49,7 @@ class Item:
 
     def line(self) -> bytes:
         """The same as one line of JSON."""
-        return json_line(self.public()).encode() + b"\n"
+        return json_line(self.public()) + b"\n"
 
 
 def _shown(at: datetime | None) -> str | None:

@@ -10,11 +10,11 @@
 Text, where the statement is the point of the function; SQLAlchemy's expressions elsewhere.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
 from sqlalchemy import Column, Connection, CursorResult, text
 
 _PLACEHOLDER = re.compile(r"\{(\w+)(?::([^}]*))?\}")
@@ -44,7 +44,7 @@ class Statement:
     ) -> CursorResult[Any]:
         """Execute with named parameters; `records` become the rows of {records:…}."""
         if records is not None:
-            parameters["records"] = json.dumps(records)
+            parameters["records"] = orjson.dumps(records).decode()
         result: CursorResult[Any] = transaction.execute(
             self._texts[transaction.dialect.name], parameters
         )

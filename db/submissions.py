@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import orjson
 from sqlalchemy import Connection, and_, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
@@ -289,4 +290,4 @@ def _copy(transaction: Connection, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _copied(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, dict | list) else value
+    return orjson.dumps(value).decode() if isinstance(value, dict | list) else value

@@ -4,7 +4,7 @@
                ├─ api
                ├─ upkeep
                ├─ intake
-               └─ engine           one for each model
+               └─ engine           one for each model, or more
 
 SQLite and a folder below the data folder, unless IDEFIQ_DATABASE_URL and IDEFIQ_STORE name
 something else. A process that ends is started again, after a while that doubles with each time.
@@ -23,6 +23,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,7 +123,8 @@ class Stack:
     Args:
         data: Folder of the record, the blobs and the key; made if it is not there.
         port: Port of the API; 0 picks a free one.
-        models: Models to serve, an engine each; what IDEFIQ_MODEL says, or demo, if None.
+        models: Models to serve, an engine for each mention; what IDEFIQ_MODEL says, or demo, if
+            None.
         log: Where all processes write; standard error if None.
         extra: More environment variables for all processes.
     """
@@ -165,9 +167,16 @@ class Stack:
         self._add("api", [sys.executable, "-m", "api", "serve"], env)
         for role in ("upkeep", "intake"):
             self._add(role, [sys.executable, "-m", "workers", role], env)
+        known: Counter[str] = Counter()
         for model in self.models or [env.get("IDEFIQ_MODEL", "demo")]:
             command = [sys.executable, "-m", "workers", "engine"]
-            self._add(f"engine {model}", command, {**env, "IDEFIQ_MODEL": model})
+            known[model] += 1
+            own = {"IDEFIQ_MODEL": model}
+            if (number := known[model]) > 1:
+                host = env.get("IDEFIQ_WORKER_NAME", socket.gethostname())
+                own["IDEFIQ_WORKER_NAME"] = f"{host}-{number}"
+            name = f"engine {model}" if number == 1 else f"engine {model} {number}"
+            self._add(name, command, {**env, **own})
         for service in self.services:
             service.start()
 

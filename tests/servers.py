@@ -85,8 +85,12 @@ def _accepts(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def postgres() -> Iterator[str]:
-    """A Postgres cluster; yields the URL of its maintenance database."""
+def postgres(*, durable: bool = False) -> Iterator[str]:
+    """A Postgres cluster; yields the URL of its maintenance database.
+
+    Args:
+        durable: What is committed survives a power cut, which tests have no need of.
+    """
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name))
     if not programs:
         unavailable("Postgres", "install the Debian package postgresql")
@@ -98,10 +102,10 @@ def postgres() -> Iterator[str]:
         folder = Path(name)
         if prefix:
             shutil.chown(folder, user, user)
-        yield from _cluster(folder, prefix, programs[-1])
+        yield from _cluster(folder, prefix, programs[-1], durable=durable)
 
 
-def _cluster(folder: Path, prefix: list[str], programs: Path) -> Iterator[str]:
+def _cluster(folder: Path, prefix: list[str], programs: Path, *, durable: bool) -> Iterator[str]:
     data, port = folder / "data", free_port()
     subprocess.run(
         [*prefix, str(programs / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust"],
@@ -109,7 +113,13 @@ def _cluster(folder: Path, prefix: list[str], programs: Path) -> Iterator[str]:
         stdout=subprocess.DEVNULL,
         cwd="/",
     )
-    settings = ["fsync=off", "max_connections=300", f"port={port}", "listen_addresses=127.0.0.1"]
+    fsync = "on" if durable else "off"
+    settings = [
+        f"fsync={fsync}",
+        "max_connections=300",
+        f"port={port}",
+        "listen_addresses=127.0.0.1",
+    ]
     options = [word for setting in settings for word in ("-c", setting)]
     command = [
         *prefix, str(programs / "postgres"), "-D", str(data), "-k", str(folder), *options

@@ -50,8 +50,8 @@ class LeaseEnds:
             return
 
         def work(transaction: Transaction) -> int:
-            # All at once and in one order, or two workers could wait for each other.
-            counts.lock(transaction, {lease.job_id for lease in ended})
+            if failures:  # in several statements: two workers could wait for each other
+                counts.lock(transaction, {lease.job_id for lease in ended})
             ours = leases.complete(transaction, answers)
             ours |= leases.advance(transaction, arrived)
             ours |= leases.fail(transaction, failures, self._policy)

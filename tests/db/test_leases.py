@@ -296,10 +296,10 @@ class TestResults:
         rescue(database)
 
         fresh = builders.claim(database, builders.session(database, "other"))
-        builders.complete(database, stale)
-        builders.complete(database, fresh)
+        builders.complete(database, [stale[1], fresh[1]])
+        builders.complete(database, [fresh[0]])
 
         with database.snapshot() as transaction:
             page = results.finished_after(transaction, job_id, number=0, limit=100)
-        assert [item.ordinal for item in page] == [0, 1, 2]
-        assert [item.result_number for item in page] == [1, 5, 6]
+        assert [item.ordinal for item in page] == [0, 2, 1]
+        assert [item.result_number for item in page] == [1, 3, 4]

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -142,3 +143,13 @@ def test_the_client_alone_says_that_it_cannot_serve(tmp_path: Path) -> None:
 
     assert failed.returncode == 2
     assert "this installation is the client" in " ".join(failed.stderr.split())
+
+
+def test_a_model_that_is_named_twice_gets_two_engines(tmp_path: Path) -> None:
+    stack = Stack(tmp_path, port=0, models=["echo", "echo"], log=tmp_path / "log")
+    query = "SELECT DISTINCT worker FROM sessions WHERE stage = 'generate'"
+
+    with stack.running(), sqlite3.connect(tmp_path / "idefiq.db") as record:
+        servers.wait_until(lambda: len(record.execute(query).fetchall()) == 2, what="two engines")
+
+    assert [service.name for service in stack.services][-2:] == ["engine echo", "engine echo 2"]

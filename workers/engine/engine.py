@@ -112,6 +112,7 @@ class Engine:
         self._room = threading.Condition()
         self._ended: queue.SimpleQueue[Ended | None] = queue.SimpleQueue()
         self._flights = Flights(max(LEAST_BACKLOG, self._most_in_hand // 4))
+        self._lanes = loaders
         self._loaders = ThreadPoolExecutor(loaders, thread_name_prefix="load")
         self._device = device
         device.start(self._may_start, self._on_end)
@@ -180,8 +181,9 @@ class Engine:
                 self._in_hand -= len(taken)
             raise
         self._device.expect(len(due))
-        for lease in due:
-            self._loaders.submit(self._load, lease, session)
+        for lane in range(self._lanes):
+            if some := due[lane :: self._lanes]:
+                self._loaders.submit(self._load_all, some, session)
 
     def _not_answered(self, taken: Sequence[Lease], session: str) -> list[Lease]:
         """Items of a claim that nobody else answers; the others are seen to."""
@@ -242,6 +244,10 @@ class Engine:
             self._end(lease, session, Back())
 
     # ---- load -------------------------------------------------------------------------
+
+    def _load_all(self, some: Sequence[Lease], session: str) -> None:
+        for lease in some:
+            self._load(lease, session)
 
     def _load(self, lease: Lease, session: str) -> None:
         if self._is_stopping:

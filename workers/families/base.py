@@ -6,7 +6,7 @@ family.generate([Prepared, …])  ─▶ [Answer, …]    like options, same ord
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Protocol
 
 from PIL import Image
@@ -89,14 +89,20 @@ class Answer:
 
     def record(self, kind: str) -> dict[str, Any]:
         """The JSON that is stored and sent, without what does not concern it."""
-        said = {key: value for key, value in asdict(self).items() if value is not None}
-        said.pop("confidence", None)
+        said: dict[str, Any] = {
+            key: value for key in _RECORDED if (value := getattr(self, key)) is not None
+        }
+        if self.scores is not None:
+            said["scores"] = [asdict(score) for score in self.scores]
         if kind == "classify":
             said.setdefault("label", None)
         for key in ("text", "prompt"):
             if key in said:
                 said[key] = storable(said[key])
         return said
+
+
+_RECORDED = [field.name for field in fields(Answer) if field.name != "confidence"]
 
 
 def storable(text: str) -> str:

@@ -5,13 +5,14 @@ bucket ──list pages────▶ items ─▶ seal         batch ──win
 finished job ──write──▶ OWNER/results/JOB.jsonl, or a batch's two files       file ──▶ expired
 """
 
-import json
 import logging
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import islice
+
+import orjson
 
 from db import batches, failpoints, files, imports, jobs, quotas, results, sessions, submissions
 from db.batches import Batch
@@ -216,5 +217,5 @@ class Upkeep:
 
 def _read_line(line: bytes) -> NewItem:
     """A line of the spool, which was checked and made canonical when it was submitted."""
-    item = json.loads(line)
+    item = orjson.loads(line)
     return NewItem(item["request"], item["custom_id"])

@@ -1,0 +1,252 @@
+"""`make bench-peers`: the whole service against what one would put together without it.
+
+    service   files ─▶ upload ─▶ intake ─▶ job ─▶ engine ─▶ rows and references ─▶ results read
+    ray       files ─▶ Ray Data: read ─▶ map_batches in actors ─▶ rows in memory
+    litserve  files ─▶ POST, base64 ─▶ LitServe gathers batches ─▶ answers to the client
+
+The same checkpoint, pictures, prompt and cores. The peers call transformers as its documentation
+does, keep nothing, check nothing and try nothing again; the service stores every picture, row and
+answer durably. How each peer is best set up (size of batches, processes with how many threads) is
+tried first, and the best of its settings runs against the service, in turn, in one sitting. Loading
+models is left out for all. Expected before the first run, on two cores: 1.3 and 1.5, because the
+engine is 1.1 to 1.4 times as fast as batches there, and the peers' overhead is more than ours.
+"""
+
+import argparse
+import asyncio
+import base64
+import json
+import os
+import signal
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from idefiq import Client
+from idefiq.up import Stack
+from tests.servers import free_port
+from workers.demo.draw import draw
+from workers.families.checkpoints import DEMO
+
+MOST = 64
+#: Requests under way at a time, as many as the largest batch and as many that wait.
+UNDER_WAY = 128
+START_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class SetUp:
+    """How a peer is set up."""
+
+    batch: int
+    actors: int
+    threads: int
+
+    @property
+    def words(self) -> list[str]:
+        """On its command line."""
+        return [
+            *("--batch", str(self.batch), "--actors", str(self.actors)),
+            *("--threads", str(self.threads), "--most", str(MOST)),
+        ]
+
+
+#: Both cores for one process, or one for each of two.
+SET_UPS = [SetUp(batch, *shape) for batch in (16, 32, 64) for shape in ((1, 2), (2, 1))]
+
+Said = dict[str, str]
+#: Pictures in a folder ─▶ items per second, and the answers by file name.
+Arm = Callable[[Path], tuple[float, Said]]
+
+
+@dataclass(frozen=True, slots=True)
+class Peers:
+    """The peers' programs, in an environment of their own."""
+
+    python: Path
+
+    def ray(self, set_up: SetUp) -> Arm:
+        """Ray Data."""
+
+        def answer(pictures: Path) -> tuple[float, Said]:
+            command = self._command("ray_data", str(DEMO), str(pictures), *set_up.words)
+            output = subprocess.check_output(
+                command, env=self._env, text=True, stderr=subprocess.DEVNULL
+            )
+            told = json.loads(output.splitlines()[-1])
+            return told["rate"], told["said"]
+
+        return answer
+
+    def litserve(self, set_up: SetUp) -> Arm:
+        """LitServe."""
+
+        def answer(pictures: Path) -> tuple[float, Said]:
+            with self._serving(set_up) as url:
+                return asyncio.run(_ask_all(url, sorted(pictures.iterdir())))
+
+        return answer
+
+    @contextmanager
+    def _serving(self, set_up: SetUp) -> Iterator[str]:
+        port = free_port()
+        command = self._command("lit_serve", str(DEMO), "--port", str(port), *set_up.words)
+        process = subprocess.Popen(
+            command,
+            env=self._env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _wait_healthy(url, process)
+            yield url
+        finally:
+            # Its workers outlive it, and look for requests without a pause.
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def _command(self, program: str, *words: str) -> list[str]:
+        return [str(self.python), "-m", f"benchmarks.peers.{program}", *words]
+
+    @property
+    def _env(self) -> dict[str, str]:
+        inherited = dict(os.environ)  # noqa: TID251 - handed on to the processes
+        return {**inherited, "RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1"}
+
+
+def _wait_healthy(url: str, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if httpx2.get(f"{url}/health").status_code == 200:
+                return
+        except httpx2.TransportError:
+            pass
+        time.sleep(0.2)
+    raise SystemExit("LitServe did not start")
+
+
+async def _ask_all(url: str, paths: Sequence[Path]) -> tuple[float, Said]:
+    said: Said = {}
+    limits = httpx2.Limits(max_connections=UNDER_WAY)
+    async with httpx2.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
+        places = asyncio.Semaphore(UNDER_WAY)
+
+        async def ask(path: Path) -> None:
+            async with places:
+                image = base64.b64encode(path.read_bytes()).decode()
+                answer = await client.post("/predict", json={"image": image})
+                answer.raise_for_status()
+                said[path.name] = answer.json()["text"]
+
+        await asyncio.gather(*map(ask, paths[:4]))  # lazy set-up
+        began = time.monotonic()
+        await asyncio.gather(*map(ask, paths))
+        return len(paths) / (time.monotonic() - began), said
+
+
+def in_service(client: Client) -> Arm:
+    """Upload, submit, wait, read the results."""
+
+    def answer(pictures: Path) -> tuple[float, Said]:
+        paths = sorted(pictures.iterdir())
+        began = time.monotonic()
+        images = client.upload(paths)
+        job = client.submit(
+            (
+                {"images": [image], "custom_id": path.name}
+                for image, path in zip(images, paths, strict=True)
+            ),
+            defaults={"options": {"max_new_tokens": MOST}},
+        )
+        client.wait(job)
+        said = {str(one.custom_id): str(one.answer) for one in client.results(job)}
+        return len(paths) / (time.monotonic() - began), said
+
+    return answer
+
+
+def measure(python: Path, items: int, rounds: int) -> dict[str, Any]:
+    """Try the peers' settings, then run all arms in turn."""
+    peers = Peers(python)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        few = folder / "few"
+        draw(few, items // 3, seed=1)
+        tried = {
+            peer: {str(set_up): make(set_up)(few)[0] for set_up in SET_UPS}
+            for peer, make in (("ray", peers.ray), ("litserve", peers.litserve))
+        }
+        best = {peer: max(SET_UPS, key=lambda set_up: tried[peer][str(set_up)]) for peer in tried}
+        print(json.dumps({"tried": tried}), flush=True)
+        rates: dict[str, list[float]] = {"service": [], "ray": [], "litserve": []}
+        equal: dict[str, int] = {}
+        for number in range(rounds):
+            pictures = folder / f"round {number}"
+            draw(pictures, items, seed=100 + number)  # new to the service each time
+            with _service(folder / f"service {number}") as client:
+                in_service(client)(few)  # lazy set-up
+                rate, answers = in_service(client)(pictures)
+                rates["service"].append(rate)
+            for peer, make in (("ray", peers.ray), ("litserve", peers.litserve)):
+                rate, said = make(best[peer])(pictures)
+                rates[peer].append(rate)
+                equal[peer] = sum(said[name] == answers[name] for name in answers)
+    return {
+        "items": items,
+        "tried": tried,
+        "best": {peer: str(set_up) for peer, set_up in best.items()},
+        "items_per_second": rates,
+        "ratio": {
+            peer: _spread([s / p for s, p in zip(rates["service"], rates[peer], strict=True)])
+            for peer in best
+        },
+        "equal": equal,
+    }
+
+
+@contextmanager
+def _service(data: Path) -> Iterator[Client]:
+    extra = {"IDEFIQ_FEATURES_BYTES": "0", "IDEFIQ_REUSE_ANSWERS": "false"}
+    log = data.with_suffix(".log")
+    stack = Stack(data, port=0, models=["demo"], log=log, extra=extra)
+    with stack.running(), Client(stack.url) as client:
+        yield client
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The whole service ÷ Ray Data and LitServe.")
+    parser.add_argument("--python", type=Path, default=Path("build/peers/bin/python"))
+    parser.add_argument("--items", type=int, default=1_500)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("build/bench-peers.json"))
+    arguments = parser.parse_args()
+    figures = measure(arguments.python, arguments.items, arguments.rounds)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(figures, indent=2))
+    ratios = ", ".join(
+        f"{peer} {one['median']:.2f} ({one['min']:.2f} – {one['max']:.2f})"
+        for peer, one in figures["ratio"].items()
+    )
+    print(
+        f"bench-peers: service ÷ {ratios}, n {arguments.rounds}; best settings {figures['best']};"
+        f" equal of {arguments.items}: {figures['equal']}"
+    )
+
+
+if __name__ == "__main__":
+    main()
