@@ -1,29 +1,28 @@
 """The schema's version: bring a database up to date, or say whether it is."""
 
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 
 from db.database import Database
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+MIGRATIONS = Path(__file__).parent / "migrations"
 #: Any number will do, so long as nothing else in the database uses it.
 _LOCK = 7_261_015
 
 
-def config(connection: Connection | None = None) -> Config:
-    """Alembic's configuration, without a file."""
-    alembic = Config()
-    alembic.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    alembic.attributes["connection"] = connection
-    return alembic
-
-
 def migrate(database: Database) -> None:
     """Run the migrations that are missing. Safe to repeat, and at two places at once."""
+    with database.snapshot() as transaction:
+        if is_current(transaction):
+            return
+    from alembic import command  # most starts do without
+
     with database.transaction() as transaction:
         if not database.is_sqlite:  # SQLite's writer is alone anyway
             transaction.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
@@ -32,5 +31,22 @@ def migrate(database: Database) -> None:
 
 def is_current(transaction: Connection) -> bool:
     """Whether the database has exactly the schema that this code expects."""
-    head = ScriptDirectory.from_config(config()).get_current_head()
-    return MigrationContext.configure(transaction).get_current_revision() == head
+    if not inspect(transaction).has_table("alembic_version"):
+        return False
+    return transaction.execute(text("SELECT version_num FROM alembic_version")).scalar() == head()
+
+
+@cache
+def head() -> str:
+    """The newest revision: each is a file that begins with its number."""
+    return max(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("0*.py"))
+
+
+def config(connection: Connection | None = None) -> "Config":
+    """Alembic's configuration, without a file."""
+    from alembic.config import Config
+
+    alembic = Config()
+    alembic.set_main_option("script_location", str(MIGRATIONS))
+    alembic.attributes["connection"] = connection
+    return alembic

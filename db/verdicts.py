@@ -5,10 +5,10 @@
 A digest is checked once for each owner, however many items refer to it.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, and_, delete, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from db.clock import after, now
@@ -121,19 +121,29 @@ def checked(transaction: Connection, owner_id: int, references: Collection[str])
     return {f"blob:{digest}" for digest, verdict in verdicts.items() if verdict.code == OK}
 
 
-def judge(transaction: Connection, owner_id: int, digest: str, verdict: Verdict) -> None:
-    """Record the verdict on a blob. The first one stays; safe to repeat."""
-    transaction.execute(
-        update(blobs)
-        .where(blobs.c.owner_id == owner_id, blobs.c.digest == digest, blobs.c.verdict.is_(None))
-        .values(
-            verdict=verdict.code,
-            verdict_message=verdict.message,
-            format=verdict.format,
-            width=verdict.width,
-            height=verdict.height,
-        )
+def judge(transaction: Connection, found: Mapping[tuple[int, str], Verdict]) -> None:
+    """Record verdicts by owner and digest. The first on a blob stays; safe to repeat."""
+    if not found:
+        return
+    rows = [
+        {
+            "owner": owner_id,
+            "judged": digest,
+            "verdict": verdict.code,
+            "verdict_message": verdict.message,
+            "format": verdict.format,
+            "width": verdict.width,
+            "height": verdict.height,
+        }
+        # In order: two workers that found the same must not wait in a circle.
+        for (owner_id, digest), verdict in sorted(found.items())
+    ]
+    unjudged = and_(
+        blobs.c.owner_id == bindparam("owner"),
+        blobs.c.digest == bindparam("judged"),
+        blobs.c.verdict.is_(None),
     )
+    transaction.execute(update(blobs).where(unjudged), rows)
 
 
 def count_death(transaction: Connection, owner_id: int, digest: str) -> int:

@@ -67,7 +67,7 @@ class Played:
             for lease, images in brought:
                 for digest in blob_digests(images):
                     good = verdicts.Verdict(verdicts.OK, None, "PNG", 8, 6)
-                    verdicts.judge(transaction, lease.owner_id, digest, good)
+                    verdicts.judge(transaction, {(lease.owner_id, digest): good})
 
     def claim(self, limit: int = 100) -> list[Lease]:
         """Upkeep, intake, and a claim of the engine."""

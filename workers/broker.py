@@ -7,6 +7,7 @@ is harmless. So a wake is sent beside the caller's path, once, and never again.
 
 import logging
 import threading
+import time
 from typing import Any
 
 import kombu.exceptions
@@ -20,6 +21,8 @@ from workers.settings import BrokerSettings
 
 INTAKE, UPKEEP = "intake", "upkeep"
 WAKE = "idefiq.wake"
+#: Pause between two rounds of sending: what comes meanwhile becomes one wake.
+PAUSE_SECONDS = 0.02
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +125,7 @@ class Wakes:
                 queues, self._waiting = self._waiting, set()
             for queue in queues:
                 self._send(queue)
+            time.sleep(PAUSE_SECONDS)
 
     def _send(self, queue: str) -> None:
         try:

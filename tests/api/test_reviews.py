@@ -160,7 +160,8 @@ class TestImages:
         if code:
             verdict = verdicts.Verdict(code, None, "PNG", 8, 6)
             with offered.transaction() as transaction:
-                verdicts.judge(transaction, owner_id, reference.removeprefix("blob:"), verdict)
+                digest = reference.removeprefix("blob:")
+                verdicts.judge(transaction, {(owner_id, digest): verdict})
         return reference, data
 
     def test_a_checked_image_is_shown_as_it_was_uploaded(

@@ -25,7 +25,7 @@ def checked_image(database: Database, owner_id: int, digest: str = DIGEST) -> st
     with database.transaction() as transaction:
         verdicts.add(transaction, owner_id, {digest: 10})
         good = verdicts.Verdict(verdicts.OK, format="PNG", width=4, height=4)
-        verdicts.judge(transaction, owner_id, digest, good)
+        verdicts.judge(transaction, {(owner_id, digest): good})
     return f"blob:{digest}"
 
 

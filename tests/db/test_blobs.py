@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from db.blobs import BlobStore, FolderStore, S3Store, image_key, open_store
+from db.blobs import BlobStore, FolderStore, image_key, open_store
 from db.errors import NotFound, StorageError
+from db.s3 import S3Store
 from db.settings import RecordSettings
 from tests import servers
 

@@ -7,6 +7,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
 from db import owners, retention, schema
@@ -20,6 +21,10 @@ def test_the_migrations_make_exactly_the_tables_of_the_code(database: Database) 
         differences = compare_metadata(MigrationContext.configure(transaction), metadata)
 
     assert differences == []
+
+
+def test_the_newest_file_is_the_newest_migration() -> None:
+    assert ScriptDirectory.from_config(schema.config()).get_current_head() == schema.head()
 
 
 def test_migrating_twice_changes_nothing(database: Database) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from db.blobs import s3_client
+from db.s3 import s3_client
 from db.settings import RecordSettings
 from idefiq import Client
 from idefiq.up import Stack

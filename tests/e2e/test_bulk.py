@@ -11,7 +11,7 @@ from typing import Any
 import pillow_heif
 from PIL import Image
 
-from db.blobs import s3_client
+from db.s3 import s3_client
 from db.settings import RecordSettings
 from tests.e2e.conftest import Env, Start
 

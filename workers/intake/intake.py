@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from db import failpoints, verdicts
@@ -25,13 +26,14 @@ from db.errors import (
     ItemError,
 )
 from db.leases import Failure, Lease
-from db.requests import image_references
+from db.requests import blob_digests, image_references
 from db.states import Stage
 from db.verdicts import OK, Verdict
 from workers import svg
 from workers.broker import Wakes, engine_queue
 from workers.ends import LeaseEnds, claim_and_work
 from workers.intake.check import Checkers
+from workers.intake.findings import Findings
 from workers.intake.source import Sources
 from workers.loop import ResidentLoop
 from workers.session import Session
@@ -45,10 +47,21 @@ MAX_DEATHS = 2
 
 T = TypeVar("T")
 Outcome = list[str] | IdefiqError
-#: What became, in one claim, of the examples that a job's items share.
-Shared = dict[str, Outcome]
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What the items of one claim have in common.
+
+    Attributes:
+        verdicts: Those that the record had, by owner and digest.
+        examples: What became of the examples that a job's items share.
+    """
+
+    verdicts: dict[tuple[int, str], Verdict]
+    examples: dict[str, Outcome] = field(default_factory=dict)
 
 
 class Intake:
@@ -75,6 +88,7 @@ class Intake:
         self._session, self._wakes, self._ends = session, wakes, ends
         self._checking: dict[tuple[int, str], threading.Lock] = {}
         self._checking_lock = threading.Lock()
+        self._findings = Findings(database)
         self._fetches = ThreadPoolExecutor(fetches, thread_name_prefix="fetch")
         self.loop: ResidentLoop | None = None
 
@@ -94,10 +108,13 @@ class Intake:
         self._fetches.shutdown(cancel_futures=True)
 
     def _work(self, taken: Sequence[Lease], session: str) -> None:
-        known, new = self._split(taken)
-        self._write(session, known, [])
-        shared: Shared = {}
-        pending = {self._fetches.submit(self._bring_in, lease, shared): lease for lease in new}
+        claimed = self._look_up(taken)
+        known: list[Lease] = []
+        new: list[Lease] = []
+        for lease in taken:
+            (known if self._is_checked(lease, claimed) else new).append(lease)
+        self._write(session, [(lease, lease.wanted) for lease in known], [])
+        pending = {self._fetches.submit(self._bring_in, lease, claimed): lease for lease in new}
         while pending:
             self._write_done(session, pending)
             if self.loop and self.loop.stopping.is_set():
@@ -105,24 +122,25 @@ class Intake:
                 unbegun = [future for future in pending if future.cancel()]
                 self._ends.release(session, [pending.pop(future) for future in unbegun])
 
-    def _split(self, taken: Sequence[Lease]) -> tuple[list[tuple[Lease, list[str]]], list[Lease]]:
-        """Items whose images were all checked before, with those, and the others."""
+    def _look_up(self, taken: Sequence[Lease]) -> Claimed:
+        """What is known of the images of a claim."""
         wanted: dict[int, set[str]] = {}
         for lease in taken:
-            wanted.setdefault(lease.owner_id, set()).update(lease.wanted)
+            wanted.setdefault(lease.owner_id, set()).update(blob_digests(lease.wanted))
         with self._database.snapshot() as transaction:
-            checked = {
-                owner_id: verdicts.checked(transaction, owner_id, images)
-                for owner_id, images in wanted.items()
+            found = {
+                (owner_id, digest): verdict
+                for owner_id, digests in wanted.items()
+                for digest, verdict in verdicts.get(transaction, owner_id, digests).items()
             }
-        known: list[tuple[Lease, list[str]]] = []
-        new: list[Lease] = []
-        for lease in taken:
-            if checked[lease.owner_id].issuperset(lease.wanted):
-                known.append((lease, lease.wanted))
-            else:
-                new.append(lease)
-        return known, new
+        return Claimed(found)
+
+    @staticmethod
+    def _is_checked(lease: Lease, claimed: Claimed) -> bool:
+        """Whether all its images were found good before."""
+        images = [(lease.owner_id, reference.removeprefix("blob:")) for reference in lease.wanted]
+        found = [claimed.verdicts.get(image) for image in images]
+        return all(verdict is not None and verdict.code == OK for verdict in found)
 
     def _write_done(self, session: str, pending: dict[Future[Outcome], Lease]) -> None:
         wait(pending, return_when=FIRST_COMPLETED)
@@ -143,31 +161,34 @@ class Intake:
         arrived: Sequence[tuple[Lease, list[str]]],
         failures: Sequence[Failure],
     ) -> None:
+        self._findings.write(self._session, session)
         self._ends.write(session, arrived=arrived, failures=failures)
         self._wakes.wake(*{engine_queue(lease.model) for lease, _ in arrived})
 
     # ---- one item -------------------------------------------------------------------
 
-    def _bring_in(self, lease: Lease, shared: Shared) -> Outcome:
+    def _bring_in(self, lease: Lease, claimed: Claimed) -> Outcome:
         try:
             own = len(image_references(lease.request))
-            images = [self._bring_in_one(lease.owner_id, ref) for ref in lease.wanted[:own]]
-            return images + self._bring_in_examples(lease, lease.wanted[own:], shared)
+            wanted = lease.wanted
+            images = [self._bring_in_one(lease.owner_id, ref, claimed) for ref in wanted[:own]]
+            return images + self._bring_in_examples(lease, wanted[own:], claimed)
         except IdefiqError as error:
             return error
         except Exception:  # nobody's image may take a neighbour down with it
             log.exception("item %d could not be brought in", lease.item_id)
             return EngineError("intake failed unexpectedly; the log of the worker says how")
 
-    def _bring_in_examples(self, lease: Lease, wanted: list[str], shared: Shared) -> list[str]:
+    def _bring_in_examples(self, lease: Lease, wanted: list[str], claimed: Claimed) -> list[str]:
         """Examples of the item's own, or those of its job, which a claim brings in once."""
         if not wanted or not lease.shares_examples:
-            return [self._bring_in_one(lease.owner_id, reference) for reference in wanted]
+            return [self._bring_in_one(lease.owner_id, ref, claimed) for ref in wanted]
+        shared = claimed.examples
         with self._only(lease.owner_id, lease.job_id):
             if lease.job_id not in shared:
                 try:
                     shared[lease.job_id] = [
-                        self._bring_in_one(lease.owner_id, reference) for reference in wanted
+                        self._bring_in_one(lease.owner_id, ref, claimed) for ref in wanted
                     ]
                 except IdefiqError as error:
                     shared[lease.job_id] = error
@@ -176,10 +197,10 @@ class Intake:
             raise outcome
         return outcome
 
-    def _bring_in_one(self, owner_id: int, reference: str) -> str:
+    def _bring_in_one(self, owner_id: int, reference: str, claimed: Claimed) -> str:
         """Store and check one image; returns its `blob:` reference."""
         digest = reference.removeprefix("blob:") if reference.startswith("blob:") else None
-        if digest and (verdict := self._verdict(owner_id, digest)):
+        if digest and (verdict := claimed.verdicts.get((owner_id, digest))):
             return _accept(digest, verdict)
         try:
             data = self._sources.read(owner_id, reference)
@@ -196,14 +217,13 @@ class Intake:
             digest = hashlib.sha256(data).hexdigest()
             with self._database.transaction() as transaction:
                 verdicts.touch(transaction, owner_id, [digest], storing=True)
-            if verdict := self._verdict(owner_id, digest):
+                known = verdicts.get(transaction, owner_id, [digest])
+            if verdict := known.get(digest):
                 return _accept(digest, verdict)
             self._store.put(image_key(owner_id, digest), io.BytesIO(data))
             failpoints.reach("stored", reference)
-        with self._database.transaction() as transaction:
-            verdicts.add(transaction, owner_id, {digest: len(data)})
         with self._only(owner_id, digest):
-            verdict = self._verdict(owner_id, digest)
+            verdict = self._findings.get(owner_id, digest)
             if verdict is None and svg.is_svg(data):
                 drawn = self._in_child(self._checkers.draw, owner_id, digest, data)
                 if isinstance(drawn, bytes):
@@ -213,8 +233,7 @@ class Intake:
             if verdict is None:
                 verdict = self._in_child(self._checkers.check, owner_id, digest, data)
             failpoints.reach("checked", reference)
-            with self._database.transaction() as transaction:
-                verdicts.judge(transaction, owner_id, digest, verdict)
+            self._findings.note(owner_id, digest, len(data), verdict)
         return _accept(digest, verdict)
 
     @contextmanager
@@ -229,10 +248,6 @@ class Intake:
             with self._checking_lock:
                 self._checking.pop((owner_id, name), None)
 
-    def _verdict(self, owner_id: int, digest: str) -> Verdict | None:
-        with self._database.snapshot() as transaction:
-            return verdicts.get(transaction, owner_id, [digest]).get(digest)
-
     def _in_child(
         self, work: Callable[[bytes], T], owner_id: int, digest: str, data: bytes
     ) -> T | Verdict:
@@ -240,6 +255,7 @@ class Intake:
             return work(data)
         except CheckDied as error:
             with self._database.transaction() as transaction:
+                verdicts.add(transaction, owner_id, {digest: len(data)})
                 deaths = verdicts.count_death(transaction, owner_id, digest)
             if deaths < MAX_DEATHS:
                 raise

@@ -13,7 +13,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from db import owners
-from db.blobs import BlobStore, image_key, s3_client
+from db.blobs import BlobStore, image_key
 from db.database import Database
 from db.errors import (
     FetchFailed,
@@ -23,6 +23,7 @@ from db.errors import (
     ImageTooLarge,
     NotFound,
 )
+from db.s3 import s3_client
 from db.settings import RecordSettings
 from workers.intake.fetch import Fetcher
 

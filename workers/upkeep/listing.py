@@ -8,8 +8,8 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from db.blobs import s3_client
 from db.errors import NotFound, StorageError
+from db.s3 import s3_client
 from db.settings import RecordSettings
 from db.submissions import NewItem
 

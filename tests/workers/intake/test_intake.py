@@ -12,9 +12,10 @@ import pytest
 from sqlalchemy import select
 
 from db import claims, leases, owners, results, submissions, verdicts
-from db.blobs import S3Store, image_key
+from db.blobs import image_key
 from db.database import Database
 from db.errors import CheckDied
+from db.s3 import S3Store
 from db.states import Stage
 from db.submissions import NewItem, NewJob
 from db.tables import jobs

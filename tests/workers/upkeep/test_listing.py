@@ -8,9 +8,9 @@ import httpx2
 import pytest
 
 from db import jobs, owners
-from db.blobs import s3_client
 from db.database import Database
 from db.owners import LOCAL_OWNER, Limits
+from db.s3 import s3_client
 from db.settings import RecordSettings
 from tests import pictures
 from tests.db import builders

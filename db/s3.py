@@ -1,0 +1,116 @@
+"""The blob store in a bucket of S3, or of anything that speaks its protocol."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+import boto3
+from boto3.exceptions import Boto3Error
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from s3transfer.exceptions import RetriesExceededError
+
+from db.blobs import check_size
+from db.errors import NotFound, StorageError
+from db.settings import RecordSettings
+
+_MISSING = {"NoSuchKey", "404", "NotFound"}
+
+
+class S3Store:
+    """Blobs as objects of one bucket.
+
+    Checksums are sent only where the protocol demands them, because R2, OVH, MinIO and Swift
+    refuse the newer ones (botocore#3352).
+    """
+
+    def __init__(self, settings: RecordSettings) -> None:
+        self.bucket = settings.s3_bucket
+        self.prefix = settings.s3_prefix
+        self.client: Any = s3_client(settings)
+        self._once: Any = s3_client(settings, attempts=1)
+
+    def put(self, key: str, source: IO[bytes]) -> None:
+        """See BlobStore.put."""
+        with _s3_errors(key):
+            self.client.upload_fileobj(source, self.bucket, self.prefix + key)
+
+    def get(self, key: str, most: int | None = None) -> bytes:
+        """See BlobStore.get."""
+        with _s3_errors(key):
+            found = self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)
+            check_size(found["ContentLength"], most)
+            data: bytes = found["Body"].read()
+            return data
+
+    def open(self, key: str, offset: int = 0) -> IO[bytes]:
+        """See BlobStore.open. Spooled to a local file, so that no connection waits for a reader."""
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+        try:
+            with _s3_errors(key):
+                self.client.download_fileobj(self.bucket, self.prefix + key, file)
+        except BaseException:
+            file.close()
+            raise
+        file.seek(offset)
+        return file
+
+    def delete(self, key: str) -> None:
+        """See BlobStore.delete. Tried once: images are deleted under a lock of the record."""
+        with _s3_errors(key):
+            self._once.delete_object(Bucket=self.bucket, Key=self.prefix + key)
+
+    def presign_put(self, key: str, seconds: int, size_bytes: int) -> str | None:
+        """See BlobStore.presign_put."""
+        url: str = self.client.generate_presigned_url(
+            "put_object",
+            Params={
+                "Bucket": self.bucket,
+                "Key": self.prefix + key,
+                "ContentLength": size_bytes,
+            },
+            ExpiresIn=seconds,
+        )
+        return url
+
+    def prepare(self) -> None:
+        """See BlobStore.prepare."""
+        with _s3_errors(self.bucket):
+            listed = self.client.list_buckets()["Buckets"]
+            if self.bucket not in {bucket["Name"] for bucket in listed}:
+                self.client.create_bucket(Bucket=self.bucket)
+
+
+def s3_client(settings: RecordSettings, *, attempts: int = 3) -> Any:
+    """A boto3 client with this service's endpoint, credentials, timeouts and retries."""
+    return boto3.client(
+        "s3",
+        endpoint_url=settings.s3_endpoint or None,
+        region_name=settings.s3_region,
+        aws_access_key_id=settings.s3_access_key or None,
+        aws_secret_access_key=settings.s3_secret_key.get_secret_value() or None,
+        config=Config(
+            signature_version="s3v4",
+            connect_timeout=settings.s3_connect_timeout_seconds,
+            read_timeout=settings.s3_read_timeout_seconds,
+            retries={"mode": "standard", "total_max_attempts": attempts},
+            s3={"addressing_style": "path" if settings.s3_path_style else "auto"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            max_pool_connections=32,
+        ),
+    )
+
+
+@contextmanager
+def _s3_errors(key: str) -> Iterator[None]:
+    try:
+        yield
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "")
+        if code in _MISSING:
+            raise NotFound(f"there is no blob {key!r}") from error
+        raise StorageError(f"the blob store answered {code}") from error
+    except (BotoCoreError, Boto3Error, RetriesExceededError, OSError) as error:
+        raise StorageError(f"the blob store is away: {type(error).__name__}") from error
