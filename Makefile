@@ -8,7 +8,7 @@ EDITABLE := --config-settings editable_mode=compat --editable
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-families faults faults-long sbom audit check format docs session up train-demo eval-demo bench bench-engine bench-peers bench-service bench-redis bench-stream bench-startup lock clean
+.PHONY: help demo test test-families faults faults-long sbom audit check format docs session up train-demo eval-demo bench bench-engine bench-peers bench-service bench-redis bench-stream bench-startup plots lock clean
 
 help:
 	@echo "make demo           caption drawn scenes with the whole service, on this machine"
@@ -24,6 +24,7 @@ help:
 	@echo "make eval-demo      measure it on scenes it was never trained on"
 	@echo "make sbom, audit    list what is installed, and compare it with known holes"
 	@echo "make bench          all benchmarks; bench-engine, -peers, -service, -redis, -stream, -startup for one"
+	@echo "make plots          draw their last figures into docs/performance.svg"
 
 $(VENV)/python: # the environment itself
 	$(PYTHON) -m venv $(VENV)
@@ -118,6 +119,9 @@ bench-redis: $(VENV)/dev
 
 bench-stream: $(VENV)/dev
 	$(BIN)/python -m benchmarks.stream
+
+plots: $(VENV)/dev
+	$(BIN)/python -m benchmarks.plot
 
 bench-startup: $(VENV)/dev
 	$(BIN)/python -m benchmarks.startup

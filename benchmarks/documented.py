@@ -8,6 +8,8 @@ import torch
 import transformers
 from PIL import Image
 
+from benchmarks.workload import tokens_of
+
 
 class Documented:
     """A loaded checkpoint; answers batches as they come."""
@@ -31,6 +33,14 @@ class Documented:
             **inputs, max_new_tokens=most, min_new_tokens=least, do_sample=False, eos_token_id=ends
         )
         return [row.tolist() for row in ids[:, inputs["input_ids"].shape[1] :]]
+
+    def caption(self, names: Sequence[str], pictures: Sequence[bytes]) -> list[str]:
+        """Captions of one batch, as long as the files' names say; see workload.tokens_of."""
+        tokens = [tokens_of(name) for name in names]
+        least, most = (max(some) for some in zip(*tokens, strict=True))
+        asked = ["Describe the image."] * len(pictures)
+        answers = self.answer(pictures, asked, most=most, least=least)
+        return self.decode([ids[:n] for ids, (_, n) in zip(answers, tokens, strict=True)])
 
     def decode(self, answers: Sequence[Sequence[int]]) -> list[str]:
         """Token ids as texts."""

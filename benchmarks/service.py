@@ -5,7 +5,8 @@
 
 Both arms start from the same bytes in the same blob store, decode them, and cache nothing; the
 images were checked by intake before. They run in turn, A B A B, in one sitting, and the ratio is
-taken pair by pair. Expected before the first run: 0.90, because two cores do everything.
+taken pair by pair. One item at a time is measured apart: what a job of one item takes beyond the
+model's own time for it. Expected before the first run: 0.90, because two cores do everything.
 """
 
 import argparse
@@ -15,18 +16,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from benchmarks import workload
 from db.blobs import FolderStore, image_key
 from idefiq import Client
 from idefiq.up import Stack
 from workers.demo.draw import draw
+from workers.families.checkpoints import DEMO
 
 #: Owner of keyless requests in a record that was made by this run.
 OWNER = 1
+#: Items that are also asked one at a time.
+SINGLES = 20
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,37 +43,60 @@ class Stored:
 
     store: FolderStore
     digest: str
-    request: dict[str, Any] = field(default_factory=lambda: {"kind": "caption"})
+    request: dict[str, Any]
 
     def read(self) -> bytes:
         """From the store, each time."""
         return self.store.get(image_key(OWNER, self.digest))
 
 
-def alone(folder: Path, digests: Sequence[str]) -> float:
-    """Items per second of an engine without a service around it; runs in its own process."""
+#: Items of a job, as the client sends them.
+Items = list[dict[str, Any]]
+
+
+def alone(model: Path, folder: Path, items: Items) -> dict[str, float]:
+    """Rate of an engine without a service around it, and seconds of one item by itself."""
     from benchmarks.alone import Alone
     from workers.settings import EngineSettings
 
-    engine = Alone(EngineSettings(model="demo", features_bytes=0))
-    asked = [Stored(FolderStore(folder), digest) for digest in digests]
+    settings = EngineSettings(
+        model="model", model_path=str(model), max_new_tokens=64, features_bytes=0
+    )
+    engine, store = Alone(settings), FolderStore(folder)
+    asked = [
+        Stored(store, item["images"][0].removeprefix("blob:"), {"kind": "caption", **item})
+        for item in items
+    ]
     engine.answer(asked[:4])  # lazy set-up
     began = time.monotonic()
     engine.answer(asked)
     rate = len(asked) / (time.monotonic() - began)
+    single = statistics.median(_seconds(partial(engine.answer, [one])) for one in _few(asked))
     engine.close()
-    return rate
+    return {"rate": rate, "single": single}
 
 
-def in_service(client: Client, images: Sequence[str]) -> float:
-    """Items per second from the submission to the end of the job."""
-    items = [{"images": [image]} for image in images]
+def in_service(client: Client, items: Items) -> dict[str, float]:
+    """The same of the service: from the submission to the end of the job."""
+
+    def answer(some: Items) -> None:
+        job = client.wait(client.submit(some))
+        if job.counts.succeeded != len(some):
+            raise SystemExit(f"the job ended with {job.counts}")
+
+    rate = len(items) / _seconds(lambda: answer(items))
+    single = statistics.median(_seconds(partial(answer, [one])) for one in _few(items))
+    return {"rate": rate, "single": single}
+
+
+def _few(some: Sequence[T]) -> Sequence[T]:
+    return some[:: max(1, len(some) // SINGLES)]
+
+
+def _seconds(work: Callable[[], object]) -> float:
     began = time.monotonic()
-    job = client.wait(client.submit(items))
-    seconds = time.monotonic() - began
-    if job.counts.succeeded != len(images):
-        raise SystemExit(f"the job ended with {job.counts}")
-    return len(images) / seconds
+    work()
+    return time.monotonic() - began
 
 
 def peak_mebibytes(stack: Stack) -> dict[str, int]:
@@ -96,52 +127,80 @@ def _children(pid: int) -> list[int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="The whole service ÷ the engine alone.")
-    parser.add_argument("--items", type=int, default=1_500)
+    parser.add_argument("--models", nargs="+", default=["demo", "mid"])
+    parser.add_argument("--items", type=int, nargs="+", default=[1_500, 64])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--alone", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--alone", type=Path, nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path("build/bench-service.json"))
     arguments = parser.parse_args()
     if arguments.alone:
-        print(alone(arguments.alone, json.load(sys.stdin)))
+        model, blobs = arguments.alone
+        print(json.dumps(alone(model, blobs, json.load(sys.stdin))))
         return
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        figures = measure(folder, arguments.items, arguments.rounds)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(figures, indent=2))
-    ratio = figures["ratio"]
-    print(
-        f"bench-service: service ÷ engine alone {ratio['median']:.3f}"
-        f" (min {ratio['min']:.3f}, max {ratio['max']:.3f}, n {arguments.rounds});"
-        f" peak MiB {figures['peak_mebibytes']}"
-    )
+    told = []
+    for model, items in zip(arguments.models, arguments.items, strict=True):
+        with tempfile.TemporaryDirectory() as name:
+            figures = measure(model, Path(name), items, arguments.rounds)
+        told.append(figures)
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(told, indent=2))
+        rate, single = figures["ratio"], figures["overhead_of_one"]
+        print(
+            f"bench-service {model}: service ÷ engine alone {rate['median']:.3f}"
+            f" ({rate['min']:.3f} – {rate['max']:.3f}); one item: overhead ÷ the model's time"
+            f" {single['median']:.2f} ({single['min']:.2f} – {single['max']:.2f}),"
+            f" n {arguments.rounds}; peak MiB {figures['peak_mebibytes']}",
+            flush=True,
+        )
 
 
-def measure(folder: Path, items: int, rounds: int) -> dict[str, Any]:
+def measure(name: str, folder: Path, count: int, rounds: int) -> dict[str, Any]:
     """Run both arms in turn."""
-    paths = draw(folder, items)
-    extra = {"IDEFIQ_FEATURES_BYTES": "0", "IDEFIQ_REUSE_ANSWERS": "false"}
-    stack = Stack(folder / "data", port=0, models=["demo"], log=folder / "service.log", extra=extra)
-    rates: dict[str, list[float]] = {"alone": [], "service": []}
+    model, pictures = DEMO, folder / "pictures"
+    if name == "demo":
+        draw(pictures, count)
+    else:
+        model = folder / "model"
+        workload.mid(model)
+        workload.save_photos(pictures, count)
+    paths = sorted(pictures.iterdir())
+    extra = {
+        "IDEFIQ_FEATURES_BYTES": "0",
+        "IDEFIQ_REUSE_ANSWERS": "false",
+        "IDEFIQ_MODEL_PATH": str(model),
+    }
+    log = folder / "service.log"
+    stack = Stack(folder / "data", port=0, models=["model"], log=log, extra=extra)
+    arms: dict[str, list[dict[str, float]]] = {"alone": [], "service": []}
     with stack.running(), Client(stack.url) as client:
-        images = client.upload(paths)
-        in_service(client, images)  # intake checks every image once
-        digests = json.dumps([image.removeprefix("blob:") for image in images])
-        command = [sys.executable, "-m", "benchmarks.service", "--alone", f"{folder}/data/blobs"]
+        items = []
+        for image, path in zip(client.upload(paths), paths, strict=True):
+            least, most = workload.tokens_of(path.name)
+            options = {"min_new_tokens": least, "max_new_tokens": most}
+            items.append({"images": [image], "options": options})
+        in_service(client, items)  # intake checks every image once
+        command = [sys.executable, "-m", "benchmarks.service"]
+        command += ["--alone", str(model), f"{folder}/data/blobs"]
         for _ in range(rounds):
             output = subprocess.check_output(
-                command, input=digests, text=True, stderr=subprocess.DEVNULL
+                command, input=json.dumps(items), text=True, stderr=subprocess.DEVNULL
             )
-            rates["alone"].append(float(output.splitlines()[-1]))
-            rates["service"].append(in_service(client, images))
+            arms["alone"].append(json.loads(output.splitlines()[-1]))
+            arms["service"].append(in_service(client, items))
         peaks = peak_mebibytes(stack)
-    ratios = [s / a for s, a in zip(rates["service"], rates["alone"], strict=True)]
+    pairs = list(zip(arms["service"], arms["alone"], strict=True))
     return {
-        "items": items,
-        "items_per_second": rates,
-        "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
+        "model": name,
+        "items": count,
+        "arms": arms,
+        "ratio": _spread([s["rate"] / a["rate"] for s, a in pairs]),
+        "overhead_of_one": _spread([s["single"] / a["single"] - 1 for s, a in pairs]),
         "peak_mebibytes": peaks,
     }
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 if __name__ == "__main__":

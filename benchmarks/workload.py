@@ -74,6 +74,20 @@ def photos(
         yield Asked({"kind": "caption", "options": options}, picture.getvalue())
 
 
+def save_photos(folder: Path, count: int, first: int = 0) -> None:
+    """The same as files, each with its number of tokens in its name: see `tokens_of`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, asked in enumerate(photos(first + count)):
+        if number >= first:
+            (folder / f"{number:04}-{asked.tokens}.jpg").write_bytes(asked.data)
+
+
+def tokens_of(name: str) -> tuple[int, int]:
+    """Fewest and most tokens of a picture's caption, by the name of its file."""
+    _, _, told = name.rpartition(".")[0].partition("-")
+    return (int(told), int(told)) if told else (0, 64)
+
+
 def mid(folder: Path) -> None:
     """Save the mid-size model: 150 million parameters, nine tenths of them in the text model."""
     import torch

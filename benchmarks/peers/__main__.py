@@ -6,9 +6,9 @@
 
 The same checkpoint, pictures, prompt and cores. The peers call transformers as its documentation
 does, keep nothing, check nothing and try nothing again; the service stores every picture, row and
-answer durably. How each peer is best set up (size of batches, processes with how many threads) is
-tried first, and the best of its settings runs against the service, in turn, in one sitting. Loading
-models is left out for all. Expected before the first run, on two cores: 1.3 and 1.5, because the
+answer durably. How each is best set up (size of batches, processes with how many threads) is tried
+first, and the best of its settings runs in turn with the others', in one sitting. Loading models is
+left out for all. Expected before the first run, on two cores: 1.3 and 1.5, because the
 engine is 1.1 to 1.4 times as fast as batches there, and the peers' overhead is more than ours.
 """
 
@@ -30,13 +30,13 @@ from typing import Any
 
 import httpx2
 
+from benchmarks import workload
 from idefiq import Client
 from idefiq.up import Stack
 from tests.servers import free_port
 from workers.demo.draw import draw
 from workers.families.checkpoints import DEMO
 
-MOST = 64
 #: Requests under way at a time, as many as the largest batch and as many that wait.
 UNDER_WAY = 128
 START_SECONDS = 120.0
@@ -55,12 +55,15 @@ class SetUp:
         """On its command line."""
         return [
             *("--batch", str(self.batch), "--actors", str(self.actors)),
-            *("--threads", str(self.threads), "--most", str(MOST)),
+            *("--threads", str(self.threads)),
         ]
 
 
 #: Both cores for one process, or one for each of two.
-SET_UPS = [SetUp(batch, *shape) for batch in (16, 32, 64) for shape in ((1, 2), (2, 1))]
+SHAPES = ((1, 2), (2, 1))
+SET_UPS = [SetUp(batch, *shape) for batch in (16, 32, 64) for shape in SHAPES]
+#: The engine has no batches.
+OURS = [SetUp(0, *shape) for shape in SHAPES]
 
 Said = dict[str, str]
 #: Pictures in a folder ─▶ items per second, and the answers by file name.
@@ -68,16 +71,40 @@ Arm = Callable[[Path], tuple[float, Said]]
 
 
 @dataclass(frozen=True, slots=True)
-class Peers:
-    """The peers' programs, in an environment of their own."""
+class Arms:
+    """The service, and the peers' programs in an environment of their own, with one model."""
 
     python: Path
+    model: Path
+
+    def service(self, set_up: SetUp) -> Arm:
+        """A fresh service: upload, submit, wait, read the results."""
+
+        def answer(pictures: Path) -> tuple[float, Said]:
+            extra = {
+                "IDEFIQ_FEATURES_BYTES": "0",
+                "IDEFIQ_REUSE_ANSWERS": "false",
+                "IDEFIQ_TORCH_THREADS": str(set_up.threads),
+                "IDEFIQ_MODEL_PATH": str(self.model),
+            }
+            with tempfile.TemporaryDirectory() as name:
+                data = Path(name) / "data"
+                log, models = data.with_suffix(".log"), ["model"] * set_up.actors
+                stack = Stack(data, port=0, models=models, log=log, extra=extra)
+                with stack.running(), Client(stack.url) as client:
+                    paths = sorted(pictures.iterdir())
+                    _caption(client, paths[:4])  # lazy set-up
+                    began = time.monotonic()
+                    said = _caption(client, paths)
+                    return len(paths) / (time.monotonic() - began), said
+
+        return answer
 
     def ray(self, set_up: SetUp) -> Arm:
         """Ray Data."""
 
         def answer(pictures: Path) -> tuple[float, Said]:
-            command = self._command("ray_data", str(DEMO), str(pictures), *set_up.words)
+            command = self._command("ray_data", str(self.model), str(pictures), *set_up.words)
             output = subprocess.check_output(
                 command, env=self._env, text=True, stderr=subprocess.DEVNULL
             )
@@ -98,7 +125,7 @@ class Peers:
     @contextmanager
     def _serving(self, set_up: SetUp) -> Iterator[str]:
         port = free_port()
-        command = self._command("lit_serve", str(DEMO), "--port", str(port), *set_up.words)
+        command = self._command("lit_serve", str(self.model), "--port", str(port), *set_up.words)
         process = subprocess.Popen(
             command,
             env=self._env,
@@ -145,7 +172,7 @@ async def _ask_all(url: str, paths: Sequence[Path]) -> tuple[float, Said]:
         async def ask(path: Path) -> None:
             async with places:
                 image = base64.b64encode(path.read_bytes()).decode()
-                answer = await client.post("/predict", json={"image": image})
+                answer = await client.post("/predict", json={"name": path.name, "image": image})
                 answer.raise_for_status()
                 said[path.name] = answer.json()["text"]
 
@@ -155,73 +182,65 @@ async def _ask_all(url: str, paths: Sequence[Path]) -> tuple[float, Said]:
         return len(paths) / (time.monotonic() - began), said
 
 
-def in_service(client: Client) -> Arm:
-    """Upload, submit, wait, read the results."""
-
-    def answer(pictures: Path) -> tuple[float, Said]:
-        paths = sorted(pictures.iterdir())
-        began = time.monotonic()
-        images = client.upload(paths)
-        job = client.submit(
-            (
-                {"images": [image], "custom_id": path.name}
-                for image, path in zip(images, paths, strict=True)
-            ),
-            defaults={"options": {"max_new_tokens": MOST}},
-        )
-        client.wait(job)
-        said = {str(one.custom_id): str(one.answer) for one in client.results(job)}
-        return len(paths) / (time.monotonic() - began), said
-
-    return answer
+def _caption(client: Client, paths: Sequence[Path]) -> Said:
+    items = []
+    for image, path in zip(client.upload(paths), paths, strict=True):
+        least, most = workload.tokens_of(path.name)
+        options = {"min_new_tokens": least, "max_new_tokens": most}
+        items.append({"images": [image], "custom_id": path.name, "options": options})
+    job = client.wait(client.submit(items))
+    return {str(one.custom_id): str(one.answer) for one in client.results(job)}
 
 
-def measure(python: Path, items: int, rounds: int) -> dict[str, Any]:
-    """Try the peers' settings, then run all arms in turn."""
-    peers = Peers(python)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        few = folder / "few"
-        draw(few, items // 3, seed=1)
-        tried = {
-            peer: {str(set_up): make(set_up)(few)[0] for set_up in SET_UPS}
-            for peer, make in (("ray", peers.ray), ("litserve", peers.litserve))
+def measure(python: Path, name: str, items: int, rounds: int) -> dict[str, Any]:
+    """Try all settings on a part of the pictures, then run the best of each in turn."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        few, model = folder / "few", DEMO
+        if name == "demo":
+            draw(few, items // 3, seed=1)
+        else:
+            model = folder / "model"
+            workload.mid(model)
+            workload.save_photos(few, items // 3)
+        arms = Arms(python, model)
+        made: dict[str, tuple[Callable[[SetUp], Arm], list[SetUp]]] = {
+            "service": (arms.service, OURS),
+            "ray": (arms.ray, SET_UPS),
+            "litserve": (arms.litserve, SET_UPS),
         }
-        best = {peer: max(SET_UPS, key=lambda set_up: tried[peer][str(set_up)]) for peer in tried}
-        print(json.dumps({"tried": tried}), flush=True)
-        rates: dict[str, list[float]] = {"service": [], "ray": [], "litserve": []}
-        equal: dict[str, int] = {}
+        tried = {
+            arm: {set_up: make(set_up)(few)[0] for set_up in set_ups}
+            for arm, (make, set_ups) in made.items()
+        }
+        best = {arm: max(rates, key=rates.__getitem__) for arm, rates in tried.items()}
+        rates: dict[str, list[float]] = {arm: [] for arm in made}
+        said: dict[str, Said] = {}
         for number in range(rounds):
             pictures = folder / f"round {number}"
-            draw(pictures, items, seed=100 + number)  # new to the service each time
-            with _service(folder / f"service {number}") as client:
-                in_service(client)(few)  # lazy set-up
-                rate, answers = in_service(client)(pictures)
-                rates["service"].append(rate)
-            for peer, make in (("ray", peers.ray), ("litserve", peers.litserve)):
-                rate, said = make(best[peer])(pictures)
-                rates[peer].append(rate)
-                equal[peer] = sum(said[name] == answers[name] for name in answers)
+            if name == "demo":
+                draw(pictures, items, seed=100 + number)
+            else:
+                workload.save_photos(pictures, items, first=items * (number + 1))
+            for arm, (make, _) in made.items():
+                rate, said[arm] = make(best[arm])(pictures)
+                rates[arm].append(rate)
+    peers = ("ray", "litserve")
     return {
+        "model": name,
         "items": items,
-        "tried": tried,
-        "best": {peer: str(set_up) for peer, set_up in best.items()},
+        "tried": {arm: {str(s): r for s, r in rates.items()} for arm, rates in tried.items()},
+        "best": {arm: str(set_up) for arm, set_up in best.items()},
         "items_per_second": rates,
         "ratio": {
             peer: _spread([s / p for s, p in zip(rates["service"], rates[peer], strict=True)])
-            for peer in best
+            for peer in peers
         },
-        "equal": equal,
+        "equal": {
+            peer: sum(said[peer][one] == said["service"][one] for one in said["service"])
+            for peer in peers
+        },
     }
-
-
-@contextmanager
-def _service(data: Path) -> Iterator[Client]:
-    extra = {"IDEFIQ_FEATURES_BYTES": "0", "IDEFIQ_REUSE_ANSWERS": "false"}
-    log = data.with_suffix(".log")
-    stack = Stack(data, port=0, models=["demo"], log=log, extra=extra)
-    with stack.running(), Client(stack.url) as client:
-        yield client
 
 
 def _spread(values: list[float]) -> dict[str, float]:
@@ -231,21 +250,26 @@ def _spread(values: list[float]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="The whole service ÷ Ray Data and LitServe.")
     parser.add_argument("--python", type=Path, default=Path("build/peers/bin/python"))
-    parser.add_argument("--items", type=int, default=1_500)
+    parser.add_argument("--models", nargs="+", default=["demo", "mid"])
+    parser.add_argument("--items", type=int, nargs="+", default=[1_500, 96])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("build/bench-peers.json"))
     arguments = parser.parse_args()
-    figures = measure(arguments.python, arguments.items, arguments.rounds)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(figures, indent=2))
-    ratios = ", ".join(
-        f"{peer} {one['median']:.2f} ({one['min']:.2f} – {one['max']:.2f})"
-        for peer, one in figures["ratio"].items()
-    )
-    print(
-        f"bench-peers: service ÷ {ratios}, n {arguments.rounds}; best settings {figures['best']};"
-        f" equal of {arguments.items}: {figures['equal']}"
-    )
+    told = []
+    for name, items in zip(arguments.models, arguments.items, strict=True):
+        figures = measure(arguments.python, name, items, arguments.rounds)
+        told.append(figures)
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(told, indent=2))
+        ratios = ", ".join(
+            f"{peer} {one['median']:.2f} ({one['min']:.2f} – {one['max']:.2f})"
+            for peer, one in figures["ratio"].items()
+        )
+        print(
+            f"bench-peers {name}: service ÷ {ratios}, n {arguments.rounds};"
+            f" best settings {figures['best']}; equal of {items}: {figures['equal']}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

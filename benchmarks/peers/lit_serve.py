@@ -14,9 +14,9 @@ import litserve
 class Captioner(litserve.LitAPI):  # type: ignore[misc]  # it has no types
     """One picture a request, base64 in JSON."""
 
-    def __init__(self, folder: str, threads: int, most: int, **options: Any) -> None:
+    def __init__(self, folder: str, threads: int, **options: Any) -> None:
         super().__init__(**options)
-        self._folder, self._threads, self._most = folder, threads, most
+        self._folder, self._threads = folder, threads
 
     def setup(self, device: str) -> None:
         """Load, in the worker's process."""
@@ -27,14 +27,13 @@ class Captioner(litserve.LitAPI):  # type: ignore[misc]  # it has no types
         torch.set_num_threads(self._threads)
         self._model = Documented(Path(self._folder))
 
-    def decode_request(self, request: dict[str, str]) -> bytes:
-        """The picture's bytes."""
-        return base64.b64decode(request["image"])
+    def decode_request(self, request: dict[str, str]) -> tuple[str, bytes]:
+        """The picture's name and bytes."""
+        return request["name"], base64.b64decode(request["image"])
 
-    def predict(self, pictures: list[bytes]) -> list[str]:
+    def predict(self, named: list[tuple[str, bytes]]) -> list[str]:
         """One batch."""
-        asked = ["Describe the image."] * len(pictures)
-        return self._model.decode(self._model.answer(pictures, asked, most=self._most))
+        return self._model.caption([name for name, _ in named], [data for _, data in named])
 
     def encode_response(self, text: str) -> dict[str, str]:
         """The caption."""
@@ -48,12 +47,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--actors", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--most", type=int, required=True)
     arguments = parser.parse_args()
     api = Captioner(
         arguments.folder,
         arguments.threads,
-        arguments.most,
         max_batch_size=arguments.batch,
         batch_timeout=0.05,
     )

@@ -15,21 +15,19 @@ import ray
 class Captioner:
     """Loads once for each actor."""
 
-    def __init__(self, folder: str, threads: int, most: int) -> None:
+    def __init__(self, folder: str, threads: int) -> None:
         import torch
 
         from benchmarks.documented import Documented
 
         torch.set_num_threads(threads)
-        self._model, self._most = Documented(Path(folder)), most
+        self._model = Documented(Path(folder))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One batch of pictures as bytes."""
-        pictures = list(batch["bytes"])
-        asked = ["Describe the image."] * len(pictures)
         began = time.monotonic()
-        said = self._model.decode(self._model.answer(pictures, asked, most=self._most))
-        times = [(began, time.monotonic())] * len(pictures)
+        said = self._model.caption([Path(path).name for path in batch["path"]], batch["bytes"])
+        times = [(began, time.monotonic())] * len(said)
         return {"path": batch["path"], "text": said, "time": times}
 
 
@@ -40,14 +38,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--actors", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--most", type=int, required=True)
     arguments = parser.parse_args()
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     paths = sorted(str(path) for path in arguments.pictures.iterdir())
     answered = ray.data.read_binary_files(paths, include_paths=True).map_batches(
         Captioner,
-        fn_constructor_args=(arguments.folder, arguments.threads, arguments.most),
+        fn_constructor_args=(arguments.folder, arguments.threads),
         batch_size=arguments.batch,
         compute=ray.data.ActorPoolStrategy(size=arguments.actors),
         num_cpus=1 / arguments.actors,  # so that reading has a place beside them

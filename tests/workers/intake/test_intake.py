@@ -214,11 +214,15 @@ def test_an_image_is_checked_once_however_many_items_share_it(
 def test_an_image_on_which_two_children_die_is_poison_and_one_death_is_none(
     intake: Intake, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    died: list[bytes] = []
+
     def die(data: bytes) -> Verdict:
+        died.append(data)
         raise CheckDied("the process that checked the image died")
 
     monkeypatch.setattr(intake._checkers, "check", die)
-    job_id = submit(database, upload(database, tmp_path, pictures.plain()))
+    image = upload(database, tmp_path, pictures.plain())
+    job_id = submit(database, image)
 
     intake.look()
     after_one = outcomes(database, job_id)
@@ -227,6 +231,10 @@ def test_an_image_on_which_two_children_die_is_poison_and_one_death_is_none(
 
     assert after_one == [("intake", None)]
     assert outcomes(database, job_id) == [("intake", "image_poison")]
+    another = submit(database, image)
+    intake.look()
+    assert outcomes(database, another) == [("intake", "image_poison")]
+    assert len(died) == 2
 
 
 def test_objects_of_a_granted_prefix_are_read_and_never_those_of_our_own_bucket(
