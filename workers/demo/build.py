@@ -18,9 +18,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from workers.demo import scenes, texts
+from workers.demo import followups, formats, pairs, scenes, texts
 
-VOCABULARY = 512
+VOCABULARY = 640
 #: Image tokens per picture: what the perceiver condenses the patches into.
 LATENTS = 16
 PATCH = 8
@@ -48,9 +48,19 @@ def corpus() -> Iterator[str]:
     """The dialogues from which the tokenizer learns its merges."""
     rng = random.Random(11)
     for _ in range(CORPUS_SCENES):
-        scene = scenes.sample(rng, canvas=rng.choice(scenes.CANVASES), combinations="all")
-        for ask in (texts.ask_caption, texts.ask_detailed_caption, texts.ask_anything):
-            question, answer = ask(scene, rng)
+        scene, other = (
+            scenes.sample(rng, canvas=rng.choice(scenes.CANVASES), combinations="all")
+            for _ in range(2)
+        )
+        for question, answer in (
+            texts.ask_caption(scene, rng),
+            texts.ask_detailed_caption(scene, rng),
+            texts.ask_anything(scene, rng),
+            texts.drawn(pairs.QUESTIONS, rng, scene, other),
+            pairs.ask_changed(scene, pairs.alter(scene, rng, "all"), rng),
+            *texts.drawn(followups.FOLLOW_UPS, rng, scene),
+            (rng.choice(texts.CAPTION_PROMPTS), rng.choice(formats.ALL).write(scene)),
+        ):
             yield f"User: {question}\nAssistant: {answer}\n"
 
 
@@ -88,7 +98,7 @@ def make_processor() -> Idefics2Processor:
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Idefics2ForConditionalGeneration:
-    """An untrained model of about 3.5 million parameters, its chance drawn from `seed`."""
+    """An untrained model of about 4 million parameters, its chance drawn from `seed`."""
     torch.manual_seed(seed)
     token_id = tokenizer.convert_tokens_to_ids
     special = {
@@ -123,7 +133,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Idefics2ForCond
             "vocab_size": len(tokenizer),
             "hidden_size": TEXT_WIDTH,
             "intermediate_size": 512,
-            "num_hidden_layers": 3,
+            "num_hidden_layers": 4,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "head_dim": 48,

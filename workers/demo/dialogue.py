@@ -1,15 +1,30 @@
-"""Dialogues about one picture as token ids, the same as the processor's, but fast.
+"""Dialogues about pictures as token ids, the same as the processor's, but fast.
 
 The processor tokenizes whole strings; training sees the same few thousand pieces again and
 again, so pieces are tokenized once and joined. A test holds both ways against each other.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerFast
 
 from workers.demo.build import BOS, END, FAKE, IMAGE, LATENTS
-from workers.demo.texts import QuestionAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What is asked and answered.
+
+    Attributes:
+        pictures: How many new pictures stand before the question.
+        is_learnt: Training learns to say the answer; that of a solved example is only read.
+    """
+
+    question: str
+    answer: str
+    pictures: int = 0
+    is_learnt: bool = True
 
 
 @dataclass
@@ -25,19 +40,21 @@ class DialogueEncoder:
             self._pieces[piece] = ids
         return self._pieces[piece]
 
-    def encode(self, turns: list[QuestionAnswer]) -> tuple[list[int], list[bool]]:
+    def encode(self, turns: Sequence[Turn]) -> tuple[list[int], list[bool]]:
         """Returns the ids, and for each whether the model is to learn to say it."""
         special = self.tokenizer.convert_tokens_to_ids
         fake, end = special(FAKE), special(END)
+        image = [*[special(IMAGE)] * LATENTS, fake]
         ids, learnt = [special(BOS)], [False]
-        for number, (question, answer) in enumerate(turns):
-            if number == 0:
-                image = [fake, *[special(IMAGE)] * LATENTS, fake]
-                said = [*self._encode("User:"), *image, *self._encode(f" {question}")]
+        for number, turn in enumerate(turns):
+            user = "User:" if number == 0 else "\nUser:"
+            if turn.pictures:
+                shown = [fake, *image * turn.pictures]
+                said = [*self._encode(user), *shown, *self._encode(f" {turn.question}")]
             else:
-                said = self._encode(f"\nUser: {question}")
+                said = self._encode(f"{user} {turn.question}")
             prompt = [*said, end, *self._encode("\nAssistant:")]
-            reply = [*self._encode(f" {answer}"), end]
+            reply = [*self._encode(f" {turn.answer}"), end]
             ids += prompt + reply
-            learnt += [False] * len(prompt) + [True] * len(reply)
+            learnt += [False] * len(prompt) + [turn.is_learnt] * len(reply)
         return ids, learnt

@@ -1,128 +1,326 @@
 """Evaluate the demonstration checkpoint: `make eval-demo`, in a fresh process, on new scenes.
 
-Everything goes through the checkpoint's own processor and greedy `generate`, by the family that
-the service uses. An answer counts when it is exactly right. Scenes come from seeds that training
-never used; the control asks the same with the wrong picture.
+Everything goes through the checkpoint's own processor and greedy `generate`, as requests to the
+family that the service uses. An answer counts when it is exactly right. No scene is one of those
+that training showed, and sizes of pictures take turns. The control asks the same of another
+picture, beside the share that always saying the most common answer would get.
 """
 
 import argparse
 import json
 import random
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from workers.demo import scenes, texts
-from workers.demo.scenes import CANVASES, Scene
+from workers.demo import followups, formats, pairs, pool, scenes, texts
+from workers.demo.scenes import BACKGROUNDS, CANVASES, COLORS, KINDS, Scene
+from workers.demo.texts import QuestionAnswer
 from workers.families import load
-from workers.families.base import Family
+from workers.families.base import Answer, Family
 from workers.images import decode
 from workers.settings import EngineSettings
 
 BATCH = 32
-#: Far from the seeds of the training pool, which are below 100,000,000.
+#: What training draws, see train.py: scenes of it are never asked about.
+TRAINED_SCENES, TRAINED_SEED = 60_000, 0
+#: Pictures are drawn from seeds far from those of training.
 FIRST_SEED = 900_000_000
 
-Question = tuple[Scene, int, str, str]
 
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A request, the scenes of its pictures (those of its examples last), and the right answer."""
 
-def answers(family: Family, questions: list[Question], batch: int = BATCH) -> list[str]:
-    """What the model says to (scene, seed, question, right answer), in order."""
-    said = []
-    for start in range(0, len(questions), batch):
-        prepared = [
-            family.prepare({"kind": "vqa", "question": question}, [picture(scene, seed)])
-            for scene, seed, question, _ in questions[start : start + batch]
+    request: dict[str, Any]
+    scenes: tuple[Scene, ...]
+    answer: str
+    seed: int = 0
+
+    def pictures(self) -> list[Any]:
+        """As the service sees them: encoded, then decoded."""
+        return [
+            decode(scenes.encode(scene, self.seed + number))
+            for number, scene in enumerate(self.scenes)
         ]
-        said += [answer.text for answer in family.generate(prepared)]
+
+
+@cache
+def trained() -> frozenset[tuple[object, ...]]:
+    """Keys of all scenes that training showed."""
+    return frozenset(scene.key for scene in pool.truths(TRAINED_SCENES, TRAINED_SEED))
+
+
+@dataclass
+class Sampler:
+    """Draws scenes that training never showed, their shapes and canvases in turn."""
+
+    seed: int
+    combinations: Literal["trained", "held_out", "all"] = "trained"
+    rng: random.Random = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rng = random.Random(self.seed)
+        self._numbers = count()
+
+    def scene(self, shapes: int | None = None) -> Scene:
+        """The next one."""
+        number = next(self._numbers)
+        while True:
+            scene = scenes.sample(
+                self.rng,
+                shapes=shapes or 1 + number % 3,
+                canvas=CANVASES[number // 3 % 3],
+                combinations=self.combinations,
+            )
+            if scene.key not in trained():
+                return scene
+
+    def cases(self, number: int, make: Callable[["Sampler"], Case | None]) -> list[Case]:
+        """So many of a kind; not every scene allows every question."""
+        made: list[Case] = []
+        while len(made) < number:
+            if case := make(self):
+                seed = FIRST_SEED + self.seed * 1_000_000 + len(made) * 10
+                made.append(replace(case, seed=seed))
+        return made
+
+
+# ---- kinds of cases -------------------------------------------------------------------
+
+Make = Callable[[Sampler], Case | None]
+
+
+def asked(ask: Callable[[Scene, random.Random], QuestionAnswer | None]) -> Make:
+    """A question about one picture."""
+
+    def make(sampler: Sampler) -> Case | None:
+        scene = sampler.scene()
+        found = ask(scene, sampler.rng)
+        return found and Case({"kind": "vqa", "question": found[0]}, (scene,), found[1])
+
+    return make
+
+
+def asked_of_two(ask: Callable[[Scene, Scene, random.Random], QuestionAnswer]) -> Make:
+    """A question about two pictures that have nothing to do with each other."""
+
+    def make(sampler: Sampler) -> Case:
+        shown = sampler.scene(), sampler.scene(sampler.rng.choice((1, 2, 3)))
+        question, answer = ask(*shown, sampler.rng)
+        return Case({"kind": "vqa", "question": question}, shown, answer)
+
+    return make
+
+
+def changed(sampler: Sampler) -> Case | None:
+    """What changed from a picture to an altered one, or back."""
+    scene = sampler.scene()
+    other = pairs.alter(scene, sampler.rng)
+    if other.key in trained():
+        return None
+    shown = (scene, other) if sampler.rng.random() < 0.5 else (other, scene)
+    question, answer = pairs.ask_changed(*shown, sampler.rng)
+    return Case({"kind": "vqa", "question": question}, shown, answer)
+
+
+def solved(forms: Sequence[formats.Format]) -> Make:
+    """The same question of two pictures, the first with an answer in one of `forms`."""
+
+    def make(sampler: Sampler) -> Case:
+        # One shape alone does not show what stands between two.
+        example, scene = sampler.scene(sampler.rng.choice((2, 3))), sampler.scene()
+        form = sampler.rng.choice(forms)
+        request = {
+            "kind": "vqa",
+            "question": sampler.rng.choice(texts.CAPTION_PROMPTS),
+            "examples": [{"image": "", "text": form.write(example)}],
+        }
+        return Case(request, (scene, example), form.write(scene))
+
+    return make
+
+
+def followed_up(
+    ask: Callable[[Scene, random.Random], list[QuestionAnswer] | None],
+) -> Make:
+    """A conversation whose second question refers to the first."""
+
+    def make(sampler: Sampler) -> Case | None:
+        scene = sampler.scene()
+        if not (turns := ask(scene, sampler.rng)):
+            return None
+        (question, said), (then, answer) = turns
+        messages = [
+            {"role": "user", "content": [{"type": "image", "index": 0}, _text(question)]},
+            {"role": "assistant", "content": [_text(said)]},
+            {"role": "user", "content": [_text(then)]},
+        ]
+        return Case({"kind": "chat", "messages": messages}, (scene,), answer)
+
+    return make
+
+
+def _text(words: str) -> dict[str, str]:
+    return {"type": "text", "text": words}
+
+
+def classified(method: str) -> Make:
+    """One of some labels, in the service's own wording; of shapes, colours or backgrounds."""
+
+    def make(sampler: Sampler) -> Case:
+        scene = sampler.scene(1)
+        shape = scene.shapes[0]
+        names, answer = sampler.rng.choice(((KINDS, shape.kind), (tuple(COLORS), shape.color)))
+        labels = sampler.rng.sample(names, sampler.rng.randint(2, len(names)))
+        if answer not in labels:
+            labels[sampler.rng.randrange(len(labels))] = answer
+        return Case({"kind": "classify", "labels": labels, "method": method}, (scene,), answer)
+
+    return make
+
+
+def ranked_backgrounds(sampler: Sampler) -> Case:
+    """The background, all its names ranked, in a wording of one's own."""
+    scene = sampler.scene()
+    request = {
+        "kind": "classify",
+        "method": "rank",
+        "labels": list(BACKGROUNDS),
+        "template": "{images}What color is the background?",
+    }
+    return Case(request, (scene,), scene.background)
+
+
+#: Name of the figure ─▶ what is asked.
+FIGURES: dict[str, Make] = {
+    "caption": asked(texts.ask_caption),
+    "detailed_caption": asked(texts.ask_detailed_caption),
+    "classify": classified("generate"),
+    "classify_ranked": classified("rank"),
+    "background_ranked": ranked_backgrounds,
+    **{f"vqa_{name}": asked(ask) for name, (ask, _) in texts.QUESTIONS.items()},
+    **{f"two_{name}": asked_of_two(ask) for name, (ask, _) in pairs.QUESTIONS.items()},
+    "two_changed": changed,
+    "example_format": solved(formats.TRAINED),
+    "example_new_format": solved(formats.HELD_OUT),
+    **{f"turn_{name}": followed_up(ask) for name, (ask, _) in followups.FOLLOW_UPS.items()},
+}
+
+
+# ---- answering ------------------------------------------------------------------------
+
+
+def answers(family: Family, cases: Sequence[Case], batch: int = BATCH) -> list[str]:
+    """What the model says, in order. All of one kind of request."""
+    said = []
+    for start in range(0, len(cases), batch):
+        prepared = [
+            family.prepare(case.request, case.pictures()) for case in cases[start : start + batch]
+        ]
+        said += [_said(answer) for answer in family.generate(prepared)]
     return said
 
 
-def picture(scene: Scene, seed: int) -> Any:
-    """The scene as the service sees it: encoded, then decoded."""
-    return decode(scenes.encode(scene, seed))
+def _said(answer: Answer) -> str:
+    return answer.label if answer.label is not None else answer.text
 
 
-def ask(count: int, seed: int, kind: str, combinations: Any = "trained") -> list[Question]:
-    """`count` questions of one kind ("caption", "detailed_caption" or a VQA type)."""
-    rng = random.Random(seed)
-    questions: list[Question] = []
-    askers = {"caption": texts.ask_caption, "detailed_caption": texts.ask_detailed_caption}
-    asker = askers.get(kind) or texts.QUESTIONS[kind][0]
-    while len(questions) < count:
-        index = len(questions)
-        scene = scenes.sample(
-            rng,
-            shapes=1 + index % 3,
-            canvas=CANVASES[index // 3 % 3],
-            combinations=combinations,
-        )
-        asked = asker(scene, rng)
-        if asked is None:  # not every scene allows every question
-            scene = scenes.sample(rng, canvas=CANVASES[index % 3], combinations=combinations)
-            asked = asker(scene, rng)
-        if asked:
-            questions.append((scene, FIRST_SEED + seed * 10_000 + index, *asked))
-    return questions
-
-
-def exact(family: Family, questions: list[Question]) -> float:
+def share(said: Sequence[str], cases: Sequence[Case]) -> float:
     """Share of answers that are exactly right."""
-    said = answers(family, questions)
-    return sum(a == q[3] for a, q in zip(said, questions, strict=True)) / len(questions)
+    return sum(a == case.answer for a, case in zip(said, cases, strict=True)) / len(cases)
 
 
-def evaluate(family: Family, count: int) -> dict[str, Any]:
-    """All figures of the model card, with `count` captions and `count / 5` of each VQA type."""
-    captions = ask(count, 1, "caption")
-    said = answers(family, captions)
-    right = [a == q[3] for a, q in zip(said, captions, strict=True)]
-    by_shapes = {
-        n: sum(r for r, q in zip(right, captions, strict=True) if len(q[0].shapes) == n)
-        / sum(len(q[0].shapes) == n for q in captions)
-        for n in (1, 2, 3)
-    }
-    types = {
-        name: exact(family, ask(max(count // 5, 20), 100 + number, name))
-        for number, name in enumerate(texts.QUESTIONS)
-    }
-    wrong = [(captions[index - 1][0], *captions[index][1:]) for index in range(min(count, 200))]
-    mixed = [
-        question
-        for group in zip(
-            ask(32, 7, "caption", "all"), ask(32, 8, "color", "all"), ask(32, 9, "where", "all"),
-            strict=True,
-        )
-        for question in group
-    ]  # fmt: skip
-    alone = answers(family, mixed, batch=1)
-    return {
-        "captions": sum(right) / count,
-        "captions_by_shapes": by_shapes,
-        "captions_of_held_out_pairs": exact(family, ask(count // 2, 2, "caption", "held_out")),
-        "detailed_captions": exact(family, ask(count // 2, 3, "detailed_caption")),
-        "vqa": types,
-        "vqa_mean": sum(types.values()) / len(types),
-        "control_with_the_wrong_picture": exact(family, wrong),
-        "batched_equals_single": {
-            size: sum(a == b for a, b in zip(alone, answers(family, mixed, size), strict=True))
-            / len(mixed)
-            for size in (8, 32)
-        },
-        "most_common_mistakes": Counter(
-            f"{q[3]} → {a}" for a, q in zip(said, captions, strict=True) if a != q[3]
-        ).most_common(5),
-        "count": count,
-    }
+def with_wrong_pictures(cases: Sequence[Case]) -> Iterator[Case]:
+    """The same requests, each with the pictures of the one before; examples keep theirs."""
+    for number, case in enumerate(cases):
+        own = len(case.request.get("examples", ()))
+        kept = case.scenes[len(case.scenes) - own :]
+        other = cases[number - 1].scenes
+        yield replace(case, scenes=(*other[: len(case.scenes) - own], *kept))
+
+
+def evaluate(family: Family, number: int, names: Sequence[str], *, alone: bool) -> dict[str, Any]:
+    """Figures, each of `number` cases; with `alone`, all are asked one at a time as well."""
+    figures: dict[str, Any] = {}
+    for place, name in enumerate(FIGURES):
+        if name not in names:
+            continue
+        cases = Sampler(100 + place).cases(number, FIGURES[name])
+        said = answers(family, cases)
+        wrong = list(with_wrong_pictures(cases))[: number // 5]
+        common = Counter(case.answer for case in cases).most_common(1)[0][1] / number
+        figures[name] = {
+            "right": share(said, cases),
+            "wrong_picture": share(answers(family, wrong), wrong),
+            "most_common_answer": common,
+            "mistakes": Counter(
+                f"{case.answer} → {a}"
+                for a, case in zip(said, cases, strict=True)
+                if a != case.answer
+            ).most_common(3),
+        }
+        if alone:
+            single = answers(family, cases, batch=1)
+            figures[name]["alone_the_same"] = sum(map(str.__eq__, said, single)) / number
+        if name == "caption":
+            figures[name]["by_shapes"] = _by_shapes(said, cases)
+        if name == "vqa_where":
+            figures[name] |= _axes(said, cases)
+        print(name, json.dumps(figures[name], ensure_ascii=False), flush=True)
+    held_out = Sampler(99, "held_out").cases(number, FIGURES["caption"])
+    figures["caption_held_out"] = {"right": share(answers(family, held_out), held_out)}
+    print("caption_held_out", figures["caption_held_out"], flush=True)
+    return figures
+
+
+def _by_shapes(said: Sequence[str], cases: Sequence[Case]) -> dict[int, float]:
+    shares = {}
+    for shapes in (1, 2, 3):
+        some = [
+            (a, case)
+            for a, case in zip(said, cases, strict=True)
+            if len(case.scenes[0].shapes) == shapes
+        ]
+        shares[shapes] = share([a for a, _ in some], [case for _, case in some])
+    return shares
+
+
+def _axes(said: Sequence[str], cases: Sequence[Case]) -> dict[str, float]:
+    """Of lone shapes, how often the row and the column are right."""
+    lone = [
+        (a, case.answer)
+        for a, case in zip(said, cases, strict=True)
+        if len(case.scenes[0].shapes) == 1
+    ]
+
+    def agree(words: tuple[str, str]) -> float:
+        def told(text: str) -> list[str]:
+            return [word for word in words if word in text.split()]
+
+        return sum(told(a) == told(truth) for a, truth in lone) / len(lone)
+
+    return {"rows": agree(("top", "bottom")), "columns": agree(("left", "right"))}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--count", type=int, default=500)
+    parser.add_argument("--count", type=int, default=1_000, help="cases for each figure")
+    parser.add_argument("--figures", nargs="*", default=list(FIGURES), choices=list(FIGURES))
+    parser.add_argument("--checkpoint", type=Path, help="a folder, else the built-in one")
+    parser.add_argument("--quantize", default="none", help="as IDEFIQ_QUANTIZE")
+    parser.add_argument("--alone", action="store_true", help="also one at a time, and compare")
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     arguments = parser.parse_args()
-    figures = evaluate(load(EngineSettings(model="demo")), arguments.count)
-    print(json.dumps(figures, indent=2, ensure_ascii=False))
+    settings: dict[str, Any] = {"model": "demo", "quantize": arguments.quantize}
+    if arguments.checkpoint:
+        settings["model_path"] = str(arguments.checkpoint)
+    family = load(EngineSettings(**settings))
+    figures = evaluate(family, arguments.count, arguments.figures, alone=arguments.alone)
     if arguments.out:
         arguments.out.write_text(json.dumps(figures, indent=2, ensure_ascii=False))
 

@@ -5,13 +5,14 @@ knows its own truth. The difficulty (8 colours, 6 shapes, 2 sizes, 5 backgrounds
 3 canvases) is part of what the model's figures mean, so it is not to be made easier.
 """
 
+import dataclasses
 import io
 import itertools
 import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -72,9 +73,14 @@ class Shape:
     radius: float
 
     @property
+    def name(self) -> str:
+        """For example "large red circle"."""
+        return f"{self.size} {self.color} {self.kind}"
+
+    @property
     def noun_phrase(self) -> str:
         """For example "a large red circle"."""
-        return f"a {self.size} {self.color} {self.kind}"
+        return f"a {self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,12 @@ class Scene:
     shapes: tuple[Shape, ...]
     background: str
     pattern: str
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for scenes that nobody could tell apart: places to the whole pixel."""
+        shapes = tuple((s.name, round(s.x), round(s.y), round(s.radius)) for s in self.shapes)
+        return self.width, self.height, shapes, self.background, self.pattern
 
 
 def relation(a: Shape, b: Shape) -> str:
@@ -118,16 +130,23 @@ def sample(
         if combinations == "held_out":
             color, kind = rng.choice(sorted(HELD_OUT))
             index = rng.randrange(count)
-            drawn[index] = _changed(drawn[index], color=color, kind=kind)
+            drawn[index] = changed(drawn[index], color=color, kind=kind)
         placed = _place_one(rng, canvas, drawn) if count == 1 else _place(rng, canvas, drawn)
         if placed:
             background = rng.choice(list(BACKGROUNDS))
             return Scene(width, height, _in_order(placed), background, rng.choice(PATTERNS))
 
 
-def _changed(shape: Shape, **fields: str | float) -> Shape:
-    values = {name: getattr(shape, name) for name in Shape.__slots__} | fields
-    return Shape(**values)
+def changed(shape: Shape, **fields: Any) -> Shape:
+    """`shape` with other values of some fields."""
+    return dataclasses.replace(shape, **fields)
+
+
+def with_shapes(scene: Scene, shapes: tuple[Shape, ...], background: str | None = None) -> Scene:
+    """`scene` with other shapes, and with another background if one is given."""
+    return dataclasses.replace(
+        scene, shapes=_in_order(shapes), background=background or scene.background
+    )
 
 
 def _sample_shape(rng: random.Random, canvas: tuple[int, int], combinations: str) -> Shape:
@@ -141,7 +160,7 @@ def _place_one(
 ) -> tuple[Shape, ...]:
     """Put a lone shape well inside one of the nine zones that captions name."""
     x, y = (side * (rng.choice((0.25, 0.5, 0.75)) + rng.uniform(-0.05, 0.05)) for side in canvas)
-    return (_changed(shapes[0], x=x, y=y),)
+    return (changed(shapes[0], x=x, y=y),)
 
 
 def _place(
@@ -150,7 +169,7 @@ def _place(
     width, height = canvas
     for _ in range(40):
         placed = tuple(
-            _changed(
+            changed(
                 s,
                 x=rng.uniform(s.radius + 1, width - s.radius - 1),
                 y=rng.uniform(s.radius + 1, height - s.radius - 1),

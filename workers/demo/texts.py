@@ -5,7 +5,8 @@ the scene does not allow the question (asking for the colour of "the star" needs
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from workers.demo.scenes import COLORS, KINDS, TRAINED, Scene, Shape, relation
 
@@ -25,6 +26,11 @@ DETAILED_PROMPTS = (
     "Describe the image in detail.",
     "Write a detailed caption.",
     "Give a detailed description of the image.",
+)
+#: The service's own wording for `classify`, word for word.
+CLASSIFY_PROMPT = (
+    "Classify the image into a single category from the following list: {}."
+    " Answer with the category alone."
 )
 TAG_PROMPTS = ("List the tags of this image.", "Tags:")
 OPPOSITE = {
@@ -67,6 +73,10 @@ def detailed_caption(scene: Scene) -> str:
     )
 
 
+def article(word: str) -> str:
+    return "an" if word == "orange" else "a"
+
+
 def ask_caption(scene: Scene, rng: random.Random) -> QuestionAnswer:
     return rng.choice(CAPTION_PROMPTS), caption(scene)
 
@@ -81,20 +91,21 @@ def ask_tags(scene: Scene, rng: random.Random) -> QuestionAnswer:
     return rng.choice(TAG_PROMPTS), ", ".join(colors + kinds)
 
 
-def _unique(scene: Scene, field: str) -> list[Shape]:
+def unique(scene: Scene, field: str) -> list[Shape]:
+    """Shapes that share the value of `field` with no other."""
     values = [getattr(shape, field) for shape in scene.shapes]
     return [s for s, value in zip(scene.shapes, values, strict=True) if values.count(value) == 1]
 
 
 def ask_color(scene: Scene, rng: random.Random) -> QuestionAnswer | None:
-    if not (candidates := _unique(scene, "kind")):
+    if not (candidates := unique(scene, "kind")):
         return None
     shape = rng.choice(candidates)
     return f"{rng.choice(('What', 'Which'))} color is the {shape.kind}?", shape.color
 
 
 def ask_shape(scene: Scene, rng: random.Random) -> QuestionAnswer | None:
-    if not (candidates := _unique(scene, "color")):
+    if not (candidates := unique(scene, "color")):
         return None
     shape = rng.choice(candidates)
     return f"What shape is the {shape.color} object?", shape.kind
@@ -123,13 +134,12 @@ def ask_exists(scene: Scene, rng: random.Random) -> QuestionAnswer:
         absent = [c for c in TRAINED if c not in present]
         near = [c for c in absent if any(c[0] == p[0] or c[1] == p[1] for p in present)]
         color, kind = rng.choice(near if rng.random() < 0.7 else absent)
-    article = "an" if color == "orange" else "a"
     answer = "yes" if (color, kind) in present else "no"
-    return f"Is there {article} {color} {kind} in the image?", answer
+    return f"Is there {article(color)} {color} {kind} in the image?", answer
 
 
 def ask_size(scene: Scene, rng: random.Random) -> QuestionAnswer | None:
-    if not (candidates := _unique(scene, "kind")):
+    if not (candidates := unique(scene, "kind")):
         return None
     shape = rng.choice(candidates)
     return f"Is the {shape.kind} small or large?", shape.size
@@ -180,8 +190,10 @@ def ask_category(scene: Scene, rng: random.Random) -> QuestionAnswer:
         present, names = {s.color for s in scene.shapes}, list(COLORS)
     truth = rng.choice(sorted(present))
     absent = [name for name in names if name not in present]
-    listed = [*rng.sample(absent, min(len(absent), rng.randint(1, 4))), truth]
+    listed = [*rng.sample(absent, min(len(absent), rng.randint(1, 7))), truth]
     rng.shuffle(listed)
+    if rng.random() < 0.5:
+        return CLASSIFY_PROMPT.format(", ".join(listed)), truth
     return f"Choose a category: {', '.join(listed)}.", f"Category: {truth}"
 
 
@@ -204,8 +216,18 @@ QUESTIONS: dict[str, tuple[Callable[[Scene, random.Random], QuestionAnswer | Non
 
 def ask_anything(scene: Scene, rng: random.Random) -> QuestionAnswer:
     """One question of a type drawn by its training weight."""
-    askers, weights = zip(*QUESTIONS.values(), strict=True)
+    return drawn(QUESTIONS, rng, scene)
+
+
+Asked = TypeVar("Asked")
+
+
+def drawn(
+    table: Mapping[str, tuple[Callable[..., Asked | None], float]], rng: random.Random, *of: Scene
+) -> Asked:
+    """What the first function of `table` that has something to ask asks, drawn by weight."""
+    askers, weights = zip(*table.values(), strict=True)
     while True:
-        asked: QuestionAnswer | None = rng.choices(askers, weights)[0](scene, rng)
+        asked: Asked | None = rng.choices(askers, weights)[0](*of, rng)
         if asked:
             return asked

@@ -1,7 +1,8 @@
 """Train the demonstration model from scratch: `make train-demo`, about an hour on two cores.
 
     1. vision alone     every patch says what it shows and where (pool.py), 2,500 steps
-    2. vision and text  captions and questions, the patches still a small part of the loss
+    2. vision and text  captions, questions, pairs of pictures, second turns and solved examples,
+                        the patches still a small part of the loss
 
 Weights are kept in float32 and computed with in bfloat16. The state is saved every
 `SAVE_STEPS`, and the same command goes on where it stopped; a seed gives one result per machine.
@@ -9,10 +10,12 @@ Weights are kept in float32 and computed with in bfloat16. The state is saved ev
 
 import argparse
 import copy
+import itertools
 import math
 import os
 import random
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,16 +24,16 @@ import torch
 import torch.nn.functional as F
 from transformers import Idefics2ForConditionalGeneration
 
-from workers.demo import texts
+from workers.demo import followups, formats, pairs, texts
 from workers.demo.build import PATCH, VISION_WIDTH, make_model, make_processor
-from workers.demo.dialogue import DialogueEncoder
+from workers.demo.dialogue import DialogueEncoder, Turn
 from workers.demo.pool import CANVAS_SHARES, IGNORED, Pool, render
 from workers.demo.scenes import BACKGROUNDS, COLORS, KINDS, PATTERNS, SIZES, Scene
 
 POOL_SCENES = 60_000
 BATCH = 32
 VISION_STEPS = 2_500
-JOINT_STEPS = 6_000
+JOINT_STEPS = 8_000
 LEARNING_RATE = 1.3e-3
 WARM_UP_STEPS = 120
 SAVE_STEPS = 250
@@ -40,6 +43,10 @@ HEADS = (len(COLORS) + 1, len(KINDS) + 1, len(SIZES) + 1, 2, len(BACKGROUNDS), l
 #: Shapes per scene early and late: one shape first, so that names are learnt before order.
 EARLY_COUNTS, LATE_COUNTS = (0.6, 0.3, 0.1), (0.25, 0.4, 0.35)
 EARLY_SHARE = 0.12
+#: Of a batch: altered pictures, questions about any two, second turns, solved examples.
+ALTERED, PAIRS, FOLLOW_UPS, SOLVED = 6, 8, 9, 9
+#: Dialogues are padded in groups of similar length, cut at these shares of them.
+CUTS = (0.5, 0.75)
 
 
 @dataclass
@@ -109,9 +116,13 @@ class Trainer:
         return (self.step - VISION_STEPS) / JOINT_STEPS
 
     def _choose(self, pool: Pool) -> list[int]:
+        """Scenes and, at the end, altered ones, each behind the one it was made from."""
         counts = EARLY_COUNTS if self._joint_progress() < EARLY_SHARE else LATE_COUNTS
-        numbers = self.rng.choices((1, 2, 3), counts, k=BATCH)
-        return [self.rng.choice(pool.by_count[n]) for n in numbers]
+        numbers = self.rng.choices((1, 2, 3), counts, k=BATCH - 2 * ALTERED)
+        chosen = [self.rng.choice(pool.by_count[n]) for n in numbers]
+        for index in self.rng.choices(pool.altered, k=ALTERED):
+            chosen += [index, index + 1]
+        return chosen
 
     def _patch_loss(self, vision: torch.Tensor, pool: Pool, chosen: list[int]) -> torch.Tensor:
         things = torch.from_numpy(pool.things[chosen]).long().flatten(0, 1)
@@ -143,12 +154,15 @@ class Trainer:
         )
 
     def _text_loss(self, latents: torch.Tensor, scenes: list[Scene]) -> torch.Tensor:
-        dialogues = sorted(self._dialogues(scenes), key=lambda d: len(d[1]))
+        dialogues = sorted(
+            ((shown, *self.encoder.encode(turns)) for shown, turns in self._dialogues(scenes)),
+            key=lambda dialogue: len(dialogue[1]),
+        )
         learnt = sum(sum(flags) for _, _, flags in dialogues)
-        cut = int(len(dialogues) * 0.62)
+        cuts = [0, *(int(len(dialogues) * share) for share in CUTS), len(dialogues)]
         loss, hits = torch.zeros(()), 0
-        for group in (dialogues[:cut], dialogues[cut:]):
-            ids, wanted, pictures = self._pad(group)
+        for start, end in itertools.pairwise(cuts):
+            ids, wanted, pictures = self._pad(dialogues[start:end])
             text = self.model.model.text_model
             embedded = text.embed_tokens(ids)
             image = (ids == self.model.config.image_token_id)[..., None].expand_as(embedded)
@@ -163,16 +177,56 @@ class Trainer:
         self.metrics["text"] = float(loss.detach())
         return loss
 
-    def _dialogues(self, scenes: list[Scene]) -> list[tuple[int, list[int], list[bool]]]:
-        rng, turns = self.rng, []
-        for index, scene in enumerate(scenes):
+    def _dialogues(self, scenes: list[Scene]) -> Iterator[tuple[list[int], list[Turn]]]:
+        """What is said about a batch: the pictures of each dialogue, and its turns."""
+        rng, sampled = self.rng, len(scenes) - 2 * ALTERED
+        for index, scene in enumerate(scenes[:sampled]):
             describe = texts.ask_detailed_caption if rng.random() < 0.3 else texts.ask_caption
-            turns.append((index, [describe(scene, rng)]))
-            turns += [(index, [texts.ask_anything(scene, rng)]) for _ in range(2)]
-        return [(index, *self.encoder.encode(turn)) for index, turn in turns]
+            yield [index], [Turn(*describe(scene, rng), pictures=1)]
+            for _ in range(2):
+                yield [index], [Turn(*texts.ask_anything(scene, rng), pictures=1)]
+        for first in range(sampled, len(scenes), 2):
+            for shown in ([first, first + 1], [first + 1, first]):
+                yield shown, [Turn(*pairs.ask_changed(*_of(scenes, shown), rng), pictures=2)]
+        for _ in range(PAIRS):
+            shown = rng.sample(range(len(scenes)), 2)
+            asked = texts.drawn(pairs.QUESTIONS, rng, *_of(scenes, shown))
+            yield shown, [Turn(*asked, pictures=2)]
+        for index in rng.sample(range(sampled), FOLLOW_UPS):
+            first_turn, second_turn = texts.drawn(followups.FOLLOW_UPS, rng, scenes[index])
+            yield [index], [Turn(*first_turn, pictures=1), Turn(*second_turn)]
+        for _ in range(SOLVED):
+            yield self._solved(scenes[:sampled])
+
+    def _solved(self, scenes: list[Scene]) -> tuple[list[int], list[Turn]]:
+        """One or two solved examples, then the same question about another picture."""
+        rng = self.rng
+        shown = rng.sample(range(len(scenes)), rng.choices((2, 3), (3, 1))[0])
+        question = rng.choice(texts.CAPTION_PROMPTS)
+        kind = rng.random()
+        if kind < 0.2:
+            answers = [texts.caption(scenes[index]) for index in shown]
+        elif kind < 0.35:
+            question = "What color is the background?"
+            answers = [scenes[index].background for index in shown]
+        else:
+            # One shape alone does not show what stands between two.
+            several = [
+                index
+                for index, scene in enumerate(scenes)
+                if len(scene.shapes) > 1 and index not in shown[1:]
+            ]
+            shown[0] = rng.choice(several or shown[:1])
+            form = rng.choice(formats.TRAINED)
+            answers = [form.write(scenes[index]) for index in shown]
+        turns = [
+            Turn(question, answer, pictures=1, is_learnt=index == len(answers) - 1)
+            for index, answer in enumerate(answers)
+        ]
+        return shown, turns
 
     def _pad(
-        self, group: list[tuple[int, list[int], list[bool]]]
+        self, group: list[tuple[list[int], list[int], list[bool]]]
     ) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
         longest = -(-max(len(ids) for _, ids, _ in group) // 8) * 8
         padded = torch.full((len(group), longest), self.tokenizer.pad_token_id)
@@ -180,7 +234,7 @@ class Trainer:
         for row, (_, ids, flags) in enumerate(group):
             padded[row, : len(ids)] = torch.tensor(ids)
             wanted[row, : len(flags)] = torch.tensor(flags)
-        return padded, wanted, [index for index, _, _ in group]
+        return padded, wanted, [index for shown, _, _ in group for index in shown]
 
     def _update(self) -> None:
         for copied, weight in zip(self.copies, self.masters, strict=True):
@@ -224,6 +278,11 @@ class Trainer:
         self.processor.save_pretrained(folder)
         for file in folder.iterdir():
             file.chmod(0o644)
+
+
+def _of(scenes: Sequence[Scene], shown: Sequence[int]) -> tuple[Scene, Scene]:
+    first, second = (scenes[index] for index in shown)
+    return first, second
 
 
 def learning_rate(step: int) -> float:

@@ -8,8 +8,8 @@ import pytest
 from transformers import AutoProcessor
 
 from workers import families
-from workers.demo import evaluate, pool, scenes, texts
-from workers.demo.dialogue import DialogueEncoder
+from workers.demo import evaluate, followups, formats, pairs, pool, scenes, texts
+from workers.demo.dialogue import DialogueEncoder, Turn
 from workers.demo.train import JOINT_STEPS, VISION_STEPS, Trainer, learning_rate
 from workers.families.base import Family
 from workers.families.checkpoints import DEMO
@@ -71,30 +71,132 @@ def test_every_question_type_has_an_answer_that_is_true_of_its_scene() -> None:
         assert ask(scene, rng) is not None, name
 
 
-def test_what_training_reads_is_what_the_processor_makes() -> None:
+def _text(words: str) -> dict[str, str]:
+    return {"type": "text", "text": words}
+
+
+SHOWN = {"type": "image"}
+DIALOGUES = [
+    [Turn("Describe the image.", "a small red star", pictures=1), Turn("How many?", "one")],
+    [Turn("What changed?", "nothing changed", pictures=2)],
+    [
+        Turn("Describe the image.", "red star", pictures=1, is_learnt=False),
+        Turn("Describe the image.", "blue cross", pictures=1),
+    ],
+]
+
+
+@pytest.mark.parametrize("turns", DIALOGUES)
+def test_what_training_reads_is_what_the_processor_makes(turns: list[Turn]) -> None:
     processor = AutoProcessor.from_pretrained(DEMO)
     encoder = DialogueEncoder(processor.tokenizer)
-    image = scenes.draw(scenes.sample(random.Random(1)), 1)
-    messages = [
-        {
-            "role": "user",
-            "content": [{"type": "image"}, {"type": "text", "text": "Describe the image."}],
-        },
-        {"role": "assistant", "content": [{"type": "text", "text": "a small red star"}]},
-        {"role": "user", "content": [{"type": "text", "text": "How many?"}]},
-        {"role": "assistant", "content": [{"type": "text", "text": "one"}]},
-    ]
+    images = [scenes.draw(scenes.sample(random.Random(n)), n) for n in range(2)]
+    images = images[: sum(turn.pictures for turn in turns)]
+    messages = []
+    for turn in turns:
+        content = [*[SHOWN] * turn.pictures, _text(turn.question)]
+        messages.append({"role": "user", "content": content})
+        messages.append({"role": "assistant", "content": [_text(turn.answer)]})
     prompt = processor.apply_chat_template(messages)
 
-    [expected] = processor(images=[[image]], text=[prompt], return_tensors="pt").input_ids.tolist()
-    ids, learnt = encoder.encode(
-        [("Describe the image.", "a small red star"), ("How many?", "one")]
-    )
+    [expected] = processor(images=[images], text=[prompt], return_tensors="pt").input_ids.tolist()
+    ids, learnt = encoder.encode(turns)
 
     assert ids == expected[: len(ids)]
     assert processor.decode(expected[len(ids) :]) == "\n"
     said = [token for token, flag in zip(ids, learnt, strict=True) if flag]
-    assert processor.decode(said) == " a small red star<end_of_utterance> one<end_of_utterance>"
+    wanted = "".join(f" {turn.answer}<end_of_utterance>" for turn in turns if turn.is_learnt)
+    assert processor.decode(said) == wanted
+
+
+def test_what_changed_is_told_of_every_alteration_both_ways() -> None:
+    rng, told = random.Random(6), set()
+    for number in range(300):
+        scene = scenes.sample(rng, canvas=scenes.CANVASES[number % 3])
+        other = pairs.alter(scene, rng)
+
+        assert all((s.color, s.kind) not in scenes.HELD_OUT for s in other.shapes)
+        assert (pairs.what_changed(scene, other) == "nothing changed") == (scene == other)
+        told |= {pairs.what_changed(scene, other), pairs.what_changed(other, scene)}
+
+    ends = {" ".join(text.split()[-2:]) for text in told}
+    assert {"nothing changed", "is gone"} <= ends
+    assert any(text.endswith("appeared") for text in told)
+    assert any(text.startswith("the background became") for text in told)
+    assert any(f"became a {kind}" in text for text in told for kind in scenes.KINDS)
+    assert any(f"became {color}" in text for text in told for color in scenes.COLORS)
+
+
+def test_which_image_has_something_is_asked_with_every_answer_and_never_of_held_out_pairs() -> None:
+    rng = random.Random(8)
+    asked = []
+    for _ in range(400):
+        first, second = scenes.sample(rng), scenes.sample(rng, combinations="held_out")
+        question, answer = pairs.ask_which(first, second, rng)
+        color, kind = question.removesuffix("?").split()[-2:]
+        here, there = (
+            any((s.color, s.kind) == (color, kind) for s in scene.shapes)
+            for scene in (first, second)
+        )
+
+        assert (color, kind) not in scenes.HELD_OUT
+        assert (
+            answer
+            == {
+                (True, False): "the first",
+                (False, True): "the second",
+                (True, True): "both",
+                (False, False): "neither",
+            }[here, there]
+        )
+        asked.append(answer)
+
+    assert min(asked.count("the first"), asked.count("the second")) > 80
+    assert asked.count("neither") > 20
+
+
+def test_a_second_turn_has_an_answer_that_is_true_of_its_scene() -> None:
+    scene = scenes.Scene(
+        96,
+        96,
+        (
+            scenes.Shape("red", "circle", "small", 20, 48, 10),
+            scenes.Shape("blue", "star", "large", 70, 50, 20),
+        ),
+        "white",
+        "plain",
+    )
+    rng = random.Random(9)
+    known = {
+        ("And the star?", "blue"),
+        ("And the star?", "large"),
+        ("And the circle?", "red"),
+        ("And the circle?", "small"),
+    }
+
+    assert {followups.ask_and(scene, rng)[1] for _ in range(60)} == known  # type: ignore[index]
+    for _ in range(60):
+        first, second = followups.ask_it(scene, rng) or []
+        shape = scene.shapes[any(word in first[0] + first[1] for word in ("star", "blue"))]
+        assert second[1] in (shape.color, shape.kind, shape.size)
+
+
+def test_a_format_is_told_by_what_the_example_shows() -> None:
+    scene = scenes.sample(random.Random(1), shapes=2)
+    written = {form.write(scene) for form in formats.ALL}
+
+    assert len(written) == len(formats.ALL) == len(formats.TRAINED) + len(formats.HELD_OUT)
+    for part in ("entry", "separator", "beginning"):
+        values = {getattr(form, part) for form in formats.TRAINED}
+        assert values == {getattr(form, part) for form in formats.ALL}
+
+
+def test_no_scene_that_is_evaluated_was_shown_in_training() -> None:
+    sampled = {evaluate.Sampler(1).scene().key for _ in range(30)}
+
+    assert len(evaluate.trained()) > 50_000
+    assert not sampled & evaluate.trained()
+    assert scenes.sample(random.Random(0), canvas=scenes.CANVASES[0]).key in evaluate.trained()
 
 
 def test_every_patch_is_labelled_with_the_shape_that_covers_it() -> None:
@@ -135,20 +237,28 @@ def test_the_learning_rate_warms_up_and_falls_in_both_parts() -> None:
     assert rates[VISION_STEPS] < rates[VISION_STEPS + 200] > rates[-1] > 0
 
 
-def test_the_checkpoint_captions_scenes_that_it_never_saw(model: Family) -> None:
-    assert evaluate.exact(model, evaluate.ask(96, 41, "caption")) >= 0.75
+#: What each figure of the model card is at least; n = 1,000 there, 48 here, hence the slack.
+CLAIMED = {
+    "caption": 0.92,
+    "detailed_caption": 0.9,
+    "background_ranked": 0.97,
+    **{f"vqa_{name}": 0.92 for name in texts.QUESTIONS if name != "category"},
+}
+SLACK = 0.12
 
 
-@pytest.mark.parametrize("kind", sorted(texts.QUESTIONS))
-def test_the_checkpoint_answers_every_type_of_question_it_claims(model: Family, kind: str) -> None:
-    assert evaluate.exact(model, evaluate.ask(32, 42, kind)) >= 0.75
+@pytest.mark.parametrize("name", list(CLAIMED))
+def test_the_checkpoint_does_what_its_card_claims(model: Family, name: str) -> None:
+    cases = evaluate.Sampler(41).cases(48, evaluate.FIGURES[name])
+
+    assert evaluate.share(evaluate.answers(model, cases), cases) >= CLAIMED[name] - SLACK
 
 
 def test_the_checkpoint_looks_at_the_picture(model: Family) -> None:
-    questions = evaluate.ask(32, 43, "caption")
-    swapped = [(questions[n - 1][0], *questions[n][1:]) for n in range(32)]
+    cases = evaluate.Sampler(43).cases(32, evaluate.FIGURES["caption"])
+    swapped = list(evaluate.with_wrong_pictures(cases))
 
-    assert evaluate.exact(model, swapped) <= 0.1
+    assert evaluate.share(evaluate.answers(model, swapped), swapped) <= 0.1
 
 
 def test_the_checkpoint_is_small_and_readable_by_everybody() -> None:

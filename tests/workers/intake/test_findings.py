@@ -22,7 +22,8 @@ def digest(number: int) -> str:
 def test_many_verdicts_are_written_in_one_transaction(database: Database, tmp_path: Path) -> None:
     owner_id = builders.owner(database)
     session = parts.session(database, tmp_path, Stage.INTAKE)
-    findings, commits = Findings(database), []
+    findings = Findings(database)
+    commits: list[object] = []
     for number in range(50):
         findings.note(owner_id, digest(number), 100 + number, GOOD)
 
