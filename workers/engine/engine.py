@@ -13,13 +13,10 @@ starts nothing that others may have by now.
 import contextlib
 import hashlib
 import logging
-import queue
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from db import failpoints, reuse, verdicts
 from db.blobs import BlobStore, image_key
@@ -32,12 +29,13 @@ from db.errors import (
     NotFound,
     StorageError,
 )
-from db.leases import Failure, Lease
+from db.leases import Lease
 from db.states import Origin, Stage
 from workers.ends import LeaseEnds, claim_and_work
 from workers.engine.device import Device, Outcome
 from workers.engine.reuse import Flights, key_of
 from workers.engine.schedule import Loaded
+from workers.engine.writer import Back, End, Ready, Writer
 from workers.families import alttext
 from workers.families.base import Answer, Family, Prepared, storable
 from workers.images import decode
@@ -45,35 +43,13 @@ from workers.loop import ResidentLoop
 from workers.notices import Notices
 from workers.session import Session
 
-#: Answers that come within this time are written together, unless the device has nothing to do.
-GATHER_SECONDS = 0.05
 #: So many items at least are loaded beside those that are being answered.
 LEAST_BACKLOG = 4
-#: Most answers in one transaction.
-MOST_WRITTEN = 256
 #: How often a claim that waits for room looks whether the worker is to stop.
 STOP_SECONDS = 0.2
 
 #: How long an item waits that another engine is answering.
 WAIT_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """An answer as it is stored."""
-
-    record: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Back:
-    """The item is given back, and due again so much later."""
-
-    wait_seconds: float = 0.0
-
-
-#: An item whose time in this process is over.
-Ended = tuple[Lease, str, Ready | Back | IdefiqError]
 
 log = logging.getLogger(__name__)
 
@@ -110,15 +86,15 @@ class Engine:
         self._worth_a_claim = max(1, backlog // 2)
         self._in_hand = 0
         self._room = threading.Condition()
-        self._ended: queue.SimpleQueue[Ended | None] = queue.SimpleQueue()
         self._flights = Flights(max(LEAST_BACKLOG, self._most_in_hand // 4))
         self._lanes = loaders
         self._loaders = ThreadPoolExecutor(loaders, thread_name_prefix="load")
         self._device = device
-        device.start(self._may_start, self._on_end)
-        self._writer = threading.Thread(target=self._write_all, name="write")
-        self._writer.start()
+        self._writer = Writer(
+            ends, session, is_idle=lambda: device.is_idle, on_written=self._make_room
+        )
         self._closing = False
+        device.start(self._may_start, self._on_end)
         self.loop: ResidentLoop | None = None
 
     @property
@@ -149,8 +125,7 @@ class Engine:
         self._closing = True
         self._loaders.shutdown()
         self._device.close()
-        self._ended.put(None)
-        self._writer.join()
+        self._writer.close()
 
     def blame(self) -> None:
         """Note in the record which items the device hangs on; the process is about to end."""
@@ -170,6 +145,11 @@ class Engine:
                     return 0
                 self._room.wait(STOP_SECONDS)
             return min(self._most_in_hand - self._in_hand, self._batch_items)
+
+    def _make_room(self, count: int) -> None:
+        with self._room:
+            self._in_hand -= count
+            self._room.notify_all()
 
     def _begin(self, taken: Sequence[Lease], session: str) -> None:
         with self._room:
@@ -202,33 +182,33 @@ class Engine:
         due = [lease for lease in taken if not keys[lease.item_id]]
         for lease, key in keyed:
             if answer := found.answers.get(lease.item_id):
-                self._ended.put((lease, session, Ready({**answer, "cached": True})))
+                self._writer.put(lease, session, Ready({**answer, "cached": True}))
                 continue
             may_lead = lease.item_id not in found.under_way
             match self._flights.join(lease, session, key, may_lead=may_lead):
                 case "leads":
                     due.append(lease)
                 case "waits":
-                    self._ended.put((lease, session, Back(WAIT_SECONDS)))
+                    self._writer.put(lease, session, Back(WAIT_SECONDS))
         return due
 
     def _finish(self, lease: Lease, session: str, outcome: Answer | Back | IdefiqError) -> None:
         """End an item, and see to those that ask for the same."""
         if isinstance(outcome, IdefiqError):
-            self._ended.put((lease, session, outcome))
+            self._writer.put(lease, session, outcome)
             if following := self._flights.fail(lease):
                 self._begin_next(*following)
             return
         followers = self._flights.land(lease)
         try:
-            own: Ready | Back | IdefiqError = self._stored(lease, outcome)
+            own: End = self._stored(lease, outcome)
         except Exception:  # nobody's answer may take a neighbour down with it
             log.exception("the answer to item %d cannot be stored", lease.item_id)
             own = EngineError("the answer cannot be stored; see the worker's log")
-        self._ended.put((lease, session, own))
+        self._writer.put(lease, session, own)
         for other, held_by in followers:
             same = Ready({**own.record, "cached": True}) if isinstance(own, Ready) else own
-            self._ended.put((other, held_by, same))
+            self._writer.put(other, held_by, same)
 
     @staticmethod
     def _stored(lease: Lease, outcome: Answer | Back) -> Ready | Back:
@@ -322,49 +302,3 @@ class Engine:
                     return
             outcome = None
         self._finish(one.lease, one.session, outcome or Back())
-
-    # ---- write ------------------------------------------------------------------------
-
-    def _write_all(self) -> None:
-        while (first := self._ended.get()) is not None:
-            gathered, is_last = self._gather(first)
-            for session in {session for _, session, _ in gathered}:
-                self._write(session, [(a, c) for a, b, c in gathered if b == session])
-            with self._room:
-                self._in_hand -= len(gathered)
-                self._room.notify_all()
-            if is_last:
-                return
-
-    def _gather(self, first: Ended) -> tuple[list[Ended], bool]:
-        gathered = [first]
-        until = time.monotonic() + GATHER_SECONDS
-        while len(gathered) < MOST_WRITTEN:
-            is_awaited = gathered[-1][0].origin is Origin.CHAT or self._device.is_idle
-            wait = 0.0 if is_awaited else max(until - time.monotonic(), 0.0)
-            try:
-                one = self._ended.get(timeout=wait)
-            except queue.Empty:
-                return gathered, False
-            if one is None:
-                return gathered, True
-            gathered.append(one)
-        return gathered, False
-
-    def _write(
-        self, session: str, ended: Sequence[tuple[Lease, Ready | Back | IdefiqError]]
-    ) -> None:
-        answers = [(lease, one.record) for lease, one in ended if isinstance(one, Ready)]
-        failures = [Failure(lease, one) for lease, one in ended if isinstance(one, IdefiqError)]
-        back: dict[float, list[Lease]] = {}
-        for lease, one in ended:
-            if isinstance(one, Back):
-                back.setdefault(one.wait_seconds, []).append(lease)
-        try:
-            failpoints.reach("generated", ended)
-            self._ends.write(session, answers=answers, failures=failures)
-            for wait_seconds, leases in back.items():
-                self._ends.release(session, leases, wait_seconds=wait_seconds)
-        except Exception as error:  # what is not written is rescued; see ends.py
-            log.warning("%d ends were not written: %s", len(ended), error)
-            self._session.abandon(session)

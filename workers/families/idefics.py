@@ -16,9 +16,10 @@ from transformers.models.idefics.processing_idefics import (
     incremental_to_binary_attention_mask,
 )
 
+from workers.decoding.crossed import Crossed
 from workers.decoding.generation import END_OF_UTTERANCE
 from workers.decoding.prompt import Picture
-from workers.decoding.readers import Crossed, Reader
+from workers.decoding.readers import Reader
 from workers.families.pinned import Inputs, Pinned
 from workers.families.prompts import Style, Turn
 from workers.settings import EngineSettings

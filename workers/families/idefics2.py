@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from workers.decoding.attention import Rows, attending
+from workers.decoding.merged import Merged
 from workers.decoding.prompt import Picture
-from workers.decoding.readers import Merged, Reader
+from workers.decoding.readers import Reader
 from workers.families.pinned import Inputs, Pinned
 from workers.families.pixels import encode_packed, packs
 from workers.settings import EngineSettings

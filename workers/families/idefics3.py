@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from transformers import Idefics3Processor
 
-from workers.decoding.readers import Merged, Reader
+from workers.decoding.merged import Merged
+from workers.decoding.readers import Reader
 from workers.families.idefics2 import Idefics2
 from workers.settings import EngineSettings
 

@@ -326,7 +326,7 @@ class TestWhatCannotBeServedInSlots:
     def test_a_model_whose_slots_say_something_else_is_left_to_generate(
         self, checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from workers.decoding.readers import Merged
+        from workers.decoding.merged import Merged
 
         monkeypatch.setattr(Merged, "first_unread", lambda self, prompt, start: 0)
         monkeypatch.setattr(
