@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import DateTime, Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import ColumnElement
+from sqlalchemy.sql.visitors import InternalTraversal
 from sqlalchemy.types import TypeDecorator
 
 
@@ -35,38 +36,30 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-class now(ColumnElement[datetime]):
-    """The database's time."""
-
-    inherit_cache = True  # it has nothing of its own: statements with it are compiled once
-    type = UtcDateTime()
-
-
 class after(ColumnElement[datetime]):
     """The database's time, `seconds` from now."""
 
-    inherit_cache = False
+    # Statements are compiled once for each number of seconds.
+    inherit_cache = True
+    _traverse_internals = [("seconds", InternalTraversal.dp_plain_obj)]  # noqa: RUF012 - SQLAlchemy's own form
     type = UtcDateTime()
 
     def __init__(self, seconds: float) -> None:
         self.seconds = float(seconds)
 
 
-@compiles(now, "postgresql")
-def _now_postgresql(element: now, compiler: Any, **_: Any) -> str:
-    return "statement_timestamp()"
-
-
-@compiles(now, "sqlite")
-def _now_sqlite(element: now, compiler: Any, **_: Any) -> str:
-    return "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
+def now() -> after:
+    """The database's time."""
+    return after(0.0)
 
 
 @compiles(after, "postgresql")
-def _after_postgresql(element: after, compiler: Any, **_: Any) -> str:
+def _postgresql(element: after, compiler: Any, **_: Any) -> str:
+    if not element.seconds:
+        return "statement_timestamp()"
     return f"(statement_timestamp() + make_interval(secs => {element.seconds!r}))"
 
 
 @compiles(after, "sqlite")
-def _after_sqlite(element: after, compiler: Any, **_: Any) -> str:
+def _sqlite(element: after, compiler: Any, **_: Any) -> str:
     return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', '{element.seconds:+f} seconds')"

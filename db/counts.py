@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, select, update
 
 from db import outbox
 from db.clock import now
@@ -17,12 +17,6 @@ from db.sql import Statement
 from db.states import FINAL_STATES, ItemState, Origin, ended_as
 from db.tables import jobs
 
-_LOCK = Statement(
-    """
-    SELECT id, results FROM jobs WHERE id IN (SELECT id FROM {records:id text})
-    ORDER BY id {for_update}
-    """
-)
 _MOVES = {
     (origin, target): Statement(
         f"UPDATE jobs SET {origin} = {origin} - :count, {target} = {target} + :count"  # noqa: S608 - words
@@ -40,7 +34,12 @@ def lock(transaction: Connection, job_ids: Iterable[str]) -> dict[str, int]:
     Returns:
         The last result number of each.
     """
-    found = _LOCK.run(transaction, records=[{"id": job_id} for job_id in set(job_ids)])
+    found = transaction.execute(
+        select(jobs.c.id, jobs.c.results)
+        .where(jobs.c.id.in_(sorted(set(job_ids))))
+        .order_by(jobs.c.id)
+        .with_for_update()
+    )
     return {row.id: row.results for row in found}
 
 
@@ -61,7 +60,9 @@ def move(
     for job_id, count in sorted(counts.items()):
         if not count:
             continue
-        numbers: dict[str, Any] = {"last": last[job_id]} if last else {}
+        numbers: dict[str, Any] = {}
+        if last and target in FINAL_STATES:
+            numbers["last"] = last[job_id]
         left = _MOVES[origin, target].run(transaction, job=job_id, count=count, **numbers).one()
         if left.queued == left.running == 0:
             done.append(job_id)

@@ -11,7 +11,7 @@ not come back was somebody else's by then: a lost lease, whose answer is dropped
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from db.errors import IdefiqError, Poison, StorageError
 from db.requests import example_references, image_references
 from db.reviews import Draft
 from db.sql import Statement
-from db.states import ItemState, Origin
+from db.states import FINAL_STATES, ItemState, Origin
 from db.tables import jobs
 
 #: Longest wait before a retry.
@@ -162,7 +162,7 @@ def complete(transaction: Connection, answers: Sequence[tuple[Lease, dict[str, A
         {"id": lease.item_id, "attempt": lease.attempt, "answer": answer}
         for lease, answer in answers
     ]
-    ours = _end_for_good(transaction, leases, _COMPLETE, records, ItemState.SUCCEEDED)
+    ours = _end(transaction, leases, _COMPLETE, records, ItemState.SUCCEEDED)
     drafts = [
         Draft(lease.item_id, lease.owner_id, lease.job_id, lease.request, answer)
         for lease, answer in answers
@@ -212,7 +212,7 @@ def _fail_for_good(transaction: Connection, failures: Sequence[Failure]) -> set[
         }
         for failure in failures
     ]
-    return _end_for_good(transaction, leases, _FAIL, records, ItemState.FAILED)
+    return _end(transaction, leases, _FAIL, records, ItemState.FAILED)
 
 
 def release(
@@ -282,51 +282,27 @@ def advance(transaction: Connection, arrived: Sequence[tuple[Lease, list[str]]])
     return ours
 
 
-def _end_for_good(
-    transaction: Connection,
-    leases: Sequence[Lease],
-    statement: Statement,
-    records: Sequence[dict[str, Any]],
-    state: ItemState,
-) -> set[int]:
-    """End items with the next result numbers of their jobs.
-
-    Numbers given to leases that turn out to be lost may stay unused: a gap is harmless, a number
-    below one that a reader has already passed would be a result never seen.
-    """
-    if not leases:
-        return set()
-    last = counts.lock(transaction, {lease.job_id for lease in leases})
-    for lease, record in zip(leases, records, strict=True):
-        last[lease.job_id] += 1
-        record["number"] = last[lease.job_id]
-    return _move(transaction, leases, statement, records, state, last)
-
-
 def _end(
     transaction: Connection,
     leases: Sequence[Lease],
     statement: Statement,
     records: Sequence[dict[str, Any]],
     state: ItemState,
-    **parameters: float,
-) -> set[int]:
-    if not leases:
-        return set()
-    counts.lock(transaction, {lease.job_id for lease in leases})
-    return _move(transaction, leases, statement, records, state, None, **parameters)
-
-
-def _move(
-    transaction: Connection,
-    leases: Sequence[Lease],
-    statement: Statement,
-    records: Sequence[dict[str, Any]],
-    state: ItemState,
-    last: Mapping[str, int] | None,
     **parameters: Any,
 ) -> set[int]:
+    """End leases. For good, each takes the next result number of its job.
+
+    Numbers given to leases that turn out to be lost may stay unused: a gap is harmless, a number
+    below one that a reader has already passed would be a result never seen.
+    """
+    if not leases:
+        return set()
     job_of = {lease.item_id: lease.job_id for lease in leases}
+    last = counts.lock(transaction, job_of.values())
+    if state in FINAL_STATES:
+        for lease, record in zip(leases, records, strict=True):
+            last[lease.job_id] += 1
+            record["number"] = last[lease.job_id]
     ours = {int(row.id) for row in statement.run(transaction, records=records, **parameters)}
     moved = Counter(job_of[item] for item in ours)
     counts.move(transaction, moved, ItemState.RUNNING, state, last)

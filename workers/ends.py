@@ -50,7 +50,8 @@ class LeaseEnds:
             return
 
         def work(transaction: Transaction) -> int:
-            if failures:  # in several statements: two workers could wait for each other
+            if bool(answers) + bool(arrived) + bool(failures) > 1:
+                # All at once and in one order, or two workers could wait for each other.
                 counts.lock(transaction, {lease.job_id for lease in ended})
             ours = leases.complete(transaction, answers)
             ours |= leases.advance(transaction, arrived)

@@ -13,10 +13,14 @@ starts nothing that others may have by now.
 import contextlib
 import hashlib
 import logging
+import math
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+
+import orjson
 
 from db import failpoints, reuse, verdicts
 from db.blobs import BlobStore, image_key
@@ -161,9 +165,9 @@ class Engine:
                 self._in_hand -= len(taken)
             raise
         self._device.expect(len(due))
-        for lane in range(self._lanes):
-            if some := due[lane :: self._lanes]:
-                self._loaders.submit(self._load_all, some, session)
+        waiting = deque(due)
+        for _ in range(min(self._lanes, len(due))):
+            self._loaders.submit(self._load_all, waiting, session)
 
     def _not_answered(self, taken: Sequence[Lease], session: str) -> list[Lease]:
         """Items of a claim that nobody else answers; the others are seen to."""
@@ -202,6 +206,8 @@ class Engine:
         followers = self._flights.land(lease)
         try:
             own: End = self._stored(lease, outcome)
+        except EngineError as error:
+            own = error
         except Exception:  # nobody's answer may take a neighbour down with it
             log.exception("the answer to item %d cannot be stored", lease.item_id)
             own = EngineError("the answer cannot be stored; see the worker's log")
@@ -214,7 +220,11 @@ class Engine:
     def _stored(lease: Lease, outcome: Answer | Back) -> Ready | Back:
         if isinstance(outcome, Back):
             return outcome
-        return Ready(outcome.record(lease.request["kind"]))
+        record = outcome.record(lease.request["kind"])
+        if not all(math.isfinite(score.logprob) for score in outcome.scores or ()):
+            raise EngineError("a label's likelihood is no number")
+        orjson.dumps(record)  # what JSON cannot hold must not reach its neighbours' transaction
+        return Ready(record)
 
     def _begin_next(self, lease: Lease, session: str) -> None:
         self._device.expect(1)
@@ -225,8 +235,12 @@ class Engine:
 
     # ---- load -------------------------------------------------------------------------
 
-    def _load_all(self, some: Sequence[Lease], session: str) -> None:
-        for lease in some:
+    def _load_all(self, waiting: deque[Lease], session: str) -> None:
+        while True:
+            try:
+                lease = waiting.popleft()
+            except IndexError:  # the other threads have taken the rest
+                return
             self._load(lease, session)
 
     def _load(self, lease: Lease, session: str) -> None:

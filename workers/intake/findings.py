@@ -1,61 +1,69 @@
 """What checks have found, until it is written: many verdicts in one transaction."""
 
 import threading
-from collections import OrderedDict
+from dataclasses import replace
 
 from db import verdicts
-from db.database import Database, Transaction
+from db.database import Database
+from db.errors import StorageError
 from db.verdicts import Verdict
 from workers.session import Session
 
-#: Verdicts that are kept, so that the same image is not checked twice in a row.
-KEPT = 4_096
+#: Longest message of a verdict, in characters.
+MESSAGE = 500
 
-Image = tuple[int, str]
+#: Owner and digest.
+Owned = tuple[int, str]
 
 
 class Findings:
-    """Verdicts by owner and digest; used from several threads."""
+    """Verdicts that are not in the record yet; used from several threads.
+
+    Whether an image is known at all is the record's to say: a verdict on one that was deleted
+    meanwhile is written nowhere.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._lock = threading.Lock()
-        self._known: OrderedDict[Image, Verdict] = OrderedDict()
-        self._unwritten: dict[Image, tuple[int, Verdict]] = {}
+        self._unwritten: dict[Owned, Verdict] = {}
 
-    def get(self, owner_id: int, digest: str) -> Verdict | None:
-        """What was found lately."""
+    def get(self, owned: Owned) -> Verdict | None:
+        """What was found a moment ago."""
         with self._lock:
-            return self._known.get((owner_id, digest))
+            return self._unwritten.get(owned)
 
-    def note(self, owner_id: int, digest: str, size: int, verdict: Verdict) -> None:
-        """Keep what was found about so many bytes, to be written."""
+    def note(self, owned: Owned, verdict: Verdict) -> None:
+        """Keep what was found, to be written."""
+        if verdict.message is not None:  # in the words of decoders
+            message = verdict.message.replace("\0", "\ufffd")[:MESSAGE]
+            verdict = replace(verdict, message=message)
         with self._lock:
-            self._known[owner_id, digest] = verdict
-            self._known.move_to_end((owner_id, digest))
-            if len(self._known) > KEPT:
-                self._known.popitem(last=False)
-            self._unwritten[owner_id, digest] = (size, verdict)
+            self._unwritten[owned] = verdict
 
     def write(self, session: Session, session_id: str) -> None:
-        """Write what is not written yet, as long as the session lives."""
+        """Write what is not written yet, as long as the session lives.
+
+        What the record refuses is dropped, so that it does not stand in the way of others.
+        """
         with self._lock:
             found = self._unwritten.copy()
         if not found:
             return
+        try:
+            self._database.retrying(
+                lambda transaction: verdicts.judge(transaction, found),
+                while_=lambda: session.holds(session_id),
+            )
+        except StorageError:
+            raise
+        except Exception:
+            self._drop(found)
+            raise
+        self._drop(found)
 
-        def work(transaction: Transaction) -> None:
-            for owner_id in sorted({owner for owner, _ in found}):
-                sizes = {
-                    digest: size
-                    for (owner, digest), (size, _) in found.items()
-                    if owner == owner_id
-                }
-                verdicts.add(transaction, owner_id, sizes)
-            verdicts.judge(transaction, {image: verdict for image, (_, verdict) in found.items()})
-
-        self._database.retrying(work, while_=lambda: session.holds(session_id))
+    def _drop(self, found: dict[Owned, Verdict]) -> None:
         with self._lock:
-            for image, what in found.items():
-                if self._unwritten.get(image) == what:
-                    del self._unwritten[image]
+            for owned, verdict in found.items():
+                if self._unwritten.get(owned) == verdict:
+                    del self._unwritten[owned]

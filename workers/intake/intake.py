@@ -33,7 +33,7 @@ from workers import svg
 from workers.broker import Wakes, engine_queue
 from workers.ends import LeaseEnds, claim_and_work
 from workers.intake.check import Checkers
-from workers.intake.findings import Findings
+from workers.intake.findings import Findings, Owned
 from workers.intake.source import Sources
 from workers.loop import ResidentLoop
 from workers.session import Session
@@ -56,11 +56,13 @@ class Claimed:
     """What the items of one claim have in common.
 
     Attributes:
-        verdicts: Those that the record had, by owner and digest.
+        stored: Owners and digests of images that the record knew.
+        verdicts: Those that it had on them, and those that were found since.
         examples: What became of the examples that a job's items share.
     """
 
-    verdicts: dict[tuple[int, str], Verdict]
+    stored: set[Owned]
+    verdicts: dict[Owned, Verdict]
     examples: dict[str, Outcome] = field(default_factory=dict)
 
 
@@ -127,13 +129,14 @@ class Intake:
         wanted: dict[int, set[str]] = {}
         for lease in taken:
             wanted.setdefault(lease.owner_id, set()).update(blob_digests(lease.wanted))
+        claimed = Claimed(set(), {})
         with self._database.snapshot() as transaction:
-            found = {
-                (owner_id, digest): verdict
-                for owner_id, digests in wanted.items()
-                for digest, verdict in verdicts.get(transaction, owner_id, digests).items()
-            }
-        return Claimed(found)
+            for owner_id, digests in wanted.items():
+                stored = verdicts.stored(transaction, owner_id, digests)
+                claimed.stored.update((owner_id, digest) for digest in stored)
+                found = verdicts.get(transaction, owner_id, digests)
+                claimed.verdicts.update({(owner_id, d): verdict for d, verdict in found.items()})
+        return claimed
 
     @staticmethod
     def _is_checked(lease: Lease, claimed: Claimed) -> bool:
@@ -209,31 +212,45 @@ class Intake:
                 with self._database.transaction() as transaction:
                     verdicts.forget(transaction, owner_id, digest)
             raise
-        return self._keep(owner_id, digest, data, reference)
-
-    def _keep(self, owner_id: int, digest: str | None, data: bytes, reference: str) -> str:
-        """Store and check bytes, unless that was done; an SVG is kept as it is drawn, too."""
         if digest is None:
-            digest = hashlib.sha256(data).hexdigest()
+            return self._keep(owner_id, data, reference, claimed)
+        if (owner_id, digest) not in claimed.stored:  # sent straight to the store
             with self._database.transaction() as transaction:
-                verdicts.touch(transaction, owner_id, [digest], storing=True)
-                known = verdicts.get(transaction, owner_id, [digest])
-            if verdict := known.get(digest):
-                return _accept(digest, verdict)
-            self._store.put(image_key(owner_id, digest), io.BytesIO(data))
-            failpoints.reach("stored", reference)
+                verdicts.add(transaction, owner_id, {digest: len(data)})
+        return self._check(owner_id, digest, data, reference, claimed)
+
+    def _keep(self, owner_id: int, data: bytes, reference: str, claimed: Claimed) -> str:
+        """Store and check bytes, unless that was done."""
+        digest = hashlib.sha256(data).hexdigest()
+        with self._database.transaction() as transaction:
+            verdicts.touch(transaction, owner_id, [digest], storing=True)
+            known = verdicts.get(transaction, owner_id, [digest])
+        if verdict := known.get(digest):
+            return _accept(digest, verdict)
+        self._store.put(image_key(owner_id, digest), io.BytesIO(data))
+        failpoints.reach("stored", reference)
+        with self._database.transaction() as transaction:
+            verdicts.add(transaction, owner_id, {digest: len(data)})
+        return self._check(owner_id, digest, data, reference, claimed)
+
+    def _check(
+        self, owner_id: int, digest: str, data: bytes, reference: str, claimed: Claimed
+    ) -> str:
+        """Check what is stored, unless that was done; an SVG is kept as it is drawn, too."""
+        owned = (owner_id, digest)
         with self._only(owner_id, digest):
-            verdict = self._findings.get(owner_id, digest)
+            verdict = claimed.verdicts.get(owned) or self._findings.get(owned)
             if verdict is None and svg.is_svg(data):
                 drawn = self._in_child(self._checkers.draw, owner_id, digest, data)
                 if isinstance(drawn, bytes):
                     # Its own verdict stays open: what models are shown is the drawing.
-                    return self._keep(owner_id, None, drawn, reference)
+                    return self._keep(owner_id, drawn, reference, claimed)
                 verdict = drawn
             if verdict is None:
                 verdict = self._in_child(self._checkers.check, owner_id, digest, data)
             failpoints.reach("checked", reference)
-            self._findings.note(owner_id, digest, len(data), verdict)
+            claimed.verdicts[owned] = verdict
+            self._findings.note(owned, verdict)
         return _accept(digest, verdict)
 
     @contextmanager
@@ -255,7 +272,6 @@ class Intake:
             return work(data)
         except CheckDied as error:
             with self._database.transaction() as transaction:
-                verdicts.add(transaction, owner_id, {digest: len(data)})
                 deaths = verdicts.count_death(transaction, owner_id, digest)
             if deaths < MAX_DEATHS:
                 raise

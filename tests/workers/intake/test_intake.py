@@ -31,6 +31,8 @@ from workers.intake.intake import Intake
 from workers.intake.source import Sources
 from workers.settings import IntakeSettings
 
+SQUARE = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 1"><rect width="9"/></svg>'
+
 
 @pytest.fixture(scope="module")
 def checkers() -> Iterator[Checkers]:
@@ -47,17 +49,21 @@ def asked() -> list[str]:
 
 @pytest.fixture
 def web(asked: list[str]) -> Iterator[str]:
-    """A web server with one image."""
+    """A web server with two images."""
 
     class Handler(BaseHTTPRequestHandler):
-        body: ClassVar[bytes] = pictures.plain("green")
+        bodies: ClassVar[dict[str, bytes]] = {
+            "/green.png": pictures.plain("green"),
+            "/square.svg": SQUARE,
+        }
 
         def do_GET(self) -> None:
             asked.append(self.path)
-            self.send_response(200 if self.path == "/green.png" else 404)
-            self.send_header("Content-Length", str(len(self.body)))
+            body = self.bodies.get(self.path, b"")
+            self.send_response(200 if body else 404)
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(self.body)
+            self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -169,14 +175,13 @@ def test_what_was_fetched_is_kept_as_a_blob_and_its_reference_in_the_item(
 def test_an_svg_is_handed_on_as_the_picture_that_it_draws_and_a_bad_one_fails_alone(
     intake: Intake, database: Database, tmp_path: Path
 ) -> None:
-    square = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 1"><rect width="9"/></svg>'
-    outside = square.replace(b"<rect ", b'<image href="/etc/hostname" ')
-    good, bad = (upload(database, tmp_path, data) for data in (square, outside))
+    outside = SQUARE.replace(b"<rect ", b'<image href="/etc/hostname" ')
+    good, bad = (upload(database, tmp_path, data) for data in (SQUARE, outside))
     job_id = submit(database, good, bad, good)
 
     intake.look()
 
-    drawn = svg.rasterise(square)
+    drawn = svg.rasterise(SQUARE)
     assert outcomes(database, job_id) == [
         ("generate", None),
         ("intake", "image_unreadable"),
@@ -187,6 +192,19 @@ def test_an_svg_is_handed_on_as_the_picture_that_it_draws_and_a_bad_one_fails_al
     assert item.images == [f"blob:{hashlib.sha256(drawn).hexdigest()}"]
     digest = hashlib.sha256(drawn).hexdigest()
     assert parts.store(tmp_path).get(image_key(builders.owner(database), digest)) == drawn
+
+
+def test_an_svg_that_was_fetched_is_in_the_record_as_itself_and_as_it_is_drawn(
+    intake: Intake, database: Database, web: str
+) -> None:
+    job_id = submit(database, f"{web}/square.svg")
+
+    intake.look()
+
+    digests = {hashlib.sha256(data).hexdigest() for data in (SQUARE, svg.rasterise(SQUARE))}
+    assert outcomes(database, job_id) == [("generate", None)]
+    with database.snapshot() as transaction:
+        assert verdicts.stored(transaction, builders.owner(database), digests) == digests
 
 
 def test_an_image_is_checked_once_however_many_items_share_it(
@@ -231,6 +249,9 @@ def test_an_image_on_which_two_children_die_is_poison_and_one_death_is_none(
 
     assert after_one == [("intake", None)]
     assert outcomes(database, job_id) == [("intake", "image_poison")]
+    with database.snapshot() as transaction:
+        owner_id, digest = builders.owner(database), image.removeprefix("blob:")
+        assert verdicts.get(transaction, owner_id, [digest])[digest].code == "image_poison"
     another = submit(database, image)
     intake.look()
     assert outcomes(database, another) == [("intake", "image_poison")]
