@@ -33,7 +33,7 @@ _ARMS = {
     "16": ("batches of 16", 2.0),
     "64": ("batches of 64", None),
 }
-_QUEUE = {"accept": 0.25, "accept until claimable": None, "claim + complete": 0.6, "export": 0.25}
+_QUEUE = {"accept": None, "accept until claimable": 0.25, "claim + complete": 0.6, "export": 0.25}
 
 
 def bars() -> Iterator[Bar]:
@@ -48,8 +48,8 @@ def bars() -> Iterator[Bar]:
         for peer, spread in figures["ratio"].items():
             yield Bar(f"service ÷ {peer}, {figures['model']}", spread, 1.5)
     for figures in _read("queue"):
-        for name, goal in _QUEUE.items():
-            yield Bar(f"queue ÷ bare SQL: {name}", figures["ratios"][name], goal)
+        for name, spread in figures["ratios"].items():
+            yield Bar(f"queue ÷ bare SQL: {name}", spread, _QUEUE[name])
 
 
 def _read(name: str) -> list[dict[str, Any]]:

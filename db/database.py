@@ -18,6 +18,7 @@ from sqlalchemy.exc import DataError, DBAPIError, OperationalError, SQLAlchemyEr
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from db.errors import RequestError, StorageError
+from db.lines import json_text
 
 Transaction = Connection
 Result = TypeVar("Result")
@@ -58,7 +59,7 @@ class Database:
             max_overflow=0,
             pool_timeout=10,
             pool_pre_ping=True,
-            json_serializer=lambda value: orjson.dumps(value).decode(),
+            json_serializer=json_text,
             json_deserializer=orjson.loads,
             **options,
         )

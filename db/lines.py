@@ -1,4 +1,4 @@
-"""JSON as one line, for every reader of lines."""
+"""JSON as the record and every reader of lines have it."""
 
 from typing import Any
 
@@ -6,6 +6,11 @@ import orjson
 
 #: What JSON lets stand, and some readers take for the end of a line.
 _ENDS = [(end.encode(), f"\\u{ord(end):04x}".encode()) for end in "\u0085\u2028\u2029"]
+
+
+def json_text(value: Any) -> str:
+    """A value as JSON."""
+    return orjson.dumps(value).decode()
 
 
 def json_line(value: Any) -> bytes:

@@ -14,8 +14,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import orjson
 from sqlalchemy import Column, Connection, CursorResult, text
+
+from db.lines import json_text
 
 _PLACEHOLDER = re.compile(r"\{(\w+)(?::([^}]*))?\}")
 _SQLITE_TIME = "strftime('%Y-%m-%d %H\\:%M\\:%f000', 'now'"
@@ -44,7 +45,7 @@ class Statement:
     ) -> CursorResult[Any]:
         """Execute with named parameters; `records` become the rows of {records:…}."""
         if records is not None:
-            parameters["records"] = orjson.dumps(records).decode()
+            parameters["records"] = json_text(records)
         result: CursorResult[Any] = transaction.execute(
             self._texts[transaction.dialect.name], parameters
         )

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import orjson
 from sqlalchemy import Connection, and_, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
@@ -19,6 +18,7 @@ from db import counts, quotas, verdicts
 from db.clock import after, now
 from db.errors import IdempotencyConflict, NotReady, RequestError
 from db.jobs import PRIORITY_SECONDS, Job, new_id
+from db.lines import json_text
 from db.owners import Limits
 from db.requests import (
     blob_digests,
@@ -290,4 +290,4 @@ def _copy(transaction: Connection, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _copied(value: Any) -> Any:
-    return orjson.dumps(value).decode() if isinstance(value, dict | list) else value
+    return json_text(value) if isinstance(value, dict | list) else value

@@ -167,12 +167,12 @@ class Stack:
         self._add("api", [sys.executable, "-m", "api", "serve"], env)
         for role in ("upkeep", "intake"):
             self._add(role, [sys.executable, "-m", "workers", role], env)
-        known: Counter[str] = Counter()
+        mentions: Counter[str] = Counter()
         for model in self.models or [env.get("IDEFIQ_MODEL", "demo")]:
             command = [sys.executable, "-m", "workers", "engine"]
-            known[model] += 1
+            mentions[model] += 1
             own = {"IDEFIQ_MODEL": model}
-            if (number := known[model]) > 1:
+            if (number := mentions[model]) > 1:
                 host = env.get("IDEFIQ_WORKER_NAME", socket.gethostname())
                 own["IDEFIQ_WORKER_NAME"] = f"{host}-{number}"
             name = f"engine {model}" if number == 1 else f"engine {model} {number}"

@@ -18,6 +18,7 @@ import base64
 import json
 import os
 import signal
+import sqlite3
 import statistics
 import subprocess
 import tempfile
@@ -61,7 +62,7 @@ class SetUp:
 
 #: Both cores for one process, or one for each of two.
 SHAPES = ((1, 2), (2, 1))
-SET_UPS = [SetUp(batch, *shape) for batch in (16, 32, 64) for shape in SHAPES]
+BATCHES = {"demo": (16, 32, 64), "mid": (16, 32)}
 #: The engine has no batches.
 OURS = [SetUp(0, *shape) for shape in SHAPES]
 
@@ -92,6 +93,7 @@ class Arms:
                 log, models = data.with_suffix(".log"), ["model"] * set_up.actors
                 stack = Stack(data, port=0, models=models, log=log, extra=extra)
                 with stack.running(), Client(stack.url) as client:
+                    _wait_for(data / "idefiq.db", set_up.actors)
                     paths = sorted(pictures.iterdir())
                     _caption(client, paths[:4])  # lazy set-up
                     began = time.monotonic()
@@ -182,6 +184,14 @@ async def _ask_all(url: str, paths: Sequence[Path]) -> tuple[float, Said]:
         return len(paths) / (time.monotonic() - began), said
 
 
+def _wait_for(record: Path, engines: int) -> None:
+    """The service is ready with its first engine; all are to be there."""
+    query = "SELECT count(DISTINCT worker) FROM sessions WHERE stage = 'generate'"
+    with sqlite3.connect(record) as connection:
+        while connection.execute(query).fetchone()[0] < engines:
+            time.sleep(0.2)
+
+
 def _caption(client: Client, paths: Sequence[Path]) -> Said:
     items = []
     for image, path in zip(client.upload(paths), paths, strict=True):
@@ -197,17 +207,20 @@ def measure(python: Path, name: str, items: int, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         few, model = folder / "few", DEMO
+        # Two of the largest batches at least for each of two actors, or none would be full.
+        tuned_on = 4 * max(BATCHES[name])
         if name == "demo":
-            draw(few, items // 3, seed=1)
+            draw(few, tuned_on, seed=1)
         else:
             model = folder / "model"
             workload.mid(model)
-            workload.save_photos(few, items // 3)
+            workload.save_photos(few, tuned_on)
+        set_ups = [SetUp(batch, *shape) for batch in BATCHES[name] for shape in SHAPES]
         arms = Arms(python, model)
         made: dict[str, tuple[Callable[[SetUp], Arm], list[SetUp]]] = {
             "service": (arms.service, OURS),
-            "ray": (arms.ray, SET_UPS),
-            "litserve": (arms.litserve, SET_UPS),
+            "ray": (arms.ray, set_ups),
+            "litserve": (arms.litserve, set_ups),
         }
         tried = {
             arm: {set_up: make(set_up)(few)[0] for set_up in set_ups}
@@ -216,16 +229,22 @@ def measure(python: Path, name: str, items: int, rounds: int) -> dict[str, Any]:
         best = {arm: max(rates, key=rates.__getitem__) for arm, rates in tried.items()}
         rates: dict[str, list[float]] = {arm: [] for arm in made}
         said: dict[str, Said] = {}
+        peers = ("ray", "litserve")
+        equal = dict.fromkeys(peers, 0)
         for number in range(rounds):
             pictures = folder / f"round {number}"
             if name == "demo":
                 draw(pictures, items, seed=100 + number)
             else:
                 workload.save_photos(pictures, items, first=items * (number + 1))
-            for arm, (make, _) in made.items():
+            order = list(made)[number % 3 :] + list(made)[: number % 3]
+            for arm in order:
+                make, _ = made[arm]
                 rate, said[arm] = make(best[arm])(pictures)
                 rates[arm].append(rate)
-    peers = ("ray", "litserve")
+            for peer in peers:
+                ours = said["service"]
+                equal[peer] += sum(said[peer][one] == ours[one] for one in ours)
     return {
         "model": name,
         "items": items,
@@ -236,10 +255,7 @@ def measure(python: Path, name: str, items: int, rounds: int) -> dict[str, Any]:
             peer: _spread([s / p for s, p in zip(rates["service"], rates[peer], strict=True)])
             for peer in peers
         },
-        "equal": {
-            peer: sum(said[peer][one] == said["service"][one] for one in said["service"])
-            for peer in peers
-        },
+        "equal": equal,
     }
 
 
@@ -251,7 +267,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The whole service ÷ Ray Data and LitServe.")
     parser.add_argument("--python", type=Path, default=Path("build/peers/bin/python"))
     parser.add_argument("--models", nargs="+", default=["demo", "mid"])
-    parser.add_argument("--items", type=int, nargs="+", default=[1_500, 96])
+    parser.add_argument("--items", type=int, nargs="+", default=[1_500, 128])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("build/bench-peers.json"))
     arguments = parser.parse_args()
@@ -267,7 +283,8 @@ def main() -> None:
         )
         print(
             f"bench-peers {name}: service ÷ {ratios}, n {arguments.rounds};"
-            f" best settings {figures['best']}; equal of {items}: {figures['equal']}",
+            f" best settings {figures['best']};"
+            f" equal of {items * arguments.rounds}: {figures['equal']}",
             flush=True,
         )
 
