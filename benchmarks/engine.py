@@ -13,7 +13,6 @@ on the mid-size one: 3 and 1.5, because reading prompts costs the same for all.
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ import transformers
 from benchmarks import workload
 from benchmarks.alone import Alone
 from benchmarks.documented import Documented
+from benchmarks.figures import spread
 from benchmarks.workload import Asked
 from workers.families.checkpoints import DEMO
 from workers.settings import EngineSettings
@@ -102,7 +102,7 @@ def measure(name: str, count: int, rounds: int) -> dict[str, Any]:
                 rates.setdefault(arm, []).append(told["rate"])
                 said[arm] = told["said"]
     ratios = {
-        arm: _spread([a / b for a, b in zip(rates["engine"], rates[arm], strict=True)])
+        arm: spread([a / b for a, b in zip(rates["engine"], rates[arm], strict=True)])
         for arm in rates.keys() - {"engine"}
     }
     return {
@@ -114,10 +114,6 @@ def measure(name: str, count: int, rounds: int) -> dict[str, Any]:
             arm: sum(a == b for a, b in zip(said["engine"], said[arm], strict=True)) for arm in said
         },
     }
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def main() -> None:

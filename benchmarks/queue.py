@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import http.client
 import json
-import statistics
 import tempfile
 import time
 import urllib.parse
@@ -26,6 +25,7 @@ import psycopg
 from sqlalchemy import make_url
 
 from benchmarks import bare
+from benchmarks.figures import spread
 from benchmarks.service import peak_mebibytes, processes
 from idefiq import Client
 from idefiq.up import Stack
@@ -218,10 +218,7 @@ def summary(arms: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, floa
         name: [b / s for s, b in zip(arm["service"], arm["bare"], strict=True)]
         for name, arm in arms.items()
     }
-    return {
-        name: {"median": statistics.median(some), "min": min(some), "max": max(some)}
-        for name, some in ratios.items()
-    }
+    return {name: spread(some) for name, some in ratios.items()}
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmarks import workload
+from benchmarks.figures import spread
 from db.blobs import FolderStore, image_key
 from idefiq import Client
 from idefiq.up import Stack
@@ -193,14 +194,10 @@ def measure(name: str, folder: Path, count: int, rounds: int) -> dict[str, Any]:
         "model": name,
         "items": count,
         "arms": arms,
-        "ratio": _spread([s["rate"] / a["rate"] for s, a in pairs]),
-        "overhead_of_one": _spread([s["single"] / a["single"] - 1 for s, a in pairs]),
+        "ratio": spread([s["rate"] / a["rate"] for s, a in pairs]),
+        "overhead_of_one": spread([s["single"] / a["single"] - 1 for s, a in pairs]),
         "peak_mebibytes": peaks,
     }
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 if __name__ == "__main__":

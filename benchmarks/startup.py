@@ -10,11 +10,12 @@ checks its model before it answers anybody.
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from benchmarks.figures import spread
 
 BY_HAND = """
 import torch, transformers
@@ -69,11 +70,7 @@ def main() -> None:
     for name, (ours, theirs) in PAIRS.items():
         seconds(ours), seconds(theirs)  # files come into memory
         ratios = [(seconds(ours) - bare) / (seconds(theirs) - bare) for bare in empty]
-        figures[name] = {
-            "median": statistics.median(ratios),
-            "min": min(ratios),
-            "max": max(ratios),
-        }
+        figures[name] = spread(ratios)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(figures, indent=2))
     shown = ", ".join(

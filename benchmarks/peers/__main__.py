@@ -19,7 +19,6 @@ import json
 import os
 import signal
 import sqlite3
-import statistics
 import subprocess
 import tempfile
 import time
@@ -32,6 +31,7 @@ from typing import Any
 import httpx2
 
 from benchmarks import workload
+from benchmarks.figures import spread
 from idefiq import Client
 from idefiq.up import Stack
 from tests.servers import free_port
@@ -252,15 +252,11 @@ def measure(python: Path, name: str, items: int, rounds: int) -> dict[str, Any]:
         "best": {arm: str(set_up) for arm, set_up in best.items()},
         "items_per_second": rates,
         "ratio": {
-            peer: _spread([s / p for s, p in zip(rates["service"], rates[peer], strict=True)])
+            peer: spread([s / p for s, p in zip(rates["service"], rates[peer], strict=True)])
             for peer in peers
         },
         "equal": equal,
     }
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def main() -> None:

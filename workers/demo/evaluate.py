@@ -20,14 +20,15 @@ from typing import Any, Literal
 from workers.demo import followups, formats, pairs, pool, scenes, texts
 from workers.demo.scenes import BACKGROUNDS, CANVASES, COLORS, KINDS, Scene
 from workers.demo.texts import QuestionAnswer
+from workers.demo.train import POOL_SCENES
 from workers.families import load
 from workers.families.base import Answer, Family
 from workers.images import decode
 from workers.settings import EngineSettings
 
 BATCH = 32
-#: What training draws, see train.py: scenes of it are never asked about.
-TRAINED_SCENES, TRAINED_SEED = 60_000, 0
+#: Of the checkpoint's training: its scenes are never asked about.
+TRAINED_SEED = 0
 #: Pictures are drawn from seeds far from those of training.
 FIRST_SEED = 900_000_000
 
@@ -52,7 +53,7 @@ class Case:
 @cache
 def trained() -> frozenset[tuple[object, ...]]:
     """Keys of all scenes that training showed."""
-    return frozenset(scene.key for scene in pool.truths(TRAINED_SCENES, TRAINED_SEED))
+    return frozenset(scene.key for scene in pool.truths(POOL_SCENES, TRAINED_SEED))
 
 
 @dataclass

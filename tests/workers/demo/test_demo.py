@@ -21,6 +21,18 @@ def model() -> Family:
     return families.load(EngineSettings(model="demo"))
 
 
+CIRCLE_AND_STAR = scenes.Scene(
+    96,
+    96,
+    (
+        scenes.Shape("red", "circle", "small", 20, 48, 10),
+        scenes.Shape("blue", "star", "large", 70, 50, 20),
+    ),
+    "white",
+    "dotted",
+)
+
+
 def test_the_same_seed_draws_the_same_scene() -> None:
     first, again = (scenes.sample(random.Random(3)) for _ in range(2))
 
@@ -50,16 +62,7 @@ def test_shapes_stay_inside_the_canvas_and_apart() -> None:
 
 def test_every_question_type_has_an_answer_that_is_true_of_its_scene() -> None:
     rng = random.Random(4)
-    scene = scenes.Scene(
-        96,
-        96,
-        (
-            scenes.Shape("red", "circle", "small", 20, 48, 10),
-            scenes.Shape("blue", "star", "large", 70, 50, 20),
-        ),
-        "white",
-        "dotted",
-    )
+    scene = CIRCLE_AND_STAR
 
     assert texts.caption(scene) == "a small red circle to the left of a large blue star"
     assert texts.detailed_caption(scene).startswith("This image shows two shapes on a dotted white")
@@ -156,16 +159,7 @@ def test_which_image_has_something_is_asked_with_every_answer_and_never_of_held_
 
 
 def test_a_second_turn_has_an_answer_that_is_true_of_its_scene() -> None:
-    scene = scenes.Scene(
-        96,
-        96,
-        (
-            scenes.Shape("red", "circle", "small", 20, 48, 10),
-            scenes.Shape("blue", "star", "large", 70, 50, 20),
-        ),
-        "white",
-        "plain",
-    )
+    scene = CIRCLE_AND_STAR
     rng = random.Random(9)
     known = {
         ("And the star?", "blue"),
@@ -252,6 +246,16 @@ def test_the_checkpoint_does_what_its_card_claims(model: Family, name: str) -> N
     cases = evaluate.Sampler(41).cases(48, evaluate.FIGURES[name])
 
     assert evaluate.share(evaluate.answers(model, cases), cases) >= CLAIMED[name] - SLACK
+
+
+def test_the_checkpoint_chooses_a_category_in_the_wording_that_it_was_taught(
+    model: Family,
+) -> None:
+    asked = evaluate.Sampler(42).cases(96, evaluate.FIGURES["vqa_category"])
+    cases = [case for case in asked if case.request["question"].startswith("Choose a category")]
+
+    assert len(cases) >= 32
+    assert evaluate.share(evaluate.answers(model, cases), cases) >= 0.75
 
 
 def test_the_checkpoint_looks_at_the_picture(model: Family) -> None:
