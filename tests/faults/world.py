@@ -81,11 +81,13 @@ class World:
         """The status of a process once it has ended."""
         return self._zygote.wait(process, seconds)
 
-    def replace_dead(self) -> None:
-        """Do what a supervisor does."""
-        for process in [one for one in self.processes if one.status is not None]:
+    def replace_dead(self) -> list[Process]:
+        """Do what a supervisor does. Returns the processes that had ended."""
+        dead = [one for one in self.processes if one.status is not None]
+        for process in dead:
             self.processes.remove(process)
             self.start(process.role, process.name.partition("#")[0])
+        return dead
 
     def of(self, role: str) -> list[Process]:
         """The processes of a role."""
