@@ -10,15 +10,12 @@ are prepared alone, so that one bad item raises for itself only. Texts are padde
 on the right, answers depend on neighbours.
 """
 
-import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any, ClassVar
 
 import jinja2
@@ -26,18 +23,17 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, LogitsProcessor, LogitsProcessorList
 
-from db.cards import Limits, ModelCard, Serving
+from db.cards import Serving
 from db.errors import EngineError, ItemRefused, PromptTooLong
-from db.requests import MAX_EXAMPLES, MAX_IMAGES
 from workers.decoding import generation, sampling
 from workers.decoding.prompt import Picture
 from workers.decoding.readers import Reader
 from workers.decoding.streaming import Streamer, Teller
-from workers.families import alttext, checkpoints, loading, ranking, selfcheck, slotted
+from workers.families import checkpoints, identity, loading, ranking, selfcheck, slotted
 from workers.families.base import Answer, MadeBy, Prepared
 from workers.families.labels import named
 from workers.families.pixels import Pixels
-from workers.families.prompts import TEMPLATES, Part, Style, Turn, build
+from workers.families.prompts import Part, Style, Turn, build
 from workers.families.special import Controls
 from workers.settings import EngineSettings
 
@@ -107,27 +103,13 @@ class Pinned(ABC):
         self._context = getattr(self.model.config.get_text_config(), "max_position_embeddings", 0)
         self.ending = generation.Ending.of(self.model, self.tokenizer, self._controls.of_images)
         self._padding = generation.padding(self.tokenizer, self.ending)
-        style = self._style(settings)
-        self.card = ModelCard(
-            name=settings.model,
+        self.card = identity.card(
+            settings,
+            where,
+            self.model.generation_config,
             family=self.name,
-            kinds=["caption", "vqa", "classify", "generate", *(["chat"] * (style == "chat"))],
-            limits=Limits(
-                max_images=MAX_IMAGES,
-                max_examples=MAX_EXAMPLES,
-                max_new_tokens=settings.max_new_tokens,
-            ),
-            licence=checkpoints.licence(settings),
-            style=style,
-            languages=list(self.languages),
-            follows_instructions=settings.model not in checkpoints.OWN_WORDINGS,
-            defaults=generation.defaults(self.model.generation_config, settings.max_new_tokens),
-            note=checkpoints.note(settings),
-            revision=checkpoints.revision(where),
-            dtype=settings.dtype,
-            quantize=settings.quantize,
-            adapter=settings.adapter,
-            device=settings.device,
+            style=self._style(settings),
+            languages=self.languages,
         )
         checks = selfcheck.run(self)
         self.ranks_from_cache = selfcheck.ranks_from_cache(self)
@@ -146,7 +128,10 @@ class Pinned(ABC):
             else Serving(path="slots", slots=slots.count, slot_tokens=slots.length)
         )
         log.info("%s is served so: %s", settings.model, serving)
-        known = self._fingerprint(where, settings) if settings.reuse_answers else ""
+        known = ""
+        if settings.reuse_answers:
+            template = self._processor.chat_template
+            known = identity.fingerprint(settings, where, template, self.card)
         told = {"checks": checks, "serving": serving, "fingerprint": known}
         self.card = self.card.model_copy(update=told)
 
@@ -216,22 +201,6 @@ class Pinned(ABC):
         if settings.prompt_style != "auto":
             return settings.prompt_style
         return "chat" if self._processor.chat_template else "plain"
-
-    def _fingerprint(self, where: Path, settings: EngineSettings) -> str:
-        """All that an answer depends on besides its request."""
-        own = {"engine", "decoding", "image_splitting", "attention", "quantize_double"}
-        own |= {"invariant", "device", "slots", "slot_tokens"}
-        told = {"name", "style", "dtype", "quantize", "limits", "languages", "follows_instructions"}
-        parts = [
-            checkpoints.fingerprint(where),
-            checkpoints.fingerprint(Path(settings.adapter)) if settings.adapter else "",
-            self._processor.chat_template,
-            self.card.model_dump_json(include=told),
-            settings.model_dump_json(include=own),
-            repr((TEMPLATES, alttext.TEMPLATE)),
-            *(version(name) for name in ("idefiq", "torch", "transformers", "pillow")),
-        ]
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
     # ---- CPU ------------------------------------------------------------------------
 

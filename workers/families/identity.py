@@ -1,0 +1,72 @@
+"""What a loaded model is: its card, and a fingerprint of all that its answers depend on."""
+
+import hashlib
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from db.cards import Limits, ModelCard
+from db.requests import MAX_EXAMPLES, MAX_IMAGES
+from workers.decoding import generation
+from workers.families import alttext, checkpoints
+from workers.families.prompts import TEMPLATES, Style
+from workers.settings import EngineSettings
+
+
+def card(
+    settings: EngineSettings,
+    where: Path,
+    generation_config: Any,
+    *,
+    family: str,
+    style: Style,
+    languages: Sequence[str],
+) -> ModelCard:
+    """The card of a checkpoint before it is checked and served.
+
+    Args:
+        where: The checkpoint's folder.
+        generation_config: The checkpoint's own.
+        languages: Those that the model was made to answer in; none if that is not known.
+    """
+    return ModelCard(
+        name=settings.model,
+        family=family,
+        kinds=["caption", "vqa", "classify", "generate", *(["chat"] * (style == "chat"))],
+        limits=Limits(
+            max_images=MAX_IMAGES,
+            max_examples=MAX_EXAMPLES,
+            max_new_tokens=settings.max_new_tokens,
+        ),
+        licence=checkpoints.licence(settings),
+        style=style,
+        languages=list(languages),
+        follows_instructions=settings.model not in checkpoints.OWN_WORDINGS,
+        defaults=generation.defaults(generation_config, settings.max_new_tokens),
+        note=checkpoints.note(settings),
+        revision=checkpoints.revision(where),
+        dtype=settings.dtype,
+        quantize=settings.quantize,
+        adapter=settings.adapter,
+        device=settings.device,
+    )
+
+
+def fingerprint(
+    settings: EngineSettings, where: Path, chat_template: str | None, card: ModelCard
+) -> str:
+    """All that an answer depends on besides its request."""
+    own = {"engine", "decoding", "image_splitting", "attention", "quantize_double"}
+    own |= {"invariant", "device", "slots", "slot_tokens"}
+    told = {"name", "style", "dtype", "quantize", "limits", "languages", "follows_instructions"}
+    parts = [
+        checkpoints.fingerprint(where),
+        checkpoints.fingerprint(Path(settings.adapter)) if settings.adapter else "",
+        chat_template,
+        card.model_dump_json(include=told),
+        settings.model_dump_json(include=own),
+        repr((TEMPLATES, alttext.TEMPLATE)),
+        *(version(name) for name in ("idefiq", "torch", "transformers", "pillow")),
+    ]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
