@@ -47,14 +47,6 @@ _BY_RANK = """
     SELECT id FROM jobs WHERE owner_id = :owner AND {has_due}
     ORDER BY rank_at, id LIMIT :limit
 """
-_DUE_OF = Statement(
-    """
-    SELECT count(*) FROM (
-        SELECT 1 FROM items WHERE job_id = :job AND stage = :stage AND state = 'queued'
-          AND due_at <= {now} LIMIT :limit
-    ) AS due
-    """
-)
 _LOOKS = (_BY_SHARE, _BY_RANK)
 #: Each door on its own: its index ends the look early, however many jobs are open.
 _DOORS = [
@@ -86,7 +78,7 @@ _TAKE = Statement(
     items.c.images,
     items.c.examples,
 )
-#: Asked again under the job's lock: a pause or a cancel that was answered holds for this claim.
+#: Asked again under the job's lock: what was answered (a pause, a cancel) holds for this claim.
 _START = Statement(
     """
     UPDATE jobs SET queued = queued - :count, running = running + :count,
@@ -120,10 +112,13 @@ def claim(
         limit: Most items to take, >= 1.
     """
     taken: dict[str, Sequence[Any]] = {}
-    for job_id in list(_choose(transaction, stage, model, limit)):
-        left = limit - sum(map(len, taken.values()))
-        if left and (rows := _take(transaction, job_id, session, stage, left)):
+    left = limit
+    for job_id in _choose(transaction, stage, model, limit):
+        if rows := _take(transaction, job_id, session, stage, left):
             taken[job_id] = rows
+            left -= len(rows)
+        if not left:
+            break
     if not taken:
         return []
     found = _leases(transaction, taken)
@@ -140,25 +135,19 @@ def claim(
 def is_due(transaction: Connection, *, stage: Stage, model: str | None) -> bool:
     """Whether a claim that took nothing would find something now.
 
-    Another may have taken what it had chosen, and left something else.
+    Another may just be taking what it had chosen, and leave something else, or put it back.
     """
     return next(_choose(transaction, stage, model, 1), None) is not None
 
 
 def _choose(transaction: Connection, stage: Stage, model: str | None, limit: int) -> Iterator[str]:
-    """Jobs to claim from, in order, until they have `limit` due items together."""
+    """Jobs to claim from, in order."""
     asked: dict[str, Any] = {"stage": stage.value, "model": model}
-    wanted = limit
     for by_share, by_rank in _DOORS:
         for owner_id in by_share.run(transaction, limit=limit, **asked).scalars().all():
-            found = by_rank.run(transaction, owner=owner_id, limit=limit, **asked).scalars().all()
-            for job_id in found:
-                yield job_id
-                wanted -= _DUE_OF.run(
-                    transaction, job=job_id, stage=stage.value, limit=wanted
-                ).scalar_one()
-                if wanted <= 0:
-                    return
+            yield from (
+                by_rank.run(transaction, owner=owner_id, limit=limit, **asked).scalars().all()
+            )
 
 
 def _take(

@@ -23,8 +23,7 @@ _ENDED: dict[ItemState, Statement] = {
         + (", results = :last" if target in FINAL_STATES else "")
         + " WHERE id = :job RETURNING queued, running"
     )
-    for target in ItemState
-    if target is not ItemState.RUNNING
+    for target in (ItemState.QUEUED, ItemState.SUCCEEDED, ItemState.FAILED)
 }
 
 

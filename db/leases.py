@@ -177,6 +177,8 @@ def fail(transaction: Connection, failures: Sequence[Failure], policy: RetryPoli
 
     A StorageError is charged to nobody. Returns the ids that were still ours; safe to repeat.
     """
+    # All at once, in one order: final ones are written first, and then each wait by itself.
+    counts.lock(transaction, {failure.lease.job_id for failure in failures})
     final: list[Failure] = []
     later: list[Failure] = []
     for failure in failures:

@@ -6,6 +6,7 @@ had is rescued: a lease that nobody ends would otherwise live as long as the hea
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,9 @@ from workers.notices import Notices
 from workers.session import Session
 
 log = logging.getLogger(__name__)
+
+#: Pause when what is due is just being taken by others.
+TAKEN_SECONDS = 0.02
 
 
 class LeaseEnds:
@@ -105,7 +109,10 @@ def claim_and_work(
             )
         if not taken:
             with database.snapshot() as transaction:
-                return claims.is_due(transaction, stage=stage, model=model)
+                is_due = claims.is_due(transaction, stage=stage, model=model)
+            if is_due:
+                time.sleep(TAKEN_SECONDS)
+            return is_due
         failpoints.reach("claimed", taken)
         work(taken, session_id)
     return True

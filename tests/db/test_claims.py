@@ -9,6 +9,8 @@ from sqlalchemy import text
 
 from db import claims, jobs, leases, owners
 from db.database import Database, Transaction
+from db.errors import EngineError, ItemRefused
+from db.leases import Failure, Lease, RetryPolicy
 from db.states import JobState, Origin, Stage
 from tests import servers
 from tests.db import builders
@@ -226,6 +228,30 @@ def test_that_something_is_due_is_said_also_to_those_who_took_nothing(database: 
     assert told == [True, False, True, False, False]
 
 
+@pytest.mark.parametrize("changed", ["paused_at", "cancelled_at", "expires_at"])
+def test_items_are_put_back_if_their_job_may_not_run_any_more(
+    changed: str, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (builders.job(database, items=2) for _ in range(2))
+    session = builders.session(database)
+    # As if the claim had chosen both before the first was changed.
+    monkeypatch.setattr(claims, "_choose", lambda *_: iter([first, second]))
+
+    def change(when: str) -> None:
+        with database.transaction() as transaction:
+            transaction.execute(text(f"UPDATE jobs SET {changed} = {when} WHERE id = '{first}'"))
+
+    change("created_at")
+    taken = builders.claim(database, session)
+    put_back = builders.counts(database, first)
+    change("NULL")
+    again = builders.claim(database, session)
+
+    assert [lease.job_id for lease in taken] == [second, second]
+    assert put_back == {"queued": 2}
+    assert [(lease.job_id, lease.attempt) for lease in again] == [(first, 2), (first, 2)]
+
+
 class TestAJobThatSomebodyHolds:
     """On Postgres: a claim has taken items and waits for their job's row, which another holds."""
 
@@ -237,7 +263,7 @@ class TestAJobThatSomebodyHolds:
 
     def claimed_while(
         self, record: Database, holding: Callable[[Transaction], object]
-    ) -> list[leases.Lease]:
+    ) -> list[Lease]:
         """What a claim gets that waits for what `holding` has changed."""
         session = builders.session(record)
         with ThreadPoolExecutor() as pool:
@@ -245,8 +271,8 @@ class TestAJobThatSomebodyHolds:
                 holding(transaction)
                 claim = pool.submit(builders.claim, record, session)
                 servers.wait_until(lambda: self._somebody_waits(record))
-                settled = self.settle(transaction)
-            assert settled == 0
+                # Upkeep does not wait for what the claim has taken: that would be a circle.
+                assert self.settle(transaction) == 0
             return claim.result()
 
     def settle(self, transaction: Transaction) -> int:
@@ -313,6 +339,10 @@ def test_claims_and_answers_across_jobs_never_wait_for_each_other_in_a_circle(
     made = [builders.job(database, items=30, owner_id=people[n % 3]) for n in range(6)]
     failed: list[BaseException] = []
 
+    def failures(taken: list[Lease]) -> list[Failure]:
+        errors = EngineError("for now"), ItemRefused("for good")
+        return [Failure(lease, errors[lease.item_id % 2]) for lease in taken]
+
     def run(worker: str) -> None:
         session = builders.session(database, worker)
         try:
@@ -320,7 +350,10 @@ def test_claims_and_answers_across_jobs_never_wait_for_each_other_in_a_circle(
                 given_back = taken[:1] if len(taken) > 1 else []
                 with database.transaction() as transaction:
                     leases.release(transaction, given_back)
-                builders.complete(database, taken[len(given_back) :])
+                taken = taken[len(given_back) :]
+                with database.transaction() as transaction:
+                    leases.fail(transaction, failures(taken[:4]), RetryPolicy(3, 0.0))
+                builders.complete(database, taken[4:])
         except BaseException as error:
             failed.append(error)
 
