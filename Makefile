@@ -20,7 +20,7 @@ help:
 	@echo "make docs           write the generated parts of docs/api.md and docs/cli.md"
 	@echo "make session        record the terminal session that the README shows"
 	@echo "make up             run the service until Ctrl-C"
-	@echo "make train-demo     train the demonstration model again (about an hour)"
+	@echo "make train-demo     train the demonstration model again (two to three hours)"
 	@echo "make eval-demo      measure it on scenes it was never trained on"
 	@echo "make sbom, audit    list what is installed, and compare it with known holes"
 	@echo "make bench          all benchmarks; bench-engine, -peers, -service, -redis, -stream, -startup for one"

@@ -1,8 +1,9 @@
-"""Train the demonstration model from scratch: `make train-demo`, about an hour on two cores.
+"""Train the demonstration model from scratch: `make train-demo`, two to three hours on two cores.
 
     1. vision alone     every patch says what it shows and where (pool.py), 2,500 steps
     2. vision and text  captions, questions, pairs of pictures, second turns and solved examples,
-                        the patches still a small part of the loss
+                        the patches still a small part of the loss, 8,000 steps
+    3. places           the same, and of every scene of two shapes which is where, 2,000 steps
 
 Weights are kept in float32 and computed with in bfloat16. The state is saved every
 `SAVE_STEPS`, and the same command goes on where it stopped; a seed gives one result per machine.
@@ -29,11 +30,14 @@ from workers.demo.build import PATCH, VISION_WIDTH, make_model, make_processor
 from workers.demo.dialogue import DialogueEncoder, Turn
 from workers.demo.pool import CANVAS_SHARES, IGNORED, Pool, render
 from workers.demo.scenes import BACKGROUNDS, COLORS, KINDS, PATTERNS, SIZES, Scene
+from workers.demo.texts import QuestionAnswer
 
 POOL_SCENES = 60_000
 BATCH = 32
 VISION_STEPS = 2_500
 JOINT_STEPS = 8_000
+PLACES_STEPS = 2_000
+STEPS = VISION_STEPS + JOINT_STEPS + PLACES_STEPS
 LEARNING_RATE = 1.3e-3
 WARM_UP_STEPS = 120
 SAVE_STEPS = 250
@@ -41,8 +45,10 @@ REPORT_STEPS = 50
 #: Sizes of the patch heads: colour, shape, size (0 is background), x and y, ground, pattern.
 HEADS = (len(COLORS) + 1, len(KINDS) + 1, len(SIZES) + 1, 2, len(BACKGROUNDS), len(PATTERNS))
 #: Shapes per scene early and late: one shape first, so that names are learnt before order.
-EARLY_COUNTS, LATE_COUNTS = (0.6, 0.3, 0.1), (0.25, 0.4, 0.35)
+EARLY_COUNTS, LATE_COUNTS, PLACES_COUNTS = (0.6, 0.3, 0.1), (0.25, 0.4, 0.35), (0.2, 0.55, 0.25)
 EARLY_SHARE = 0.12
+#: Asked of every scene that allows it, in the third part.
+PLACES = (texts.ask_relation, texts.ask_relation, texts.ask_where, texts.ask_what_is)
 #: Of a batch: altered pictures, questions about any two, second turns, solved examples.
 ALTERED, PAIRS, FOLLOW_UPS, SOLVED = 6, 8, 9, 9
 #: Dialogues are padded in groups of similar length, cut at these shares of them.
@@ -115,9 +121,15 @@ class Trainer:
     def _joint_progress(self) -> float:
         return (self.step - VISION_STEPS) / JOINT_STEPS
 
+    @property
+    def _is_about_places(self) -> bool:
+        return self.step >= VISION_STEPS + JOINT_STEPS
+
     def _choose(self, pool: Pool) -> list[int]:
         """Scenes and, at the end, altered ones, each behind the one it was made from."""
         counts = EARLY_COUNTS if self._joint_progress() < EARLY_SHARE else LATE_COUNTS
+        if self._is_about_places:
+            counts = PLACES_COUNTS
         numbers = self.rng.choices((1, 2, 3), counts, k=BATCH - 2 * ALTERED)
         chosen = [self.rng.choice(pool.by_count[n]) for n in numbers]
         for index in self.rng.choices(pool.altered, k=ALTERED):
@@ -181,22 +193,29 @@ class Trainer:
         """What is said about a batch: the pictures of each dialogue, and its turns."""
         rng, sampled = self.rng, len(scenes) - 2 * ALTERED
         for index, scene in enumerate(scenes[:sampled]):
-            describe = texts.ask_detailed_caption if rng.random() < 0.3 else texts.ask_caption
-            yield [index], [Turn(*describe(scene, rng), pictures=1)]
-            for _ in range(2):
-                yield [index], [Turn(*texts.ask_anything(scene, rng), pictures=1)]
+            for asked in self._about_one(scene):
+                yield [index], [Turn(*asked, pictures=1)]
         for first in range(sampled, len(scenes), 2):
             for shown in ([first, first + 1], [first + 1, first]):
                 yield shown, [Turn(*pairs.ask_changed(*_of(scenes, shown), rng), pictures=2)]
         for _ in range(PAIRS):
             shown = rng.sample(range(len(scenes)), 2)
-            asked = texts.drawn(pairs.QUESTIONS, rng, *_of(scenes, shown))
-            yield shown, [Turn(*asked, pictures=2)]
+            about_two = texts.drawn(pairs.QUESTIONS, rng, *_of(scenes, shown))
+            yield shown, [Turn(*about_two, pictures=2)]
         for index in rng.sample(range(sampled), FOLLOW_UPS):
             first_turn, second_turn = texts.drawn(followups.FOLLOW_UPS, rng, scenes[index])
             yield [index], [Turn(*first_turn, pictures=1), Turn(*second_turn)]
         for _ in range(SOLVED):
             yield self._solved(scenes[:sampled])
+
+    def _about_one(self, scene: Scene) -> Iterator[QuestionAnswer]:
+        describe = texts.ask_detailed_caption if self.rng.random() < 0.3 else texts.ask_caption
+        yield describe(scene, self.rng)
+        for _ in range(2):
+            yield texts.ask_anything(scene, self.rng)
+        for ask in PLACES if self._is_about_places else ():
+            if asked := ask(scene, self.rng):
+                yield asked
 
     def _solved(self, scenes: list[Scene]) -> tuple[list[int], list[Turn]]:
         """One or two solved examples, then the same question about another picture."""
@@ -286,13 +305,15 @@ def _of(scenes: Sequence[Scene], shown: Sequence[int]) -> tuple[Scene, Scene]:
 
 
 def learning_rate(step: int) -> float:
-    """Warm-up, then a cosine down, once for each of the two parts."""
+    """Warm-up, then a cosine down, once for each of the three parts."""
     if step < VISION_STEPS:
-        done, total, floor = step, VISION_STEPS, 0.2
+        done, total, peak, floor = step, VISION_STEPS, 1.0, 0.2
+    elif step < VISION_STEPS + JOINT_STEPS:
+        done, total, peak, floor = step - VISION_STEPS, JOINT_STEPS, 1.0, 0.01
     else:
-        done, total, floor = step - VISION_STEPS, JOINT_STEPS, 0.01
+        done, total, peak, floor = step - VISION_STEPS - JOINT_STEPS, PLACES_STEPS, 0.6, 0.01
     fall = floor + (1 - floor) * (1 + math.cos(math.pi * done / total)) / 2
-    return LEARNING_RATE * min(1.0, (done + 10) / WARM_UP_STEPS) * fall
+    return LEARNING_RATE * peak * min(1.0, (done + 10) / WARM_UP_STEPS) * fall
 
 
 def main() -> None:
@@ -309,7 +330,7 @@ def main() -> None:
     if state.exists():
         trainer.load_state(state)
     started, first = time.monotonic(), trainer.step
-    while trainer.step < VISION_STEPS + JOINT_STEPS:
+    while trainer.step < STEPS:
         trainer.run_step()
         if trainer.step % REPORT_STEPS == 0:
             pace = (time.monotonic() - started) / (trainer.step - first)

@@ -1,5 +1,6 @@
 """The demonstration model: its scenes, its training data and what the checkpoint can do."""
 
+import itertools
 import random
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from transformers import AutoProcessor
 from workers import families
 from workers.demo import evaluate, followups, formats, pairs, pool, scenes, texts
 from workers.demo.dialogue import DialogueEncoder, Turn
-from workers.demo.train import JOINT_STEPS, VISION_STEPS, Trainer, learning_rate
+from workers.demo.train import JOINT_STEPS, STEPS, VISION_STEPS, Trainer, learning_rate
 from workers.families.base import Family
 from workers.families.checkpoints import DEMO
 from workers.settings import EngineSettings
@@ -206,11 +207,12 @@ def test_every_patch_is_labelled_with_the_shape_that_covers_it() -> None:
     assert np.allclose(centres[inside], (2 * 48 / 96 - 1, 2 * 24 / 72 - 1))
 
 
-def test_training_goes_on_exactly_where_it_was_stopped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("last", [VISION_STEPS - 1, VISION_STEPS + JOINT_STEPS - 1])
+def test_training_goes_on_exactly_where_it_was_stopped(last: int, tmp_path: Path) -> None:
     pools = pool.render(3, seed=1, processes=1)
     straight, stopped, resumed = (Trainer(3, pools) for _ in range(3))
     for trainer in (straight, stopped, resumed):
-        trainer.step = VISION_STEPS - 1  # a step of each part
+        trainer.step = last  # of one part, and then the first of the next
     straight.run_step()
     straight.run_step()
 
@@ -219,16 +221,17 @@ def test_training_goes_on_exactly_where_it_was_stopped(tmp_path: Path) -> None:
     resumed.load_state(tmp_path / "state.pt")
     resumed.run_step()
 
-    assert resumed.step == straight.step == VISION_STEPS + 1
+    assert resumed.step == straight.step == last + 2
     weights = zip(straight.master.parameters(), resumed.master.parameters(), strict=True)
     assert all(bool((one == other).all()) for one, other in weights)
 
 
-def test_the_learning_rate_warms_up_and_falls_in_both_parts() -> None:
-    rates = [learning_rate(step) for step in range(VISION_STEPS + JOINT_STEPS)]
+def test_the_learning_rate_warms_up_and_falls_in_every_part() -> None:
+    rates = [learning_rate(step) for step in range(STEPS)]
+    starts = [0, VISION_STEPS, VISION_STEPS + JOINT_STEPS, STEPS]
 
-    assert rates[0] < rates[200] > rates[VISION_STEPS - 1]
-    assert rates[VISION_STEPS] < rates[VISION_STEPS + 200] > rates[-1] > 0
+    for start, end in itertools.pairwise(starts):
+        assert rates[start] < rates[start + 200] > rates[end - 1] > 0
 
 
 #: What each figure of the model card is at least; n = 1,000 there, 48 here, hence the slack.
