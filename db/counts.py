@@ -1,10 +1,10 @@
 """The counts of jobs, and the lock under which they change.
 
 Whoever changes items locks their jobs first, in id order, and changes the counts in the same
-transaction: so they agree in every snapshot, and nobody waits in a circle. A claim alone locks
-jobs last, see db/claims.py.
+transaction: so they agree in every snapshot, and nobody waits in a circle.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,13 +17,14 @@ from db.sql import Statement
 from db.states import FINAL_STATES, ItemState, Origin, ended_as
 from db.tables import jobs
 
-_ENDED: dict[ItemState, Statement] = {
-    target: Statement(
-        f"UPDATE jobs SET running = running - :count, {target} = {target} + :count"  # noqa: S608 - words
+_MOVES = {
+    (origin, target): Statement(
+        f"UPDATE jobs SET {origin} = {origin} - :count, {target} = {target} + :count"  # noqa: S608 - words
+        + (", started_at = COALESCE(started_at, {now})" if target is ItemState.RUNNING else "")
         + (", results = :last" if target in FINAL_STATES else "")
         + " WHERE id = :job RETURNING queued, running"
     )
-    for target in (ItemState.QUEUED, ItemState.SUCCEEDED, ItemState.FAILED)
+    for origin, target in itertools.permutations(ItemState, 2)
 }
 
 
@@ -42,13 +43,14 @@ def lock(transaction: Connection, job_ids: Iterable[str]) -> dict[str, int]:
     return {row.id: row.results for row in found}
 
 
-def ended(
+def move(
     transaction: Connection,
     counts: Mapping[str, int],
+    origin: ItemState,
     target: ItemState,
     last: Mapping[str, int] | None = None,
 ) -> None:
-    """Count items that ran as `target`, in their jobs, whose rows this transaction has locked.
+    """Move items between two counts of their jobs, whose rows this transaction has locked.
 
     Args:
         counts: How many of each job.
@@ -61,7 +63,7 @@ def ended(
         numbers: dict[str, Any] = {}
         if last and target in FINAL_STATES:
             numbers["last"] = last[job_id]
-        left = _ENDED[target].run(transaction, job=job_id, count=count, **numbers).one()
+        left = _MOVES[origin, target].run(transaction, job=job_id, count=count, **numbers).one()
         if left.queued == left.running == 0:
             done.append(job_id)
     if done and target in FINAL_STATES:

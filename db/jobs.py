@@ -233,7 +233,7 @@ _SETTLE = sql.Statement(
     WITH chosen AS MATERIALIZED (
         SELECT id, row_number() OVER (ORDER BY id) AS place FROM (
             SELECT id FROM items WHERE job_id = :job AND state = 'queued'
-            ORDER BY id LIMIT :limit {skip_locked}
+            ORDER BY id LIMIT :limit {for_update}
         ) AS page
     )
     UPDATE items SET state = 'cancelled', finished_at = {now},
@@ -245,10 +245,7 @@ _SETTLE = sql.Statement(
 
 
 def settle_cancelled(transaction: Connection, job_id: str, limit: int) -> int:
-    """Cancel one page of a cancelled job's queued items. Safe to repeat; returns how many.
-
-    One that a claim has just taken is left: the claim finds the job cancelled and puts it back.
-    """
+    """Cancel one page of a cancelled job's queued items. Safe to repeat; returns how many."""
     counts.lock(transaction, [job_id])
     settled = len(_SETTLE.run(transaction, job=job_id, limit=limit).all())
     transaction.execute(

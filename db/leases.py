@@ -306,5 +306,6 @@ def _end(
             last[lease.job_id] += 1
             record["number"] = last[lease.job_id]
     ours = {int(row.id) for row in statement.run(transaction, records=records, **parameters)}
-    counts.ended(transaction, Counter(job_of[item] for item in ours), state, last)
+    moved = Counter(job_of[item] for item in ours)
+    counts.move(transaction, moved, ItemState.RUNNING, state, last)
     return ours

@@ -45,5 +45,5 @@ def rescue(transaction: Connection, limit: int = 1_000) -> int:
     failpoints.reach("rescuing")
     counts.lock(transaction, affected)
     rescued = {job: len(_RESCUE.run(transaction, job=job, limit=limit).all()) for job in affected}
-    counts.ended(transaction, rescued, ItemState.QUEUED)
+    counts.move(transaction, rescued, ItemState.RUNNING, ItemState.QUEUED)
     return sum(rescued.values())

@@ -4,6 +4,7 @@
     {after:name}      that many seconds later; the number is the bound parameter :name
     {later:number}    the same, for an expression in SQL
     {skip_locked}     rows that another transaction holds are passed over
+    {for_update}      rows are locked until the transaction ends
     {records:a t, b}  rows handed over as one JSON parameter, :records, with columns and types
 
 Text, where the statement is the point of the function; SQLAlchemy's expressions elsewhere.
@@ -62,6 +63,8 @@ def _postgresql(placeholder: re.Match[str]) -> str:
             return f"(statement_timestamp() + make_interval(secs => {argument}))"
         case "skip_locked":
             return "FOR UPDATE SKIP LOCKED"
+        case "for_update":
+            return "FOR UPDATE"
         case "records":
             return f"jsonb_to_recordset(CAST(:records AS jsonb)) AS records({argument})"
     raise ValueError(f"unknown placeholder {word!r}")
@@ -76,7 +79,7 @@ def _sqlite(placeholder: re.Match[str]) -> str:
             return f"{_SQLITE_TIME}, format('%+f seconds', :{argument}))"
         case "later":
             return f"{_SQLITE_TIME}, format('%+f seconds', {argument}))"
-        case "skip_locked":
+        case "skip_locked" | "for_update":
             return ""
         case "records":
             columns = ", ".join(_sqlite_column(*c.split()) for c in (argument or "").split(","))

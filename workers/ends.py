@@ -6,7 +6,6 @@ had is rescued: a lease that nobody ends would otherwise live as long as the hea
 """
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,9 +18,6 @@ from workers.notices import Notices
 from workers.session import Session
 
 log = logging.getLogger(__name__)
-
-#: Pause when what is due is just being taken by others.
-TAKEN_SECONDS = 0.02
 
 
 class LeaseEnds:
@@ -109,10 +105,7 @@ def claim_and_work(
             )
         if not taken:
             with database.snapshot() as transaction:
-                is_due = claims.is_due(transaction, stage=stage, model=model)
-            if is_due:
-                time.sleep(TAKEN_SECONDS)
-            return is_due
+                return claims.is_due(transaction, stage=stage, model=model)
         failpoints.reach("claimed", taken)
         work(taken, session_id)
     return True

@@ -1,18 +1,14 @@
 """Which items a worker takes next."""
 
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import text
 
 from db import claims, jobs, leases, owners
-from db.database import Database, Transaction
+from db.database import Database
 from db.errors import EngineError, ItemRefused
 from db.leases import Failure, Lease, RetryPolicy
 from db.states import JobState, Origin, Stage
-from tests import servers
 from tests.db import builders
 
 
@@ -226,105 +222,6 @@ def test_that_something_is_due_is_said_also_to_those_who_took_nothing(database: 
     told.append(is_due())
 
     assert told == [True, False, True, False, False]
-
-
-@pytest.mark.parametrize("changed", ["paused_at", "cancelled_at", "expires_at"])
-def test_items_are_put_back_if_their_job_may_not_run_any_more(
-    changed: str, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second = (builders.job(database, items=2) for _ in range(2))
-    session = builders.session(database)
-    # As if the claim had chosen both before the first was changed.
-    monkeypatch.setattr(claims, "_choose", lambda *_: iter([first, second]))
-
-    def change(when: str) -> None:
-        with database.transaction() as transaction:
-            transaction.execute(text(f"UPDATE jobs SET {changed} = {when} WHERE id = '{first}'"))
-
-    change("created_at")
-    taken = builders.claim(database, session)
-    put_back = builders.counts(database, first)
-    change("NULL")
-    again = builders.claim(database, session)
-
-    assert [lease.job_id for lease in taken] == [second, second]
-    assert put_back == {"queued": 2}
-    assert [(lease.job_id, lease.attempt) for lease in again] == [(first, 2), (first, 2)]
-
-
-class TestAJobThatSomebodyHolds:
-    """On Postgres: a claim has taken items and waits for their job's row, which another holds."""
-
-    @pytest.fixture
-    def record(self, postgres_url: str) -> Iterator[Database]:
-        record = Database(postgres_url)
-        yield record
-        record.dispose()
-
-    def claimed_while(
-        self, record: Database, holding: Callable[[Transaction], object]
-    ) -> list[Lease]:
-        """What a claim gets that waits for what `holding` has changed."""
-        session = builders.session(record)
-        with ThreadPoolExecutor() as pool:
-            with record.transaction() as transaction:
-                holding(transaction)
-                claim = pool.submit(builders.claim, record, session)
-                servers.wait_until(lambda: self._somebody_waits(record))
-                # Upkeep does not wait for what the claim has taken: that would be a circle.
-                assert self.settle(transaction) == 0
-            return claim.result()
-
-    def settle(self, transaction: Transaction) -> int:
-        return sum(
-            jobs.settle_cancelled(transaction, job_id, 100)
-            for job_id in jobs.to_settle(transaction)
-        )
-
-    def _somebody_waits(self, record: Database) -> bool:
-        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
-        with record.snapshot() as transaction:
-            return bool(transaction.execute(waiting).scalar_one())
-
-    def test_a_pause_that_was_answered_holds_for_a_claim_that_had_begun(
-        self, record: Database
-    ) -> None:
-        job_id, owner_id = builders.job(record, items=3), builders.owner(record)
-
-        taken = self.claimed_while(
-            record, lambda held: jobs.pause(held, owner_id, job_id, paused=True)
-        )
-
-        assert taken == []
-        assert builders.counts(record, job_id) == {"queued": 3}
-        with record.transaction() as transaction:
-            jobs.pause(transaction, owner_id, job_id, paused=False)
-        again = builders.claim(record, builders.session(record))
-        assert [lease.attempt for lease in again] == [2, 2, 2]
-
-    def test_a_cancelled_job_is_settled_around_a_claim_and_then_wholly(
-        self, record: Database
-    ) -> None:
-        job_id, owner_id = builders.job(record, items=3), builders.owner(record)
-
-        taken = self.claimed_while(record, lambda held: jobs.cancel(held, owner_id, job_id))
-
-        assert taken == []
-        with record.transaction() as transaction:
-            assert self.settle(transaction) == 3
-        assert builders.counts(record, job_id) == {"cancelled": 3}
-
-    def test_of_several_jobs_a_claim_keeps_those_that_still_run(self, record: Database) -> None:
-        first, second = (builders.job(record, items=2) for _ in range(2))
-        owner_id = builders.owner(record)
-
-        taken = self.claimed_while(
-            record, lambda held: jobs.pause(held, owner_id, first, paused=True)
-        )
-
-        assert [lease.job_id for lease in taken] == [second, second]
-        assert builders.counts(record, first) == {"queued": 2}
-        assert builders.counts(record, second) == {"running": 2}
 
 
 #: Names of owners by id.

@@ -190,15 +190,13 @@ class Upkeep:
         self._notices.changed(str(batch.job_id))
         log.info("wrote the files of batch %s", batch.id)
 
-    def settle(self, job_id: str) -> bool:
-        """Cancel the queued items of a cancelled job. Returns whether there were any to be had."""
-        settled, page = 0, PAGE
-        while page == PAGE:
+    def settle(self, job_id: str) -> None:
+        """Cancel the queued items of a cancelled job."""
+        more = True
+        while more:
             with self._database.transaction() as transaction:
-                page = jobs.settle_cancelled(transaction, job_id, PAGE)
-            settled += page
+                more = jobs.settle_cancelled(transaction, job_id, PAGE) == PAGE
             self._notices.changed(job_id)
-        return settled > 0
 
     def write_results(self, job: Job) -> None:
         """Write a finished job's items, in the order of the submission, as JSON Lines."""
