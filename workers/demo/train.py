@@ -39,6 +39,8 @@ JOINT_STEPS = 8_000
 PLACES_STEPS = 2_000
 STEPS = VISION_STEPS + JOINT_STEPS + PLACES_STEPS
 LEARNING_RATE = 1.3e-3
+#: Steps of each part, and what share of the learning rate it begins and ends with.
+PARTS = ((VISION_STEPS, 1.0, 0.2), (JOINT_STEPS, 1.0, 0.01), (PLACES_STEPS, 0.6, 0.01))
 WARM_UP_STEPS = 120
 SAVE_STEPS = 250
 REPORT_STEPS = 50
@@ -127,9 +129,10 @@ class Trainer:
 
     def _choose(self, pool: Pool) -> list[int]:
         """Scenes and, at the end, altered ones, each behind the one it was made from."""
-        counts = EARLY_COUNTS if self._joint_progress() < EARLY_SHARE else LATE_COUNTS
         if self._is_about_places:
             counts = PLACES_COUNTS
+        else:
+            counts = EARLY_COUNTS if self._joint_progress() < EARLY_SHARE else LATE_COUNTS
         numbers = self.rng.choices((1, 2, 3), counts, k=BATCH - 2 * ALTERED)
         chosen = [self.rng.choice(pool.by_count[n]) for n in numbers]
         for index in self.rng.choices(pool.altered, k=ALTERED):
@@ -306,14 +309,13 @@ def _of(scenes: Sequence[Scene], shown: Sequence[int]) -> tuple[Scene, Scene]:
 
 def learning_rate(step: int) -> float:
     """Warm-up, then a cosine down, once for each of the three parts."""
-    if step < VISION_STEPS:
-        done, total, peak, floor = step, VISION_STEPS, 1.0, 0.2
-    elif step < VISION_STEPS + JOINT_STEPS:
-        done, total, peak, floor = step - VISION_STEPS, JOINT_STEPS, 1.0, 0.01
-    else:
-        done, total, peak, floor = step - VISION_STEPS - JOINT_STEPS, PLACES_STEPS, 0.6, 0.01
-    fall = floor + (1 - floor) * (1 + math.cos(math.pi * done / total)) / 2
-    return LEARNING_RATE * peak * min(1.0, (done + 10) / WARM_UP_STEPS) * fall
+    done = step
+    for total, peak, floor in PARTS:
+        if done < total:
+            fall = floor + (1 - floor) * (1 + math.cos(math.pi * done / total)) / 2
+            return LEARNING_RATE * peak * min(1.0, (done + 10) / WARM_UP_STEPS) * fall
+        done -= total
+    raise ValueError(f"training has {STEPS} steps, and {step} is none of them")
 
 
 def main() -> None:
