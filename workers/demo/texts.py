@@ -155,10 +155,24 @@ def _two_kinds(scene: Scene, rng: random.Random) -> tuple[Shape, Shape] | None:
 def ask_relation(scene: Scene, rng: random.Random) -> QuestionAnswer | None:
     if not (pair := _two_kinds(scene, rng)):
         return None
-    truth = relation(*pair)
-    asked = truth if rng.random() < 0.5 else OPPOSITE[truth]
-    answer = "yes" if asked == truth else "no"
-    return f"Is the {pair[0].kind} {asked} the {pair[1].kind}?", answer
+    return _asked_relation(*pair, is_true=rng.random() < 0.5)
+
+
+def ask_every_relation(scene: Scene, rng: random.Random) -> list[QuestionAnswer]:
+    """The four questions that `ask_relation` draws from, or none."""
+    if not (pair := _two_kinds(scene, rng)):
+        return []
+    return [
+        _asked_relation(*shapes, is_true=is_true)
+        for shapes in (pair, pair[::-1])
+        for is_true in (True, False)
+    ]
+
+
+def _asked_relation(first: Shape, second: Shape, *, is_true: bool) -> QuestionAnswer:
+    truth = relation(first, second)
+    asked = truth if is_true else OPPOSITE[truth]
+    return f"Is the {first.kind} {asked} the {second.kind}?", "yes" if is_true else "no"
 
 
 def ask_what_is(scene: Scene, rng: random.Random) -> QuestionAnswer | None:

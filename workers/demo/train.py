@@ -49,8 +49,6 @@ HEADS = (len(COLORS) + 1, len(KINDS) + 1, len(SIZES) + 1, 2, len(BACKGROUNDS), l
 #: Shapes per scene early and late: one shape first, so that names are learnt before order.
 EARLY_COUNTS, LATE_COUNTS, PLACES_COUNTS = (0.6, 0.3, 0.1), (0.25, 0.4, 0.35), (0.2, 0.55, 0.25)
 EARLY_SHARE = 0.12
-#: Asked of every scene that allows it, in the third part.
-PLACES = (texts.ask_relation, texts.ask_relation, texts.ask_where, texts.ask_what_is)
 #: Of a batch: altered pictures, questions about any two, second turns, solved examples.
 ALTERED, PAIRS, FOLLOW_UPS, SOLVED = 6, 8, 9, 9
 #: Dialogues are padded in groups of similar length, cut at these shares of them.
@@ -216,9 +214,11 @@ class Trainer:
         yield describe(scene, self.rng)
         for _ in range(2):
             yield texts.ask_anything(scene, self.rng)
-        for ask in PLACES if self._is_about_places else ():
-            if asked := ask(scene, self.rng):
-                yield asked
+        if self._is_about_places:
+            yield from texts.ask_every_relation(scene, self.rng)
+            for ask in (texts.ask_where, texts.ask_what_is):
+                if asked := ask(scene, self.rng):
+                    yield asked
 
     def _solved(self, scenes: list[Scene]) -> tuple[list[int], list[Turn]]:
         """One or two solved examples, then the same question about another picture."""
