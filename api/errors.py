@@ -167,6 +167,8 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
 
 def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, errors.IdefiqError):
+        return _ours(request, error.__cause__)  # raised below while FastAPI read the body
     codes = {404: errors.NotFound.code, 405: "method_not_allowed"}
     code = codes.get(error.status_code, errors.RequestError.code)
     render = envelope if _speaks_openai(request) else problem

@@ -27,6 +27,7 @@ _HARDENING = {
 _PAGES = frozenset({"/docs", "/docs/oauth2-redirect", "/redoc"})
 MOST_HEADER_BYTES = 64 * 1024
 NDJSON = "application/x-ndjson"
+FORM = "multipart/form-data"
 
 
 class CountBody:
@@ -51,17 +52,14 @@ class CountBody:
 
     def _most(self, scope: Scope) -> int:
         """Bytes that such a request may have."""
-        by_path = {
-            "/v1/files": self._settings.max_stream_bytes,
-            "/v1/chat/completions": self._settings.max_line_bytes,
-        }
-        if scope["path"] in by_path:
-            return by_path[scope["path"]]
         media_type = Headers(scope=scope).get("content-type", "").partition(";")[0].strip()
+        # Much only where it is read piece by piece, and after the key was looked at.
         return {
-            NDJSON: self._settings.max_stream_bytes,
-            "multipart/form-data": self._settings.max_upload_request_bytes,
-        }.get(media_type, self._settings.max_body_bytes)
+            ("/v1/jobs", NDJSON): self._settings.max_stream_bytes,
+            ("/v1/files", FORM): self._settings.max_stream_bytes,
+            ("/v1/images", FORM): self._settings.max_upload_request_bytes,
+            ("/v1/chat/completions", "application/json"): self._settings.max_line_bytes,
+        }.get((scope["path"], media_type), self._settings.max_body_bytes)
 
 
 class NameRequests:

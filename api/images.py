@@ -117,8 +117,8 @@ def _digest(file: IO[bytes]) -> tuple[str, int]:
 def presign(wanted: PresignIn, services: Parts, owner: CurrentOwner) -> PresignOut:
     """URLs to which the bytes of images can be PUT without passing through the API."""
     most, shown = services.settings.max_upload_bytes, []
-    _touch(services, owner.id, [one.sha256 for one in wanted])
     check_room(services, owner.id, sum(one.size_bytes for one in wanted))
+    _touch(services, owner.id, [one.sha256 for one in wanted], storing=True)
     for index, one in enumerate(wanted):
         if one.size_bytes > most:
             raise TooLarge(f"at most {most} bytes are taken", field=f"{index}.size_bytes")

@@ -175,13 +175,12 @@ def get_results(
     number = _number(after)
     with services.database.snapshot() as transaction:
         job = jobs.get(transaction, owner.id, job_id)
-        if NDJSON not in request.headers.get("accept", ""):
-            page = results.finished_after(transaction, job_id, number=number, limit=limit + 1)
-    if NDJSON in request.headers.get("accept", ""):
-        headers = {"X-Incomplete": "false" if job.finished_at else "true"}
-        return StreamingResponse(  # type: ignore[return-value]  # not what the schema describes
-            _lines(services, job_id, number), media_type=NDJSON, headers=headers
-        )
+        if NDJSON in request.headers.get("accept", ""):
+            headers = {"X-Incomplete": "false" if job.finished_at else "true"}
+            return StreamingResponse(  # type: ignore[return-value]  # not what the schema describes
+                _lines(services, job_id, number), media_type=NDJSON, headers=headers
+            )
+        page = results.finished_after(transaction, job_id, number=number, limit=limit + 1)
     shown = page[:limit]
     last = shown[-1].result_number or number if shown else number
     return ResultPage(

@@ -35,6 +35,8 @@ from db.submissions import NewItem, NewJob
 from workers.broker import INTAKE, UPKEEP, engine_queue
 
 _FIRST_LINE = re.compile(rb'\s*\{\s*"job"')
+#: Of one item, or of the defaults of a job, with references where images were.
+MOST_REQUEST_BYTES = 256 * 2**10
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +84,19 @@ class ItemChecker:
         return NewItem(self._store_data(request), custom_id)
 
     def _store_data(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Replace `data:` references by those of the blobs that they become."""
+        """Replace `data:` references by those of the blobs that they become.
+
+        What is left is bounded: pages of items are held in memory at once.
+        """
         if "images" in request:
             request["images"] = [self._stored(ref) for ref in request["images"]]
         for example in request.get("examples", ()):
             example["image"] = self._stored(example["image"])
+        if (size := len(orjson.dumps(request))) > MOST_REQUEST_BYTES:
+            raise RequestError(
+                f"{size} bytes beside its images; an item, or the defaults of a job, may have"
+                f" {MOST_REQUEST_BYTES}"
+            )
         return request
 
     def _stored(self, reference: str) -> str:

@@ -1,12 +1,12 @@
 """Webhooks: be told when jobs and batches end."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 
 from api.schemas import (
+    After,
     DeliveryOut,
     DeliveryPage,
+    Limit,
     WebhookIn,
     WebhookOut,
     WebhookPatch,
@@ -19,9 +19,6 @@ from db import outbox
 from workers.broker import UPKEEP
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
-
-Limit = Annotated[int, Query(ge=1, le=1_000)]
-After = Annotated[str | None, Query(description="`next` of the page before")]
 
 
 @router.post("", status_code=201)

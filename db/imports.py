@@ -10,16 +10,16 @@ from sqlalchemy import Connection, or_, select, update
 
 from db import counts, submissions
 from db.clock import now
-from db.jobs import JOB_COLUMNS, Job, as_job, cancel
+from db.jobs import JOB_COLUMNS, Job, as_job, cancel, get
 from db.states import Origin
 from db.submissions import NewItem
 from db.tables import jobs
 
 
 def import_page(
-    transaction: Connection, job: Job, offset: int, new_items: Sequence[NewItem]
+    transaction: Connection, job: Job, offset: int, new_items: Sequence[NewItem], size_bytes: int
 ) -> bool:
-    """Add one page of a spooled submission, whose first line is number `offset`.
+    """Add one page of a spooled submission: `size_bytes` of it, from line number `offset` on.
 
     Writes only if the job still waits for exactly this page, so it may run twice and at two
     places. Returns whether it was this call that wrote it.
@@ -34,7 +34,7 @@ def import_page(
             # Every line of a batch is told what became of it, so all are imported.
             or_(jobs.c.cancelled_at.is_(None), jobs.c.origin == Origin.BATCH.value),
         )
-        .values(spool_offset=offset + len(new_items))
+        .values(spool_offset=offset + len(new_items), spool_bytes=jobs.c.spool_bytes + size_bytes)
     )
     if not advanced.rowcount:
         return False
@@ -98,7 +98,14 @@ def forget_spool(transaction: Connection, job_id: str) -> None:
     )
 
 
-def give_up_import(transaction: Connection, job: Job) -> None:
-    """Cancel a job that can never be imported whole, so that it ends. Safe to repeat."""
+def give_up_import(transaction: Connection, job: Job) -> bool:
+    """Cancel a job that can never be imported whole, so that it ends. Safe to repeat.
+
+    Returns whether it was: a spool is gone as well when somebody else has imported all of it.
+    """
+    counts.lock(transaction, [job.id])
+    if get(transaction, job.owner_id, job.id).sealed_at:
+        return False
     cancel(transaction, job.owner_id, job.id)
     submissions.seal(transaction, job.id)
+    return True

@@ -144,6 +144,8 @@ def of_owner(transaction: Connection, owner_id: int) -> list[Webhook]:
 def remove(transaction: Connection, owner_id: int, webhook_id: str) -> None:
     """Forget a webhook and everything it was told."""
     get(transaction, owner_id, webhook_id)
+    # Nothing is announced to it from here on: what is being announced is waited for.
+    transaction.execute(select(webhooks.c.id).where(webhooks.c.id == webhook_id).with_for_update())
     transaction.execute(delete(deliveries).where(deliveries.c.webhook_id == webhook_id))
     transaction.execute(delete(webhooks).where(webhooks.c.id == webhook_id))
 
@@ -180,6 +182,7 @@ _ANNOUNCE = Statement(
     FROM webhooks JOIN {records:owner bigint, subject text, event text}
       ON records.owner = webhooks.owner_id
     WHERE disabled_at IS NULL AND events LIKE '% ' || records.event || ' %'
+    {keep:webhooks}
     ON CONFLICT DO NOTHING
     """
 )

@@ -5,7 +5,8 @@
                                 ─▶ neither                               answer it
 
 Only within an owner, and only from items that are still there: deleting a job takes its answers
-out of use. Nothing here is a lock: two that begin at the same moment may both be answered.
+out of use. Nothing here is a lock: two that begin at the same moment may both wait a
+second, or both be answered.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """The blob store in a bucket of S3, or of anything that speaks its protocol."""
 
-import tempfile
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
@@ -9,13 +9,14 @@ import boto3
 from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from s3transfer.exceptions import RetriesExceededError
 
 from db.blobs import check_size
 from db.errors import NotFound, StorageError
 from db.settings import RecordSettings
 
 _MISSING = {"NoSuchKey", "404", "NotFound"}
+#: How much of an open blob is asked for, and kept in memory, at a time.
+PIECE_BYTES = 4 * 2**20
 
 
 class S3Store:
@@ -45,16 +46,8 @@ class S3Store:
             return data
 
     def open(self, key: str, offset: int = 0) -> IO[bytes]:
-        """See BlobStore.open. Spooled to a local file, so that no connection waits for a reader."""
-        file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
-        try:
-            with _s3_errors(key):
-                self.client.download_fileobj(self.bucket, self.prefix + key, file)
-        except BaseException:
-            file.close()
-            raise
-        file.seek(offset)
-        return file
+        """See BlobStore.open. Asked for in pieces, so that no connection waits for a reader."""
+        return io.BufferedReader(_Object(self, key, offset), PIECE_BYTES)
 
     def delete(self, key: str) -> None:
         """See BlobStore.delete. Tried once: images are deleted under a lock of the record."""
@@ -103,6 +96,36 @@ def s3_client(settings: RecordSettings, *, attempts: int = 3) -> Any:
     )
 
 
+class _Object(io.RawIOBase):
+    """An object from `offset` on; each read is a request for a range of its bytes."""
+
+    def __init__(self, store: S3Store, key: str, offset: int) -> None:
+        self._client, self._key, self._next = store.client, key, offset
+        self._of = {"Bucket": store.bucket, "Key": store.prefix + key}
+        with _s3_errors(key):
+            self._size = int(self._client.head_object(**self._of)["ContentLength"])
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readall(self) -> bytes:
+        """What is left; in pieces larger than the few bytes that a raw stream asks for."""
+        return b"".join(iter(lambda: self.read(PIECE_BYTES), b""))
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer as far as there is something; 0 at the end."""
+        end = min(self._next + len(buffer), self._size)
+        if end <= self._next:
+            return 0
+        with _s3_errors(self._key):
+            found = self._client.get_object(**self._of, Range=f"bytes={self._next}-{end - 1}")
+            data = found["Body"].read()
+        buffer[: len(data)] = data
+        self._next += len(data)
+        return len(data)
+
+
 @contextmanager
 def _s3_errors(key: str) -> Iterator[None]:
     try:
@@ -112,5 +135,5 @@ def _s3_errors(key: str) -> Iterator[None]:
         if code in _MISSING:
             raise NotFound(f"there is no blob {key!r}") from error
         raise StorageError(f"the blob store answered {code}") from error
-    except (BotoCoreError, Boto3Error, RetriesExceededError, OSError) as error:
+    except (BotoCoreError, Boto3Error, OSError) as error:
         raise StorageError(f"the blob store is away: {type(error).__name__}") from error

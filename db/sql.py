@@ -5,6 +5,7 @@
     {later:number}    the same, for an expression in SQL
     {skip_locked}     rows that another transaction holds are passed over
     {for_update}      rows are locked until the transaction ends
+    {keep:table}      rows of that table are not deleted until the transaction ends
     {records:a t, b}  rows handed over as one JSON parameter, :records, with columns and types
 
 Text, where the statement is the point of the function; SQLAlchemy's expressions elsewhere.
@@ -65,6 +66,8 @@ def _postgresql(placeholder: re.Match[str]) -> str:
             return "FOR UPDATE SKIP LOCKED"
         case "for_update":
             return "FOR UPDATE"
+        case "keep":
+            return f"FOR KEY SHARE OF {argument}"
         case "records":
             return f"jsonb_to_recordset(CAST(:records AS jsonb)) AS records({argument})"
     raise ValueError(f"unknown placeholder {word!r}")
@@ -79,7 +82,7 @@ def _sqlite(placeholder: re.Match[str]) -> str:
             return f"{_SQLITE_TIME}, format('%+f seconds', :{argument}))"
         case "later":
             return f"{_SQLITE_TIME}, format('%+f seconds', {argument}))"
-        case "skip_locked" | "for_update":
+        case "skip_locked" | "for_update" | "keep":
             return ""
         case "records":
             columns = ", ".join(_sqlite_column(*c.split()) for c in (argument or "").split(","))

@@ -32,7 +32,7 @@ from api.submissions import ItemChecker, Lines, check_quota
 from db import batches, files
 from db.batches import NewBatch
 from db.blobs import file_key
-from db.errors import RequestError, TooLarge
+from db.errors import QuotaExceeded, RequestError, TooLarge
 from db.states import Origin
 from db.submissions import NewJob
 from workers.broker import UPKEEP
@@ -183,11 +183,9 @@ class Input:
                 self._take(line)
             except ValidationError as error:
                 self._note(number, request_error(error))
-            except TooLarge as error:
-                if error.field is None:
-                    raise
-                self._note(number, error)
             except RequestError as error:
+                if not _is_of_a_line(error):
+                    raise
                 self._note(number, error)
             if len(self._mistakes) >= MOST_MISTAKES:
                 return
@@ -248,6 +246,8 @@ class Input:
             item = checker.check(said.body.item(checker.card, said.custom_id))
         except ValidationError as error:
             raise _within_body(request_error(error)) from error
+        except QuotaExceeded:
+            raise
         except RequestError as error:
             raise _within_body(error) from error
         self._lines.add(item)
@@ -269,6 +269,12 @@ class Input:
         self._mistakes.append(
             {"code": error.code, "line": number, "message": str(error), "param": error.field}
         )
+
+
+def _is_of_a_line(error: RequestError) -> bool:
+    """Whether a line is mistaken; the whole file may be too long, or its owner without room."""
+    of_all = isinstance(error, TooLarge) and error.field is None
+    return not of_all and not isinstance(error, QuotaExceeded)
 
 
 def _within_body(error: RequestError) -> RequestError:

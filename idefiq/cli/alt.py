@@ -165,7 +165,7 @@ def _asked(client: Client, site: Site, asking: Asking) -> _End:
         errors.print(f"{job.id} drafts {len(new)} texts")
         _finished(client, job)
         found += client.reviews(job)
-        failed = [one for one in client.results(job) if one.state == "failed"]
+        failed = [one for one in client.results(job) if one.state != "succeeded"]
     return _End(list(dict.fromkeys(one.job for one in found)), found, failed)
 
 
@@ -235,7 +235,10 @@ def _say_the_end(site: Site, end: _End, *, as_json: bool) -> None:
     states = {state: sum(one.state == state for one in end.found) for state in _STATES}
     asked = [finding for finding in site if finding.state is State.ASK]
     of_key = {finding.key: finding for finding in reversed(asked)}  # the first of each
-    failed = [f"{_where(of_key.get(one.custom_id or ''), one)}: {one.error}" for one in end.failed]
+    failed = [
+        f"{_where(of_key.get(one.custom_id or ''), one)}: {one.error or one.state}"
+        for one in end.failed
+    ]
     lost = [f"{one.page} {one.context.get('source', '')}" for one in end.lost]
     if as_json:
         told = {**report.counts(site), "jobs": list(end.jobs), "reviews": states}

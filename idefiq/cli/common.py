@@ -32,5 +32,5 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 
 def say_json(value: Any) -> None:
-    """One line of JSON on standard output."""
-    print(json.dumps(value, ensure_ascii=False, default=str))
+    """One line of JSON on standard output, at once: whoever reads the pipe may be waiting."""
+    print(json.dumps(value, ensure_ascii=False, default=str), flush=True)

@@ -5,8 +5,12 @@ import hashlib
 import httpx2
 import pytest
 
+from db import retention
 from db.blobs import image_key, open_store
+from db.database import Database
+from db.owners import LOCAL_OWNER
 from tests import pictures
+from tests.db import builders
 from tests.db.test_blobs import s3_settings
 from tests.served import Serve
 
@@ -87,6 +91,26 @@ def test_an_image_can_be_put_straight_into_a_store_that_takes_it(
     assert given["image"] == f"blob:{wanted['sha256']}"
     stored = open_store(settings).get(image_key(1, str(wanted["sha256"])))
     assert stored == data
+
+
+def test_an_image_that_is_put_again_while_it_waits_to_be_collected_stays(
+    serve: Serve, sqlite_url: str, s3_endpoint: str
+) -> None:
+    settings = s3_settings(s3_endpoint, "put-again")
+    open_store(settings).prepare()
+    http = serve(sqlite_url, store=settings)
+    database = Database(sqlite_url)
+    owner_id, digest = builders.owner(database, LOCAL_OWNER), "ab" * 32
+    builders.checked_image(database, owner_id, digest)
+    with database.transaction() as transaction:
+        retention.forget_image(transaction, owner_id, digest)  # as if marked long ago
+
+    given = http.post("/v1/images/presign", json=[{"sha256": digest, "size_bytes": 1}])
+
+    assert given.status_code == 200
+    with database.transaction() as transaction:
+        assert not retention.hold_marked(transaction, owner_id, digest)
+    database.dispose()
 
 
 def test_a_folder_store_says_that_it_takes_no_direct_uploads(http_sqlite: httpx2.Client) -> None:

@@ -163,6 +163,19 @@ class TestSubmitting:
         assert [r.status_code for r in (whole, line, chunked)] == [413, 413, 413]
         assert [r.json()["code"] for r in (whole, line, chunked)] == ["too_large"] * 3
 
+    def test_an_item_is_bounded_beside_its_images(self, http_sqlite: httpx2.Client) -> None:
+        image = "data:image/png;base64," + base64.b64encode(bytes(400_000)).decode()
+        text = {"type": "text", "text": "x" * 20_000}
+        shown = {"type": "image", "index": 0}
+        item = {"images": [image], "messages": [{"role": "user", "content": [shown, *[text] * 14]}]}
+
+        whole = http_sqlite.post("/v1/jobs", json={"items": [item | {"kind": "chat"}]})
+        line = http_sqlite.post("/v1/jobs", json={"items": [], "defaults": item | {"kind": "chat"}})
+
+        for answer in (whole, line):
+            assert answer.status_code == 422
+            assert "bytes beside its images" in answer.json()["detail"]
+
     def test_an_image_in_the_request_becomes_a_blob(self, http: httpx2.Client) -> None:
         data = "data:image/png;base64," + base64.b64encode(pictures.plain()).decode()
 

@@ -1,5 +1,6 @@
 """Priority, expiry and quotas, as callers see them."""
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from db import jobs, owners
 from db.database import Database
 from db.owners import LOCAL_OWNER, Limits
 from db.settings import RecordSettings
+from tests import pictures
 from tests.db import builders
 from tests.served import Serve
 
@@ -125,6 +127,25 @@ class TestQuotas:
         assert [presigned.status_code, file.status_code] == [429, 429]
         assert file.json()["error"]["code"] == "quota_exceeded"
         assert job.status_code == 202
+
+    def test_a_batch_for_whose_images_there_is_no_room_is_no_mistake_of_its_file(
+        self, http: httpx2.Client, offered: Database
+    ) -> None:
+        url = "data:image/png;base64," + base64.b64encode(pictures.plain()).decode()
+        content = [{"type": "image_url", "image_url": {"url": url}}]
+        said = {"model": "echo", "messages": [{"role": "user", "content": content}]}
+        line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": said}
+        sent = {"file": json.dumps(line).encode()}
+        file = http.post("/v1/files", data={"purpose": "batch"}, files=sent).json()
+        new = {"input_file_id": file["id"], "endpoint": line["url"], "completion_window": "24h"}
+
+        limited(offered, max_stored_bytes=1)
+        refused = http.post("/v1/batches", json=new)
+        limited(offered, max_stored_bytes=10**6)
+        taken = http.post("/v1/batches", json=new)
+
+        assert (refused.status_code, "Retry-After" in refused.headers) == (429, True)
+        assert (taken.status_code, taken.json()["status"]) == (200, "in_progress")
 
     def test_without_a_quota_of_its_own_an_owner_has_that_of_the_settings(
         self, serve: Serve, offered: Database, tmp_path: Path

@@ -17,7 +17,7 @@ from db import owners, sessions
 from db.database import Database
 from db.settings import RecordSettings
 from db.states import Stage
-from tests.served import CARD
+from tests.served import CARD, Serve
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 
@@ -111,6 +111,20 @@ def test_headers_without_end_are_refused(http_sqlite: httpx2.Client) -> None:
     answer = http_sqlite.get("/v1/jobs", headers={"X-Long": "a" * 100_000})
 
     assert (answer.status_code, answer.json()["code"]) == (431, "headers_too_large")
+
+
+@pytest.mark.parametrize(
+    "media_type", ["application/json", *NDJSON.values(), "multipart/form-data"]
+)
+@pytest.mark.parametrize("path", ["/v1/webhooks", "/v1/keys", "/v1/images/known"])
+def test_no_media_type_makes_room_for_a_body_where_none_is_needed(
+    serve: Serve, sqlite_url: str, path: str, media_type: str
+) -> None:
+    http = serve(sqlite_url, keys="always", max_body_bytes=1000)
+
+    answer = http.post(path, content=b" " * 2000, headers={"Content-Type": media_type})
+
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs/none", "/healthz", "/nowhere"])

@@ -47,6 +47,19 @@ def test_what_is_put_is_got_whole_and_from_an_offset(store: BlobStore) -> None:
     assert (store.get(key), rest) == (b"0123456789", b"456789")
 
 
+def test_a_long_blob_is_read_line_by_line_from_any_of_its_bytes_on(store: BlobStore) -> None:
+    lines = [b"%d %s\n" % (n, b"x" * 100_000) for n in range(100)]
+    store.put("1/spool/a.jsonl", io.BytesIO(b"".join(lines)))
+
+    with store.open("1/spool/a.jsonl", offset=len(lines[0]) + 1) as stream:
+        found = list(stream)
+    with store.open("1/spool/a.jsonl", offset=sum(map(len, lines))) as stream:
+        rest = stream.read()
+
+    assert found == [lines[1][1:], *lines[2:]]
+    assert rest == b""
+
+
 def test_putting_again_replaces_and_deleting_twice_is_no_error(store: BlobStore) -> None:
     store.put("1/spool/a.jsonl", io.BytesIO(b"old"))
     store.put("1/spool/a.jsonl", io.BytesIO(b"new"))

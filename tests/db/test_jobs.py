@@ -108,11 +108,11 @@ class TestImports:
         session = builders.session(database)
 
         with database.transaction() as transaction:
-            imports.import_page(transaction, job, 0, self.page(2))
+            imports.import_page(transaction, job, 0, self.page(2), 1)
             submissions.seal(transaction, job.id)
         early = builders.claim(database, session)
         with database.transaction() as transaction:
-            imports.import_page(transaction, job, 2, self.page(1))
+            imports.import_page(transaction, job, 2, self.page(1), 1)
             submissions.seal(transaction, job.id)
 
         assert early == []
@@ -124,7 +124,7 @@ class TestImports:
         wrote = []
         for _ in range(2):
             with database.transaction() as transaction:
-                wrote.append(imports.import_page(transaction, job, 0, self.page(300)))
+                wrote.append(imports.import_page(transaction, job, 0, self.page(300), 1))
 
         assert wrote == [True, False]
         assert builders.counts(database, job.id) == {"queued": 300}
@@ -135,7 +135,7 @@ class TestImports:
         def run() -> None:
             for offset in range(0, 40, 10):
                 with database.transaction() as transaction:
-                    imports.import_page(transaction, job, offset, self.page(10))
+                    imports.import_page(transaction, job, offset, self.page(10), 1)
 
         threads = [threading.Thread(target=run) for _ in range(4)]
         for thread in threads:
@@ -149,10 +149,10 @@ class TestImports:
         job = self.spooled(database, lines=20)
 
         with database.transaction() as transaction:
-            imports.import_page(transaction, job, 0, self.page(10))
+            imports.import_page(transaction, job, 0, self.page(10), 1)
             jobs.cancel(transaction, job.owner_id, job.id)
         with database.transaction() as transaction:
-            assert not imports.import_page(transaction, job, 10, self.page(10))
+            assert not imports.import_page(transaction, job, 10, self.page(10), 1)
             submissions.seal(transaction, job.id)
             jobs.settle_cancelled(transaction, job.id, 100)
 

@@ -7,7 +7,7 @@ finished job ──write──▶ OWNER/results/JOB.jsonl, or a batch's two file
 
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -32,6 +32,8 @@ from workers.upkeep.retention import Retention
 
 #: Lines imported, items cancelled and results written in one transaction.
 PAGE = 2_000
+#: A page of an import ends early when its lines have so many bytes.
+PAGE_BYTES = 8 * 2**20
 #: Pages of one job imported before the next job has its turn.
 IMPORT_PAGES = 25
 #: Results are kept in memory up to this size while they are written, then in a file.
@@ -116,9 +118,7 @@ class Upkeep:
                 needless = job.cancelled_at is not None and job.origin != Origin.BATCH
                 done = needless or self._import_pages(job)
             except (NotFound, RequestError, ValueError) as error:
-                log.error("job %s can never be imported and is cancelled: %s", job.id, error)
-                with self._database.transaction() as transaction:
-                    imports.give_up_import(transaction, job)
+                self._give_up(job, error)
                 done = True
             if not done:
                 return
@@ -134,18 +134,22 @@ class Upkeep:
         """Import up to IMPORT_PAGES pages, so that others have their turn. True at the end."""
         assert job.spool_key
         offset = job.spool_offset
-        with self._store.open(job.spool_key) as spool:
-            lines = islice(spool, offset, None)
-            for _ in range(IMPORT_PAGES):
-                page = [_read_line(line) for line in islice(lines, PAGE)]
-                if page:
-                    with self._database.transaction() as transaction:
-                        imports.import_page(transaction, job, offset, page)
-                    offset += len(page)
-                    failpoints.reach("imported", job.id)
-                if len(page) < PAGE:
-                    return True
-        return False
+        with self._store.open(job.spool_key, job.spool_bytes or 0) as spool:
+            lines = islice(spool, offset if job.spool_bytes is None else 0, None)
+            for page in islice(_pages(lines), IMPORT_PAGES):
+                new_items = [_read_line(line) for line in page]
+                size_bytes = sum(map(len, page))
+                with self._database.transaction() as transaction:
+                    imports.import_page(transaction, job, offset, new_items, size_bytes)
+                offset += len(page)
+                failpoints.reach("imported", job.id)
+            return next(lines, None) is None
+
+    def _give_up(self, job: Job, error: Exception) -> None:
+        with self._database.transaction() as transaction:
+            given_up = imports.give_up_import(transaction, job)
+        if given_up:
+            log.error("job %s can never be imported whole and is cancelled: %s", job.id, error)
 
     def _tell_sealed(self, job: Job) -> None:
         self._wakes.wake(INTAKE, engine_queue(job.model))
@@ -169,9 +173,7 @@ class Upkeep:
                 listed = job.total + len(page)
                 job, done = replace(job, source_after=last, total=listed), last is None
         except (NotFound, TooLarge) as error:
-            log.error("job %s can never be listed and is cancelled: %s", job.id, error)
-            with self._database.transaction() as transaction:
-                imports.give_up_import(transaction, job)
+            self._give_up(job, error)
             done = True
         if done:
             with self._database.transaction() as transaction:
@@ -213,6 +215,16 @@ class Upkeep:
             self._store.delete(key)
         self._notices.changed(job.id)
         log.info("wrote the results of job %s", job.id)
+
+
+def _pages(lines: Iterator[bytes]) -> Iterator[list[bytes]]:
+    """Up to PAGE lines at a time, and fewer if they are long."""
+    while first := next(lines, None):
+        page, size = [first], len(first)
+        while size < PAGE_BYTES and len(page) < PAGE and (line := next(lines, None)):
+            page.append(line)
+            size += len(line)
+        yield page
 
 
 def _read_line(line: bytes) -> NewItem:

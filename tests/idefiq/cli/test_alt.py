@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,27 @@ class TestDrafting:
 
         assert failed.exit_code == 1
         assert "failed: index.html:1: a.png: the image's server failed" in failed.stderr
+        assert again.exit_code == 0, again.output
+        assert [one.text for one in client.reviews()] == ["A boat.", "A boat."]
+
+    def test_what_was_cancelled_is_asked_about_again(
+        self, site: Path, command: Command, played: Played, client: Client
+    ) -> None:
+        def cancel() -> None:
+            while not (submitted := list(client.jobs())):
+                time.sleep(0.02)
+            client.cancel(submitted[0])
+            played.upkeep.look()
+
+        thread = threading.Thread(target=cancel)
+        thread.start()
+        cancelled = command("alt", "site")
+        thread.join()
+        with played.running("A boat."):
+            again = command("alt", "site")
+
+        assert cancelled.exit_code == 1
+        assert "failed: index.html:1: a.png: cancelled" in cancelled.stderr
         assert again.exit_code == 0, again.output
         assert [one.text for one in client.reviews()] == ["A boat.", "A boat."]
 

@@ -1,12 +1,15 @@
 """Looking after jobs from the command line."""
 
+import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from db.errors import ImageUnreadable
 from idefiq import Client
+from idefiq.cli.common import say_json
 from tests.idefiq.cli.conftest import Command
 from tests.played import Played
 
@@ -51,6 +54,16 @@ def test_the_name_of_a_job_is_text(command: Command, client: Client) -> None:
     assert listed.exit_code == 0
     assert "photos/[/red].png [x]" in listed.stdout
     assert job.id in listed.stdout
+
+
+def test_a_line_for_a_program_does_not_wait_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = io.BytesIO()
+    buffered = io.TextIOWrapper(pipe)
+    monkeypatch.setattr(sys, "stdout", buffered)
+
+    say_json({"event": "item"})
+
+    assert pipe.getvalue() == b'{"event": "item"}\n'
 
 
 def test_a_job_is_watched_until_its_end(command: Command, client: Client, played: Played) -> None:

@@ -2,22 +2,24 @@
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
-from db import jobs, leases, submissions
+from db import imports, jobs, leases, submissions, tables
 from db.blobs import results_key
 from db.database import Database
 from db.jobs import Job
 from db.states import JobState
-from db.submissions import NewJob
+from db.submissions import NewItem, NewJob
 from tests.db import builders
 from tests.workers import parts
 from workers.upkeep import upkeep as upkeep_module
 
 
-def spool(database: Database, folder: Path, lines: list[object], key: str = "1/spool/a") -> Job:
+def spool(database: Database, folder: Path, lines: Sequence[object], key: str = "1/spool/a") -> Job:
     """A job as the API leaves it: a durable spool and a row."""
     body = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
     parts.store(folder).put(key, io.BytesIO(body))
@@ -94,6 +96,48 @@ def test_a_spool_that_can_never_be_imported_ends_its_job_and_no_other(
     assert state(database, gone) is JobState.CANCELLED
     assert state(database, good) is JobState.QUEUED
     assert state(database, broken) in (JobState.CANCELLED, JobState.IMPORTING)
+
+
+def test_who_comes_late_to_an_import_that_is_done_ends_nothing(
+    database: Database, tmp_path: Path
+) -> None:
+    job = spool(database, tmp_path, [line(n) for n in range(5)])
+    look(database, tmp_path)
+
+    parts.upkeep(database, tmp_path).import_job(job)  # as it was before the other's look
+
+    assert state(database, job) is JobState.QUEUED
+
+
+def test_long_lines_make_short_pages_and_each_look_begins_where_the_last_one_ended(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep_module, "PAGE_BYTES", 300)
+    monkeypatch.setattr(upkeep_module, "IMPORT_PAGES", 1)
+    lines = [line(n, note="x" * 100 * n) for n in range(5)]
+    job = spool(database, tmp_path, lines)
+    sizes = [len(json.dumps(each)) + 1 for each in lines]
+
+    seen = []
+    for _ in range(4):
+        look(database, tmp_path)
+        with database.snapshot() as transaction:
+            now = jobs.get(transaction, job.owner_id, job.id)
+        seen.append((now.spool_offset, now.spool_bytes))
+
+    assert seen == [(n, sum(sizes[:n])) for n in (2, 3, 4, 5)]
+    assert state(database, job) is JobState.QUEUED
+
+
+def test_an_import_that_an_older_version_began_is_ended(database: Database, tmp_path: Path) -> None:
+    job = spool(database, tmp_path, [line(n) for n in range(5)])
+    with database.transaction() as transaction:
+        imports.import_page(transaction, job, 0, [NewItem({"images": [builders.IMAGE]})] * 3, 0)
+        transaction.execute(update(tables.jobs).values(spool_bytes=None))
+
+    look(database, tmp_path)
+
+    assert builders.counts(database, job.id) == {"queued": 5}
 
 
 def test_the_results_of_a_finished_job_are_written_in_its_order(

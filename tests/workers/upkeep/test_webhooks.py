@@ -345,6 +345,36 @@ def test_an_end_that_is_written_twice_is_told_once(
     assert len(receiver.told) == len(log(database, webhook)) == 1
 
 
+def test_a_webhook_that_is_removed_while_a_job_ends_keeps_no_answer_from_its_job(
+    postgres_url: str,
+) -> None:
+    database = Database(postgres_url)
+    webhook, job_id = hook(database, "http://127.0.0.1:1/hook"), builders.job(database)
+    ending = threading.Thread(target=finish, args=(database, job_id))
+
+    with database.transaction() as transaction:
+        outbox.remove(transaction, webhook.owner_id, webhook.id)
+        ending.start()
+        while not waits_for_a_lock(database):
+            assert ending.is_alive()
+    ending.join()
+
+    assert builders.counts(database, job_id) == {"succeeded": 1}
+    with database.snapshot() as transaction:
+        told = transaction.execute(text("SELECT count(*) FROM deliveries")).scalar_one()
+    assert told == 0
+    database.dispose()
+
+
+def waits_for_a_lock(database: Database) -> bool:
+    asked = text(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    with database.snapshot() as transaction:
+        return bool(transaction.execute(asked).scalar_one())
+
+
 def test_a_worker_that_dies_while_it_tells_leaves_that_to_the_next(
     webhooks: Webhooks, database: Database, receiver: Receiver
 ) -> None:
