@@ -164,7 +164,8 @@ class EngineSettings(WorkerSettings):
         0, description="Items that are answered at the same time; 0 measures what fits"
     )
     slot_tokens: Annotated[int, Field(ge=64)] = Field(
-        2048, description="Tokens of a slot, prompt and answer; a longer item is answered alone"
+        2048,
+        description="Tokens of a slot, prompt and answer; a longer item is answered by generate",
     )
     decoding: Literal["exact", "fast"] = Field(
         "exact",
@@ -176,15 +177,16 @@ class EngineSettings(WorkerSettings):
     )
     invariant: bool = Field(
         False,
-        description="Read prompts and pictures one by one, so that not even in bfloat16 an answer"
-        " depends on its neighbours; slower",
+        description="Read prompts and pictures one by one, and let generate answer one item at a"
+        " time, so that not even the last bit of an answer depends on its neighbours; slower",
     )
     reuse_answers: bool = Field(
         True, description="Answer what an owner asks twice of the same picture only once"
     )
     features_bytes: Annotated[int, Field(ge=0)] = Field(
         256 * 2**20,
-        description="Memory for what a model has made of pictures, for more questions about them",
+        description="Memory for what a model has made of pictures, for more questions about them,"
+        " and again as much for solved examples",
     )
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = Field(
         64, description="Most tokens of an answer, and what an item gets that asks for none"

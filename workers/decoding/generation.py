@@ -77,9 +77,9 @@ class Confidence(LogitsProcessor):  # type: ignore[misc]
         self._steps.append(scores.amax(-1) - scores.float().logsumexp(-1))
         return scores
 
-    def of(self, row: int, tokens: int) -> float | None:
-        """Geometric mean of the probabilities of a row's first tokens; None if there are none."""
-        return confidence([float(step[row]) for step in self._steps[:tokens]])
+    def logprobs(self, row: int) -> list[float]:
+        """Of a row's tokens, and of the padding after them."""
+        return [float(step[row]) for step in self._steps]
 
 
 def is_greedy(options: Mapping[str, Any]) -> bool:

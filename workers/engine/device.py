@@ -57,7 +57,6 @@ class Device:
         #: Batches for `generate` above this cost do not fit: items times tokens of the longest.
         self._ceiling: int | None = None
         self._in_slots: dict[int, Loaded] = {}  # by the id of the prepared item
-        self._is_short = False
         #: What the device works on now.
         self.running: Sequence[Loaded] = ()
 
@@ -84,8 +83,8 @@ class Device:
     def put(self, loaded: Loaded) -> None:
         """Let an item that was expected wait for its turn."""
         with self._changed:
-            self._schedule.coming -= 1
             self._schedule.put([loaded])
+            self._schedule.coming -= 1
             self._changed.notify()
 
     @property
@@ -190,7 +189,11 @@ class Device:
             return
         else:
             group[0].alone = True
-        self._schedule.put_back(group)
+        self._put_back(group)
+
+    def _put_back(self, items: Sequence[Loaded]) -> None:
+        with self._changed:
+            self._schedule.put_back(items)
 
     def _step(self) -> None:
         assert self._slots
@@ -199,7 +202,6 @@ class Device:
         try:
             self._begin(held)
             self._answer(self._slots.step())
-            self._is_short = False
         except Exception as raised:
             error = raised
         if error is None:
@@ -207,16 +209,19 @@ class Device:
         log.warning("a step of %d items failed", len(held), exc_info=error)
         self._slots.drop()
         self._in_slots.clear()
-        if isinstance(error, MemoryError) and not self._is_short:
-            self._is_short = True
+        is_full = isinstance(error, MemoryError)
+        if is_full and not any(one.restarted for one in held):
             self._slots.shrink()  # and all from the beginning
-            self._schedule.put_back(held)
+            for one in held:
+                one.restarted = True
+            self._put_back(held)
         elif len(held) > 1:  # whose fault it is shows when each runs alone
             for one in held:
                 one.alone = True
-            self._schedule.put_back(held)
-        elif isinstance(error, MemoryError):
-            self._on_end(held[0], OutOfMemory("the item does not fit the device, even alone"))
+            self._put_back(held)
+        elif is_full:  # slots have a size of their own: `generate` may find room for it
+            held[0].alone, held[0].fits_slot = True, False
+            self._put_back(held)
         else:
             self._on_end(held[0], self._fault(error))
 

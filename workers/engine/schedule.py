@@ -32,6 +32,7 @@ class Loaded:
         fits_slot: Whether it can be answered in a slot.
         cost: Of its first token, see Joining.cost.
         alone: Whether it is to run with nothing else on the device.
+        restarted: Whether it was begun again because a step did not fit the device.
     """
 
     lease: Lease
@@ -40,6 +41,7 @@ class Loaded:
     fits_slot: bool
     cost: int
     alone: bool
+    restarted: bool = False
 
     @property
     def is_urgent(self) -> bool:

@@ -90,7 +90,7 @@ class Idefics(Pinned):
     def see(self, pictures: Sequence[Picture]) -> list[torch.Tensor]:
         """See Pinned.see."""
         seen: list[torch.Tensor] = []
-        at_once = 1 if self.slots_are_apart else PICTURES_AT_ONCE
+        at_once = 1 if self.is_invariant else PICTURES_AT_ONCE
         for start in range(0, len(pictures), at_once):
             some = pictures[start : start + at_once]
             hidden = self.model.model.vision_model(self._numbers(some)).last_hidden_state

@@ -111,6 +111,8 @@ class Pinned(ABC):
             style=self._style(settings),
             languages=self.languages,
         )
+        #: Whether everything is computed by itself, never beside a neighbour.
+        self.is_invariant = settings.invariant
         checks = selfcheck.run(self)
         self.ranks_from_cache = selfcheck.ranks_from_cache(self)
         vision = getattr(self.model.config, "vision_config", None)
@@ -119,7 +121,6 @@ class Pinned(ABC):
         self.patch_pixels = int(getattr(vision, "patch_size", 16)) ** 2
         #: Most patches that go through the vision part in one pass.
         self.patches_at_once = 1 if settings.invariant else settings.patches_at_once
-        self.slots_are_apart = settings.invariant
         slots = slotted.build(self, settings)
         self.slots = None if isinstance(slots, str) else slots
         serving = (
@@ -289,7 +290,8 @@ class Pinned(ABC):
         answers: dict[int, Answer] = {}
         groups: dict[Hashable, list[int]] = {}
         for index, item in enumerate(batch):
-            groups.setdefault(self.like(item.inputs), []).append(index)
+            kind = index if self.is_invariant else self.like(item.inputs)
+            groups.setdefault(kind, []).append(index)
         try:
             for indexes in groups.values():
                 some = [batch[index] for index in indexes]
@@ -362,19 +364,19 @@ class Pinned(ABC):
         confidence = generation.Confidence() if is_greedy else None
         said = self.generate_ids(batch, confidence)
         return [
-            self.answer(item, ids, "generate", confidence.of(row, len(ids)) if confidence else None)
+            self.answer(item, ids, "generate", confidence.logprobs(row) if confidence else ())
             for row, (item, ids) in enumerate(zip(batch, said, strict=True))
         ]
 
     def answer(
-        self, item: Prepared, ids: Sequence[int], path: MadeBy, confidence: float | None
+        self, item: Prepared, ids: Sequence[int], path: MadeBy, logprobs: Sequence[float]
     ) -> Answer:
         """The answer that tokens make.
 
         Args:
             ids: With the token that ended it.
             path: How they were generated.
-            confidence: See Answer.
+            logprobs: Of as many tokens or more; none if they were not simply the likeliest.
         """
         stops = self.options(item.request).get("stop", ())
         said = generation.read(ids, stops, self.ending, self.tokenizer)
@@ -389,7 +391,7 @@ class Pinned(ABC):
             label=named(said.text, labels) if labels else None,
             seed=item.inputs.seed,
             prompt=self._echo(item),
-            confidence=confidence,
+            confidence=generation.confidence(logprobs[: said.tokens]),
         )
 
     def _ranked(self, item: Prepared, suffixes: ranking.Suffixes) -> Answer:

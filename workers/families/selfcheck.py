@@ -97,7 +97,9 @@ def compare_slots(family: "Pinned", slots: "Slotted") -> str:
     In full precision every token has to be the same. In a smaller number format two ways of
     adding up may differ, so answers may part only where `generate` itself hesitates.
     """
-    items = _items(family)[: slots.count]
+    items = [item for item in _items(family) if slots.takes(item)][: slots.count]
+    if not items:
+        return f"not even the items of its check fit {slots.length} tokens (IDEFIQ_SLOT_TOKENS)"
     try:
         said = slots.ids(items)
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
-from db.errors import EngineError
+from db.errors import EngineError, RequestError
 from workers.decoding import attention, generation
 from workers.decoding.cache import Room
 from workers.decoding.choosing import Chooser, own_rules, strange_rules
@@ -127,16 +127,19 @@ class Slotted:
         if row.is_lost:
             return EngineError("the model's scores are not finite")
         is_greedy = generation.is_greedy(self._family.options(item.request))
-        certainty = generation.confidence(row.logprobs) if is_greedy else None
         try:
-            return self._family.answer(item, row.said, "slots", certainty)
+            return self._family.answer(item, row.said, "slots", row.logprobs if is_greedy else ())
         except Exception as error:  # one answer that cannot be read is not its neighbours' fault
             log.exception("an answer could not be read")
             return EngineError(f"the answer could not be read: {type(error).__name__}")
 
 
 def build(family: "Pinned", settings: EngineSettings) -> Slotted | str:
-    """The slots of a loaded family, or why it cannot have them."""
+    """The slots of a loaded family, or why it cannot have them.
+
+    Raises:
+        RequestError: There is no room for them.
+    """
     from workers.families import selfcheck
 
     if why := _refusal(family, settings):
@@ -145,7 +148,14 @@ def build(family: "Pinned", settings: EngineSettings) -> Slotted | str:
     if reader is None:
         return "its architecture has no reader here"
     attention.install(family.model)
-    slotted = Slotted(family, make_slots(family, reader, _room(family, reader, settings)))
+    room = _room(family, reader, settings)
+    try:
+        slotted = Slotted(family, make_slots(family, reader, room))
+    except torch.OutOfMemoryError as error:
+        raise RequestError(
+            f"{room.slots} slots of {room.length} tokens do not fit the device beside the model;"
+            " set IDEFIQ_SLOTS or IDEFIQ_SLOT_TOKENS lower"
+        ) from error
     if why := str(selfcheck.compare_slots(family, slotted)):
         family.model.set_attn_implementation("sdpa")
         return why
@@ -198,7 +208,7 @@ def _room(family: "Pinned", reader: Reader, settings: EngineSettings) -> Room:
     return Room(
         slots=count,
         length=length,
-        fixed=on_gpu or model.dtype != torch.float32,
+        fixed=on_gpu or model.dtype != torch.float32 or settings.invariant,
         apart=settings.invariant,
         late=on_gpu,
         features_bytes=settings.features_bytes,

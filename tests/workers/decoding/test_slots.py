@@ -3,20 +3,20 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from db.errors import EngineError
+from db.errors import EngineError, RequestError
 from tests.workers.answering import ids_in_slots, in_slots
 from tests.workers.families import exact
 from workers import families
 from workers.decoding.cache import Room
 from workers.decoding.kept import Kept
-from workers.families import slotted
+from workers.families import selfcheck, slotted
 from workers.families.base import Prepared
 from workers.families.pinned import Pinned
 from workers.families.slotted import Slotted
@@ -179,6 +179,29 @@ def test_the_certainty_of_an_answer_is_that_of_generate(pinned: Load) -> None:
     assert drawn.confidence is None
 
 
+def test_what_is_padded_behind_a_stop_string_is_no_part_of_the_certainty(pinned: Load) -> None:
+    family = pinned("idefics2")
+
+    def item(picture: int, **options: Any) -> Prepared:
+        return asked(family, (picture,), options={"max_new_tokens": 20, **options})
+
+    texts = [family.generate([item(n)])[0].text for n in range(6)]
+    ends, goes_on, stop = next(
+        (n, m, text[2:5])
+        for n, text in enumerate(texts)
+        for m, other in enumerate(texts)
+        if text[2:5] not in other
+    )
+    short, long = item(ends, stop=[stop]), item(goes_on, stop=[stop])
+
+    alone, beside = family.generate([short])[0], family.generate([short, long])[0]
+    [slot] = in_slots(remade(family), [short])
+
+    assert alone.finish_reason == "stop"
+    assert beside.confidence == pytest.approx(alone.confidence, abs=1e-5)
+    assert slot.confidence == pytest.approx(alone.confidence, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("options", "fits"),
     [({}, True), ({"num_beams": 2}, False), ({"max_new_tokens": 64}, False)],
@@ -277,6 +300,27 @@ def test_pictures_packed_without_padding_have_the_features_that_they_have_alone(
         assert torch.allclose(b, c, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_invariant_model_is_as_certain_and_its_beams_say_the_same_in_any_company(
+    dtype: Literal["float32", "bfloat16"], checkpoint: Callable[[str], Path]
+) -> None:
+    where = str(checkpoint("idefics2"))
+    family = families.load(
+        EngineSettings(model="m", model_path=where, dtype=dtype, slots=4, invariant=True)
+    )
+    assert isinstance(family, Pinned)
+    assert family.slots
+    prompts = ["a word " * (1 + 9 * (n % 4)) for n in range(8)]
+    beams = [asked(family, (n,), prompt=p, options={"num_beams": 3}) for n, p in enumerate(prompts)]
+    greedy = [asked(family, (n,), prompt=prompt) for n, prompt in enumerate(prompts)]
+
+    alone = [family.generate([item])[0] for item in beams]
+    certain = [in_slots(family.slots, [item])[0].confidence for item in greedy]
+
+    assert family.generate(beams) == alone
+    assert [answer.confidence for answer in in_slots(family.slots, greedy)] == certain
+
+
 @pytest.mark.parametrize("name", ["idefics2", "idefics-base-resampler"])
 def test_in_a_smaller_number_format_no_answer_depends_on_its_neighbours_to_the_last_bit(
     name: str, checkpoint: Callable[[str], Path]
@@ -308,7 +352,7 @@ def test_in_a_smaller_number_format_no_answer_depends_on_its_neighbours_to_the_l
 
 class TestWhatCannotBeServedInSlots:
     def test_it_is_served_by_generate_and_its_card_says_why(
-        self, checkpoint: Callable[[str], Path]
+        self, checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def serving(name: str, **said: Any) -> str:
             family = families.load(
@@ -322,6 +366,22 @@ class TestWhatCannotBeServedInSlots:
         assert serving("idefics2", engine="generate") == "the settings say so"
         assert serving("idefics2", attention="eager") == "its attention is eager, not sdpa"
         assert serving("llava") == "its architecture has no reader here"
+        # What fits is compared, the rest is never put into a slot.
+        assert serving("idefics2-splitting", slot_tokens=64) == ""
+        monkeypatch.setattr(selfcheck, "TOKENS", 64)
+        assert "64 tokens (IDEFIQ_SLOT_TOKENS)" in serving("idefics2-splitting", slot_tokens=64)
+
+    def test_more_slots_than_there_is_room_for_are_refused_with_the_setting_to_change(
+        self, checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object) -> None:
+            raise torch.OutOfMemoryError("as a small GPU says it")
+
+        monkeypatch.setattr(slotted, "make_slots", full)
+        settings = EngineSettings(model="m", model_path=str(checkpoint("idefics2")), slots=1024)
+
+        with pytest.raises(RequestError, match=r"1024 slots of .* set IDEFIQ_SLOTS"):
+            families.load(settings)
 
     def test_a_model_whose_slots_say_something_else_is_left_to_generate(
         self, checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch

@@ -80,7 +80,7 @@ class SmallSlots:
     def admit(self, items: Sequence[Prepared]) -> list[tuple[Prepared, Answer | EngineError]]:
         assert len(self.held) + len(items) <= self.count
         self.admitted.append(len(items))
-        self._check([item for item, _ in self.held.values()] + list(items))
+        self._check(items)
         for item in items:
             if item.inputs:
                 raise item.inputs
@@ -89,7 +89,7 @@ class SmallSlots:
 
     def step(self) -> list[tuple[Prepared, Answer | EngineError]]:
         assert self.held
-        self._check([item for item, _ in self.held.values()])
+        self._check()
         return self._said()
 
     def drop(self) -> None:
@@ -98,8 +98,9 @@ class SmallSlots:
     def shrink(self) -> None:
         self.shrunk += 1
 
-    def _check(self, items: Sequence[Prepared]) -> None:
-        if sum(item.tokens for item in items) > self.fits:
+    def _check(self, new: Sequence[Prepared] = ()) -> None:
+        said = sum(item.tokens + item.request["says"] - left for item, left in self.held.values())
+        if said + sum(item.tokens for item in new) > self.fits:
             raise MemoryError
 
     def _said(self) -> list[tuple[Prepared, Answer | EngineError]]:

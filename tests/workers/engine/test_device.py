@@ -99,6 +99,16 @@ class TestSlots:
 
         assert said == ["3", OutOfMemory.code, "4"]
 
+    def test_what_outgrows_its_slot_while_it_is_said_is_left_to_generate(self) -> None:
+        family = SmallFamily(fits=6, slots=4)
+
+        said = ends(family, *(loaded(2, says=n, in_slot=True) for n in (9, 2, 3)))
+
+        assert said == ["2", "2", "2"]
+        assert family.ran == [1]
+        assert family.slots
+        assert len(family.slots.admitted) < 10
+
     @pytest.mark.parametrize("error", [EngineError("broken"), ZeroDivisionError()])
     def test_an_item_that_cannot_be_begun_is_found_and_its_neighbours_are_answered(
         self, error: Exception
