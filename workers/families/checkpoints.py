@@ -24,8 +24,8 @@ from workers.settings import EngineSettings
 
 DEMO = Path(__file__).parent.parent / "demo" / "checkpoint"
 NOTES = {
-    "demo": "Demonstration model: knows drawn scenes of coloured shapes, one picture at a time, in"
-    " English, and nothing else."
+    "demo": "Demonstration model: knows drawn scenes of coloured shapes, in English, and nothing"
+    " else."
 }
 #: Models that know the wordings of their training and no others.
 OWN_WORDINGS = frozenset({"demo"})
