@@ -52,13 +52,14 @@ class CountBody:
 
     def _most(self, scope: Scope) -> int:
         """Bytes that such a request may have."""
+        if scope["path"] == "/v1/chat/completions":
+            return self._settings.max_line_bytes
         media_type = Headers(scope=scope).get("content-type", "").partition(";")[0].strip()
         # Much only where it is read piece by piece, and after the key was looked at.
         return {
             ("/v1/jobs", NDJSON): self._settings.max_stream_bytes,
             ("/v1/files", FORM): self._settings.max_stream_bytes,
             ("/v1/images", FORM): self._settings.max_upload_request_bytes,
-            ("/v1/chat/completions", "application/json"): self._settings.max_line_bytes,
         }.get((scope["path"], media_type), self._settings.max_body_bytes)
 
 

@@ -118,7 +118,6 @@ def presign(wanted: PresignIn, services: Parts, owner: CurrentOwner) -> PresignO
     """URLs to which the bytes of images can be PUT without passing through the API."""
     most, shown = services.settings.max_upload_bytes, []
     check_room(services, owner.id, sum(one.size_bytes for one in wanted))
-    _touch(services, owner.id, [one.sha256 for one in wanted], storing=True)
     for index, one in enumerate(wanted):
         if one.size_bytes > most:
             raise TooLarge(f"at most {most} bytes are taken", field=f"{index}.size_bytes")
@@ -132,6 +131,8 @@ def presign(wanted: PresignIn, services: Parts, owner: CurrentOwner) -> PresignO
         shown.append(
             PresignedOut(image=f"blob:{one.sha256}", url=url, expires_seconds=PRESIGN_SECONDS)
         )
+    with services.database.transaction() as transaction:
+        verdicts.expect(transaction, owner.id, [one.sha256 for one in wanted])
     return PresignOut(data=shown)
 
 

@@ -29,7 +29,7 @@ from db.blobs import BlobStore, image_key, spool_key
 from db.cards import ModelCard, check_effective
 from db.database import Transaction
 from db.errors import Forbidden, RequestError, TooLarge, UnknownModel
-from db.requests import effective
+from db.requests import effective, example_references, image_references
 from db.sessions import Offer
 from db.submissions import NewItem, NewJob
 from workers.broker import INTAKE, UPKEEP, engine_queue
@@ -86,17 +86,19 @@ class ItemChecker:
     def _store_data(self, request: dict[str, Any]) -> dict[str, Any]:
         """Replace `data:` references by those of the blobs that they become.
 
-        What is left is bounded: pages of items are held in memory at once.
+        All else is bounded: pages of items are held in memory at once.
         """
-        if "images" in request:
-            request["images"] = [self._stored(ref) for ref in request["images"]]
-        for example in request.get("examples", ()):
-            example["image"] = self._stored(example["image"])
-        if (size := len(orjson.dumps(request))) > MOST_REQUEST_BYTES:
+        shown = [*image_references(request), *example_references(request)]
+        data = sum(len(reference) for reference in shown if reference.startswith("data:"))
+        if (size := len(orjson.dumps(request)) - data) > MOST_REQUEST_BYTES:
             raise RequestError(
                 f"{size} bytes beside its images; an item, or the defaults of a job, may have"
                 f" {MOST_REQUEST_BYTES}"
             )
+        if "images" in request:
+            request["images"] = [self._stored(ref) for ref in request["images"]]
+        for example in request.get("examples", ()):
+            example["image"] = self._stored(example["image"])
         return request
 
     def _stored(self, reference: str) -> str:

@@ -5,7 +5,8 @@
     OWNER/results/JOB.jsonl      the results of a finished job
     OWNER/files/ID               a file of OpenAI's interface
 
-Writing the same key twice writes the same bytes. A reader sees a blob whole or not at all.
+Writing the same key twice writes the same bytes. A reader sees nothing of a blob that is not whole;
+one of S3 that is removed while it is read breaks off.
 """
 
 import os

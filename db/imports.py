@@ -17,9 +17,9 @@ from db.tables import jobs
 
 
 def import_page(
-    transaction: Connection, job: Job, offset: int, new_items: Sequence[NewItem], size_bytes: int
+    transaction: Connection, job: Job, offset: int, new_items: Sequence[NewItem], end: int
 ) -> bool:
-    """Add one page of a spooled submission: `size_bytes` of it, from line number `offset` on.
+    """Add one page of a spooled submission, from line number `offset` to byte number `end`.
 
     Writes only if the job still waits for exactly this page, so it may run twice and at two
     places. Returns whether it was this call that wrote it.
@@ -34,7 +34,7 @@ def import_page(
             # Every line of a batch is told what became of it, so all are imported.
             or_(jobs.c.cancelled_at.is_(None), jobs.c.origin == Origin.BATCH.value),
         )
-        .values(spool_offset=offset + len(new_items), spool_bytes=jobs.c.spool_bytes + size_bytes)
+        .values(spool_offset=offset + len(new_items), spool_bytes=end)
     )
     if not advanced.rowcount:
         return False

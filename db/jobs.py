@@ -29,7 +29,7 @@ class Job:
     spool_key: str | None
     spool_lines: int
     spool_offset: int
-    spool_bytes: int | None
+    spool_bytes: int
     source: str | None
     source_after: str | None
     listed_at: datetime | None

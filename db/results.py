@@ -9,30 +9,35 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, func, select
 
 from db import jobs as job_statements
 from db.database import Database
 from db.errors import NotFound
 from db.lines import json_line
-from db.tables import items
+from db.tables import Json, items
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An item as its owner sees it. `images` are references, filled by intake."""
+    """An item as its owner sees it.
+
+    Attributes:
+        images: References as intake has read them, or as they were submitted.
+        request: Of an item that is looked at by itself; pages have room for answers alone.
+    """
 
     ordinal: int
     custom_id: str | None
     state: str
     stage: str
-    request: dict[str, Any]
     images: list[str] | None
     answer: dict[str, Any] | None
     error_code: str | None
     error_message: str | None
     finished_at: datetime | None
     result_number: int | None
+    request: dict[str, Any] | None = None
 
     def public(self) -> dict[str, Any]:
         """The JSON that owners get, in pages, streams and results objects alike."""
@@ -41,7 +46,7 @@ class Item:
             "index": self.ordinal,
             "custom_id": self.custom_id,
             "state": self.state,
-            "images": self.images or self.request.get("images", []),
+            "images": self.images or [],
             "answer": self.answer,
             "error": error if self.error_code else None,
             "finished_at": _shown(self.finished_at),
@@ -56,10 +61,15 @@ def _shown(at: datetime | None) -> str | None:
     return at.isoformat().replace("+00:00", "Z") if at else None
 
 
-_COLUMNS = [items.c[name] for name in Item.__dataclass_fields__]
+_SHOWN = func.coalesce(items.c.images, items.c.request["images"], type_=Json)
+_COLUMNS = [
+    _SHOWN.label(name) if name == "images" else items.c[name]
+    for name in Item.__dataclass_fields__
+    if name != "request"
+]
 
 
-def _item(row: Row[Any]) -> Item:
+def _item(row: Any) -> Item:
     return Item(**row._mapping)
 
 
@@ -71,7 +81,9 @@ def get(transaction: Connection, owner_id: int, job_id: str, ordinal: int) -> It
     """
     job_statements.get(transaction, owner_id, job_id)
     row = transaction.execute(
-        select(*_COLUMNS).where(items.c.job_id == job_id, items.c.ordinal == ordinal)
+        select(*_COLUMNS, items.c.request).where(
+            items.c.job_id == job_id, items.c.ordinal == ordinal
+        )
     ).first()
     if row is None:
         raise NotFound(f"job {job_id} has no item {ordinal}")

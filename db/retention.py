@@ -123,7 +123,15 @@ def references(
 ) -> tuple[set[tuple[int, str]], int | None]:
     """Owners and digests that one page of all items refers to, and the last id of the page."""
     rows = transaction.execute(
-        select(items.c.id, items.c.owner_id, items.c.request, items.c.images, items.c.examples)
+        select(
+            items.c.id,
+            items.c.owner_id,
+            items.c.images,
+            items.c.examples,
+            # Not the whole request: a page of long texts would fill the memory.
+            items.c.request["images"].label("asked_images"),
+            items.c.request["examples"].label("asked_examples"),
+        )
         .where(items.c.id > beyond)
         .order_by(items.c.id)
         .limit(limit)
@@ -132,7 +140,12 @@ def references(
         (row.owner_id, digest)
         for row in rows
         for digest in blob_digests(
-            [*_named(row.request), *(row.images or ()), *(row.examples or ())]
+            [
+                *image_references({"images": row.asked_images or []}),
+                *example_references({"examples": row.asked_examples or []}),
+                *(row.images or ()),
+                *(row.examples or ()),
+            ]
         )
     }
     return named, rows[-1].id if rows else None

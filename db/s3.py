@@ -1,5 +1,6 @@
 """The blob store in a bucket of S3, or of anything that speaks its protocol."""
 
+import contextlib
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from db.settings import RecordSettings
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 #: How much of an open blob is asked for, and kept in memory, at a time.
 PIECE_BYTES = 4 * 2**20
+#: How often a piece is asked for until reading fails.
+PIECE_TRIES = 3
 
 
 class S3Store:
@@ -118,12 +121,18 @@ class _Object(io.RawIOBase):
         end = min(self._next + len(buffer), self._size)
         if end <= self._next:
             return 0
-        with _s3_errors(self._key):
-            found = self._client.get_object(**self._of, Range=f"bytes={self._next}-{end - 1}")
-            data = found["Body"].read()
+        data = self._read(f"bytes={self._next}-{end - 1}")
         buffer[: len(data)] = data
         self._next += len(data)
         return len(data)
+
+    def _read(self, wanted: str) -> bytes:
+        # The client tries requests again, but not bodies that break off.
+        for _ in range(PIECE_TRIES - 1):
+            with contextlib.suppress(StorageError), _s3_errors(self._key):
+                return bytes(self._client.get_object(**self._of, Range=wanted)["Body"].read())
+        with _s3_errors(self._key):
+            return bytes(self._client.get_object(**self._of, Range=wanted)["Body"].read())
 
 
 @contextmanager

@@ -147,9 +147,9 @@ jobs = Table(
     #: Key of the spooled submission, while there is something left to import from it.
     Column("spool_key", Text),
     Column("spool_lines", BigInteger, nullable=False, server_default="0"),
-    #: Lines and bytes of it that are imported; no bytes if an older version began with it.
+    #: Lines and bytes of it that are imported; 0 bytes too if an older version began with it.
     Column("spool_offset", BigInteger, nullable=False, server_default="0"),
-    Column("spool_bytes", BigInteger, server_default="0"),
+    Column("spool_bytes", BigInteger, nullable=False, server_default="0"),
     #: `s3://bucket/prefix`, if the items are the images found there; the last key so listed; and
     #: when there were no more.
     Column("source", Text),

@@ -78,6 +78,24 @@ def touch(
             )
 
 
+def expect(transaction: Connection, owner_id: int, digests: Collection[str]) -> None:
+    """Say that images may be stored within minutes: what waits to be collected waits anew.
+
+    They are not known until they are used, because their bytes may never come.
+    """
+    touch(transaction, owner_id, digests)
+    for some in _chunks(sorted(digests)):
+        marked = and_(
+            blobs.c.owner_id == owner_id,
+            blobs.c.digest.in_(some),
+            blobs.c.collecting_at.is_not(None),
+        )
+        transaction.execute(
+            select(blobs.c.digest).where(marked).order_by(blobs.c.digest).with_for_update()
+        )
+        transaction.execute(update(blobs).where(marked).values(collecting_at=now()))
+
+
 def forget(transaction: Connection, owner_id: int, digest: str) -> None:
     """Forget an image whose bytes are not there, so that it is stored again. Safe to repeat."""
     transaction.execute(delete(blobs).where(blobs.c.owner_id == owner_id, blobs.c.digest == digest))

@@ -379,8 +379,10 @@ class Client:
             except httpx2.TransportError as error:
                 if protocol.is_last(call, attempt):
                     raise protocol.unreachable(http.base_url or call.path, error) from None
-            if response is not None and (found := protocol.ended(call, attempt, response)):
-                return found
+            if response is not None and (
+                response.status_code not in protocol.RETRIED or protocol.is_last(call, attempt)
+            ):
+                return response
             time.sleep(protocol.pause_seconds(attempt, response))
         raise AssertionError("the last attempt returns or raises")
 

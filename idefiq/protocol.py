@@ -93,16 +93,6 @@ def is_last(call: Call[Any], attempt: int) -> bool:
     return attempt == ATTEMPTS or not call.repeatable
 
 
-def ended(call: Call[Any], attempt: int, response: httpx2.Response) -> httpx2.Response | None:
-    """What a call has come to, or None if it is to be sent again."""
-    if response.status_code in RETRIED and not is_last(call, attempt):
-        return None
-    if call.method == "DELETE" and attempt > 1 and response.status_code == 404:
-        # It was there for an attempt before this one, whose answer was lost.
-        return httpx2.Response(204, request=response.request)
-    return response
-
-
 def unreachable(url: object, error: Exception) -> IdefiqError:
     """What a connection that cannot be made is told as."""
     return IdefiqError(

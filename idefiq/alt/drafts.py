@@ -91,9 +91,9 @@ def ask(client: Client, wanted: Mapping[str, Sequence[Finding]], asking: Asking)
         job = client.submit(
             items, model=asking.model, defaults=defaults, name=asking.name, idempotency_key=key
         )
-        if key is None or not job.is_final:
+        if key is None or not job.is_final or job.counts.succeeded == job.counts.total:
             return job
-        key = None  # these have no draft, so it failed or was cancelled before: ask again
+        key = None  # these failed or were cancelled before: that was long enough ago to ask again
 
 
 def drafted(client: Client, keys: Iterable[str]) -> list[Review]:

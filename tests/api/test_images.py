@@ -5,7 +5,7 @@ import hashlib
 import httpx2
 import pytest
 
-from db import retention
+from db import retention, verdicts
 from db.blobs import image_key, open_store
 from db.database import Database
 from db.owners import LOCAL_OWNER
@@ -110,6 +110,9 @@ def test_an_image_that_is_put_again_while_it_waits_to_be_collected_stays(
     assert given.status_code == 200
     with database.transaction() as transaction:
         assert not retention.hold_marked(transaction, owner_id, digest)
+        assert verdicts.stored(transaction, owner_id, [digest]) == set()  # its bytes may not come
+        verdicts.touch(transaction, owner_id, [digest])
+        assert verdicts.stored(transaction, owner_id, [digest]) == {digest}
     database.dispose()
 
 

@@ -5,6 +5,7 @@ import secrets
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,6 +59,33 @@ def test_a_long_blob_is_read_line_by_line_from_any_of_its_bytes_on(store: BlobSt
 
     assert found == [lines[1][1:], *lines[2:]]
     assert rest == b""
+
+
+@pytest.mark.parametrize("breaks", [2, 3])
+def test_a_piece_that_breaks_off_is_asked_for_three_times(
+    breaks: int, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(s3_settings(s3_endpoint, f"b{secrets.token_hex(6)}"))
+    assert isinstance(store, S3Store)
+    store.prepare()
+    store.put("1/files/a", io.BytesIO(b"0123456789"))
+    left, ask = list(range(breaks)), store.client.get_object
+
+    def broken(**asked: Any) -> Any:
+        found = ask(**asked)
+        if left:
+            left.pop()
+            found["Body"].close()  # as if the connection had gone
+        return found
+
+    monkeypatch.setattr(store.client, "get_object", broken)
+
+    with store.open("1/files/a", 3) as stream:
+        if breaks < 3:
+            assert stream.read() == b"3456789"
+        else:
+            with pytest.raises(StorageError):
+                stream.read()
 
 
 def test_putting_again_replaces_and_deleting_twice_is_no_error(store: BlobStore) -> None:

@@ -304,26 +304,6 @@ class TestReaching:
         with served(Busy) as url:
             assert connect(url).models() == []
 
-    def test_what_was_deleted_although_its_answer_was_lost_is_deleted(
-        self, connect: Connect
-    ) -> None:
-        class Forgets(BaseHTTPRequestHandler):
-            answers: ClassVar[list[int]] = [0, 404, 404]
-
-            def do_DELETE(self) -> None:
-                if status := self.answers.pop(0):
-                    self.send_response(status)
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        with served(Forgets) as url:
-            connect(url).delete("job_1")
-            with pytest.raises(ApiError):
-                connect(url).delete("job_1")
-
     def test_a_key_is_sent(self, connect: Connect, serve: Serve, sqlite_url: str) -> None:
         http = serve(sqlite_url, keys="always")
         database = Database(sqlite_url)

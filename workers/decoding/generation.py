@@ -79,7 +79,7 @@ class Confidence(LogitsProcessor):  # type: ignore[misc]
 
     def logprobs(self, row: int) -> list[float]:
         """Of a row's tokens, and of the padding after them."""
-        return [float(step[row]) for step in self._steps]
+        return [float(value) for value in torch.stack(self._steps)[:, row].tolist()]
 
 
 def is_greedy(options: Mapping[str, Any]) -> bool:

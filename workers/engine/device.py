@@ -211,7 +211,7 @@ class Device:
         self._in_slots.clear()
         is_full = isinstance(error, MemoryError)
         if is_full and not any(one.restarted for one in held):
-            self._slots.shrink()  # and all from the beginning
+            self._slots.release()  # and all from the beginning
             for one in held:
                 one.restarted = True
             self._put_back(held)

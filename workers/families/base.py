@@ -137,7 +137,10 @@ class Joining(Protocol):
         """Forget all items."""
 
     def shrink(self) -> None:
-        """Free what is only kept to save time, and take less at once from now on."""
+        """Free what is only kept to save time, and see fewer pictures at once from now on."""
+
+    def release(self) -> None:
+        """Free what is only kept to save time."""
 
 
 class Family(Protocol):

@@ -96,12 +96,17 @@ def compare_slots(family: "Pinned", slots: "Slotted") -> str:
 
     In full precision every token has to be the same. In a smaller number format two ways of
     adding up may differ, so answers may part only where `generate` itself hesitates.
+
+    Raises:
+        torch.OutOfMemoryError: There is no room for them beside the slots.
     """
     items = [item for item in _items(family) if slots.takes(item)][: slots.count]
     if not items:
         return f"not even the items of its check fit {slots.length} tokens (IDEFIQ_SLOT_TOKENS)"
     try:
         said = slots.ids(items)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         return f"its text model does not run in slots: {type(error).__name__}: {error}"
     for item, ids in zip(items, said, strict=True):

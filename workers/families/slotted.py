@@ -95,9 +95,13 @@ class Slotted:
         self._slots.clear()
         self._items.clear()
 
-    def shrink(self) -> None:
+    def release(self) -> None:
         """See Joining."""
         self._slots.release()
+
+    def shrink(self) -> None:
+        """See Joining."""
+        self.release()
         self._family.patches_at_once = max(1, self._family.patches_at_once // 2)
 
     def ids(self, items: Sequence[Prepared]) -> list[list[int]]:
@@ -151,12 +155,13 @@ def build(family: "Pinned", settings: EngineSettings) -> Slotted | str:
     room = _room(family, reader, settings)
     try:
         slotted = Slotted(family, make_slots(family, reader, room))
-    except torch.OutOfMemoryError as error:
+        why = str(selfcheck.compare_slots(family, slotted))
+    except RuntimeError as error:  # on a GPU out of memory is a kind of it, on a CPU no more
         raise RequestError(
-            f"{room.slots} slots of {room.length} tokens do not fit the device beside the model;"
+            f"{room.slots} slots of {room.length} tokens cannot be had beside the model: {error};"
             " set IDEFIQ_SLOTS or IDEFIQ_SLOT_TOKENS lower"
         ) from error
-    if why := str(selfcheck.compare_slots(family, slotted)):
+    if why:
         family.model.set_attn_implementation("sdpa")
         return why
     return slotted

@@ -124,6 +124,8 @@ class Upkeep:
                 return
             with self._database.transaction() as transaction:
                 submissions.seal(transaction, job.id)
+                if not jobs.get(transaction, job.owner_id, job.id).sealed_at:
+                    return  # another upkeep is at one of its pages
             failpoints.reach("sealed", job.id)
             self._tell_sealed(job)
         self._store.delete(job.spool_key)
@@ -133,14 +135,15 @@ class Upkeep:
     def _import_pages(self, job: Job) -> bool:
         """Import up to IMPORT_PAGES pages, so that others have their turn. True at the end."""
         assert job.spool_key
-        offset = job.spool_offset
-        with self._store.open(job.spool_key, job.spool_bytes or 0) as spool:
-            lines = islice(spool, offset if job.spool_bytes is None else 0, None)
+        offset, end = job.spool_offset, job.spool_bytes
+        with self._store.open(job.spool_key, end) as lines:
+            if not end:
+                end = sum(map(len, islice(lines, offset)))
             for page in islice(_pages(lines), IMPORT_PAGES):
                 new_items = [_read_line(line) for line in page]
-                size_bytes = sum(map(len, page))
+                end += sum(map(len, page))
                 with self._database.transaction() as transaction:
-                    imports.import_page(transaction, job, offset, new_items, size_bytes)
+                    imports.import_page(transaction, job, offset, new_items, end)
                 offset += len(page)
                 failpoints.reach("imported", job.id)
             return next(lines, None) is None

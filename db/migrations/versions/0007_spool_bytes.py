@@ -10,8 +10,9 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.add_column("jobs", sa.Column("spool_bytes", sa.BigInteger(), server_default="0"))
-    op.execute("UPDATE jobs SET spool_bytes = NULL WHERE spool_offset > 0")
+    op.add_column(
+        "jobs", sa.Column("spool_bytes", sa.BigInteger(), nullable=False, server_default="0")
+    )
 
 
 def downgrade() -> None:

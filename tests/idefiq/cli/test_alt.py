@@ -4,13 +4,13 @@ import csv
 import json
 import re
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from db.errors import FetchFailed
 from idefiq import Client
+from idefiq.alt import drafts
 from tests import pictures
 from tests.idefiq.cli.conftest import Command
 from tests.played import Played
@@ -164,15 +164,18 @@ class TestDrafting:
     def test_what_was_cancelled_is_asked_about_again(
         self, site: Path, command: Command, played: Played, client: Client
     ) -> None:
+        stop = threading.Event()
+
         def cancel() -> None:
-            while not (submitted := list(client.jobs())):
-                time.sleep(0.02)
-            client.cancel(submitted[0])
-            played.upkeep.look()
+            while not stop.wait(0.02):
+                for job in client.jobs():
+                    client.cancel(job)
+                played.upkeep.look()
 
         thread = threading.Thread(target=cancel)
         thread.start()
         cancelled = command("alt", "site")
+        stop.set()
         thread.join()
         with played.running("A boat."):
             again = command("alt", "site")
@@ -181,6 +184,23 @@ class TestDrafting:
         assert "failed: index.html:1: a.png: cancelled" in cancelled.stderr
         assert again.exit_code == 0, again.output
         assert [one.text for one in client.reviews()] == ["A boat.", "A boat."]
+
+    def test_what_was_drafted_while_the_site_was_read_is_not_asked_again(
+        self,
+        site: Path,
+        command: Command,
+        played: Played,
+        client: Client,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        with played.running("A boat."):
+            command("alt", "site")
+        monkeypatch.setattr(drafts, "drafted", lambda *_: [])  # as it was a moment ago
+
+        again = command("alt", "site")
+
+        assert again.exit_code == 0, again.output
+        assert len(list(client.jobs())) == 1
 
     def test_a_model_can_be_told_nothing_of_the_page(
         self, site: Path, command: Command, played: Played, client: Client

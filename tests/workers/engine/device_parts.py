@@ -95,6 +95,9 @@ class SmallSlots:
     def drop(self) -> None:
         self.held.clear()
 
+    def release(self) -> None:
+        pass
+
     def shrink(self) -> None:
         self.shrunk += 1
 

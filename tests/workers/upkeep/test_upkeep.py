@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
 
-from db import imports, jobs, leases, submissions, tables
+from db import imports, jobs, leases, results, submissions
 from db.blobs import results_key
 from db.database import Database
 from db.jobs import Job
@@ -133,11 +132,13 @@ def test_an_import_that_an_older_version_began_is_ended(database: Database, tmp_
     job = spool(database, tmp_path, [line(n) for n in range(5)])
     with database.transaction() as transaction:
         imports.import_page(transaction, job, 0, [NewItem({"images": [builders.IMAGE]})] * 3, 0)
-        transaction.execute(update(tables.jobs).values(spool_bytes=None))
 
     look(database, tmp_path)
 
     assert builders.counts(database, job.id) == {"queued": 5}
+    with database.snapshot() as transaction:
+        last = results.get(transaction, job.owner_id, job.id, 4)
+    assert last.request == line(4)["request"]
 
 
 def test_the_results_of_a_finished_job_are_written_in_its_order(
