@@ -141,8 +141,7 @@ def references(
         for row in rows
         for digest in blob_digests(
             [
-                *image_references({"images": row.asked_images or []}),
-                *example_references({"examples": row.asked_examples or []}),
+                *_named({"images": row.asked_images or [], "examples": row.asked_examples or []}),
                 *(row.images or ()),
                 *(row.examples or ()),
             ]

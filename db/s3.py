@@ -1,6 +1,5 @@
 """The blob store in a bucket of S3, or of anything that speaks its protocol."""
 
-import contextlib
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -128,11 +127,14 @@ class _Object(io.RawIOBase):
 
     def _read(self, wanted: str) -> bytes:
         # The client tries requests again, but not bodies that break off.
-        for _ in range(PIECE_TRIES - 1):
-            with contextlib.suppress(StorageError), _s3_errors(self._key):
-                return bytes(self._client.get_object(**self._of, Range=wanted)["Body"].read())
-        with _s3_errors(self._key):
-            return bytes(self._client.get_object(**self._of, Range=wanted)["Body"].read())
+        for attempt in range(1, PIECE_TRIES + 1):
+            try:
+                with _s3_errors(self._key):
+                    return bytes(self._client.get_object(**self._of, Range=wanted)["Body"].read())
+            except StorageError:
+                if attempt == PIECE_TRIES:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ A digest is checked once for each owner, however many items refer to it.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, and_, bindparam, delete, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from db.clock import after, now
@@ -63,11 +63,7 @@ def touch(
     for some in _chunks(sorted(digests)):
         stale = or_(blobs.c.collecting_at.is_not(None), blobs.c.used_at < after(-TOUCH_SECONDS))
         theirs = and_(blobs.c.owner_id == owner_id, blobs.c.digest.in_(some), stale)
-        # Locked in order: two submissions that share images must not wait in a circle.
-        found = transaction.execute(
-            select(blobs.c.digest).where(theirs).order_by(blobs.c.digest).with_for_update()
-        ).all()
-        if found:
+        if _lock(transaction, theirs):
             dead = and_(
                 blobs.c.collecting_at.is_not(None), blobs.c.collecting_at < after(-GRACE_SECONDS)
             )
@@ -90,10 +86,16 @@ def expect(transaction: Connection, owner_id: int, digests: Collection[str]) -> 
             blobs.c.digest.in_(some),
             blobs.c.collecting_at.is_not(None),
         )
-        transaction.execute(
-            select(blobs.c.digest).where(marked).order_by(blobs.c.digest).with_for_update()
-        )
-        transaction.execute(update(blobs).where(marked).values(collecting_at=now()))
+        if _lock(transaction, marked):
+            transaction.execute(update(blobs).where(marked).values(collecting_at=now()))
+
+
+def _lock(transaction: Connection, chosen: ColumnElement[bool]) -> bool:
+    """Lock rows in order, so that two who share images do not wait in a circle. False if none."""
+    found = transaction.execute(
+        select(blobs.c.digest).where(chosen).order_by(blobs.c.digest).with_for_update()
+    )
+    return bool(found.all())
 
 
 def forget(transaction: Connection, owner_id: int, digest: str) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,14 +97,18 @@ class Played:
         self.upkeep.look()
         return len(taken)
 
-    @contextlib.contextmanager
-    def running(self, text: str = "seen") -> Iterator[None]:
+    def running(self, text: str = "seen") -> contextlib.AbstractContextManager[None]:
         """Answer whatever comes, inside the block."""
+        return self.meanwhile(lambda: self.step(text))
+
+    @contextlib.contextmanager
+    def meanwhile(self, act: Callable[[], object]) -> Iterator[None]:
+        """Do something again and again, inside the block."""
         stop = threading.Event()
 
         def run() -> None:
             while not stop.wait(0.02):
-                self.step(text)
+                act()
 
         thread = threading.Thread(target=run)
         thread.start()

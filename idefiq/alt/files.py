@@ -174,6 +174,7 @@ class Book:
                 if packed.getinfo(name).file_size > MOST_PICTURE_BYTES:
                     raise IdefiqError(f"{name} has more than {MOST_PICTURE_BYTES} bytes")
                 return packed.read(name)
+        # The last two are zipfile's words for an unknown compression and for a password.
         except (OSError, KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
             raise IdefiqError(f"{self.shown(name)} cannot be read: {error}") from error
 

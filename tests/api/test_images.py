@@ -1,6 +1,7 @@
 """Uploads."""
 
 import hashlib
+import secrets
 
 import httpx2
 import pytest
@@ -9,10 +10,19 @@ from db import retention, verdicts
 from db.blobs import image_key, open_store
 from db.database import Database
 from db.owners import LOCAL_OWNER
+from db.settings import RecordSettings
 from tests import pictures
 from tests.db import builders
 from tests.db.test_blobs import s3_settings
 from tests.served import Serve
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str) -> RecordSettings:
+    """A store of S3, of this test alone."""
+    settings = s3_settings(s3_endpoint, f"b{secrets.token_hex(6)}")
+    open_store(settings).prepare()
+    return settings
 
 
 def test_one_image_or_many_are_stored_under_their_digests(http: httpx2.Client) -> None:
@@ -76,11 +86,9 @@ def test_anything_but_a_form_is_refused(http_sqlite: httpx2.Client) -> None:
 
 
 def test_an_image_can_be_put_straight_into_a_store_that_takes_it(
-    serve: Serve, sqlite_url: str, s3_endpoint: str
+    serve: Serve, sqlite_url: str, bucket: RecordSettings
 ) -> None:
-    settings = s3_settings(s3_endpoint, "presigned")
-    open_store(settings).prepare()
-    http = serve(sqlite_url, store=settings)
+    http = serve(sqlite_url, store=bucket)
     data = pictures.plain()
     wanted = {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
 
@@ -89,16 +97,14 @@ def test_an_image_can_be_put_straight_into_a_store_that_takes_it(
 
     assert put.status_code == 200
     assert given["image"] == f"blob:{wanted['sha256']}"
-    stored = open_store(settings).get(image_key(1, str(wanted["sha256"])))
+    stored = open_store(bucket).get(image_key(1, str(wanted["sha256"])))
     assert stored == data
 
 
 def test_an_image_that_is_put_again_while_it_waits_to_be_collected_stays(
-    serve: Serve, sqlite_url: str, s3_endpoint: str
+    serve: Serve, sqlite_url: str, bucket: RecordSettings
 ) -> None:
-    settings = s3_settings(s3_endpoint, "put-again")
-    open_store(settings).prepare()
-    http = serve(sqlite_url, store=settings)
+    http = serve(sqlite_url, store=bucket)
     database = Database(sqlite_url)
     owner_id, digest = builders.owner(database, LOCAL_OWNER), "ab" * 32
     builders.checked_image(database, owner_id, digest)

@@ -77,9 +77,10 @@ class Confidence(LogitsProcessor):  # type: ignore[misc]
         self._steps.append(scores.amax(-1) - scores.float().logsumexp(-1))
         return scores
 
-    def logprobs(self, row: int) -> list[float]:
-        """Of a row's tokens, and of the padding after them."""
-        return [float(value) for value in torch.stack(self._steps)[:, row].tolist()]
+    def logprobs(self) -> list[list[float]]:
+        """Of each row's tokens, and of the padding after them."""
+        rows: list[list[float]] = torch.stack(self._steps, 1).tolist()
+        return rows
 
 
 def is_greedy(options: Mapping[str, Any]) -> bool:

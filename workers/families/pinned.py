@@ -363,9 +363,10 @@ class Pinned(ABC):
         is_greedy = generation.is_greedy(self.options(batch[0].request))
         confidence = generation.Confidence() if is_greedy else None
         said = self.generate_ids(batch, confidence)
+        likely = confidence.logprobs() if confidence else [[] for _ in batch]
         return [
-            self.answer(item, ids, "generate", confidence.logprobs(row) if confidence else ())
-            for row, (item, ids) in enumerate(zip(batch, said, strict=True))
+            self.answer(item, ids, "generate", logprobs)
+            for item, ids, logprobs in zip(batch, said, likely, strict=True)
         ]
 
     def answer(

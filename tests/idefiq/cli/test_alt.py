@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import threading
 from pathlib import Path
 
 import pytest
@@ -142,17 +141,9 @@ class TestDrafting:
     def test_what_has_failed_is_named_with_its_image_and_asked_about_again(
         self, site: Path, command: Command, played: Played, client: Client
     ) -> None:
-        stop = threading.Event()
-
-        def fail() -> None:
-            while not stop.wait(0.02):
-                played.fail(played.claim(), FetchFailed("the image's server failed"))
-
-        thread = threading.Thread(target=fail)
-        thread.start()
-        failed = command("alt", "site")
-        stop.set()
-        thread.join()
+        away = FetchFailed("the image's server failed")
+        with played.meanwhile(lambda: played.fail(played.claim(), away)):
+            failed = command("alt", "site")
         with played.running("A boat."):
             again = command("alt", "site")
 
@@ -164,19 +155,13 @@ class TestDrafting:
     def test_what_was_cancelled_is_asked_about_again(
         self, site: Path, command: Command, played: Played, client: Client
     ) -> None:
-        stop = threading.Event()
-
         def cancel() -> None:
-            while not stop.wait(0.02):
-                for job in client.jobs():
-                    client.cancel(job)
-                played.upkeep.look()
+            for job in client.jobs():
+                client.cancel(job)
+            played.upkeep.look()
 
-        thread = threading.Thread(target=cancel)
-        thread.start()
-        cancelled = command("alt", "site")
-        stop.set()
-        thread.join()
+        with played.meanwhile(cancel):
+            cancelled = command("alt", "site")
         with played.running("A boat."):
             again = command("alt", "site")
 

@@ -262,7 +262,7 @@ class TestOverRealFamilies:
         assert together == pytest.approx(alone, abs=1e-4)
         nothing_sure = Confidence()
         nothing_sure(torch.zeros(1, 1), torch.full((1, 3), float("-inf")))
-        assert confidence(nothing_sure.logprobs(0)) is None
+        assert confidence(nothing_sure.logprobs()[0]) is None
         sampled = {**request, "options": {"do_sample": True, "seed": 1}}
         [drawn] = family.generate([family.prepare(sampled, pictures[:1])])
         assert drawn.confidence is None

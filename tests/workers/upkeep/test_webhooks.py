@@ -19,6 +19,7 @@ from db.database import Database
 from db.outbox import Delivery, Webhook
 from db.states import Origin
 from db.submissions import NewJob
+from tests import servers
 from tests.db import builders
 from workers.settings import UpkeepSettings
 from workers.upkeep.webhooks import Webhooks
@@ -355,8 +356,8 @@ def test_a_webhook_that_is_removed_while_a_job_ends_keeps_no_answer_from_its_job
     with database.transaction() as transaction:
         outbox.remove(transaction, webhook.owner_id, webhook.id)
         ending.start()
-        while not waits_for_a_lock(database):
-            assert ending.is_alive()
+        servers.wait_until(lambda: waits_for_a_lock(database))
+        assert ending.is_alive()
     ending.join()
 
     assert builders.counts(database, job_id) == {"succeeded": 1}
