@@ -22,7 +22,14 @@ class _Stored(BaseModel):
 
 
 class Limits(_Stored):
-    """What a model takes."""
+    """The most that a request may ask of a model.
+
+    Attributes:
+        max_images: Images of an item.
+        max_examples: Solved examples of an item.
+        max_new_tokens: Tokens of an answer; how many an item gets that asks for no number is in
+            `ModelCard.defaults`.
+    """
 
     max_images: Annotated[int, Field(ge=0, le=MAX_IMAGES)]
     max_examples: Annotated[int, Field(ge=0, le=MAX_EXAMPLES)] = 0
@@ -222,15 +229,19 @@ def _check_messages(request: dict[str, Any], card: ModelCard) -> None:
 
 
 def _check_lengths(options: dict[str, Any], card: ModelCard) -> None:
-    most = options.get("max_new_tokens", card.limits.max_new_tokens)
-    if most > card.limits.max_new_tokens:
+    limit = card.limits.max_new_tokens
+    most = options.get("max_new_tokens", card.defaults.get("max_new_tokens", limit))
+    if most > limit:
         raise RequestError(
-            f"model {card.name!r} gives at most {card.limits.max_new_tokens} tokens, not {most}"
-            " (its operator may set more)",
+            f"model {card.name!r} gives at most {limit} tokens, not {most}"
+            " (set by its context, or by its operator with IDEFIQ_NEW_TOKENS_LIMIT)",
             field="options.max_new_tokens",
         )
     if options.get("min_new_tokens", 0) > most:
-        raise RequestError("min_new_tokens is above max_new_tokens", field="options.min_new_tokens")
+        raise RequestError(
+            f"min_new_tokens is above max_new_tokens, which is {most}",
+            field="options.min_new_tokens",
+        )
 
 
 def _check_sampling(options: dict[str, Any], card: ModelCard) -> None:

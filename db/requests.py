@@ -28,6 +28,8 @@ Kind = Literal["caption", "vqa", "classify", "generate", "chat"]
 
 MAX_IMAGES = 8
 MAX_EXAMPLES = 16
+#: Tokens of one answer, whatever the model.
+MAX_NEW_TOKENS = 32_768
 #: What of the options is each item's own: items that differ in nothing else may share a batch.
 OPTIONS_OF_ITEMS = frozenset({"seed", "echo"})
 #: What {…} in a template may name: the images, and fields of the request.
@@ -96,10 +98,10 @@ class _Strict(BaseModel):
 class Options(_Strict):
     """How an answer is generated. What is left out is the checkpoint's own default."""
 
-    max_new_tokens: Annotated[int, Field(ge=1, le=4096)] | None = Field(
-        None, description="Most tokens of an answer"
+    max_new_tokens: Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)] | None = Field(
+        None, description="Most tokens of an answer; a model's own limit is in /v1/models"
     )
-    min_new_tokens: Annotated[int, Field(ge=0, le=4096)] | None = Field(
+    min_new_tokens: Annotated[int, Field(ge=0, le=MAX_NEW_TOKENS)] | None = Field(
         None, description="Fewest tokens of an answer"
     )
     num_beams: Annotated[int, Field(ge=1, le=16)] | None = Field(

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from db.requests import MAX_NEW_TOKENS
+
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 _CONFIG = SettingsConfigDict(
@@ -188,8 +190,11 @@ class EngineSettings(WorkerSettings):
         description="Memory for what a model has made of pictures, for more questions about them,"
         " and again as much for solved examples",
     )
-    max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = Field(
-        64, description="Most tokens of an answer, and what an item gets that asks for none"
+    max_new_tokens: Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)] = Field(
+        64, description="Most tokens of an answer to an item that asks for no number"
+    )
+    new_tokens_limit: Annotated[int, Field(ge=0, le=MAX_NEW_TOKENS)] = Field(
+        0, description="Most tokens that an item may ask for; 0: half of the model's context"
     )
     torch_threads: Annotated[int, Field(ge=0)] = Field(
         0, description="Threads of one operation on a CPU; 0 leaves it to torch"

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image, ImageStat
 
 from db.cards import Limits, ModelCard
-from db.requests import MAX_EXAMPLES, MAX_IMAGES
+from db.requests import MAX_EXAMPLES, MAX_IMAGES, MAX_NEW_TOKENS
 from workers.families.base import Answer, Prepared, Score
 from workers.families.prompts import build
 from workers.settings import EngineSettings
@@ -55,7 +55,7 @@ class Echo:
     def _answer(self, item: Prepared) -> Answer:
         said, template = item.inputs
         options = item.request.get("options", {})
-        most = options.get("max_new_tokens", self.card.limits.max_new_tokens)
+        most = options.get("max_new_tokens", self.card.defaults["max_new_tokens"])
         words = said.split()
         answer = Answer(
             text=" ".join(words[:most]),
@@ -95,8 +95,9 @@ def load(settings: EngineSettings) -> Echo:
             limits=Limits(
                 max_images=MAX_IMAGES,
                 max_examples=MAX_EXAMPLES,
-                max_new_tokens=settings.max_new_tokens,
+                max_new_tokens=settings.new_tokens_limit or MAX_NEW_TOKENS,
             ),
+            defaults={"max_new_tokens": settings.max_new_tokens},
             licence="Apache-2.0",
             note="Not a model: answers are made from the pixels, for dry runs and tests.",
         ),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from db.cards import Limits, ModelCard
-from db.requests import MAX_EXAMPLES, MAX_IMAGES
+from db.requests import MAX_EXAMPLES, MAX_IMAGES, MAX_NEW_TOKENS
 from workers.decoding import generation
 from workers.families import alttext, checkpoints
 from workers.families.prompts import TEMPLATES, Style
@@ -22,6 +22,7 @@ def card(
     family: str,
     style: Style,
     languages: Sequence[str],
+    context: int,
 ) -> ModelCard:
     """The card of a checkpoint before it is checked and served.
 
@@ -29,7 +30,9 @@ def card(
         where: The checkpoint's folder.
         generation_config: The checkpoint's own.
         languages: Those that the model was made to answer in; none if that is not known.
+        context: Tokens of a prompt and its answer together; 0 if that is not known.
     """
+    limit = new_tokens_limit(settings, context)
     return ModelCard(
         name=settings.model,
         family=family,
@@ -37,13 +40,13 @@ def card(
         limits=Limits(
             max_images=MAX_IMAGES,
             max_examples=MAX_EXAMPLES,
-            max_new_tokens=settings.max_new_tokens,
+            max_new_tokens=limit,
         ),
         licence=checkpoints.licence(settings),
         style=style,
         languages=list(languages),
         follows_instructions=settings.model not in checkpoints.OWN_WORDINGS,
-        defaults=generation.defaults(generation_config, settings.max_new_tokens),
+        defaults=generation.defaults(generation_config, min(settings.max_new_tokens, limit)),
         note=checkpoints.note(settings),
         revision=checkpoints.revision(where),
         dtype=settings.dtype,
@@ -53,13 +56,23 @@ def card(
     )
 
 
+def new_tokens_limit(settings: EngineSettings, context: int) -> int:
+    """The most tokens that an item may ask for: the operator's word, or half of the context.
+
+    The other half is for the prompt, in which an image takes from 64 to some thousand tokens.
+    """
+    if settings.new_tokens_limit:
+        return settings.new_tokens_limit
+    return max(1, min(context // 2, MAX_NEW_TOKENS)) if context else MAX_NEW_TOKENS
+
+
 def fingerprint(
     settings: EngineSettings, where: Path, chat_template: str | None, card: ModelCard
 ) -> str:
     """All that an answer depends on besides its request."""
     own = {"engine", "decoding", "image_splitting", "attention", "quantize_double"}
     own |= {"invariant", "device", "slots", "slot_tokens"}
-    told = {"name", "style", "dtype", "quantize", "limits", "languages", "follows_instructions"}
+    told = {"name", "style", "dtype", "quantize", "defaults", "languages", "follows_instructions"}
     parts = [
         checkpoints.fingerprint(where),
         checkpoints.fingerprint(Path(settings.adapter)) if settings.adapter else "",

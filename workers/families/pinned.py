@@ -110,6 +110,7 @@ class Pinned(ABC):
             family=self.name,
             style=self._style(settings),
             languages=self.languages,
+            context=self._context,
         )
         #: Whether everything is computed by itself, never beside a neighbour.
         self.is_invariant = settings.invariant
