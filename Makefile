@@ -51,6 +51,7 @@ test: $(VENV)/dev
 
 test-families: $(VENV)/dev
 	$(BIN)/python -m tests.workers.families.report --write
+	$(BIN)/python -m pytest tests/workers/gpu -m grid
 
 faults: $(VENV)/dev
 	tests/install-servers

@@ -118,7 +118,7 @@ class EngineSettings(WorkerSettings):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Number format of the weights; bfloat16 on a GPU"
     )
-    device: str = Field(
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?|auto)$")] = Field(
         "cpu", description="Where the model runs: cpu, cuda, cuda:N, or auto for all there are"
     )
     max_memory: dict[str, str] = Field(

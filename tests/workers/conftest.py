@@ -54,3 +54,9 @@ def reference(checkpoint: Folder) -> Callable[[str], exact.Reference]:
         return loaded[name]
 
     return load
+
+
+@pytest.fixture
+def gpu_family(checkpoint: Folder) -> Load:
+    """A tiny checkpoint that the test may move elsewhere: loaded for it alone."""
+    return lambda name: exact.load(checkpoint(name), name)

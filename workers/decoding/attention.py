@@ -152,6 +152,30 @@ def side_by_side(rows: Rows) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def decode_step(mask: torch.Tensor) -> Iterator[None]:
+    """Attend with one query token a sequence inside the block, without copying keys or values.
+
+    The library repeats keys and values for every query head of a group (grouped-query attention;
+    Ainslie et al. 2023), which for a step moves several times the cache. Here the queries of a
+    group are the rows of one product instead.
+
+    Args:
+        mask: What each sequence sees, bool (sequences, 1, 1, seen).
+    """
+
+    def attend(
+        _: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None
+    ) -> torch.Tensor:
+        sequences, heads, _one, size = query.shape
+        grouped = query.reshape(sequences, key.shape[1], -1, size)
+        out = scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scale)
+        return out.reshape(sequences, heads, 1, -1).transpose(1, 2)
+
+    with attending(attend):
+        yield
+
+
 def install(model: Any) -> None:
     """Let a model that uses the library's `sdpa` attention be told what lies in its rows."""
     AttentionInterface.register(NAME, _attention)

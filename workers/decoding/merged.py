@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from workers.decoding.attention import side_by_side
+from workers.decoding.attention import decode_step, side_by_side
 from workers.decoding.cache import SlotCache
 from workers.decoding.prompt import Prompt
 from workers.decoding.readers import GIVEN, Reader, Rest, say_to
@@ -47,7 +47,8 @@ class Merged(Reader):
     ) -> torch.Tensor:
         """See Reader.say."""
         mask = say_to(positions, seen, cache)
-        return self._run(self._embed(tokens)[:, None], positions[:, None], mask, cache)[:, 0]
+        with decode_step(mask):
+            return self._run(self._embed(tokens)[:, None], positions[:, None], mask, cache)[:, 0]
 
     def _run(
         self,

@@ -45,7 +45,8 @@ class SeededNoise(LogitsProcessor):  # type: ignore[misc]
             ]
         )
         # -log of an exponential draw is a Gumbel draw.
-        drawn: torch.Tensor = scores.float() - noise.log().to(scores.device)
+        # Without waiting for the device: a step that draws must not hold up the others.
+        drawn: torch.Tensor = scores.float() - noise.log().to(scores.device, non_blocking=True)
         return drawn
 
 

@@ -10,7 +10,6 @@ from collections.abc import Hashable, Sequence
 import torch
 from PIL import Image
 
-from db.errors import RequestError
 from workers.decoding.prompt import Picture
 from workers.families.pinned import Inputs, Pinned
 from workers.settings import EngineSettings
@@ -22,14 +21,7 @@ class Chat(Pinned):
     name = "chat"
     per_token = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"})
     sends_bytes = False
-
-    def __init__(self, settings: EngineSettings) -> None:
-        super().__init__(settings)
-        if self.card.style == "plain":
-            raise RequestError(
-                f"the processor of model {settings.model!r} has no chat template;"
-                " name a file that holds one with IDEFIQ_CHAT_TEMPLATE"
-            )
+    needs_template = True
 
     def encode(
         self, text: str, images: Sequence[Image.Image]
@@ -37,7 +29,9 @@ class Chat(Pinned):
         """Whatever the processor makes of one item."""
         encoded = self._processor(
             text=[text],
-            images=list(images) or None,
+            # As apply_chat_template(tokenize=True) calls it: LLaVA-OneVision and others make
+            # another prompt of the images of one conversation than of as many conversations.
+            images=[list(images)] if images else None,
             add_special_tokens=not self.begins_itself(text),
             return_tensors="pt",
         )

@@ -17,22 +17,20 @@ from workers.settings import EngineSettings
 def card(
     settings: EngineSettings,
     where: Path,
-    generation_config: Any,
+    model: Any,
     *,
     family: str,
     style: Style,
     languages: Sequence[str],
-    context: int,
 ) -> ModelCard:
     """The card of a checkpoint before it is checked and served.
 
     Args:
         where: The checkpoint's folder.
-        generation_config: The checkpoint's own.
+        model: Loaded from it.
         languages: Those that the model was made to answer in; none if that is not known.
-        context: Tokens of a prompt and its answer together; 0 if that is not known.
     """
-    limit = new_tokens_limit(settings, context)
+    limit = new_tokens_limit(settings, context_of(model))
     return ModelCard(
         name=settings.model,
         family=family,
@@ -46,7 +44,7 @@ def card(
         style=style,
         languages=list(languages),
         follows_instructions=settings.model not in checkpoints.OWN_WORDINGS,
-        defaults=generation.defaults(generation_config, min(settings.max_new_tokens, limit)),
+        defaults=generation.defaults(model.generation_config, min(settings.max_new_tokens, limit)),
         note=checkpoints.note(settings),
         revision=checkpoints.revision(where),
         dtype=settings.dtype,
@@ -54,6 +52,11 @@ def card(
         adapter=settings.adapter,
         device=settings.device,
     )
+
+
+def context_of(model: Any) -> int:
+    """Tokens of a prompt and its answer together; 0 if the checkpoint does not say."""
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 0)
 
 
 def new_tokens_limit(settings: EngineSettings, context: int) -> int:

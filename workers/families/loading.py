@@ -8,6 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
 
 from db.errors import RequestError
+from workers.families.videoless import without_videos
 from workers.settings import EngineSettings
 
 #: Everything is in a folder by now, and no code of a checkpoint is ever run.
@@ -20,7 +21,8 @@ TEXT_PARTS = frozenset(
 
 def load_processor(processor_class: Any, where: Path, settings: EngineSettings) -> Any:
     """A checkpoint's processor; pixels are made by Pillow, whatever else is installed."""
-    processor = processor_class.from_pretrained(where, **LOCAL, backend="pil")
+    with without_videos():
+        processor = processor_class.from_pretrained(where, **LOCAL, backend="pil")
     if settings.chat_template:
         processor.chat_template = Path(settings.chat_template).read_text(encoding="utf-8")
     if settings.image_splitting:
@@ -40,13 +42,9 @@ def load_model(where: Path, settings: EngineSettings) -> Any:
             f"model {settings.model!r}: {str(where)!r} holds an adapter, which would be applied"
             " unseen; name the base model's folder, and the adapter's with IDEFIQ_ADAPTER"
         )
-    if settings.device.startswith("cuda") and not torch.cuda.is_available():
-        raise RequestError(
-            f"model {settings.model!r}: no device {settings.device!r} can be used here (no GPU, no"
-            " driver, or a torch without CUDA); set IDEFIQ_DEVICE"
-        )
-    if settings.device.startswith("cuda"):
-        torch.cuda.set_device(settings.device)  # streams, events and graphs go to the current one
+    device = one_device(settings)
+    if device is not None and device.type == "cuda":
+        torch.cuda.set_device(device)  # streams, events and graphs go to the current one
     model = AutoModelForImageTextToText.from_pretrained(where, **LOCAL, **_options(where, settings))
     if model.config.is_encoder_decoder:
         raise RequestError(
@@ -55,9 +53,32 @@ def load_model(where: Path, settings: EngineSettings) -> Any:
         )
     if settings.adapter:
         _add_adapter(model, Path(settings.adapter))
-    if settings.device != "auto" and settings.quantize == "none":
-        model.to(settings.device)
     return model.eval()
+
+
+def one_device(settings: EngineSettings) -> torch.device | None:
+    """The device that the settings name, with its number; None for `auto`, which may be several.
+
+    Raises:
+        RequestError: It is not here.
+    """
+    if settings.device == "auto":
+        return None
+    device = torch.device(settings.device)
+    if device.type != "cuda":
+        return device
+    index = device.index or 0
+    if not torch.cuda.is_available():
+        raise RequestError(
+            f"model {settings.model!r}: no device {settings.device!r} can be used here (no GPU, no"
+            " driver, or a torch without CUDA); set IDEFIQ_DEVICE"
+        )
+    if index >= (count := torch.cuda.device_count()):
+        raise RequestError(
+            f"model {settings.model!r}: there is no device {settings.device!r}, only"
+            f" cuda:0 to cuda:{count - 1}; set IDEFIQ_DEVICE"
+        )
+    return torch.device("cuda", index)
 
 
 def _options(where: Path, settings: EngineSettings) -> dict[str, Any]:
@@ -66,11 +87,14 @@ def _options(where: Path, settings: EngineSettings) -> dict[str, Any]:
         options["attn_implementation"] = settings.attention
     if settings.quantize != "none":
         options["quantization_config"] = quantization(where, settings)
-        options["device_map"] = {"": settings.device}
-    if settings.device == "auto":
+    device = one_device(settings)
+    if device is None:
         options["device_map"] = "auto"
         options["max_memory"] = _max_memory(settings)
         options["offload_folder"] = settings.offload_folder or None
+    else:
+        # Each weight goes to the device as it is read: the whole never lies in host memory.
+        options["device_map"] = {"": device}
     return options
 
 
@@ -120,8 +144,8 @@ def is_seeing(part: str) -> bool:
 
 def input_device(model: Any, settings: EngineSettings) -> torch.device:
     """Where a model that may be spread over several devices takes its inputs."""
-    if settings.device != "auto":
-        return torch.device(settings.device)
+    if (device := one_device(settings)) is not None:
+        return device
     placed = getattr(model, "hf_device_map", None) or {}
     for device in placed.values():
         if device not in ("cpu", "disk"):

@@ -24,7 +24,7 @@ from PIL import Image
 from transformers import AutoProcessor, LogitsProcessor, LogitsProcessorList
 
 from db.cards import Serving
-from db.errors import EngineError, ItemRefused, PromptTooLong
+from db.errors import EngineError, ItemRefused, PromptTooLong, RequestError
 from workers.decoding import generation, sampling
 from workers.decoding.prompt import Picture
 from workers.decoding.readers import Reader
@@ -81,6 +81,8 @@ class Pinned(ABC):
     languages: ClassVar[tuple[str, ...]] = ()
     #: Tensors with a row for each token, besides the ids: zeros are put before a shorter item's.
     per_token: ClassVar[frozenset[str]] = frozenset({"input_ids", "attention_mask"})
+    #: Whether it can do nothing without a chat template.
+    needs_template: ClassVar[bool] = False
     #: Whether pictures are bytes until they are on the device, see pixels.py.
     sends_bytes: ClassVar[bool] = True
 
@@ -89,6 +91,11 @@ class Pinned(ABC):
             torch.set_num_threads(settings.torch_threads)
         where = checkpoints.fetch(settings)
         self._processor = loading.load_processor(self.processor_class, where, settings)
+        if self.needs_template and self._style(settings) == "plain":
+            raise RequestError(
+                f"the processor of model {settings.model!r} has no chat template, or"
+                " IDEFIQ_PROMPT_STYLE=plain; name a file that holds one with IDEFIQ_CHAT_TEMPLATE"
+            )
         self.tokenizer = self._processor.tokenizer
         self.pixels = Pixels(self._processor.image_processor) if self.sends_bytes else None
         self.image_token = str(getattr(self._processor, "image_token", "<image>"))
@@ -100,17 +107,16 @@ class Pinned(ABC):
         )
         self._controls_of = lru_cache(1024)(self._count_controls_without_text)
         self._suffixes_of = lru_cache(64)(self._suffixes)
-        self._context = getattr(self.model.config.get_text_config(), "max_position_embeddings", 0)
+        self._context = identity.context_of(self.model)
         self.ending = generation.Ending.of(self.model, self.tokenizer, self._controls.of_images)
         self._padding = generation.padding(self.tokenizer, self.ending)
         self.card = identity.card(
             settings,
             where,
-            self.model.generation_config,
+            self.model,
             family=self.name,
             style=self._style(settings),
             languages=self.languages,
-            context=self._context,
         )
         #: Whether everything is computed by itself, never beside a neighbour.
         self.is_invariant = settings.invariant
@@ -119,7 +125,7 @@ class Pinned(ABC):
         vision = getattr(self.model.config, "vision_config", None)
         self.wanted = self.sized if settings.decoding == "fast" else None
         #: Pixels of a patch, where pictures are cut into patches.
-        self.patch_pixels = int(getattr(vision, "patch_size", 16)) ** 2
+        self.patch_pixels = _patch_pixels(vision)
         #: Most patches that go through the vision part in one pass.
         self.patches_at_once = 1 if settings.invariant else settings.patches_at_once
         slots = slotted.build(self, settings)
@@ -414,6 +420,13 @@ class Pinned(ABC):
     def _echo(self, item: Prepared) -> str | None:
         asked = item.request.get("options", {}).get("echo")
         return item.inputs.prompt if asked else None
+
+
+def _patch_pixels(vision_config: Any) -> int:
+    """Pixels of a patch: some models have one number for its sides, others one for each."""
+    size = getattr(vision_config, "patch_size", None) or 16
+    height, *_, width = (size, size) if isinstance(size, int) else size
+    return int(height) * int(width)
 
 
 def _content(part: Part) -> dict[str, str]:

@@ -22,9 +22,16 @@ from tests.workers.answering import ids_in_slots
 from workers import families
 from workers.families.base import Prepared
 from workers.families.pinned import Pinned
+from workers.families.videoless import without_videos
 from workers.settings import EngineSettings
 
 TOKENS = 10
+#: Tokens of images: in an answer they would stand for pictures that are not there.
+NEVER = {
+    *("<image>", "<fake_token_around_image>", "<global-img>", "<video>"),
+    *("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
+    *("<img>", "</img>", "<IMG_CONTEXT>"),
+}
 #: fp32 noise between two ways of adding up the same numbers.
 RANK_TOLERANCE = 1e-4
 LABELS = ["animals", "vegetables", "city landscape", "cars", "office"]
@@ -274,7 +281,8 @@ class Reference:
         kind = self.model.config.model_type
         # SmolVLM's own processor wants libraries for videos.
         own = transformers.Idefics3Processor if kind == "smolvlm" else transformers.AutoProcessor
-        self.processor = own.from_pretrained(self.folder)
+        with without_videos():  # which need torchvision
+            self.processor = own.from_pretrained(self.folder, backend="pil")
         self.processor.tokenizer.padding_side = "left"
 
     @property
@@ -309,30 +317,23 @@ class Reference:
             return self.processor(
                 text=[prompt], add_end_of_utterance_token=False, return_tensors="pt"
             )
+        if self.style == "chat" and not more:
+            return self.processor.apply_chat_template(
+                _messages(case, images),
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+            )
         if self.style == "plain":
             text = "".join("<image>" if isinstance(p, int) else p for p in case.plain or [])
         else:
             text = self.processor.apply_chat_template(
-                [
-                    {
-                        "role": role,
-                        "content": [
-                            {"type": "image"}
-                            if isinstance(piece, int)
-                            else {"type": "text", "text": piece}
-                            for piece in pieces
-                        ],
-                    }
-                    for role, pieces in case.chat
-                ],
-                add_generation_prompt=True,
+                _messages(case, images), add_generation_prompt=True
             )
-        if more:
-            text = text.rstrip(" ") + more
-        nested = [shown] if "idefics" in type(self.processor).__name__.lower() else shown
         return self.processor(
-            text=[text],
-            images=nested if shown else None,
+            text=[text.rstrip(" ") + more if more else text],
+            images=[shown] if shown else None,
             return_tensors="pt",
             # As apply_chat_template(tokenize=True) does, where a template writes the first token.
             add_special_tokens=not text.startswith("<s>"),
@@ -344,8 +345,7 @@ class Reference:
         bad = [
             [number]
             for token, number in self._vocabulary.items()
-            if token in ("<image>", "<fake_token_around_image>", "<global-img>")
-            or token.startswith("<row_")
+            if token in NEVER or token.startswith("<row_")
         ]
         ends = [2, *([self._vocabulary[END]] if END in self._vocabulary else [])]
         output = self.model.generate(
@@ -358,11 +358,21 @@ class Reference:
         new: list[int] = output[0, inputs["input_ids"].shape[1] :].tolist()
         return new
 
+    def _ends_line(self, case: Case, images: Sequence[Image.Image]) -> bool:
+        """Whether a prompt ends with a line, so that a label needs no space before it."""
+        if self.style == "plain":
+            return str(case.request.get("template", "")).endswith("\n")
+        if self.model.config.model_type == "idefics":
+            return False
+        text: str = self.processor.apply_chat_template(
+            _messages(case, images), add_generation_prompt=True
+        )
+        return text.endswith("\n")
+
     def scores(self, case: Case, images: Sequence[Image.Image]) -> list[float]:
         """The logarithmic likelihood of each label, written out after the whole prompt."""
         begun = self.inputs(case, images)["input_ids"][0].tolist()
-        newline = str(case.request.get("template", "")).endswith("\n")
-        space = "" if newline and self.style == "plain" else " "
+        space = "" if self._ends_line(case, images) else " "
         written = [self.inputs(case, images, f"{space}{label}") for label in case.request["labels"]]
         whole = [inputs["input_ids"][0].tolist() for inputs in written]
         # What all of them share is the prompt; a tokenizer may join its end to a label.
@@ -372,6 +382,22 @@ class Reference:
             logprobs = self.model(**inputs).logits[0].log_softmax(-1)
             sums.append(sum(float(logprobs[at - 1, ids[at]]) for at in range(shared, len(ids))))
         return sums
+
+
+def _messages(case: Case, images: Sequence[Image.Image]) -> list[dict[str, Any]]:
+    """A conversation as the documentation writes it, with its pictures."""
+    return [
+        {
+            "role": role,
+            "content": [
+                {"type": "image", "image": images[piece]}
+                if isinstance(piece, int)
+                else {"type": "text", "text": piece}
+                for piece in pieces
+            ],
+        }
+        for role, pieces in case.chat
+    ]
 
 
 def _common(one: list[int], other: list[int]) -> int:

@@ -28,7 +28,10 @@ WHAT = {
     "idefics2-splitting": "idefics2-8b with image splitting",
     "idefics3": "Idefics3-8B-Llama3",
     "smolvlm": "SmolVLM-Instruct",
-    "llava": "LLaVA: any other with a chat template",
+    "llava": "LLaVA 1.5",
+    "qwen2.5-vl": "Qwen2.5-VL",
+    "internvl": "InternVL3",
+    "llava-onevision": "LLaVA-OneVision",
 }
 
 

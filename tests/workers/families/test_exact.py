@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.workers.families import exact, report, tiny
+from tests.workers.families import exact, report, tiny, tiny_chat
 from workers.families.pinned import Pinned
 
 Compare = Callable[[str, str], exact.Row | str]
@@ -41,7 +41,7 @@ def test_every_answer_equals_that_of_transformers_alone_and_in_any_batch(
         return
     assert row.cases >= 2
     assert (row.single, row.batch, row.slots) == (row.cases, row.batched, row.slotted)
-    assert bool(row.slotted) == (name != "llava" and kind != "rank")
+    assert bool(row.slotted) == (name not in tiny_chat.CHECKPOINTS and kind != "rank")
 
 
 def test_the_page_of_models_says_what_was_compared(compared: Compare) -> None:

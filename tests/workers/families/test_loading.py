@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from db.errors import RequestError
-from tests.workers.families import exact, tiny
+from tests.workers.families import exact, tiny, tiny_chat
 from workers import families
 from workers.demo.build import CHAT_TEMPLATE
 from workers.families import sizes
@@ -277,7 +277,7 @@ CAPTION_FIRST = (
 def test_a_checkpoint_without_a_chat_template_is_served_with_one_from_a_file(
     tmp_path: Path,
 ) -> None:
-    tiny.paligemma(tmp_path / "model")
+    tiny_chat.paligemma(tmp_path / "model")
     template = tmp_path / "template.jinja"
     template.write_text(CAPTION_FIRST)
 

@@ -17,7 +17,7 @@ from tokenizers import normalizers
 from transformers import AddedToken, AutoTokenizer
 
 from db.errors import ItemRefused, PromptTooLong, RequestError
-from tests.workers.families import exact, tiny
+from tests.workers.families import exact, tiny, tiny_parts
 from workers import families
 from workers.families import ranking
 from workers.families.base import Family
@@ -128,9 +128,10 @@ def test_t3_instruct_models_end_their_turns_although_the_processor_forgets_to(
 ) -> None:
     family = pinned("idefics-instruct")
 
-    assert family.ending.utterance == family.tokenizer.convert_tokens_to_ids(tiny.END)
+    assert family.ending.utterance == family.tokenizer.convert_tokens_to_ids(tiny_parts.END)
     assert prepared(family, "Who is that?").inputs.prompt == (
-        f"<s>User:{tiny.FAKE}{tiny.IMAGE}{tiny.FAKE}Who is that?{tiny.END}\nAssistant:"
+        f"<s>User:{tiny_parts.FAKE}{tiny_parts.IMAGE}{tiny_parts.FAKE}"
+        f"Who is that?{tiny_parts.END}\nAssistant:"
     )
 
 
@@ -140,7 +141,7 @@ def test_t7_a_caption_without_a_prompt_starts_from_the_picture_alone(pinned: Loa
     item = family.prepare({"kind": "caption"}, [PICTURE])
 
     tokens = family.tokenizer.convert_ids_to_tokens(item.inputs.tensors["input_ids"].tolist())
-    assert tokens == ["<s>", tiny.FAKE, tiny.IMAGE, tiny.FAKE]
+    assert tokens == ["<s>", tiny_parts.FAKE, tiny_parts.IMAGE, tiny_parts.FAKE]
 
 
 def test_t6_a_conversation_without_pictures_shares_a_batch_with_one_that_has_them(
@@ -211,7 +212,11 @@ def test_t12_a_model_that_wants_to_say_pictures_cannot(name: str, checkpoint: Fo
 
     assert not said & {*never}
     assert unguarded & {*never}
-    assert not any(token in text for text in texts for token in (tiny.IMAGE, tiny.FAKE, tiny.END))
+    assert not any(
+        token in text
+        for text in texts
+        for token in (tiny_parts.IMAGE, tiny_parts.FAKE, tiny_parts.END)
+    )
 
 
 @pytest.mark.parametrize("name", ["idefics-base", "idefics2", "idefics3", "llava"])

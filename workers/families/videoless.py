@@ -1,0 +1,50 @@
+"""Load a processor without its video part: only images are served here.
+
+The processors of Qwen-VL, InternVL, LLaVA-OneVision, GLM-4V, Gemma 4 and others have a part for
+videos, which needs torchvision and cannot be loaded with the Pillow backend that the image part
+is loaded with. `without_videos` puts an empty part in its place while a processor is loaded.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+from transformers.processing_utils import ProcessorMixin
+from transformers.utils import PushToHubMixin
+
+#: Two loads at once must not take each other's stand-in away.
+_lock = threading.RLock()
+
+
+class NoVideos(PushToHubMixin):  # type: ignore[misc]  # the library serialises no others
+    """Stands for the video part of a processor, and has no inputs."""
+
+    model_input_names: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nothing of it is saved."""
+        return {}
+
+
+@contextmanager
+def without_videos() -> Iterator[None]:
+    """Give every processor that is loaded inside the block a `NoVideos` as its video part."""
+    check = ProcessorMixin.check_argument_for_proper_class
+
+    def checked(processor: ProcessorMixin, name: str, part: Any) -> Any:
+        return type(part) if isinstance(part, NoVideos) else check(processor, name, part)
+
+    with _lock:
+        own = vars(AutoVideoProcessor).get("from_pretrained")
+        AutoVideoProcessor.from_pretrained = classmethod(lambda *_, **__: NoVideos())
+        ProcessorMixin.check_argument_for_proper_class = checked
+        try:
+            yield
+        finally:
+            ProcessorMixin.check_argument_for_proper_class = check
+            if own is None:
+                del AutoVideoProcessor.from_pretrained
+            else:
+                AutoVideoProcessor.from_pretrained = own
