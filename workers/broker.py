@@ -8,6 +8,8 @@ is harmless. So a wake is sent beside the caller's path, once, and never again.
 import logging
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import kombu.exceptions
@@ -23,6 +25,8 @@ INTAKE, UPKEEP = "intake", "upkeep"
 WAKE = "idefiq.wake"
 #: Pause between two rounds of sending: what comes meanwhile becomes one wake.
 PAUSE_SECONDS = 0.02
+#: Pause after an error of Redis, so that it is not asked in a hot loop.
+ERROR_PAUSE_SECONDS = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -33,20 +37,39 @@ def engine_queue(model: str) -> str:
 
 
 class WakeChannel(kombu.transport.redis.Channel):  # type: ignore[misc]  # kombu has no types
-    """Takes what comes from Redis, and drops what is no message instead of dying of it.
+    """Takes what comes from Redis, and survives what is no message or an error.
 
     Whoever can write to Redis can put anything into a queue; kombu lets the worker end with the
-    exception of its parser.
+    exception of its parser. It also lets it end when Redis answers an error: a replica that
+    refuses writes after a failover, full memory, a key of a wrong type. Here that is a lost
+    connection, which Celery makes anew, perhaps to a Redis that is well.
     """
+
+    def _queue_bind(self, *arguments: Any, **named: Any) -> None:
+        with _errors_as_lost_connection():
+            super()._queue_bind(*arguments, **named)
 
     def _brpop_read(self, **options: Any) -> bool:
         try:
-            return bool(super()._brpop_read(**options))
+            with _errors_as_lost_connection():
+                return bool(super()._brpop_read(**options))
         except self.connection_errors:
             raise
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             log.warning("dropped a message that is no wake: %s", type(error).__name__)
             return True
+
+
+@contextmanager
+def _errors_as_lost_connection() -> Iterator[None]:
+    """Pause, then say that the connection is lost, if Redis answers an error inside the block."""
+    try:
+        yield
+    except (redis.exceptions.ResponseError, redis.exceptions.InvalidResponse) as error:
+        log.warning("Redis answers %s: %s; workers poll meanwhile", type(error).__name__, error)
+        # Nothing but wakes waits in this thread, and polling does not.
+        time.sleep(ERROR_PAUSE_SECONDS)
+        raise redis.exceptions.ConnectionError(str(error)) from error
 
 
 class WakeTransport(kombu.transport.redis.Transport):  # type: ignore[misc]
@@ -81,6 +104,7 @@ def make_app(settings: BrokerSettings, queue: str | None = None) -> Celery:
         broker_connection_retry=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        broker_channel_error_retry=True,
         broker_connection_timeout=2,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         task_publish_retry=False,

@@ -1,0 +1,102 @@
+"""Redis that answers errors instead of vanishing: whatever it says costs latency only."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from idefiq import Client
+from idefiq.up import Stack
+from tests import servers
+from tests.e2e.conftest import Env, Start
+from workers.broker import INTAKE, UPKEEP, engine_queue
+
+#: Every worker asks for work that no wake told it of so often.
+POLL = {"poll_seconds": "0.2"}
+
+
+@pytest.fixture
+def redis_client(redis_server: servers.RedisServer) -> Iterator[redis.Redis]:
+    with redis.Redis(port=redis_server.port) as client:
+        yield client
+
+
+def fill(client: redis.Redis) -> None:
+    """Memory is full, and everybody has to connect anew."""
+    client.config_set("maxmemory", "1mb")
+    client.client_kill_filter(_type="normal", skipme=True)
+
+
+def demote(client: redis.Redis) -> None:
+    """What this worker is connected to became a read-only replica in a failover."""
+    client.replicaof("127.0.0.1", "1")
+
+
+def spoil(client: redis.Redis) -> None:
+    """The queues hold something that is not a list."""
+    for key in (INTAKE, UPKEEP, engine_queue("echo")):
+        client.delete(key)
+        client.set(key, "x")
+
+
+def promote(client: redis.Redis) -> None:
+    client.config_set("maxmemory", "0")
+    client.replicaof("NO", "ONE")
+    client.flushall()
+
+
+def answered(client: Client, name: str) -> None:
+    """Jobs go through all three kinds of worker: upkeep imports, intake checks, an engine answers."""
+    job = client.submit([{"kind": "generate", "prompt": f"{name} {n}"} for n in range(20)])
+    assert client.wait(job, seconds=60).counts.succeeded == 20
+
+
+def processes(stack: Stack) -> dict[str, int]:
+    """The id of each process that runs, by name."""
+    ids = {service.name: service.process for service in stack.services}
+    return {name: process.pid for name, process in ids.items() if process}
+
+
+@pytest.mark.parametrize("breaks", [fill, demote, spoil])
+def test_a_redis_that_answers_errors_ends_no_process_and_keeps_no_job(
+    breaks: Callable[[redis.Redis], None],
+    start: Start,
+    redis_server: servers.RedisServer,
+    redis_client: redis.Redis,
+    tmp_path: Path,
+) -> None:
+    env: Env = {"IDEFIQ_REDIS_URL": redis_server.url}
+    with start("echo", env, **POLL) as (stack, client):
+        before = processes(stack)
+        breaks(redis_client)
+
+        for number in range(3):
+            answered(client, f"broken {number}")
+        assert list(stack.look()) == []
+
+        promote(redis_client)
+        answered(client, "mended")
+        # They consume wakes again: a worker that was only deaf would not be heard.
+        for queue in (INTAKE, UPKEEP, engine_queue("echo")):
+            servers.wait_until(
+                lambda queue=queue: (
+                    redis_client.lpush(queue, "no wake") > 0 and redis_client.llen(queue) == 0
+                ),
+                what=f"a worker that takes from {queue}",
+            )
+        assert list(stack.look()) == []
+        assert processes(stack) == before
+
+
+def test_a_service_that_starts_on_a_read_only_redis_works(
+    start: Start, redis_server: servers.RedisServer, redis_client: redis.Redis
+) -> None:
+    demote(redis_client)
+
+    with start("echo", {"IDEFIQ_REDIS_URL": redis_server.url}, **POLL) as (stack, client):
+        before = processes(stack)
+        answered(client, "read-only")
+
+        assert list(stack.look()) == []
+        assert processes(stack) == before
