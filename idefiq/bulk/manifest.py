@@ -8,6 +8,7 @@ stopped anywhere goes on where it was, and the service is asked for nothing twic
 """
 
 import json
+import os
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,7 @@ from idefiq.types import IdefiqError, Item, Result
 
 #: A record, and where its text file may be.
 Found = tuple[Record, Sequence[Path]]
-#: The text that a file has already, if it is there.
+#: The text that a file has already, if it is there; raises IdefiqError if it must stay as it is.
 Before = Callable[[Path], str | None]
 
 _NEW = (
@@ -73,8 +74,11 @@ class Manifest:
 
     # ---- the plan -------------------------------------------------------------------
 
-    def begin(self, plan: Plan) -> None:
+    def begin(self, plan: Plan, *, is_named: bool = False) -> None:
         """Note what this run is about, or see that it is the same as before.
+
+        Args:
+            is_named: The user has chosen where the manifest is.
 
         Raises:
             IdefiqError: The manifest is of another question or model.
@@ -89,6 +93,21 @@ class Manifest:
                 )
         self._set_fact("identity", identity)
         self._set_fact("plan", asdict(plan))
+        if self.path:
+            self._set_fact("begun_in", os.path.relpath(Path.cwd(), self.path.parent.resolve()))
+            self._set_fact("is_named", is_named)
+
+    def begun_in(self) -> Path | None:
+        """The folder that the plan's paths start from; None if version 0.1.0 began the run."""
+        noted = self._fact("begun_in")
+        if noted is None or self.path is None:
+            return None
+        return (self.path.parent.resolve() / noted).resolve()
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the user chose where this manifest is, so that it need not be by the output."""
+        return bool(self._fact("is_named"))
 
     def forget(self) -> None:
         """Make everything new; where texts are, and what was there before, stays known."""
@@ -201,7 +220,16 @@ class Manifest:
         free = next((name for name in names if not db.execute(taken, (name,)).fetchone()), None)
         if free is None:
             return
-        there = before(names[free])
+        try:
+            there = before(names[free])
+        except IdefiqError as error:
+            if state == "new":
+                db.execute(
+                    "UPDATE images SET state = 'failed', error = ?, code = 'unreadable'"
+                    " WHERE key = ?",
+                    (str(error), key),
+                )
+            return
         if there is not None and skip and state == "new":
             state = "skipped"
         db.execute(

@@ -26,6 +26,7 @@ from idefiq.bulk.sources import local_folder
 from idefiq.bulk.writers import dressed, replacing, writer_of
 from idefiq.types import IdefiqError
 
+NEWLINE = "\n"
 SIDECARS = (".txt", ".caption")
 
 
@@ -113,26 +114,48 @@ class Output:
 
         Args:
             note: Called before anything is written, with what others wrote and a digest.
+
+        Raises:
+            IdefiqError: See text_before.
         """
         if image.text is None or image.said is None:
             return
         path, existing = Path(image.text), self.plan.existing
-        current = text_before(path)
+        current = self.text_before(path)
         ours = current is not None and _digest(current) in image.digests.split()
         theirs = image.before if ours else current
         if theirs is not None and existing == "skip":
             return
         said = dressed(self.plan, image.said) + "\n"
         if theirs and theirs.strip() and existing == "append":
-            said = f"{theirs.strip()}\n{said}"
+            said = f"{theirs if theirs.endswith(NEWLINE) else theirs + NEWLINE}{said}"
         elif theirs and theirs.strip() and existing == "prepend":
-            said = f"{said}{theirs.strip()}\n"
+            said = f"{said}{theirs}"
         if said == current:
             return
         note(image, None if existing == "overwrite" else theirs, _digest(said))
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             file.write(said.encode())
+
+    def text_before(self, path: Path) -> str | None:
+        """The text that is in a file already, if any; "" for one that is never written back.
+
+        Raises:
+            IdefiqError: It is to be added to, and is not UTF-8: mixed with an answer, no program
+                could read it.
+        """
+        try:
+            return path.read_bytes().decode()
+        except OSError:
+            return None
+        except UnicodeDecodeError as error:
+            if self.plan.existing not in ("append", "prepend"):
+                return ""
+            raise IdefiqError(
+                f"its text {path.name} is not UTF-8 and was left as it is; convert it, for example"
+                " with iconv, or use --existing overwrite"
+            ) from error
 
     def write(self, images: Iterable[Image], earlier: Sequence[str]) -> list[str]:
         """Write the one output of a run from all images that have ended.
@@ -191,11 +214,3 @@ def _check_file(plan: Plan, path: Path) -> None:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def text_before(path: Path) -> str | None:
-    """The text that is there already, if any."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None

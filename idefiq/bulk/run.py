@@ -21,7 +21,7 @@ from idefiq.bulk import sources
 from idefiq.bulk.ask import Plan
 from idefiq.bulk.images import Chunk, Image
 from idefiq.bulk.manifest import Manifest
-from idefiq.bulk.outputs import Output, text_before
+from idefiq.bulk.outputs import Output
 from idefiq.bulk.reader import Reader
 from idefiq.bulk.records import Record, safe
 from idefiq.client import Client
@@ -87,7 +87,9 @@ class Run:
         self._manifest.begin_scan(skip=self._skip)
         while some := list(islice(found, SCAN_RECORDS)):
             self._manifest.add(
-                [self._placed(record) for record in some], text_before, skip=self._skip
+                [self._placed(record) for record in some],
+                self._output.text_before,
+                skip=self._skip,
             )
             self._report(self._manifest.counts(), None)
 
@@ -244,7 +246,8 @@ class Run:
             cursor = page.after
             if chunk.source:
                 found = [(result.index, self._listed(chunk.source, result)) for result in page.data]
-                self._manifest.hear_of(chunk, found, text_before, skip=self._skip)
+                before = self._output.text_before
+                self._manifest.hear_of(chunk, found, before, skip=self._skip)
             self._manifest.take(chunk, page.data, cursor)
             if len(page.data) < protocol.RESULTS:
                 return
@@ -267,14 +270,20 @@ class Run:
             return
         while images := self._manifest.unwritten():
             for image in images:
-                self._output.write_text(image, self._manifest.will_write)
+                self._write_text(image)
             self._manifest.written(images)
+
+    def _write_text(self, image: Image) -> None:
+        try:
+            self._output.write_text(image, self._manifest.will_write)
+        except IdefiqError as error:  # somebody has changed it since it was first looked at
+            self._manifest.fail(image, str(error), "unreadable")
 
     def write(self) -> None:
         """Write the output from everything that has ended so far."""
         if self._output.writes_texts:
             for image in self._manifest.images("done"):
-                self._output.write_text(image, self._manifest.will_write)
+                self._write_text(image)
             return
         ended = self._manifest.images("done", "failed")
         self._manifest.wrote_shards(self._output.write(ended, self._manifest.shards()))

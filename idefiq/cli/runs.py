@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from idefiq.bulk import outputs, run, sources, writers
+from idefiq.bulk import origin, outputs, run, sources, writers
 from idefiq.bulk.ask import Ask, Plan
 from idefiq.bulk.manifest import Manifest
 from idefiq.cli.common import AsJson, Key, Url, errors, say_json
@@ -195,11 +195,17 @@ def start(ask: Ask, options: RunOptions) -> None:
         image_column=options.image_column,
         limit=options.limit,
     )
-    output = outputs.resolve(plan)
+    outputs.resolve(plan)
     sources.check(plan.sources)
     if plan.limit and any(map(sources.is_bucket, plan.sources)):
         raise IdefiqError("--limit is for images that are listed here, not for buckets")
-    path = options.manifest or output.manifest_path()
+    path = options.manifest or outputs.resolve(plan).manifest_path()
+    with origin.in_folder_of(plan, path) as (seen, manifest):
+        _start(seen, manifest, options)
+
+
+def _start(plan: Plan, path: Path | None, options: RunOptions) -> None:
+    output = outputs.resolve(plan)
     if plan.existing == Existing.SKIP and not (path and path.exists()) and output.is_there():
         raise IdefiqError(
             f"{plan.out!r} is there, and of no run that is known here:"
@@ -216,7 +222,7 @@ def start(ask: Ask, options: RunOptions) -> None:
         try:
             if options.restart:
                 manifest.forget()
-            manifest.begin(plan)
+            manifest.begin(plan, is_named=options.manifest is not None)
             _carry_out(client, output, manifest, as_json=options.as_json, scan=True)
         finally:
             manifest.close()
@@ -243,10 +249,11 @@ def retry(
         manifest = Manifest(_found_manifest(what))
         try:
             plan = manifest.plan()
-            again = manifest.retry(code or ())
-            errors.print(f"{again} that failed are asked about again")
-            output = outputs.resolve(plan)
-            _carry_out(client, output, manifest, as_json=as_json, scan=False)
+            with origin.resumed(manifest, plan):
+                again = manifest.retry(code or ())
+                errors.print(f"{again} that failed are asked about again")
+                output = outputs.resolve(plan)
+                _carry_out(client, output, manifest, as_json=as_json, scan=False)
         finally:
             manifest.close()
 

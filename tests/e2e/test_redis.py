@@ -47,7 +47,7 @@ def promote(client: redis.Redis) -> None:
 
 
 def answered(client: Client, name: str) -> None:
-    """Jobs go through all three kinds of worker: upkeep imports, intake checks, an engine answers."""
+    """A job is answered, whatever Redis says."""
     job = client.submit([{"kind": "generate", "prompt": f"{name} {n}"} for n in range(20)])
     assert client.wait(job, seconds=60).counts.succeeded == 20
 

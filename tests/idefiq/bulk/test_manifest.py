@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from idefiq import Result
+from idefiq.bulk import outputs
 from idefiq.bulk.ask import Ask, Plan
 from idefiq.bulk.manifest import Manifest
-from idefiq.bulk.outputs import text_before
 from idefiq.bulk.records import Record
 from idefiq.types import IdefiqError
 
 PLAN = Plan(sources=["photos"], ask=Ask({"kind": "vqa"}, "question", "Is it a {what}?"))
+OUTPUT = outputs.resolve(PLAN)
 
 
 def record(name: str, stamp: str = "1", **columns: Any) -> Record:
@@ -48,7 +49,7 @@ def note(
     manifest.begin_scan(skip=skip)
     places = texts or {}
     found = [(each, [places[each.key]] if each.key in places else []) for each in records]
-    manifest.add(found, text_before, skip=skip)
+    manifest.add(found, OUTPUT.text_before, skip=skip)
 
 
 def reopened(manifest: Manifest) -> Manifest:
@@ -174,7 +175,7 @@ def test_a_bucket_is_heard_of_once_and_one_that_fails_is_listed_again(path: Path
     ]
 
     for _ in range(2):
-        manifest.hear_of(chunk, found, text_before, skip=True)
+        manifest.hear_of(chunk, found, OUTPUT.text_before, skip=True)
         manifest.take(chunk, [result(0), result(1, None)], "x")
 
     assert manifest.counts() == {"done": 1, "failed": 1}

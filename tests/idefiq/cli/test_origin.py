@@ -1,0 +1,144 @@
+"""A run goes on from any folder, and writes where it was begun or nowhere."""
+
+import json
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tests import pictures
+from tests.idefiq.cli.conftest import Command
+from tests.played import Played
+
+FOREIGN = '{"precious": "a file of mine"}\n'
+
+
+def answers(path: Path) -> dict[str, str | None]:
+    lines = map(json.loads, path.read_text().splitlines())
+    return {line["file"]: line["answer"] for line in lines}
+
+
+@pytest.fixture
+def begun(
+    command: Command, played: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A run that was begun in `a`, with its output in `a/b` and one image that failed."""
+    begun = tmp_path / "a"
+    (begun / "b").mkdir(parents=True)
+    (begun / "good.png").write_bytes(pictures.plain())
+    (begun / "bad.png").write_bytes(b"")
+    monkeypatch.chdir(begun)
+    with played.running("seen"):
+        command("caption", ".", "--out", "b/o.jsonl")
+    assert answers(begun / "b" / "o.jsonl") == {"good.png": "seen", "bad.png": None}
+    (begun / "bad.png").write_bytes(pictures.plain(size=(9, 9)))
+    return begun
+
+
+def test_retry_from_another_folder_writes_the_output_of_the_run_and_no_file_of_that_folder(
+    begun: Path, command: Command, played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = begun.parent / "c"
+    (elsewhere / "b").mkdir(parents=True)
+    (elsewhere / "b" / "o.jsonl").write_text(FOREIGN)
+    monkeypatch.chdir(elsewhere)
+
+    with played.running("seen again"):
+        result = command("retry", "../a/b/o.jsonl")
+
+    assert result.exit_code == 0, result.output
+    assert answers(begun / "b" / "o.jsonl") == {"good.png": "seen", "bad.png": "seen again"}
+    assert (elsewhere / "b" / "o.jsonl").read_text() == FOREIGN
+    assert Path.cwd() == elsewhere
+
+
+def test_the_same_run_goes_on_from_another_folder_and_asks_nothing_twice(
+    begun: Path, command: Command, played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(begun.parent)
+
+    with played.running("seen again"):
+        result = command("caption", "a", "--out", "a/b/o.jsonl")
+
+    assert result.exit_code == 0, result.output
+    assert answers(begun / "b" / "o.jsonl") == {"good.png": "seen", "bad.png": "seen again"}
+
+
+def test_a_folder_may_be_moved_with_its_manifest(
+    begun: Path, command: Command, played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = begun.parent / "moved"
+    monkeypatch.chdir(begun.parent)
+    begun.rename(moved)
+
+    with played.running("seen again"):
+        result = command("retry", "moved/b/o.jsonl.idefiq")
+
+    assert result.exit_code == 0, result.output
+    assert answers(moved / "b" / "o.jsonl") == {"good.png": "seen", "bad.png": "seen again"}
+
+
+def test_a_manifest_that_lies_beside_no_output_of_its_run_writes_nothing(
+    begun: Path, command: Command
+) -> None:
+    Path("elsewhere").mkdir()
+    shutil.copy("b/o.jsonl.idefiq", "elsewhere/x.jsonl.idefiq")
+    before = (begun / "b" / "o.jsonl").read_bytes()
+
+    result = command("retry", "elsewhere/x.jsonl.idefiq")
+
+    assert "is not beside the output of its run" in str(result.exception)
+    assert (begun / "b" / "o.jsonl").read_bytes() == before
+    assert not (begun / "elsewhere" / "x.jsonl").exists()
+
+
+def test_a_manifest_of_version_0_1_0_is_retried_where_it_was_begun_and_nowhere_else(
+    begun: Path, command: Command, played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sqlite3.connect(begun / "b" / "o.jsonl.idefiq") as manifest:
+        manifest.execute("DELETE FROM facts WHERE name IN ('begun_in', 'is_named')")
+    manifest.close()
+    (begun.parent / "b").mkdir()
+    monkeypatch.chdir(begun.parent)
+    refused = command("retry", "a/b/o.jsonl")
+    monkeypatch.chdir(begun)
+
+    with played.running("seen again"):
+        result = command("retry", "b/o.jsonl")
+
+    assert "repeat the run's own command in the folder where it began" in str(refused.exception)
+    assert result.exit_code == 0, result.output
+    assert answers(Path("b/o.jsonl")) == {"good.png": "seen", "bad.png": "seen again"}
+
+
+@pytest.mark.parametrize("existing", ["append", "prepend"])
+def test_a_text_that_is_not_utf_8_is_left_as_it_is_and_its_image_is_not_asked_about(
+    existing: str, command: Command, played: Played, folder: Path
+) -> None:
+    latin, utf = folder / "a.txt", folder / "b.txt"
+    latin.write_bytes(b"caf\xe9 at night\r\n")
+    utf.write_bytes("  café\r\n".encode())
+
+    with played.running("seen"):
+        result = command("caption", "in", "--sidecar", "txt", "--existing", existing)
+
+    assert result.exit_code == 1
+    assert "in/a.png: its text a.txt is not UTF-8 and was left as it is" in result.stderr
+    assert latin.read_bytes() == b"caf\xe9 at night\r\n"
+    # Not a byte of the other one is lost either.
+    theirs, ours = "  café\r\n".encode(), b"seen\n"
+    assert utf.read_bytes() == (theirs + ours if existing == "append" else ours + theirs)
+
+
+@pytest.mark.parametrize(("existing", "left"), [("skip", b"caf\xe9\n"), ("overwrite", b"seen\n")])
+def test_a_text_that_is_not_utf_8_is_skipped_or_overwritten_like_any_other(
+    existing: str, left: bytes, command: Command, played: Played, folder: Path
+) -> None:
+    (folder / "a.txt").write_bytes(b"caf\xe9\n")
+
+    with played.running("seen"):
+        result = command("caption", "in", "--sidecar", "txt", "--existing", existing)
+
+    assert result.exit_code == 0, result.output
+    assert (folder / "a.txt").read_bytes() == left
