@@ -35,7 +35,8 @@ _OPTIONS = (
     | Options.ENABLE_YAML_STYLE_METADATA_BLOCKS
     | Options.ENABLE_PLUSES_DELIMITED_METADATA_BLOCKS
 )
-_SPECIAL = re.compile(r"[\\`*_\[\]<>&~$|]")
+#: Braces are code in MDX and in templates.
+_SPECIAL = re.compile(r"[\\`*_\[\]<>&~$|{}]")
 #: Of kramdown, Pandoc and MkDocs.
 _ATTRIBUTES = re.compile(r"\{:?[^{}\n]{0,500}\}")
 #: So many elements before a tag are looked at for the one that it is in.
@@ -64,13 +65,18 @@ class MarkdownSpot:
 
     def edits(self, text: str, alt: str, *, is_draft: bool, language: str) -> list[Edit]:
         """See Spot; Markdown cannot say a language."""
-        written = _SPECIAL.sub(r"\\\g<0>", " ".join(alt.split()))
+        written = _SPECIAL.sub(_escaped, " ".join(alt.split()))
         edit = Edit(self.start, self.end, written)
         if self.label is not None:
             # An empty text would make the label the text again.
             edit = Edit(self.start, self.image_end, f"{written}][{self.label}]")
         mark = DRAFT_MARK if is_draft else "" if written else DECORATIVE_MARK
         return [edit, Edit(self.mark_at, self.mark_at + len(self.mark), mark)]
+
+
+def _escaped(special: re.Match[str]) -> str:
+    # Behind a backslash, what follows a brace would still make it one of a template's.
+    return f"&#{ord(special[0])};" if special[0] in "{}" else f"\\{special[0]}"
 
 
 def read(text: str) -> Document:

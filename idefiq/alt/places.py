@@ -49,6 +49,8 @@ class Place:
         alt: Its text alternative; None if there is none.
         is_draft: The alternative is a draft that was written here and that nobody has accepted.
         spot: None where a person has to write.
+        obstacle: Why it must not be written, if its page does not allow it.
+        is_made: Template code makes its text.
     """
 
     element: Element
@@ -57,6 +59,8 @@ class Place:
     alt: str | None
     is_draft: bool
     spot: Spot | None
+    obstacle: str = ""
+    is_made: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from functools import cached_property
 from urllib.parse import unquote_to_bytes, urldefrag, urljoin
 
 from idefiq.alt import context, markdown, places
+from idefiq.alt.code import IN_CODE, Code, makes
 from idefiq.alt.context import Context, Page
 from idefiq.alt.files import Files, is_picture
 from idefiq.alt.markdown import MarkdownSpot
@@ -165,8 +166,9 @@ class Site:
         if not page.language:
             page = replace(page, language=files.language)
         lines, digest = Lines(text), hashlib.sha256(data).hexdigest()
+        code = Code(text)
         findings = [
-            self._finding(files, name, digest, _checked(place, text), page, lines)
+            self._finding(files, name, digest, _checked(place, text, code), page, lines)
             for place in document.places
         ]
         notes = [
@@ -208,14 +210,8 @@ class Site:
         )
 
     def _state(self, place: Place, sorted_as: Sorted, problem: str) -> tuple[State, str]:
-        named = place.element.get("aria-label") or place.element.get("aria-labelledby")
-        if named and problem in ("missing", "empty"):
-            return State.OK, "it has a label"
-        if place.spot is None and place.element.name != "area":
-            return State.PERSON, "it is not written in the page itself"
-        if place.element.name == "area":
-            needs = State.PERSON if problem else State.OK
-            return needs, "a part of an image map: say where it leads"
+        if (settled := _settled(place, problem)) is not None:
+            return settled
         if sorted_as.role is Role.DECORATIVE:
             is_empty = problem == "empty" or _is_empty_when_made(place)
             return (State.OK if is_empty or not problem else State.EMPTY), sorted_as.reason
@@ -274,7 +270,26 @@ def _is_empty_when_made(place: Place) -> bool:
     return place.alt is None and isinstance(place.spot, MarkdownSpot)
 
 
+def _settled(place: Place, problem: str) -> tuple[State, str] | None:
+    """State and reason of an image that no draft is written for, whatever its role."""
+    named = place.element.get("aria-label") or place.element.get("aria-labelledby")
+    if named and problem in ("missing", "empty"):
+        return State.OK, "it has a label"
+    if place.is_made:
+        return State.OK, "a template makes its text"
+    if place.obstacle:
+        return State.PERSON, f"{place.obstacle}: write its text there"
+    if place.element.name == "area":
+        needs = State.PERSON if problem else State.OK
+        return needs, "a part of an image map: say where it leads"
+    if place.spot is None:
+        return State.PERSON, "it is not written in the page itself"
+    return None
+
+
 def _problem(place: Place) -> str:
+    if place.is_made:
+        return ""
     if place.is_draft:
         return "draft"
     if place.alt is None:
@@ -286,13 +301,26 @@ def _problem(place: Place) -> str:
     return "file_name" if is_file_name(place.alt) else ""
 
 
-def _checked(place: Place, text: str) -> Place:
-    """Without a spot where there is no such tag in the text: an entity has brought it."""
+def _checked(place: Place, text: str, code: Code) -> Place:
+    """Without a spot where it must not be written.
+
+    That is where there is no such tag in the text, because an entity has brought it, and where
+    template code makes the alternative or surrounds it.
+    """
+    if isinstance(place.spot, MarkdownSpot):
+        if code.holds(place.offset):
+            return replace(place, spot=None, obstacle=IN_CODE)
+        is_made = makes(text[place.spot.start : place.spot.end])
+        return replace(place, spot=None, is_made=True) if is_made else place
     tag = re.escape(place.element.name)
-    in_page = isinstance(place.spot, MarkdownSpot) or re.match(
+    in_page = re.match(
         rf"<(?:[\w-]+:)?(?:{tag}|image)\b", text[place.offset : place.offset + 80], re.IGNORECASE
     )
-    return place if in_page else replace(place, spot=None)
+    if not in_page:
+        return replace(place, spot=None)
+    if obstacle := code.obstacle(place.offset):
+        return replace(place, spot=None, obstacle=obstacle)
+    return replace(place, spot=None, is_made=True) if code.makes_alt(place.offset) else place
 
 
 def _resolved(page: str, href: str) -> str:

@@ -80,6 +80,21 @@ def _set(tag: str, name: str, value: str | None, escaped: str) -> Edit:
     return Edit(start, stop, f"={_quoted(value, escaped)}")
 
 
+def attribute_spans(text: str, offset: int) -> list[tuple[str, tuple[int, int] | None]]:
+    """Names of the attributes of the start tag at an offset, and where their values are.
+
+    A value's quotes are part of it; an attribute without a value has none.
+
+    Raises:
+        ValueError: There is no start tag.
+    """
+    found, _ = _attributes(text, offset)
+    return [
+        (name, match.span("value") if match["value"] is not None else None)
+        for name, match in found.items()
+    ]
+
+
 def end_of_tag(text: str, offset: int) -> int:
     """Where the start tag at an offset ends, its bracket included; the text's end if it does not.
 
@@ -109,7 +124,8 @@ def _attributes(text: str, offset: int) -> tuple[dict[str, "re.Match[str]"], int
 
 
 def _quoted(value: str, escaped: str, quote: str = '"') -> str:
-    also = f"&<>{quote}{escaped}"
+    # Braces are harmless in HTML and code in templates, and what runs last is not known here.
+    also = f"&<>{{}}{quote}{escaped}"
     written = (
         _ESCAPES.get(letter, f"&#{ord(letter)};") if letter in also else letter for letter in value
     )

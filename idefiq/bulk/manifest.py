@@ -99,7 +99,7 @@ class Manifest:
 
     def begun_in(self) -> Path | None:
         """The folder that the plan's paths start from; None if version 0.1.0 began the run."""
-        noted = self._fact("begun_in")
+        noted: str | None = self._fact("begun_in")
         if noted is None or self.path is None:
             return None
         return (self.path.parent.resolve() / noted).resolve()

@@ -1,0 +1,148 @@
+"""Pages with template code: what only a generator understands is never written."""
+
+from pathlib import Path
+
+import pytest
+
+from idefiq.alt import code, files, write
+from idefiq.alt.drafts import Outcome
+from idefiq.alt.site import Choices, Site, State
+from tests import pictures
+
+PERSON = [
+    # Code outside of a quoted value.
+    '<img src="a.png" {% if alt %}alt="{{ alt }}"{% endif %}>',
+    '<img src="a.png" {{#if alt}}alt="{{alt}}"{{/if}}>',
+    '<img src="a.png" <?php if ($a) { echo \'class="wide"\'; } ?>>',
+    '<img src="a.png" <%= tag.attributes(alt: name) %>>',
+    '<img src="a.png" {{ with .Params.alt }}alt="{{ . }}"{{ end }}>',
+    "<img src=a.png {{ attributes }}>",
+    "<img src={{ logo }}>",
+    "<img src=a.png alt={{ alt }}>",
+    # Code whose own quotes end the value too early.
+    '<img src="{{ "/img/a.png" | relative_url }}">',
+    "<img src='<?= $page['image'] ?>'>",
+    '<img src="{{ url_for("static", filename="a.png") }}" class="wide">',
+    # Expressions of JSX and Svelte.
+    '<img src="a.png" alt={name}>',
+    '<img src="a.png" {alt}>',
+    '<img src="a.png" {...props}>',
+    "<img src={require('./a.png').default} />",
+    '<img src="a.png" className={`wide ${theme}`} />',
+    # Whatever sets any attribute.
+    '<img src="a.png" v-bind="attributes">',
+    '<img src="a.png" th:attr="alt=${name}">',
+    # Written by code, as text of another language.
+    "{{ '<img src=\"a.png\">' | safe }}",
+    "<?php echo implode(['<b>', '<img src=\"a.png\">']); ?>",
+]
+MADE = [
+    '<img src="a.png" alt="{{ alt }}">',
+    '<img src="a.png" alt="{{ alt_text }}">',
+    '<img src="a.png" alt="{% if a %}x{% endif %}">',
+    '<img src="a.png" alt="<%= image.alt %>">',
+    '<img src="a.png" alt="<?php echo $alt; ?>">',
+    '<img src="a.png" alt="${name}">',
+    '<img src="a.png" alt="{name}">',
+    '<img src="a.png" :alt="name">',
+    '<img src="a.png" v-bind:alt="t(\'hero\')">',
+    '<img src="a.png" [alt]="name">',
+    '<img src="a.png" [attr.alt]="name">',
+    '<img src="a.png" x-bind:alt="name">',
+    '<img src="a.png" th:alt="#{name}">',
+]
+ASKED = [
+    '<img src="a.png" class="{{ wide }}">',
+    '<img src="a.png" class="{% if wide %}wide{% endif %}" alt="image">',
+    "<img src='a.png' title='<?= $title ?>'>",
+    '<img src="a.png" @click="open" :class="{ wide: isWide }">',
+    '{{ content }}<img src="a.png">{% include "x" %}',
+    '<?xml version="1.0"?><html><img src="a.png" /></html>',
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "a.png").write_bytes(pictures.plain())
+    return tmp_path
+
+
+def read(folder: Path, text: str, name: str = "page.html", *, force: bool = False) -> Site:
+    (folder / name).write_text(text, encoding="utf-8")
+    return Site([files.named(str(folder / name))], Choices(force=force))
+
+
+def applied(folder: Path, site: Site, alt: str, name: str = "page.html") -> str:
+    """The page after a text was accepted for every image, whatever its state."""
+    outcomes = {index: Outcome(alt, is_draft=False) for index in range(len(site.findings))}
+    write.write(write.changes(site.findings, outcomes))
+    return (folder / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("markup", PERSON)
+def test_a_tag_with_code_outside_a_plain_quoted_value_needs_a_person_and_is_never_written(
+    markup: str, folder: Path
+) -> None:
+    page = f"<html><body><p>{markup}</p></body></html>"
+    for force in (False, True):
+        site = read(folder, page, force=force)
+
+        assert [finding.state for finding in site] == [State.PERSON] * len(site.findings)
+        assert applied(folder, site, "New") == page
+
+
+@pytest.mark.parametrize("markup", MADE)
+def test_a_text_that_a_template_makes_is_right_and_is_never_overwritten(
+    markup: str, folder: Path
+) -> None:
+    for force in (False, True):
+        site = read(folder, markup, force=force)
+
+        assert [(finding.state, finding.problem) for finding in site] == [(State.OK, "")]
+        assert [finding.reason for finding in site] == ["a template makes its text"]
+        assert applied(folder, site, "New") == markup
+
+
+@pytest.mark.parametrize("markup", ASKED)
+def test_code_within_quoted_values_and_around_a_tag_keeps_nobody_from_writing_its_text(
+    markup: str, folder: Path
+) -> None:
+    site = read(folder, markup)
+
+    assert [finding.state for finding in site] == [State.ASK]
+    assert 'alt="New"' in applied(folder, site, "New")
+
+
+@pytest.mark.parametrize(
+    ("name", "page", "written"),
+    [
+        ("a.html", '<img src="a.png">', 'alt="&#123;&#123; x &#125;&#125; of &#123;%"'),
+        ("a.md", "![](a.png)", "![&#123;&#123; x &#125;&#125; of &#123;%](a.png)"),
+    ],
+)
+def test_braces_of_a_text_are_no_code_on_the_page(
+    name: str, page: str, written: str, folder: Path
+) -> None:
+    site = read(folder, page, name)
+
+    after = applied(folder, site, "{{ x }} of {%", name)
+    assert written in after
+    assert not code.makes(after)
+    (folder / name).write_text(after, encoding="utf-8")
+    [again] = read(folder, after, name).findings
+    assert again.place.alt == "{{ x }} of {%"
+    assert not again.place.is_made
+
+
+@pytest.mark.parametrize("page", ["![{{ alt }}](a.png)", "![{alt}](a.png)"])
+def test_a_text_of_markdown_that_a_template_makes_is_left_alone(page: str, folder: Path) -> None:
+    site = read(folder, page, "a.md", force=True)
+
+    assert [finding.state for finding in site] == [State.OK]
+    assert applied(folder, site, "New", "a.md") == page
+
+
+def test_an_opening_that_is_never_closed_hides_nothing_behind_it(folder: Path) -> None:
+    page = f"<p>{{{{ and {{% and <? and <%</p>{'<p>x</p>' * 1_000}<img src='a.png'>"
+
+    assert [finding.state for finding in read(folder, page)] == [State.ASK]
