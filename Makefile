@@ -8,12 +8,14 @@ EDITABLE := --config-settings editable_mode=compat --editable
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-families faults faults-long sbom audit check format docs session up train-demo eval-demo bench bench-engine bench-peers bench-service bench-redis bench-stream bench-startup plots lock clean
+.PHONY: help demo test test-families test-images release faults faults-long sbom audit check format docs session up train-demo eval-demo bench bench-engine bench-peers bench-service bench-redis bench-stream bench-startup plots lock clean
 
 help:
 	@echo "make demo           caption drawn scenes with the whole service, on this machine"
 	@echo "make test           install what the tests need, run them all, then the checks"
 	@echo "make test-families  compare every kind on every model with transformers, a line each"
+	@echo "make test-images    build the container images and have them answer a job"
+	@echo "make release        build wheel and sdist, and use them in an empty environment"
 	@echo "make faults         kill, stop and cut everything for some minutes, and count what was lost"
 	@echo "make faults-long    the same for ROUNDS=10 rounds, and longer lives of the record"
 	@echo "make check          format, lint, types, import rules"
@@ -73,6 +75,13 @@ sbom: $(VENV)/audit
 
 audit: $(VENV)/audit
 	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
+test-images: $(VENV)/dev
+	tests/install-servers
+	$(BIN)/python -m tests.deploy.images
+
+release: $(VENV)/dev
+	$(BIN)/python -m tests.deploy.release
 
 check: $(VENV)/dev
 	$(BIN)/ruff format --check .

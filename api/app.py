@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
@@ -22,8 +23,6 @@ from db.settings import RecordSettings
 from workers.broker import Wakes, make_app
 from workers.notices import Notices
 
-VERSION = "0.1.0"
-
 
 def create_app(record: RecordSettings, settings: ApiSettings) -> FastAPI:
     """Build the API and bring its database up to date."""
@@ -40,7 +39,7 @@ def create_app(record: RecordSettings, settings: ApiSettings) -> FastAPI:
     app = FastAPI(
         lifespan=lifespan,
         title="idefiq",
-        version=VERSION,
+        version=version("idefiq"),
         summary="Bulk image captioning, visual question answering and alt text",
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )

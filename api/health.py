@@ -1,6 +1,7 @@
 """Health: alive, and ready to answer."""
 
 from fastapi import APIRouter, Response
+from fastapi.responses import RedirectResponse
 
 from api.services import Parts
 from db import schema, sessions
@@ -8,6 +9,12 @@ from db.errors import StorageError
 from db.states import Stage
 
 router = APIRouter(tags=["health"])
+
+
+@router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+async def root() -> RedirectResponse:
+    """A browser that opens the service's address sees the interactive documentation."""
+    return RedirectResponse("/docs")
 
 
 @router.get("/healthz")

@@ -4,7 +4,7 @@
                ├─ api
                ├─ upkeep
                ├─ intake
-               └─ engine           one for each model, or more
+               └─ engine           one for each model and each GPU, or more
 
 SQLite and a folder below the data folder, unless IDEFIQ_DATABASE_URL and IDEFIQ_STORE name
 something else. A process that ends is started again, after a while that doubles with each time.
@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from idefiq import server
 from idefiq.types import IdefiqError
 
 #: Longest wait before a process that keeps ending is started again.
@@ -45,7 +46,6 @@ READY = """ready: {url}
   idefiq caption PHOTOS/ --url {url}
   interactive API: {url}/docs    stop: Ctrl-C"""
 
-_ROOT = Path(__file__).resolve().parent.parent
 _PR_SET_PDEATHSIG = 1
 
 
@@ -66,7 +66,6 @@ class Service:
         """Start it in a session of its own, so that Ctrl-C reaches the supervisor alone."""
         self.process = subprocess.Popen(
             self.command,
-            cwd=_ROOT,
             env=self.env,
             stdout=self.output,
             stderr=self.output,
@@ -125,6 +124,8 @@ class Stack:
         port: Port of the API; 0 picks a free one.
         models: Models to serve, an engine for each mention; what IDEFIQ_MODEL says, or demo, if
             None.
+        gpus: Numbers of the GPUs to run engines on, one for each; none for what IDEFIQ_DEVICE
+            says, or the CPU.
         log: Where all processes write; standard error if None.
         extra: More environment variables for all processes.
     """
@@ -132,6 +133,7 @@ class Stack:
     data: Path
     port: int = 8000
     models: Sequence[str] | None = None
+    gpus: Sequence[int] = ()
     log: Path | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
     services: list[Service] = field(default_factory=list)
@@ -143,10 +145,7 @@ class Stack:
         Raises:
             IdefiqError: The server's code is not here, the port is taken, or there is no Redis.
         """
-        if not (_ROOT / "api").is_dir():
-            raise IdefiqError(
-                "`idefiq up` runs from the repository or an image; this installation is the client"
-            )
+        server.check_installed("api", "workers")
         self.data.mkdir(parents=True, exist_ok=True)
         self._lock()
         try:
@@ -164,21 +163,36 @@ class Stack:
             path = f"{self._folder.name}/redis.sock"
             env["IDEFIQ_REDIS_URL"] = f"redis+socket://{path}"
             self._add("redis", _redis_command(path), env)
-        self._add("api", [sys.executable, "-m", "api", "serve"], env)
+        self._add("api", server.command("api", "serve"), env)
         for role in ("upkeep", "intake"):
-            self._add(role, [sys.executable, "-m", "workers", role], env)
-        mentions: Counter[str] = Counter()
-        for model in self.models or [env.get("IDEFIQ_MODEL", "demo")]:
-            command = [sys.executable, "-m", "workers", "engine"]
-            mentions[model] += 1
-            own = {"IDEFIQ_MODEL": model}
-            if (number := mentions[model]) > 1:
-                host = env.get("IDEFIQ_WORKER_NAME", socket.gethostname())
-                own["IDEFIQ_WORKER_NAME"] = f"{host}-{number}"
-            name = f"engine {model}" if number == 1 else f"engine {model} {number}"
-            self._add(name, command, {**env, **own})
+            self._add(role, server.command("workers", role), env)
+        for name, own in self._engines(env):
+            self._add(name, server.command("workers", "engine"), {**env, **own})
         for service in self.services:
             service.start()
+
+    def _engines(self, env: Mapping[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
+        """Name and settings of each engine.
+
+        Models and GPUs are handed out in turn, so that every model and every GPU has an engine.
+        """
+        models = self.models or [env.get("IDEFIQ_MODEL", "demo")]
+        host = env.get("IDEFIQ_WORKER_NAME", socket.gethostname())
+        mentions: Counter[str] = Counter()
+        for place in range(max(len(models), len(self.gpus))):
+            model = models[place % len(models)]
+            mentions[model] += 1
+            own, name = {"IDEFIQ_MODEL": model}, f"engine {model}"
+            if (number := mentions[model]) > 1:
+                own["IDEFIQ_WORKER_NAME"] = f"{host}-{number}"
+                name = f"{name} {number}"
+            if self.gpus:
+                gpu = self.gpus[place % len(self.gpus)]
+                own["IDEFIQ_DEVICE"] = f"cuda:{gpu}"
+                own["IDEFIQ_WORKER_NAME"] = f"{host}-gpu{gpu}-{number}"
+                # In 32 bits most models do not fit a GPU, and none is fast.
+                own["IDEFIQ_DTYPE"] = env.get("IDEFIQ_DTYPE", "bfloat16")
+            yield name, own
 
     def _lock(self) -> None:
         """Keep a second supervisor out: its workers would have the same names as ours."""
@@ -192,7 +206,8 @@ class Stack:
             ) from error
 
     def _environment(self) -> dict[str, str]:
-        env = {**os.environ, **self.extra}  # noqa: TID251 - handed on to the processes
+        given = {**os.environ, **self.extra}  # noqa: TID251 - handed on to the processes
+        env = server.environment(given)
         data = self.data.resolve()
         env.setdefault("IDEFIQ_DATABASE_URL", f"sqlite:///{data}/idefiq.db")
         env.setdefault("IDEFIQ_STORE_FOLDER", f"{data}/blobs")
@@ -210,8 +225,7 @@ class Stack:
         if path.exists():
             return
         made = subprocess.run(
-            [sys.executable, "-m", "api", "keys", "create", "--note", "made by idefiq up"],
-            cwd=_ROOT,
+            server.command("api", "keys", "create", "--note", "made by idefiq up"),
             env=env,
             capture_output=True,
             text=True,

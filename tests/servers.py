@@ -76,7 +76,7 @@ def stop(process: "subprocess.Popen[bytes]", seconds: float = 20) -> int:
     return process.wait()
 
 
-def _accepts(port: int) -> bool:
+def accepts(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
@@ -159,7 +159,7 @@ class RedisServer:
 
     def start(self) -> None:
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
-        wait_until(lambda: _accepts(self.port), what="Redis", process=self._process)
+        wait_until(lambda: accepts(self.port), what="Redis", process=self._process)
 
     def kill(self) -> None:
         if self._process:
@@ -270,5 +270,5 @@ def swift(folder: Path) -> Iterator[str]:
             stack.enter_context(running(command, folder / "swift.log")) for command in commands
         ]
         for port in (memcached, *ports.values(), proxy):
-            wait_until(lambda port=port: _accepts(port), what="Swift", process=started[-1])  # type: ignore[misc]
+            wait_until(lambda port=port: accepts(port), what="Swift", process=started[-1])  # type: ignore[misc]
         yield f"http://127.0.0.1:{proxy}"

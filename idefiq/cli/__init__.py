@@ -1,7 +1,7 @@
 """The `idefiq` command.
 
 `runs` asks about many images, `alt` about those of a site and `review` about the drafts; `jobs`
-looks after what was asked.
+looks after what was asked, and `serve` runs the service itself.
 """
 
 import importlib.metadata
@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from idefiq.cli import alt, jobs, keys, lint, review, runs
+from idefiq.cli import alt, jobs, keys, lint, models, review, runs, serve
 from idefiq.cli.common import errors, shown
 from idefiq.types import IdefiqError
 
@@ -37,6 +37,8 @@ alt.add_to(app)
 lint.add_to(app)
 review.add_to(app)
 jobs.add_to(app)
+serve.add_to(app)
+app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
 
 

@@ -1,8 +1,7 @@
-"""Commands that look after the service, its jobs and its models."""
+"""Commands that look after jobs."""
 
 from dataclasses import asdict
 from itertools import islice
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,7 +23,7 @@ Out = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (jobs, results, watch, cancel, pause, resume, priority, delete, models, up):
+    for command in (jobs, results, watch, cancel, pause, resume, priority, delete):
         app.command()(command)
 
 
@@ -129,32 +128,3 @@ def delete(job_id: str, url: Url = None, api_key: Key = None) -> None:
     with Client(url, api_key) as client:
         client.delete(job_id)
     print(f"{job_id} is deleted")
-
-
-def models(url: Url = None, api_key: Key = None, as_json: AsJson = False) -> None:
-    """List the models that the service knows."""
-    table = Table("model", "state", "kinds", "licence", "note", box=None)
-    with Client(url, api_key) as client:
-        found = client.models()
-    for model in found:
-        if as_json:
-            say_json(asdict(model))
-        state = "ready" if model.ready else "offline"
-        table.add_row(model.name, state, ", ".join(model.kinds), model.licence, model.note)
-    if not as_json:
-        Console(markup=False).print(table)
-
-
-def up(
-    data: Annotated[Path, typer.Option(help="Where jobs, images and the key are kept")] = Path(
-        "data"
-    ),
-    port: Annotated[
-        int, typer.Option(min=0, max=65_535, help="Port of the API; 0 picks a free one")
-    ] = 8000,
-    model: Annotated[list[str] | None, typer.Option(help="Model to serve; may be repeated")] = None,
-) -> None:
-    """Run the whole service on this machine until Ctrl-C."""
-    from idefiq.up import Stack, run_until_stopped
-
-    run_until_stopped(Stack(data, port=port, models=model or None))

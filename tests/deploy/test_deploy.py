@@ -1,6 +1,7 @@
 """What operators copy is complete and agrees with the code."""
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pydantic_settings import BaseSettings
 
 from api.settings import ApiSettings
 from db.settings import RecordSettings
+from tests.deploy import installed
 from workers.settings import EngineSettings, IntakeSettings, UpkeepSettings
 
 ROOT = Path(__file__).parents[2]
@@ -74,20 +76,25 @@ def test_compose_builds_from_files_that_are_there_and_runs_every_process() -> No
     assert {"postgres", "redis", "store", "api", "upkeep", "intake", "engine"} <= services.keys()
 
 
-@pytest.mark.parametrize("name", ["api", "intake", "engine"])
-def test_an_image_copies_what_is_there_and_runs_as_nobody_special(name: str) -> None:
-    text = (DEPLOY / f"{name}.Dockerfile").read_text()
+@pytest.mark.parametrize("stage", ["api", "intake", "engine"])
+def test_an_image_copies_what_is_there_and_runs_as_nobody_special(stage: str) -> None:
+    assert [path for path in installed.copied() if not (ROOT / path).exists()] == []
+    assert "USER 10001" in installed.stages()[stage]
+    assert "constraints.txt" in installed.stages()[stage]
 
-    copied = [word for line in re.findall(r"^COPY (.+)$", text, re.M) for word in line.split()[:-1]]
-    assert [path for path in copied if not (ROOT / path).exists()] == []
-    assert "USER 10001" in text
-    assert "constraints.txt" in text
+
+def test_compose_names_targets_of_the_dockerfile() -> None:
+    services = compose()["services"].values()
+    targets = {service["build"]["target"] for service in services if "build" in service}
+
+    assert targets == {"api", "intake", "engine"} <= installed.stages().keys()
 
 
 def test_images_without_a_model_install_no_torch() -> None:
-    extras = (ROOT / "pyproject.toml").read_text()
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        extras = tomllib.load(file)["project"]["optional-dependencies"]
 
-    for name in ("api", "intake"):
-        [extra] = re.findall(rf"^{name} = \[(.*)\]$", extras, re.M)
-        assert "torch" not in extra
-        assert "transformers" not in extra
+    for stage in ("api", "intake"):
+        names = {re.split(r"[\[><=]", needed)[0] for needed in extras[installed.extra_of(stage)]}
+        assert names.isdisjoint({"torch", "transformers"})
+        assert not any("engine" in needed for needed in extras[stage])

@@ -7,9 +7,12 @@ ones could run code.
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -18,6 +21,8 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import filter_repo_objects
 
 from db.errors import RequestError
 from workers.settings import EngineSettings
@@ -53,6 +58,59 @@ def fetch(settings: EngineSettings) -> Path:
     folder = _folder(settings)
     _check_weights(folder, settings)
     return folder
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """A file of a checkpoint on the hub that is needed here; its size in bytes."""
+
+    name: str
+    size: int
+    is_cached: bool
+
+
+def cached(settings: EngineSettings) -> Path | None:
+    """The folder of a checkpoint that is here, whole; None if it has to be downloaded.
+
+    Raises:
+        RequestError: The name is neither a folder nor a name of the hub.
+    """
+    where = _location(settings)
+    return Path(where) if Path(where).is_dir() else _from_cache(where, settings)
+
+
+def listed(settings: EngineSettings) -> list[HubFile]:
+    """The files of a checkpoint on the hub, without those that are never wanted.
+
+    Raises:
+        RequestError: There is no such checkpoint, or it must not be had.
+    """
+    name, revision = _location(settings), settings.model_revision or None
+    with _hub_errors(name, settings):
+        commit = HfApi().model_info(name, revision=revision).sha
+        found = HfApi().list_repo_tree(name, revision=revision, recursive=True)
+        sizes = {file.path: file.size for file in found if isinstance(file, RepoFile)}
+    wanted = filter_repo_objects(sizes, allow_patterns=WANTED, ignore_patterns=UNWANTED)
+    return [
+        HubFile(
+            file,
+            sizes[file],
+            isinstance(try_to_load_from_cache(name, file, revision=commit), str),
+        )
+        for file in wanted
+    ]
+
+
+def configuration(settings: EngineSettings) -> Path:
+    """The folder of a checkpoint's config.json, which alone is downloaded.
+
+    Raises:
+        RequestError: There is no such checkpoint, or it must not be had.
+    """
+    name = _location(settings)
+    with _hub_errors(name, settings):
+        revision = settings.model_revision or None
+        return Path(hf_hub_download(name, "config.json", revision=revision)).parent
 
 
 def model_type(settings: EngineSettings) -> str:
@@ -132,6 +190,20 @@ def _missing(settings: EngineSettings, why: str) -> RequestError:
 
 
 def _from_hub(name: str, settings: EngineSettings) -> Path:
+    if here := _from_cache(name, settings):
+        return here
+    with _hub_errors(name, settings):
+        return Path(
+            snapshot_download(
+                name,
+                revision=settings.model_revision or None,
+                allow_patterns=WANTED,
+                ignore_patterns=UNWANTED,
+            )
+        )
+
+
+def _from_cache(name: str, settings: EngineSettings) -> Path | None:
     pinned = settings.model_revision or None
     try:
         here = Path(
@@ -143,25 +215,34 @@ def _from_hub(name: str, settings: EngineSettings) -> Path:
                 local_files_only=True,
             )
         )
-        if _is_whole(here):
-            return here
+        return here if _is_whole(here) else None
     except (LocalEntryNotFoundError, OSError):
-        pass
+        return None
     except HFValidationError as error:
         raise _missing(settings, "neither a folder nor a name of the hub") from error
+
+
+@contextmanager
+def _hub_errors(name: str, settings: EngineSettings) -> Iterator[None]:
+    """What the hub says inside the block, as a RequestError that says what to do."""
     try:
-        return Path(
-            snapshot_download(
-                name, revision=pinned, allow_patterns=WANTED, ignore_patterns=UNWANTED
-            )
-        )
+        yield
     except RevisionNotFoundError as error:
         raise RequestError(
-            f"model {settings.model!r}: {name!r} has no revision {pinned!r};"
+            f"model {settings.model!r}: {name!r} has no revision {settings.model_revision!r};"
             " set IDEFIQ_MODEL_REVISION to a commit, branch or tag that it has"
         ) from error
-    except (GatedRepoError, RepositoryNotFoundError) as error:
-        raise _missing(settings, "the hub has none of this name, or does not show it") from error
+    except GatedRepoError as error:
+        raise RequestError(
+            f"model {settings.model!r} is gated: accept its terms on its page of the hub, {name!r},"
+            " make a token with read access in your account's settings there, and set HF_TOKEN to"
+            " it where engines run"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise _missing(
+            settings,
+            "the hub has none of this name, or shows it only to those who set HF_TOKEN",
+        ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise _missing(settings, f"the download failed: {error}") from error
 

@@ -1,0 +1,43 @@
+"""`idefiq models`: those that the service knows, and checkpoints for its engines."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from idefiq import server
+from idefiq.cli.common import AsJson, Key, Url, say_json
+from idefiq.client import Client
+
+app = typer.Typer(invoke_without_command=True)
+
+
+@app.callback()
+def models(
+    context: typer.Context, url: Url = None, api_key: Key = None, as_json: AsJson = False
+) -> None:
+    """List the models that the service knows; `pull` downloads one for an engine."""
+    if context.invoked_subcommand:
+        return
+    table = Table("model", "state", "kinds", "licence", "note", box=None)
+    with Client(url, api_key) as client:
+        found = client.models()
+    for model in found:
+        if as_json:
+            say_json(asdict(model))
+        state = "ready" if model.ready else "offline"
+        table.add_row(model.name, state, ", ".join(model.kinds), model.licence, model.note)
+    if not as_json:
+        Console(markup=False).print(table)
+
+
+@app.command()
+def pull(
+    name: Annotated[str, typer.Argument(help="Name on the model hub, such as team/model")],
+    revision: Annotated[str, typer.Option(help="Commit, branch or tag (default: main)")] = "",
+) -> None:
+    """Download a checkpoint to this machine; what is here already is not downloaded again."""
+    words = ["--revision", revision] if revision else []
+    server.become("workers.operator.pull", name, *words)

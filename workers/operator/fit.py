@@ -1,0 +1,68 @@
+"""Whether a checkpoint fits: its weights on the disk, and on the device that the settings name."""
+
+import json
+from pathlib import Path
+
+import psutil
+from transformers import AutoConfig
+
+from db.errors import RequestError
+from workers.families import loading, sizes
+from workers.operator.devices import gpus
+from workers.settings import EngineSettings
+
+GIB = 2**30
+#: Beside its weights a model needs memory for prompts, images and the KV cache.
+SHARE_FOR_WEIGHTS = 0.8
+
+
+def gib(size_bytes: float) -> str:
+    """A size for people."""
+    return f"{size_bytes / GIB:.1f} GiB" if size_bytes >= GIB else f"{size_bytes / 2**20:.0f} MiB"
+
+
+def weights_bytes(folder: Path, settings: EngineSettings) -> float | None:
+    """Bytes that the weights take on the device, from config.json alone.
+
+    None for an architecture that is not known here.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, **loading.LOCAL)
+        counted = sizes.parts(config)
+    except (OSError, ValueError, KeyError, AttributeError, json.JSONDecodeError):
+        return None
+    if settings.quantize == "int8":
+        return sum(part.linear + 2 * part.other for part in counted)
+    total = sum(part.size_bytes(settings.quantize) for part in counted)
+    return total * 2 if (settings.dtype, settings.quantize) == ("float32", "none") else total
+
+
+def memory_bytes(settings: EngineSettings) -> tuple[str, int]:
+    """Name and whole memory of where the settings put a model.
+
+    Raises:
+        RequestError: They name a GPU that is not here.
+    """
+    device = loading.one_device(settings)
+    here = gpus()
+    if device is None:
+        return "all devices", sum(g.total_bytes for g in here) + psutil.virtual_memory().total
+    if device.type == "cuda":
+        gpu = here[device.index]
+        return f"cuda:{gpu.index} ({gpu.name})", gpu.total_bytes
+    return "this machine", psutil.virtual_memory().total
+
+
+def advice(needed: float, settings: EngineSettings) -> str:
+    """Why weights of so many bytes do not fit the device, and what would; "" if they do."""
+    try:
+        where, there = memory_bytes(settings)
+    except RequestError as error:
+        return str(error)
+    if needed <= SHARE_FOR_WEIGHTS * there:
+        return ""
+    said = f"its weights take {gib(needed)} in {settings.dtype}, and {where} has {gib(there)}"
+    if settings.quantize == "none":
+        smaller = [] if settings.dtype != "float32" else ["IDEFIQ_DTYPE=bfloat16 halves them"]
+        return "; ".join([said, *smaller, "IDEFIQ_QUANTIZE=nf4 takes about a third of 16 bits"])
+    return f"{said}; use a larger GPU, several (IDEFIQ_DEVICE=auto), or a smaller model"
