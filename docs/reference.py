@@ -149,7 +149,7 @@ def commands() -> str:
     group: Any = typer.main.get_command(app)
     of_runs = set(RunOptions.__slots__)
     sections, shared = [], ""
-    for name, command in group.commands.items():
+    for name, command in _all(group):
         parameters = [each for each in command.params if each.name != "help"]
         is_run = of_runs <= {each.name for each in parameters}
         if is_run:
@@ -158,8 +158,17 @@ def commands() -> str:
         words = [name, *(each.name for each in parameters if each.param_type_name == "argument")]
         words += ["source…"] if is_run else []
         lines = [f"## `idefiq {' '.join(words)}`", "", _paragraphs(command.help or ""), ""]
-        sections.append("\n".join([*lines, _parameters(parameters), ""]))
+        table = [_parameters(parameters), ""] if parameters else []
+        sections.append("\n".join([*lines, *table]))
     return "\n".join(["## What every run has", "", shared, "", *sections])
+
+
+def _all(group: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command with its whole name, those of groups included."""
+    for name, command in group.commands.items():
+        if command.params or not hasattr(command, "commands"):
+            yield f"{above}{name}", command
+        yield from _all(command, f"{above}{name} ") if hasattr(command, "commands") else ()
 
 
 def _parameters(parameters: list[Any]) -> str:

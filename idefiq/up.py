@@ -23,13 +23,13 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 from idefiq import server
+from idefiq.engines import engines
 from idefiq.types import IdefiqError
 
 #: Longest wait before a process that keeps ending is started again.
@@ -166,33 +166,15 @@ class Stack:
         self._add("api", server.command("api", "serve"), env)
         for role in ("upkeep", "intake"):
             self._add(role, server.command("workers", role), env)
-        for name, own in self._engines(env):
-            self._add(name, server.command("workers", "engine"), {**env, **own})
+        for engine in engines(
+            self.models or [env.get("IDEFIQ_MODEL", "demo")],
+            self.gpus,
+            host=env.get("IDEFIQ_WORKER_NAME", socket.gethostname()),
+            dtype=env.get("IDEFIQ_DTYPE"),
+        ):
+            self._add(engine.name, server.command("workers", "engine"), {**env, **engine.settings})
         for service in self.services:
             service.start()
-
-    def _engines(self, env: Mapping[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
-        """Name and settings of each engine.
-
-        Models and GPUs are handed out in turn, so that every model and every GPU has an engine.
-        """
-        models = self.models or [env.get("IDEFIQ_MODEL", "demo")]
-        host = env.get("IDEFIQ_WORKER_NAME", socket.gethostname())
-        mentions: Counter[str] = Counter()
-        for place in range(max(len(models), len(self.gpus))):
-            model = models[place % len(models)]
-            mentions[model] += 1
-            own, name = {"IDEFIQ_MODEL": model}, f"engine {model}"
-            if (number := mentions[model]) > 1:
-                own["IDEFIQ_WORKER_NAME"] = f"{host}-{number}"
-                name = f"{name} {number}"
-            if self.gpus:
-                gpu = self.gpus[place % len(self.gpus)]
-                own["IDEFIQ_DEVICE"] = f"cuda:{gpu}"
-                own["IDEFIQ_WORKER_NAME"] = f"{host}-gpu{gpu}-{number}"
-                # In 32 bits most models do not fit a GPU, and none is fast.
-                own["IDEFIQ_DTYPE"] = env.get("IDEFIQ_DTYPE", "bfloat16")
-            yield name, own
 
     def _lock(self) -> None:
         """Keep a second supervisor out: its workers would have the same names as ours."""

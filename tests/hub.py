@@ -18,11 +18,13 @@ class Hub:
     """Repositories by name, each a folder with one commit.
 
     Attributes:
+        gated: Files are shown to nobody whose account has not accepted the terms.
         cut_after: Bytes after which the first download of a file is cut off, by file name.
         asked: Every request, as "METHOD path range".
     """
 
     repositories: dict[str, Path]
+    gated: bool = False
     cut_after: dict[str, int] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     url: str = ""
@@ -99,6 +101,9 @@ class _Handler(BaseHTTPRequestHandler):
         folder = self._folder(name, revision)
         if folder is None:
             return
+        if self.serves.gated:
+            self._fail("GatedRepo", 403)
+            return
         if not (folder / file).is_file():
             self._fail("EntryNotFound")
             return
@@ -130,8 +135,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def _fail(self, code: str) -> None:
-        self.send_response(404)
+    def _fail(self, code: str, status: int = 404) -> None:
+        self.send_response(status)
         self.send_header("X-Error-Code", code)
         self.send_header("Content-Length", "0")
         self.end_headers()

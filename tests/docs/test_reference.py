@@ -11,7 +11,7 @@ import pytest
 
 from db import owners
 from db.database import Database
-from docs.reference import Example, examples, openapi, pages
+from docs.reference import DOCS, Example, examples, openapi, pages
 from tests import pictures
 from tests.played import Played
 
@@ -19,6 +19,13 @@ from tests.played import Played
 def test_the_pages_are_as_make_docs_writes_them() -> None:
     for path, text in pages().items():
         assert path.read_text() == text, f"{path.name}: run `make docs`"
+
+
+def test_every_command_is_on_the_page_those_of_groups_included() -> None:
+    page = (DOCS / "cli.md").read_text()
+
+    for name in ("caption", "up", "models", "models pull", "keys create", "keys revoke"):
+        assert re.search(rf"^## `idefiq {name}[` ]", page, re.MULTILINE), name
 
 
 def test_every_route_has_an_example() -> None:

@@ -85,7 +85,7 @@ def listed(settings: EngineSettings) -> list[HubFile]:
     Raises:
         RequestError: There is no such checkpoint, or it must not be had.
     """
-    name, revision = _location(settings), settings.model_revision or None
+    name, revision = _location(settings), settings.model_revision or "main"
     with _hub_errors(name, settings):
         commit = HfApi().model_info(name, revision=revision).sha
         found = HfApi().list_repo_tree(name, revision=revision, recursive=True)

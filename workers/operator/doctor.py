@@ -30,6 +30,7 @@ from db.database import Database
 from db.errors import IdefiqError, RequestError
 from db.settings import CONFIG_STATUS, UNREADABLE, RecordSettings, explain
 from workers.notices import plain_url
+from workers.operator import gib
 from workers.settings import EngineSettings
 
 LIBRARIES = (
@@ -147,12 +148,12 @@ def wakes(settings: EngineSettings) -> Iterator[Finding]:
             version = client.info("server")["redis_version"]
             policy = client.config_get("maxmemory-policy").get("maxmemory-policy", "")
     except (redis.exceptions.RedisError, OSError) as error:
-        yield Finding("redis", "warning", f"{shown}: {error}", polls)
+        yield Finding("redis server", "warning", f"{shown}: {error}", polls)
         return
-    yield Finding("redis", "ok", f"{shown}, version {version}")
+    yield Finding("redis server", "ok", f"{shown}, version {version}")
     if policy not in ("noeviction", ""):
         text = f"maxmemory-policy is {policy}: wakes may be dropped"
-        yield Finding("redis", "warning", text, "set it to noeviction")
+        yield Finding("redis server", "warning", text, "set it to noeviction")
 
 
 def store(record: RecordSettings) -> Iterator[Finding]:
@@ -193,10 +194,11 @@ def model(settings: EngineSettings) -> Iterator[Finding]:
         yield Finding("model", "warning", text, f"idefiq models pull {settings.model}")
         return
     needed = fit.weights_bytes(folder, settings)
-    size = f", weights of {fit.gib(needed)} on {settings.device}" if needed else ""
-    yield Finding("model", "ok", f"{settings.model}{size}")
+    size = f", weights of {gib(needed)} on {settings.device}" if needed else ""
     if needed and (advice := fit.advice(needed, settings)):
         yield Finding("model", "wrong", advice, "see IDEFIQ_DTYPE, IDEFIQ_QUANTIZE, IDEFIQ_DEVICE")
+    else:
+        yield Finding("model", "ok", f"{settings.model}{size}")
 
 
 def service(url: str) -> Iterator[Finding]:
@@ -228,7 +230,7 @@ def examine(url: str, *, private_redis: bool) -> Iterator[Finding]:
         ("devices", devices),
         ("memory", lambda: memory(record)),
         ("database", lambda: database(record)),
-        ("redis", lambda: _private() if private_redis else wakes(settings)),
+        ("redis server", lambda: _private() if private_redis else wakes(settings)),
         ("store", lambda: store(record)),
         ("model", lambda: model(settings)),
         ("service", lambda: service(url)),
@@ -241,7 +243,7 @@ def examine(url: str, *, private_redis: bool) -> Iterator[Finding]:
 
 
 def _private() -> Iterator[Finding]:
-    yield Finding("redis", "ok", "private to `idefiq up`")
+    yield Finding("redis server", "ok", "private to `idefiq up`")
 
 
 def _read(path: Path) -> str:

@@ -8,17 +8,12 @@ from transformers import AutoConfig
 
 from db.errors import RequestError
 from workers.families import loading, sizes
+from workers.operator import gib
 from workers.operator.devices import gpus
 from workers.settings import EngineSettings
 
-GIB = 2**30
 #: Beside its weights a model needs memory for prompts, images and the KV cache.
 SHARE_FOR_WEIGHTS = 0.8
-
-
-def gib(size_bytes: float) -> str:
-    """A size for people."""
-    return f"{size_bytes / GIB:.1f} GiB" if size_bytes >= GIB else f"{size_bytes / 2**20:.0f} MiB"
 
 
 def weights_bytes(folder: Path, settings: EngineSettings) -> float | None:

@@ -14,11 +14,11 @@ from huggingface_hub import constants
 from db.errors import RequestError
 from db.settings import CONFIG_STATUS, UNREADABLE, explain
 from workers.families import checkpoints
-from workers.operator import fit
+from workers.operator import GIB, gib
 from workers.settings import EngineSettings
 
 #: Free space that is left on the disk.
-SPARE_BYTES = fit.GIB
+SPARE_BYTES = GIB
 
 
 def pull(settings: EngineSettings, cache: Path) -> Path:
@@ -33,7 +33,7 @@ def pull(settings: EngineSettings, cache: Path) -> Path:
     files = checkpoints.listed(settings)
     missing = sum(file.size for file in files if not file.is_cached)
     total = sum(file.size for file in files)
-    print(f"{settings.model}: {len(files)} files, {fit.gib(total)}; {fit.gib(missing)} to download")
+    print(f"{settings.model}: {len(files)} files, {gib(total)}; {gib(missing)} to download")
     _check_disk(settings.model, missing, cache)
     if warning := _memory(settings):
         print(f"warning: {warning}", file=sys.stderr)
@@ -47,14 +47,17 @@ def _check_disk(name: str, missing: int, cache: Path) -> None:
     free = shutil.disk_usage(there).free
     if missing + SPARE_BYTES > free:
         raise RequestError(
-            f"model {name!r}: {fit.gib(missing)} are to be downloaded to {str(cache)!r}, where"
-            f" {fit.gib(free)} are free; set HF_HOME to a folder on a larger disk"
+            f"model {name!r}: {gib(missing)} are to be downloaded to {str(cache)!r}, where"
+            f" {gib(free)} are free; set HF_HOME to a folder on a larger disk"
         )
 
 
 def _memory(settings: EngineSettings) -> str:
     """What to know before the weights are downloaded: they would not fit the device."""
-    needed = fit.weights_bytes(checkpoints.configuration(settings), settings)
+    folder = checkpoints.configuration(settings)
+    from workers.operator import fit  # seconds of imports that a refused download does without
+
+    needed = fit.weights_bytes(folder, settings)
     return fit.advice(needed, settings) if needed else ""
 
 
