@@ -66,6 +66,14 @@ class Claimed:
     examples: dict[str, Outcome] = field(default_factory=dict)
 
 
+class Turn:
+    """A lock, and how many threads hold it or wait for it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+
+
 class Intake:
     """Does the work of an intake worker; `look` is what its resident loop runs.
 
@@ -88,7 +96,7 @@ class Intake:
         self._database, self._store = database, store
         self._sources, self._checkers = sources, checkers
         self._session, self._wakes, self._ends = session, wakes, ends
-        self._checking: dict[tuple[int, str], threading.Lock] = {}
+        self._checking: dict[tuple[int, str], Turn] = {}
         self._checking_lock = threading.Lock()
         self._findings = Findings(database)
         self._fetches = ThreadPoolExecutor(fetches, thread_name_prefix="fetch")
@@ -257,13 +265,17 @@ class Intake:
     def _only(self, owner_id: int, name: str) -> Iterator[None]:
         """Let one thread at a time work on the same digest, or job, so that it is done once."""
         with self._checking_lock:
-            lock = self._checking.setdefault((owner_id, name), threading.Lock())
+            turn = self._checking.setdefault((owner_id, name), Turn())
+            turn.users += 1
         try:
-            with lock:
+            with turn.lock:
                 yield
         finally:
             with self._checking_lock:
-                self._checking.pop((owner_id, name), None)
+                turn.users -= 1
+                # Not before: whoever came now would not wait for those who wait already.
+                if not turn.users:
+                    del self._checking[owner_id, name]
 
     def _in_child(
         self, work: Callable[[bytes], T], owner_id: int, digest: str, data: bytes

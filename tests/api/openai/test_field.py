@@ -1,0 +1,52 @@
+"""OpenAI batches as programs send them: one line's mistake is that line's alone."""
+
+import base64
+
+import openai
+import pytest
+
+from tests import pictures
+from tests.api.openai.test_batches import create, line, upload
+from tests.played import Played
+
+issue_24 = pytest.mark.xfail(
+    raises=AssertionError, reason="issue 24: a mistake of one line's content fails that line"
+)
+GOOD = base64.b64encode(pictures.plain()).decode()
+
+
+def picture(url: str, **more: str) -> dict[str, object]:
+    part = {"type": "image_url", "image_url": {"url": url, **more}}
+    content = [part, {"type": "text", "text": "Describe"}]
+    return {"messages": [{"role": "user", "content": content}]}
+
+
+@issue_24
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(picture(f"data:image/png;base64,{GOOD[:-1]}"), id="cut by a character"),
+        pytest.param(
+            picture("data:image/png;base64," + base64.encodebytes(pictures.plain()).decode()),
+            id="wrapped at 76",
+        ),
+        pytest.param(
+            picture(f"data:application/octet-stream;base64,{GOOD}"), id="of no image's type"
+        ),
+        pytest.param(
+            picture(f"data:image/png;base64,{GOOD}", detail="medium"), id="an unknown detail"
+        ),
+    ],
+)
+def test_a_bad_image_of_one_line_does_not_fail_its_batch(
+    body: dict[str, object],
+    client: openai.OpenAI,
+    played: Played,
+) -> None:
+    good = picture(f"data:image/png;base64,{GOOD}")
+    lines = [line("a", **good), line("b", **body), line("c", **good)]
+
+    batch = create(client, upload(client, lines))
+
+    assert batch.status != "failed"
+    assert batch.errors is None
