@@ -1,4 +1,7 @@
-"""`python -m api serve|migrate|keys|grant`: the API and its operator's commands."""
+"""`python -m api serve|migrate|keys|grant|limit`: the API and its operator's commands.
+
+`idefiq serve`, `idefiq migrate` and `idefiq admin` run these where the server is installed.
+"""
 
 import logging
 import os

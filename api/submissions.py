@@ -206,7 +206,7 @@ def _check_source(
     if not granted:
         raise Forbidden(
             f"{submission.source} is not granted to this owner; its operator can do so with"
-            " `python -m api grant`",
+            " `idefiq admin grant`",
             field="source",
         )
     checker.check(ItemIn(images=[f"s3://{bucket}/{prefix}image"]))

@@ -1,4 +1,4 @@
-"""`idefiq keys`: API keys, for operators; the first is made by `python -m api keys create`."""
+"""`idefiq keys`: API keys, for operators; the first is made by `idefiq admin keys create`."""
 
 from dataclasses import asdict
 from typing import Annotated
