@@ -39,9 +39,7 @@ class RecordSettings(BaseSettings):
     )
     store: Literal["folder", "s3"] = Field("folder", description="Where blobs go: folder or s3")
     store_folder: Path = Field(Path("data/blobs"), description="Folder of the folder store")
-    s3_bucket: str = Field(
-        "", description="Bucket of the s3 store; `idefiq migrate` makes it"
-    )
+    s3_bucket: str = Field("", description="Bucket of the s3 store; `idefiq migrate` makes it")
     s3_prefix: str = Field("", description="Prefix of every key in the bucket")
     s3_endpoint: str = Field("", description="Endpoint URL of an S3 store other than AWS")
     s3_region: str = Field("us-east-1", description="Region that requests are signed for")

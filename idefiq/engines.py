@@ -44,7 +44,7 @@ def engines(
             name, settings["IDEFIQ_WORKER_NAME"] = f"{name} {number}", f"{host}-{number}"
         if gpus:
             gpu = gpus[place % len(gpus)]
-            name = f"engine {model} on cuda:{gpu}"
+            name = f"{name} on cuda:{gpu}"
             settings |= {
                 "IDEFIQ_DEVICE": f"cuda:{gpu}",
                 "IDEFIQ_DTYPE": dtype or GPU_DTYPE,

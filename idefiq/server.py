@@ -15,10 +15,14 @@ from typing import NoReturn
 from idefiq.types import IdefiqError
 
 _HERE = Path(__file__).resolve().parent
-#: Of each program, a library that it cannot do without; all are in the extra `server`.
+#: Libraries that a program, or a word of its command, cannot do without; all are in the extra
+#: `server`.
 _NEEDED = {
     "api": ("sqlalchemy", "celery", "fastapi", "uvicorn"),
     "workers": ("sqlalchemy", "celery", "PIL"),
+    "engine": ("torch", "transformers", "huggingface_hub"),
+    "pull": ("torch", "transformers", "huggingface_hub"),
+    "operator": ("sqlalchemy", "redis"),
 }
 
 
@@ -41,7 +45,7 @@ def check_installed(*programs: str) -> None:
         IdefiqError: Some are.
     """
     folder()
-    needed = dict.fromkeys(name for program in programs for name in _NEEDED[program])
+    needed = dict.fromkeys(name for one in programs for name in _NEEDED.get(one, ()))
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise IdefiqError(
             f"the server's libraries are not installed ({', '.join(missing)}):"
@@ -69,7 +73,8 @@ def become(*words: str) -> NoReturn:
     Raises:
         IdefiqError: It is not installed.
     """
-    check_installed(words[0].partition(".")[0])
+    module = words[0].split(".")
+    check_installed(*(module[1:] or module), *words[1:2])
     sys.stdout.flush()
     env = environment(os.environ)  # noqa: TID251 - handed on to the process
     os.execve(sys.executable, command(*words), env)  # noqa: S606 - it is this same interpreter

@@ -49,6 +49,10 @@ class WakeChannel(kombu.transport.redis.Channel):  # type: ignore[misc]  # kombu
         with _errors_as_lost_connection():
             super()._queue_bind(*arguments, **named)
 
+    def _size(self, queue: str) -> int:
+        with _errors_as_lost_connection():
+            return int(super()._size(queue))
+
     def _brpop_read(self, **options: Any) -> bool:
         try:
             with _errors_as_lost_connection():

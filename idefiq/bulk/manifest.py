@@ -95,6 +95,7 @@ class Manifest:
         self._set_fact("plan", asdict(plan))
         if self.path:
             self._set_fact("begun_in", os.path.relpath(Path.cwd(), self.path.parent.resolve()))
+            self._set_fact("begun_at", str(Path.cwd()))
             self._set_fact("is_named", is_named)
 
     def begun_in(self) -> Path | None:
@@ -103,6 +104,15 @@ class Manifest:
         if noted is None or self.path is None:
             return None
         return (self.path.parent.resolve() / noted).resolve()
+
+    def begun_at(self) -> Path | None:
+        """The same folder by its absolute path, as it was then."""
+        noted: str | None = self._fact("begun_at")
+        return Path(noted) if noted else None
+
+    def has_plan(self) -> bool:
+        """Whether a run was begun."""
+        return self._fact("plan") is not None
 
     @property
     def is_named(self) -> bool:
@@ -379,8 +389,10 @@ class Manifest:
                     continue
                 self._add(db, record, self._scan())
                 self._place(db, record.key, texts, before, skip=skip)
+                # Not one whose text must stay as it is: its answer has no place.
                 db.execute(
-                    "UPDATE images SET state = 'sent', bucket = ?, chunk = ?, place = ?"
+                    "UPDATE images SET state = CASE WHEN state = 'failed' THEN state ELSE 'sent'"
+                    " END, bucket = ?, chunk = ?, place = ?"
                     " WHERE key = ?",
                     (chunk.source, chunk.number, place, record.key),
                 )

@@ -5,6 +5,7 @@ manifest knows that folder relative to itself, so that `idefiq retry`, or the sa
 from anywhere, and a folder can be moved together with its manifest.
 """
 
+import glob
 import os
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
@@ -25,10 +26,13 @@ def in_folder_of(plan: Plan, manifest: Path | None) -> Iterator[tuple[Plan, Path
     Yields:
         The plan and the manifest as they are named from that folder: as they were, if there is no
         such run yet or its folder is gone.
+
+    Raises:
+        IdefiqError: The manifest does not say where, and its run was not begun here.
     """
-    folder = _begun_in(manifest) if manifest and manifest.exists() else None
     here = Path.cwd()
-    if folder is None or folder == here or not folder.is_dir():
+    folder = _begun_in(manifest, plan) if manifest and manifest.exists() else here
+    if folder == here or not folder.is_dir():
         yield plan, manifest
         return
     seen = replace(
@@ -38,6 +42,26 @@ def in_folder_of(plan: Plan, manifest: Path | None) -> Iterator[tuple[Plan, Path
     )
     with chdir(folder):
         yield seen, here / manifest if manifest else None
+
+
+def _begun_in(path: Path, plan: Plan) -> Path:
+    manifest = Manifest(path)
+    try:
+        folder = manifest.begun_in()
+        if folder is not None and not manifest.is_named:
+            return folder  # the manifest is beside the output that this plan names
+        if folder is None and manifest.has_plan():  # of version 0.1.0
+            earlier = manifest.plan()
+            _check_place(manifest, earlier, is_same=_is_same(earlier, plan))
+        elif folder is not None:
+            _check_place(manifest, plan, is_same=folder == manifest.begun_at())
+        return folder or Path.cwd()
+    finally:
+        manifest.close()
+
+
+def _is_same(one: Plan, other: Plan) -> bool:
+    return (one.sources, one.out) == (other.sources, other.out)
 
 
 @contextmanager
@@ -50,39 +74,54 @@ def resumed(manifest: Manifest, plan: Plan) -> Iterator[None]:
     """
     assert manifest.path
     folder = manifest.begun_in()
-    where = manifest.path.resolve()
     if folder is not None and not folder.is_dir():
         raise IdefiqError(
             f"the run of {str(manifest.path)!r} was begun in {str(folder)!r}, which is not there:"
             " was the manifest moved without its images?"
         )
+    path = manifest.path.resolve()
+    is_same = manifest.is_named and folder == manifest.begun_at()
     with chdir(folder or Path.cwd()):
-        beside = outputs.resolve(plan).manifest_path() if _has_place(plan) else None
-        known = beside is not None and beside.resolve() == where
-        if not known and (folder is None or not manifest.is_named):
-            raise IdefiqError(
-                f"{str(manifest.path)!r} is not beside the output of its run,"
-                f" {plan.out or 'texts beside images'!r}: nothing is written, as it could be"
-                " somebody else's file; repeat the run's own command in the folder where it began"
-            )
+        _check_place(manifest, plan, is_same=is_same, path=path)
         yield
+
+
+def _check_place(
+    manifest: Manifest, plan: Plan, *, is_same: bool, path: Path | None = None
+) -> None:
+    """Refuse to write where a run of a manifest was not begun.
+
+    Args:
+        is_same: It is known to have been begun here, wherever its manifest is.
+        path: Of the manifest, if it cannot be named from here as it was.
+
+    Raises:
+        IdefiqError: Neither that, nor is the manifest beside the output as it is named from here.
+    """
+    assert manifest.path
+    beside = outputs.resolve(plan).manifest_path() if _has_place(plan) else None
+    is_beside = beside is not None and beside.resolve() == (path or manifest.path.resolve())
+    if not is_same and not is_beside:
+        raise IdefiqError(
+            f"{str(manifest.path)!r} is not beside the output of its run,"
+            f" {plan.out or 'texts beside images'!r}: nothing is written, as it could be"
+            " somebody else's file; repeat the run's own command in the folder where it began"
+        )
 
 
 def _has_place(plan: Plan) -> bool:
     return plan.out is not None or sources.local_folder(plan.sources) is not None
 
 
-def _begun_in(path: Path) -> Path | None:
-    manifest = Manifest(path)
-    try:
-        return manifest.begun_in()
-    finally:
-        manifest.close()
-
-
 def _seen_from(folder: Path, here: Path, word: str) -> str:
     """A path as it is named from another folder; references and absolute paths stay."""
     if word.startswith(REFERENCES) or os.path.isabs(word):
         return word
+    if glob.has_magic(word) and not (here / word).exists():
+        return os.path.join(glob.escape(os.path.relpath(here, folder)), word)
+    parts = Path(word).parts
+    if ".." in parts[next((n for n, part in enumerate(parts) if part != ".."), 0) :]:
+        # Behind a link, the way back up leads elsewhere.
+        return os.path.join(os.path.relpath(here, folder), word)
     slash = "/" if word.endswith(("/", os.sep)) else ""
     return os.path.relpath(here / word, folder) + slash

@@ -142,13 +142,17 @@ class Output:
         """The text that is in a file already, if any; "" for one that is never written back.
 
         Raises:
-            IdefiqError: It is to be added to, and is not UTF-8: mixed with an answer, no program
-                could read it.
+            IdefiqError: It cannot be read, or it is to be added to and is not UTF-8: mixed with
+                an answer, no program could read it.
         """
         try:
             return path.read_bytes().decode()
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise IdefiqError(
+                f"its text {path.name} cannot be read and was left as it is: {error.strerror}"
+            ) from error
         except UnicodeDecodeError as error:
             if self.plan.existing not in ("append", "prepend"):
                 return ""

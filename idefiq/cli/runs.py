@@ -195,17 +195,18 @@ def start(ask: Ask, options: RunOptions) -> None:
         image_column=options.image_column,
         limit=options.limit,
     )
-    outputs.resolve(plan)
+    output = outputs.resolve(plan)
     sources.check(plan.sources)
     if plan.limit and any(map(sources.is_bucket, plan.sources)):
         raise IdefiqError("--limit is for images that are listed here, not for buckets")
-    path = options.manifest or outputs.resolve(plan).manifest_path()
+    path = options.manifest or output.manifest_path()
     with origin.in_folder_of(plan, path) as (seen, manifest):
         _start(seen, manifest, options)
 
 
 def _start(plan: Plan, path: Path | None, options: RunOptions) -> None:
     output = outputs.resolve(plan)
+    sources.check(plan.sources)
     if plan.existing == Existing.SKIP and not (path and path.exists()) and output.is_there():
         raise IdefiqError(
             f"{plan.out!r} is there, and of no run that is known here:"

@@ -127,6 +127,15 @@ def test_no_media_type_makes_room_for_a_body_where_none_is_needed(
     assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_browser_that_opens_the_address_is_led_to_the_documentation(
+    method: str, http_sqlite: httpx2.Client
+) -> None:
+    answer = http_sqlite.request(method, "/")
+
+    assert (answer.status_code, answer.headers["location"]) == (307, "/docs")
+
+
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs/none", "/healthz", "/nowhere"])
 def test_every_answer_says_what_a_browser_may_make_of_it(
     http_sqlite: httpx2.Client, path: str

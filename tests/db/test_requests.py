@@ -143,6 +143,15 @@ def test_a_request_the_model_cannot_answer_is_refused_by_the_name_of_its_field(
     assert caught.value.field == field
 
 
+def test_what_an_item_gets_by_default_is_no_limit_of_what_it_may_ask_for() -> None:
+    card = CARD.model_copy(update={"defaults": {"max_new_tokens": 16}})
+    request = {"kind": "caption", "images": [IMAGE]}
+
+    check_effective({**request, "options": {"max_new_tokens": 64}}, card)
+    with pytest.raises(RequestError, match="above max_new_tokens, which is 16"):
+        check_effective({**request, "options": {"min_new_tokens": 17}}, card)
+
+
 def test_a_kind_the_model_cannot_do_is_refused_with_those_it_can() -> None:
     with pytest.raises(UnsupportedKind, match="it can do caption, vqa"):
         check_effective({"kind": "classify", "labels": ["a", "b"], "images": [IMAGE]}, CARD)

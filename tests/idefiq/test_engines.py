@@ -93,7 +93,16 @@ def test_an_engine_runs_on_each_gpu_that_is_here(tmp_path: Path, env: dict[str, 
 def test_a_gpu_that_is_not_here_is_refused_before_anything_starts(
     gpus: str, said: str, env: dict[str, str], tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "idefiq", "up", "--gpus", gpus, "--data", str(tmp_path / "data")]
+    command = [
+        sys.executable,
+        "-m",
+        "idefiq",
+        "up",
+        "--gpus",
+        gpus,
+        "--data",
+        str(tmp_path / "data"),
+    ]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
 
     assert done.returncode == 2

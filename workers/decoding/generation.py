@@ -3,7 +3,7 @@
 import copy
 import math
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +81,18 @@ class Confidence(LogitsProcessor):  # type: ignore[misc]
         """Of each row's tokens, and of the padding after them."""
         rows: list[list[float]] = torch.stack(self._steps, 1).tolist()
         return rows
+
+
+class Pulse(LogitsProcessor):  # type: ignore[misc]
+    """Looks on while `generate` runs, and says at every token that it goes on."""
+
+    def __init__(self, on_step: Callable[[], None]) -> None:
+        self._on_step = on_step
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Scores of any shape, which stay as they are."""
+        self._on_step()
+        return scores
 
 
 def is_greedy(options: Mapping[str, Any]) -> bool:

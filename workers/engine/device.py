@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from db import failpoints
 from db.errors import EngineError, IdefiqError, OutOfMemory
@@ -32,7 +33,7 @@ class Device:
     Args:
         family: The loaded model.
         schedule: Of the items that wait.
-        stuck_seconds: An act that runs longer counts as stuck.
+        stuck_seconds: An act that runs longer without another token counts as stuck.
         probe: Answers a simple item, or raises.
         on_broken: Ends the process.
         thread: The one that the model was loaded in; see `device_thread`.
@@ -150,6 +151,10 @@ class Device:
         self._began, self.running = time.monotonic(), running
         failpoints.reach("generating", [one.item for one in running])
 
+    def _progressed(self) -> None:
+        """A long answer is not stuck while it grows: the watchdog counts from its last token."""
+        self._began = time.monotonic()
+
     # ---- slots ------------------------------------------------------------------------
 
     def _admit(self, group: list[Loaded]) -> None:
@@ -237,7 +242,8 @@ class Device:
             return self._halves(batch)
         try:
             self._begin(batch)
-            answers = self._family.generate([one.item for one in batch])
+            first = replace(batch[0].item, on_step=self._progressed)
+            answers = self._family.generate([first, *(one.item for one in batch[1:])])
             if len(answers) != len(batch):
                 raise EngineError(f"{len(answers)} answers for {len(batch)} items")
             return list(answers)

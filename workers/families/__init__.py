@@ -25,20 +25,6 @@ FAMILIES = {
 #: For every other model that takes images and texts and says texts.
 OTHERS = "workers.families.chat"
 
-#: Whatever a checkpoint or a device lacks, the libraries say so in one of these.
-_LOAD_ERRORS = (
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ImportError,
-    RuntimeError,
-    AssertionError,
-    ArithmeticError,
-    MemoryError,
-)
-
 
 def load(settings: EngineSettings) -> Family:
     """Load the model of the settings by its family.
@@ -49,16 +35,18 @@ def load(settings: EngineSettings) -> Family:
     module = importlib.import_module(_module_of(settings))
     try:
         return cast(LoadFamily, module.load)(settings)
-    except _LOAD_ERRORS as error:
+    except RequestError:
+        raise
+    except ItemError as error:
+        raise RequestError(
+            f"model {settings.model!r} does not take the items of its own check: {error}"
+        ) from error
+    except Exception as error:  # the libraries have errors of all kinds for what is lacking
         # torch has an error of its own for a GPU's memory, and torch is not imported here.
         is_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
         hint = "; see IDEFIQ_DTYPE and IDEFIQ_QUANTIZE for smaller weights" if is_memory else ""
         raise RequestError(
             f"model {settings.model!r} cannot be loaded: {type(error).__name__}: {error}{hint}"
-        ) from error
-    except ItemError as error:
-        raise RequestError(
-            f"model {settings.model!r} does not take the items of its own check: {error}"
         ) from error
 
 

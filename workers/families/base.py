@@ -29,6 +29,7 @@ class Prepared:
         inputs: The family's own, not looked at by anybody else.
         on_text: Called with the beginning of the answer whenever more of it is certain, where
             the family can tell before the end.
+        on_step: Called after each token that `generate` adds to the batch which it is the first of.
         then: What is made of the answer: a better one, or something else to ask first. Called in
             any thread but the device's.
     """
@@ -37,6 +38,7 @@ class Prepared:
     tokens: int
     inputs: Any
     on_text: Callable[[str], None] | None = None
+    on_step: Callable[[], None] | None = None
     then: "Callable[[Answer], Answer | Prepared] | None" = None
 
 

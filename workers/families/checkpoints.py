@@ -15,8 +15,8 @@ from pathlib import Path
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
+    HTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -243,7 +243,7 @@ def _hub_errors(name: str, settings: EngineSettings) -> Iterator[None]:
             settings,
             "the hub has none of this name, or shows it only to those who set HF_TOKEN",
         ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HTTPError, LocalEntryNotFoundError, OSError) as error:
         raise _missing(settings, f"the download failed: {error}") from error
 
 

@@ -13,6 +13,10 @@ from workers.families import alttext, checkpoints
 from workers.families.prompts import TEMPLATES, Style
 from workers.settings import EngineSettings
 
+#: Most tokens an item may ask for where the operator has said nothing: an answer has to be over
+#: before IDEFIQ_STUCK_SECONDS, and longer ones are an operator's decision.
+UNASKED_LIMIT = 4096
+
 
 def card(
     settings: EngineSettings,
@@ -63,10 +67,13 @@ def new_tokens_limit(settings: EngineSettings, context: int) -> int:
     """The most tokens that an item may ask for: the operator's word, or half of the context.
 
     The other half is for the prompt, in which an image takes from 64 to some thousand tokens.
+
+    Args:
+        context: Tokens of a prompt and its answer together; 0 if that is not known.
     """
     if settings.new_tokens_limit:
-        return settings.new_tokens_limit
-    return max(1, min(context // 2, MAX_NEW_TOKENS)) if context else MAX_NEW_TOKENS
+        return max(1, min(settings.new_tokens_limit, (context or MAX_NEW_TOKENS + 1) - 1))
+    return max(1, min(context // 2, UNASKED_LIMIT)) if context else UNASKED_LIMIT
 
 
 def fingerprint(

@@ -93,8 +93,10 @@ class Pinned(ABC):
         self._processor = loading.load_processor(self.processor_class, where, settings)
         if self.needs_template and self._style(settings) == "plain":
             raise RequestError(
-                f"the processor of model {settings.model!r} has no chat template, or"
-                " IDEFIQ_PROMPT_STYLE=plain; name a file that holds one with IDEFIQ_CHAT_TEMPLATE"
+                f"the processor of model {settings.model!r} has no chat template;"
+                " name a file that holds one with IDEFIQ_CHAT_TEMPLATE"
+                if not self._processor.chat_template
+                else f"model {settings.model!r} only takes turns: unset IDEFIQ_PROMPT_STYLE"
             )
         self.tokenizer = self._processor.tokenizer
         self.pixels = Pixels(self._processor.image_processor) if self.sends_bytes else None
@@ -340,13 +342,16 @@ class Pinned(ABC):
         """
         options = self.options(batch[0].request)
         seeds = [item.inputs.seed for item in batch]
-        watched = LogitsProcessorList([watch] if watch else [])
+        rules = sampling.processors(options, seeds) if options.get("do_sample") else None
+        rules = LogitsProcessorList([watch] if watch else []) if rules is None else rules
+        if batch[0].on_step:
+            rules.append(generation.Pulse(batch[0].on_step))
         return generation.generate(
             self.model,
             self.collate([item.inputs for item in batch]),
             options,
             self.ending,
-            sampling.processors(options, seeds) if options.get("do_sample") else watched,
+            rules,
             self.tokenizer,
             self._streamer(batch, options),
         )

@@ -8,7 +8,7 @@ is loaded with. `without_videos` puts an empty part in its place while a process
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.processing_utils import ProcessorMixin
@@ -19,9 +19,16 @@ _lock = threading.RLock()
 
 
 class NoVideos(PushToHubMixin):  # type: ignore[misc]  # the library serialises no others
-    """Stands for the video part of a processor, and has no inputs."""
+    """Stands for the video part of a processor, and has no inputs.
 
-    model_input_names: tuple[str, ...] = ()
+    Whatever else a processor asks of it while it is made is None.
+    """
+
+    model_input_names: ClassVar[list[str]] = []
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("_"):
+            raise AttributeError(name)
 
     def to_dict(self) -> dict[str, Any]:
         """Nothing of it is saved."""
@@ -31,20 +38,17 @@ class NoVideos(PushToHubMixin):  # type: ignore[misc]  # the library serialises 
 @contextmanager
 def without_videos() -> Iterator[None]:
     """Give every processor that is loaded inside the block a `NoVideos` as its video part."""
-    check = ProcessorMixin.check_argument_for_proper_class
 
     def checked(processor: ProcessorMixin, name: str, part: Any) -> Any:
         return type(part) if isinstance(part, NoVideos) else check(processor, name, part)
 
     with _lock:
-        own = vars(AutoVideoProcessor).get("from_pretrained")
+        check = ProcessorMixin.check_argument_for_proper_class
+        own = vars(AutoVideoProcessor)["from_pretrained"]
         AutoVideoProcessor.from_pretrained = classmethod(lambda *_, **__: NoVideos())
         ProcessorMixin.check_argument_for_proper_class = checked
         try:
             yield
         finally:
             ProcessorMixin.check_argument_for_proper_class = check
-            if own is None:
-                del AutoVideoProcessor.from_pretrained
-            else:
-                AutoVideoProcessor.from_pretrained = own
+            AutoVideoProcessor.from_pretrained = own

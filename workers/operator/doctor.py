@@ -138,7 +138,7 @@ def database(record: RecordSettings) -> Iterator[Finding]:
 
 def wakes(settings: EngineSettings) -> Iterator[Finding]:
     """Whether Redis is there and takes writes; without it everything works, only later."""
-    shown = re.sub(r"//[^@/]*@", "//…@", settings.redis_url)
+    shown = re.sub(r"//[^/?]*@", "//…@", settings.redis_url)
     polls = "workers poll meanwhile: latency, no loss; see IDEFIQ_REDIS_URL"
     try:
         with redis.Redis.from_url(
@@ -146,12 +146,13 @@ def wakes(settings: EngineSettings) -> Iterator[Finding]:
         ) as client:
             client.set("idefiq:doctor", "x", px=1_000)
             version = client.info("server")["redis_version"]
-            policy = client.config_get("maxmemory-policy").get("maxmemory-policy", "")
+            # CONFIG is not for everybody where Redis is rented, and this says the same.
+            policy = client.info("memory").get("maxmemory_policy", "noeviction")
     except (redis.exceptions.RedisError, OSError) as error:
         yield Finding("redis server", "warning", f"{shown}: {error}", polls)
         return
     yield Finding("redis server", "ok", f"{shown}, version {version}")
-    if policy not in ("noeviction", ""):
+    if policy != "noeviction":
         text = f"maxmemory-policy is {policy}: wakes may be dropped"
         yield Finding("redis server", "warning", text, "set it to noeviction")
 

@@ -1,6 +1,6 @@
 """Whether a checkpoint fits: its weights on the disk, and on the device that the settings name."""
 
-import json
+import logging
 from pathlib import Path
 
 import psutil
@@ -11,6 +11,8 @@ from workers.families import loading, sizes
 from workers.operator import gib
 from workers.operator.devices import gpus
 from workers.settings import EngineSettings
+
+log = logging.getLogger(__name__)
 
 #: Beside its weights a model needs memory for prompts, images and the KV cache.
 SHARE_FOR_WEIGHTS = 0.8
@@ -24,7 +26,8 @@ def weights_bytes(folder: Path, settings: EngineSettings) -> float | None:
     try:
         config = AutoConfig.from_pretrained(folder, **loading.LOCAL)
         counted = sizes.parts(config)
-    except (OSError, ValueError, KeyError, AttributeError, json.JSONDecodeError):
+    except Exception:  # whatever the library says of it: loading will tell
+        log.info("the weights of %s cannot be counted", folder, exc_info=True)
         return None
     if settings.quantize == "int8":
         return sum(part.linear + 2 * part.other for part in counted)

@@ -32,6 +32,12 @@ PERSON = [
     # Whatever sets any attribute.
     '<img src="a.png" v-bind="attributes">',
     '<img src="a.png" th:attr="alt=${name}">',
+    # Directives of FreeMarker, JSP, Blade, Razor and Velocity.
+    '<img src="a.png" <#if alt??>alt="${alt}"</#if>>',
+    '<img src="a.png" <c:if test="${a}">alt="x"</c:if>>',
+    '<img src="a.png" @if($a > 1) alt="{{ $b }}" @endif>',
+    '<img src="a.png" @class(["wide" => $wide])>',
+    '<img src="a.png" #if($alt)alt="$alt"#end>',
     # Written by code, as text of another language.
     "{{ '<img src=\"a.png\">' | safe }}",
     "<?php echo implode(['<b>', '<img src=\"a.png\">']); ?>",
@@ -50,12 +56,22 @@ MADE = [
     '<img src="a.png" [attr.alt]="name">',
     '<img src="a.png" x-bind:alt="name">',
     '<img src="a.png" th:alt="#{name}">',
+    '<img src="a.png" th:alt-title="#{name}">',
+    '<img src="a.png" :alt.prop="name">',
+    '<img src="a.png" data-ng-attr-alt="name">',
+    '<img src="a.png" data-bind="attr: {alt: name}">',
+    '<img src="a.png" data-i18n="[alt]logo">',
+    '<img src="a.png" alt="$alt">',
+    '<img src="a.png" alt="@Model.Name">',
 ]
 ASKED = [
     '<img src="a.png" class="{{ wide }}">',
     '<img src="a.png" class="{% if wide %}wide{% endif %}" alt="image">',
     "<img src='a.png' title='<?= $title ?>'>",
     '<img src="a.png" @click="open" :class="{ wide: isWide }">',
+    '<img src="a.png" (click)="open()" [class.wide]="wide" #hero>',
+    '<img src="a.png" data-alt="x" alt-text="y" aria:alt="z">',
+    "<img src='a.png' data-bind='visible: shown' data-i18n='title'>",
     '{{ content }}<img src="a.png">{% include "x" %}',
     '<?xml version="1.0"?><html><img src="a.png" /></html>',
 ]
@@ -146,3 +162,21 @@ def test_an_opening_that_is_never_closed_hides_nothing_behind_it(folder: Path) -
     page = f"<p>{{{{ and {{% and <? and <%</p>{'<p>x</p>' * 1_000}<img src='a.png'>"
 
     assert [finding.state for finding in read(folder, page)] == [State.ASK]
+
+
+@pytest.mark.parametrize("piece", ["{{", "{{ }", "<?", "{%", "{{ x }}"])
+def test_a_page_full_of_openings_is_read_in_time_that_grows_with_its_length(piece: str) -> None:
+    """Counted in steps of the search, not in seconds."""
+    steps: list[int] = []
+    for count in (2_000, 20_000):
+        text = piece * count
+        found = code._code_spans(text)
+        steps.append(len(found))
+
+    assert steps[1] in (0, 10 * steps[0])
+
+
+def test_a_tag_of_very_many_attributes_with_code_is_looked_at_once() -> None:
+    tag = "<img " + " ".join(f'a{n}="{{{{ x }}}}"' for n in range(20_000)) + ">"
+
+    assert code.Code(tag).obstacle(0) == ""

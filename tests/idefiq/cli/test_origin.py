@@ -112,6 +112,73 @@ def test_a_manifest_of_version_0_1_0_is_retried_where_it_was_begun_and_nowhere_e
     assert answers(Path("b/o.jsonl")) == {"good.png": "seen", "bad.png": "seen again"}
 
 
+def test_the_command_of_a_run_of_version_0_1_0_goes_on_where_it_was_begun_and_nowhere_else(
+    begun: Path, command: Command, played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sqlite3.connect(begun / "b" / "o.jsonl.idefiq") as manifest:
+        manifest.execute("DELETE FROM facts WHERE name IN ('begun_in', 'begun_at', 'is_named')")
+    manifest.close()
+    (begun.parent / "b").mkdir()
+    monkeypatch.chdir(begun.parent)
+    refused = command("caption", "a", "--out", "a/b/o.jsonl")
+    monkeypatch.chdir(begun)
+
+    with played.running("seen again"):
+        result = command("caption", ".", "--out", "b/o.jsonl")
+
+    assert "repeat the run's own command in the folder where it began" in str(refused.exception)
+    assert list((begun.parent / "b").iterdir()) == []
+    assert result.exit_code == 0, result.output
+    assert answers(Path("b/o.jsonl")) == {"good.png": "seen", "bad.png": "seen again"}
+
+
+def test_a_manifest_of_a_chosen_name_that_was_copied_elsewhere_overwrites_nothing(
+    command: Command, played: Played, folder: Path, tmp_path: Path
+) -> None:
+    for name in ("runs", "backup/runs"):
+        Path(name).mkdir(parents=True)
+    Path("in/empty.png").write_bytes(b"")
+    with played.running("seen"):
+        command("caption", "in", "--out", "o.jsonl", "--manifest", "runs/m.idefiq")
+    shutil.copy("runs/m.idefiq", "backup/runs/m.idefiq")
+    Path("backup/o.jsonl").write_text(FOREIGN)
+
+    with played.running("seen again"):
+        copied = command("retry", "backup/runs/m.idefiq")
+        own = command("retry", "runs/m.idefiq")
+
+    assert "is not beside the output of its run" in str(copied.exception)
+    assert Path("backup/o.jsonl").read_text() == FOREIGN
+    assert "retrying" in own.stderr or "asked about again" in own.stderr
+
+
+def test_a_pattern_means_the_same_files_from_wherever_it_was_said(
+    begun: Path, command: Command, played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = begun / "set[1]"
+    inner.mkdir()
+    (inner / "new.png").write_bytes(pictures.plain(size=(7, 7)))
+    monkeypatch.chdir(inner)
+
+    with played.running("found"):
+        command("caption", "*.png", "--out", "../b/o.jsonl")
+
+    assert answers(begun / "b" / "o.jsonl")["set[1]/new.png"] == "found"
+
+
+@pytest.mark.parametrize("existing", ["append", "prepend"])
+def test_a_text_that_cannot_be_read_is_left_as_it_is(
+    existing: str, command: Command, played: Played, folder: Path
+) -> None:
+    (folder / "a.txt").mkdir()
+
+    with played.running("seen"):
+        result = command("caption", "in", "--sidecar", "txt", "--existing", existing)
+
+    assert "in/a.png: its text a.txt cannot be read and was left as it is" in result.stderr
+    assert (folder / "a.txt").is_dir()
+
+
 @pytest.mark.parametrize("existing", ["append", "prepend"])
 def test_a_text_that_is_not_utf_8_is_left_as_it_is_and_its_image_is_not_asked_about(
     existing: str, command: Command, played: Played, folder: Path

@@ -1,6 +1,7 @@
 """One thing at a time on the device, less of it when it does not fit, and whose fault it was."""
 
 import threading
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -44,6 +45,26 @@ class TestGenerate:
         said = ends(SmallFamily(fits=99), loaded(1), loaded(2, breaks=error), loaded(3))
 
         assert said == ["1", EngineError.code, "3"]
+
+    def test_an_answer_that_grows_is_not_stuck_however_long_it_takes(self) -> None:
+        stuck: list[bool] = []
+
+        class Slow(SmallFamily):
+            def generate(self, batch: Sequence[Prepared]) -> list[Answer]:
+                assert batch[0].on_step
+                while not run.device.is_stuck():
+                    time.sleep(0.01)
+                batch[0].on_step()
+                stuck.append(run.device.is_stuck())
+                return super().generate(batch)
+
+        run = Run(Slow(fits=9), stuck_seconds=2)
+        batch = [loaded(1)]
+        run.put(batch)
+        run.ends(batch)
+        run.device.close()
+
+        assert stuck == [False]
 
     def test_the_longest_comes_first_so_that_what_does_not_fit_is_known_at_once(self) -> None:
         seen: list[int] = []

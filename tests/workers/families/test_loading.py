@@ -307,6 +307,63 @@ def test_a_checkpoint_without_a_chat_template_is_served_with_one_from_a_file(
     assert family.generate_ids(items) == expected
 
 
+def test_a_missing_chat_template_is_told_before_any_weight_is_read(tmp_path: Path) -> None:
+    tiny_chat.paligemma(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+
+    with pytest.raises(RequestError, match="has no chat template"):
+        load(tmp_path)
+
+
+def test_a_model_that_only_takes_turns_is_not_served_in_the_plain_style(
+    checkpoint: Callable[[str], Path],
+) -> None:
+    with pytest.raises(RequestError, match="only takes turns: unset IDEFIQ_PROMPT_STYLE"):
+        load(checkpoint("llava"), prompt_style="plain")
+
+
+def test_whatever_a_library_raises_while_loading_is_one_clear_error(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Weights of another shape are a RuntimeError of torch or the library."""
+    shutil.copytree(checkpoint("internvl"), tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    weights = safetensors.torch.load_file(file)
+    name = next(name for name in weights if "mlp" in name)
+    safetensors.torch.save_file({**weights, name: torch.zeros(3, 3)}, file, {"format": "pt"})
+
+    with pytest.raises(RequestError, match="model 'm' cannot be loaded: RuntimeError"):
+        load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-vl", "internvl", "llava-onevision"])
+def test_the_library_is_as_it_was_after_a_processor_was_loaded_without_its_videos(
+    name: str, checkpoint: Callable[[str], Path]
+) -> None:
+    load(checkpoint(name))
+
+    with pytest.raises(ImportError, match=r"[Tt]orchvision"):
+        transformers.AutoProcessor.from_pretrained(checkpoint(name))
+
+
+def test_how_many_tokens_an_item_may_ask_for_follows_the_context_of_its_model(
+    checkpoint: Callable[[str], Path],
+) -> None:
+    family = load(checkpoint("idefics2"))
+    bounded = load(checkpoint("idefics2"), new_tokens_limit=100, max_new_tokens=500)
+
+    assert family.model.config.get_text_config().max_position_embeddings == 2048
+    assert (family.card.limits.max_new_tokens, family.card.defaults["max_new_tokens"]) == (1024, 64)
+    assert (bounded.card.limits.max_new_tokens, bounded.card.defaults["max_new_tokens"]) == (
+        100,
+        100,
+    )
+    [answer] = family.generate(
+        [family.prepare({"kind": "caption", "options": {"max_new_tokens": 500}}, [PICTURES[0]])]
+    )
+    assert 0 < answer.completion_tokens <= 500
+
+
 def test_the_bytes_of_a_model_are_counted_from_its_configuration(
     wide: Callable[[str], Path],
 ) -> None:
