@@ -167,7 +167,7 @@ class EngineSettings(WorkerSettings):
     )
     slot_tokens: Annotated[int, Field(ge=64)] = Field(
         2048,
-        description="Tokens of a slot, prompt and answer; a longer item is answered by generate",
+        description="Tokens of a slot, prompt and answer; what is longer is answered by generate",
     )
     decoding: Literal["exact", "fast"] = Field(
         "exact",

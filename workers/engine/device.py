@@ -10,7 +10,7 @@ from dataclasses import replace
 from db import failpoints
 from db.errors import EngineError, IdefiqError, OutOfMemory
 from workers.engine.schedule import Admit, Generate, Loaded, Schedule, Step
-from workers.families.base import Answer, Family
+from workers.families.base import Answer, Family, SlotFull
 
 Outcome = Answer | IdefiqError
 
@@ -232,7 +232,12 @@ class Device:
 
     def _answer(self, over: Sequence[tuple[object, Outcome]]) -> None:
         for item, outcome in over:
-            self._on_end(self._in_slots.pop(id(item)), outcome)
+            one = self._in_slots.pop(id(item))
+            if isinstance(outcome, SlotFull):
+                one.fits_slot = False
+                self._put_back([one])
+            else:
+                self._on_end(one, outcome)
 
     # ---- generate ---------------------------------------------------------------------
 

@@ -112,6 +112,10 @@ def storable(text: str) -> str:
     return text.replace("\0", "\ufffd")
 
 
+class SlotFull(EngineError):
+    """An answer has filled its slot and is not over: `generate` answers the item from the start."""
+
+
 class Joining(Protocol):
     """Answers side by side, each beginning and ending at any time. One thread calls it.
 

@@ -20,7 +20,7 @@ from workers.decoding.choosing import Chooser, own_rules, strange_rules
 from workers.decoding.prompt import Prompt
 from workers.decoding.readers import Reader
 from workers.decoding.slots import Row, Slots
-from workers.families.base import Answer, Prepared
+from workers.families.base import Answer, Prepared, SlotFull
 from workers.settings import EngineSettings
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ MOST_SLOTS_GPU, MOST_SLOTS_CPU = 128, 64
 #: Of a device's free memory, what slots may take; vision and prompts need the rest. Of a CPU's,
 #: other programs want some too.
 SHARE_OF_GPU, SHARE_OF_CPU = 0.5, 0.25
+
+#: An item fits if its prompt leaves this part of the slot for its answer: one in so many.
+SHARE_OF_ANSWERS = 4
 
 log = logging.getLogger(__name__)
 
@@ -58,14 +61,18 @@ class Slotted:
         return self._slots.length
 
     def takes(self, item: Prepared) -> bool:
-        """See Joining: beams and the likelihoods of labels are for the library."""
+        """See Joining: beams and the likelihoods of labels are for the library.
+
+        An item that may have a longer answer than its slot has room for is taken all the same:
+        many programs always ask for thousands of tokens, and few answers have them.
+        """
         options = self._family.options(item.request)
         if item.inputs.suffixes or options.get("num_beams", 1) > 1:
             return False
         return self._slots.fits(
             tokens=item.tokens,
             pictures=len(item.inputs.pictures),
-            most=int(options["max_new_tokens"]),
+            most=min(int(options["max_new_tokens"]), self.length // SHARE_OF_ANSWERS),
         )
 
     def cost(self, item: Prepared) -> int:
@@ -117,7 +124,7 @@ class Slotted:
         options = self._family.options(item.request)
         return Row(
             _prompt(self._family, item.inputs),
-            most=int(options["max_new_tokens"]),
+            most=min(int(options["max_new_tokens"]), self.length - item.tokens - 1),
             least=int(options.get("min_new_tokens") or 0),
             rules=own_rules(options, item.inputs.seed),
             is_over=self._family.teller(item, options),
@@ -130,9 +137,14 @@ class Slotted:
     def _answered(self, item: Prepared, row: Row) -> Answer | EngineError:
         if row.is_lost:
             return EngineError("the model's scores are not finite")
-        is_greedy = generation.is_greedy(self._family.options(item.request))
+        options = self._family.options(item.request)
+        logprobs = row.logprobs if generation.is_greedy(options) else ()
         try:
-            return self._family.answer(item, row.said, "slots", row.logprobs if is_greedy else ())
+            answer = self._family.answer(item, row.said, "slots", logprobs)
+            is_cut = answer.finish_reason == "length" and len(row.said) == row.most
+            if is_cut and row.most < int(options["max_new_tokens"]):
+                return SlotFull("the answer is longer than its slot")
+            return answer
         except Exception as error:  # one answer that cannot be read is not its neighbours' fault
             log.exception("an answer could not be read")
             return EngineError(f"the answer could not be read: {type(error).__name__}")

@@ -17,7 +17,7 @@ from workers import families
 from workers.decoding.cache import Room
 from workers.decoding.kept import Kept
 from workers.families import selfcheck, slotted
-from workers.families.base import Prepared
+from workers.families.base import Answer, Prepared, SlotFull
 from workers.families.pinned import Pinned
 from workers.families.slotted import Slotted
 from workers.settings import EngineSettings
@@ -204,14 +204,42 @@ def test_what_is_padded_behind_a_stop_string_is_no_part_of_the_certainty(pinned:
 
 @pytest.mark.parametrize(
     ("options", "fits"),
-    [({}, True), ({"num_beams": 2}, False), ({"max_new_tokens": 64}, False)],
+    [({}, True), ({"num_beams": 2}, False), ({"max_new_tokens": 1_000}, True)],
 )
-def test_beams_and_what_is_too_long_for_a_slot_are_left_to_generate(
+def test_beams_are_left_to_generate_and_long_answers_are_begun_in_a_slot(
     options: dict[str, Any], fits: bool, pinned: Load
 ) -> None:
     slots = remade(pinned("idefics2"), length=64)
 
     assert slots.takes(asked(slots._family, options=options)) is fits
+
+
+def test_a_prompt_that_leaves_too_little_of_a_slot_for_an_answer_is_left_to_generate(
+    pinned: Load,
+) -> None:
+    family = pinned("idefics2")
+    item = asked(family, prompt="What is in this image? " * 4, options={"max_new_tokens": 500})
+
+    assert remade(family, length=2 * item.tokens).takes(item)
+    assert not remade(family, length=item.tokens + 8).takes(item)
+
+
+def test_an_answer_that_fills_its_slot_is_handed_on_to_generate(pinned: Load) -> None:
+    family = pinned("idefics2")
+    items = [
+        asked(family, options={"max_new_tokens": 100, "min_new_tokens": 100}),
+        asked(family, options={"max_new_tokens": 4}),
+    ]
+    slots = remade(family, length=items[0].tokens + 40)
+    assert all(map(slots.takes, items))
+
+    over = slots.admit(items)
+    while len(over) < 2:
+        over += slots.step()
+    outcomes = {id(item): outcome for item, outcome in over}
+
+    assert isinstance(outcomes[id(items[0])], SlotFull)
+    assert isinstance(outcomes[id(items[1])], Answer)
 
 
 def test_more_pictures_than_a_slot_keeps_are_left_to_generate(pinned: Load) -> None:

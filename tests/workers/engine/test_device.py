@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from db.errors import EngineError, OutOfMemory
-from tests.workers.engine.device_parts import Run, SmallFamily, ends, loaded
+from tests.workers.engine.device_parts import Run, SmallFamily, SmallSlots, ends, loaded
 from workers.engine.schedule import Loaded
-from workers.families.base import Answer, Prepared
+from workers.families.base import Answer, Prepared, SlotFull
 
 
 class TestGenerate:
@@ -92,6 +92,22 @@ class TestSlots:
         run.device.close()
 
         assert first in short
+
+    def test_an_answer_that_fills_its_slot_is_answered_by_generate_and_delays_nobody(self) -> None:
+        class Short(SmallSlots):
+            def _said(self) -> list[tuple[Prepared, Answer | EngineError]]:
+                return [
+                    (item, SlotFull("full") if item.tokens == 7 else said)
+                    for item, said in super()._said()
+                ]
+
+        family = SmallFamily(fits=99, slots=2)
+        family.slots = Short(99, 2)
+
+        said = ends(family, *(loaded(tokens, says=2, in_slot=True) for tokens in (7, 1, 7, 2)))
+
+        assert said == ["7", "1", "7", "2"]
+        assert sum(family.ran) == 2
 
     def test_items_that_do_not_fit_together_are_begun_in_smaller_groups(self) -> None:
         family = SmallFamily(fits=4, slots=8)
