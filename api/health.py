@@ -14,7 +14,7 @@ router = APIRouter(tags=["health"])
 @router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
 async def root() -> RedirectResponse:
     """A browser that opens the service's address sees the interactive documentation."""
-    return RedirectResponse("/docs")
+    return RedirectResponse("docs")  # relative, for a proxy that serves it below a path
 
 
 @router.get("/healthz")

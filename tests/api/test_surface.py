@@ -133,7 +133,7 @@ def test_a_browser_that_opens_the_address_is_led_to_the_documentation(
 ) -> None:
     answer = http_sqlite.request(method, "/")
 
-    assert (answer.status_code, answer.headers["location"]) == (307, "/docs")
+    assert (answer.status_code, answer.headers["location"]) == (307, "docs")
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs/none", "/healthz", "/nowhere"])

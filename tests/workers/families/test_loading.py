@@ -336,6 +336,20 @@ def test_whatever_a_library_raises_while_loading_is_one_clear_error(
         load(tmp_path / "model")
 
 
+@pytest.mark.parametrize(
+    ("file", "written"),
+    [("model.safetensors", b"\x10\0\0\0\0\0\0\0{"), ("config.json", b'{"model_type": "llava"}')],
+)
+def test_a_broken_file_of_a_checkpoint_is_one_clear_error(
+    file: str, written: bytes, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    shutil.copytree(checkpoint("llava"), tmp_path / "model")
+    (tmp_path / "model" / file).write_bytes(written)
+
+    with pytest.raises(RequestError, match="model 'm' "):
+        load(tmp_path / "model")
+
+
 @pytest.mark.parametrize("name", ["qwen2.5-vl", "internvl", "llava-onevision"])
 def test_the_library_is_as_it_was_after_a_processor_was_loaded_without_its_videos(
     name: str, checkpoint: Callable[[str], Path]

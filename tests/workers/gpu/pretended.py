@@ -25,6 +25,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 from torch.utils.cpp_extension import include_paths
 
+from tests import servers
+
 GPU_BYTES = 80 * 2**30
 
 
@@ -82,10 +84,11 @@ def _no_stream(_: object = None) -> None:
 
 
 def guard_library(folder: Path) -> Path:
-    """Compile guard.cpp against this torch; skips the test where there is no compiler."""
+    """Compile guard.cpp against this torch; skips the test on a laptop without a compiler."""
     compiler = shutil.which("g++")
     if compiler is None:
-        pytest.skip("there is no g++ to build the pretended GPU with: see tests/install-servers")
+        servers.unavailable("g++, to build the pretended GPU", "see tests/install-servers")
+    assert compiler
     library = folder / "guard.so"
     libraries = Path(torch.__file__).parent / "lib"
     subprocess.run(

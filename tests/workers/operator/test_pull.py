@@ -61,6 +61,20 @@ def test_a_checkpoint_is_downloaded_once_and_says_where_it_is(hub: Hub, tmp_path
     assert not any("pytorch_model" in line for line in hub.asked)
 
 
+def test_a_download_that_is_cut_goes_on_where_it_stopped(hub: Hub, tmp_path: Path) -> None:
+    """In steps of the library's 10 MiB: what is smaller begins anew."""
+    step = 10 * 2**20
+    large = hub.repositories[NAME] / "large.safetensors"
+    large.write_bytes(bytes(2 * step))
+    hub.cut_after = {large.name: step + 100_000}
+
+    done = pull(hub, tmp_path / "cache")
+
+    assert done.returncode == 0, done.stderr
+    [again] = [line for line in hub.asked if "large" in line and "bytes=" in line]
+    assert again.endswith(f"large.safetensors bytes={step}-")
+
+
 def test_a_disk_without_room_is_told_before_anything_is_downloaded(
     hub: Hub, tmp_path: Path
 ) -> None:
@@ -82,6 +96,14 @@ def test_a_gated_checkpoint_says_where_its_terms_are_and_where_the_token_goes(
     assert done.returncode == 1
     assert f"model '{NAME}' is gated: accept its terms" in done.stderr
     assert "set HF_TOKEN" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_hub_that_cannot_be_reached_is_a_clear_error(tmp_path: Path) -> None:
+    done = pull(Hub({}, url="http://127.0.0.1:1"), tmp_path / "cache")
+
+    assert done.returncode == 1
+    assert "the download failed" in done.stderr
     assert "Traceback" not in done.stderr
 
 
