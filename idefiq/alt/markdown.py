@@ -38,7 +38,9 @@ _OPTIONS = (
 #: Braces are code in MDX and in templates.
 _SPECIAL = re.compile(r"[\\`*_\[\]<>&~$|{}]")
 #: Of kramdown, Pandoc and MkDocs.
-_ATTRIBUTES = re.compile(r"\{:?[^{}\n]{0,500}\}")
+_ATTRIBUTES = re.compile(r"\{:?(?:[^{}\n]|\{\{[^{}\n]{0,200}\}\}){0,500}\}")
+#: An image whose destination is code is none to CommonMark.
+_CODE_DESTINATION = re.compile(r"!\[[^\]\n]{0,500}\]\([^)\n]{0,500}(?:\{\{|\{%)[^\n]{0,500}")
 #: So many elements before a tag are looked at for the one that it is in.
 _NEAR = 200
 #: Binds as tightly as a tag, or more so: code, and the cells of a table.
@@ -75,8 +77,8 @@ class MarkdownSpot:
 
 
 def _escaped(special: re.Match[str]) -> str:
-    # Behind a backslash, what follows a brace would still make it one of a template's.
-    return f"&#{ord(special[0])};" if special[0] in "{}" else f"\\{special[0]}"
+    # Behind a backslash, these would still begin a template's code.
+    return f"&#{ord(special[0])};" if special[0] in "{}<>" else f"\\{special[0]}"
 
 
 def read(text: str) -> Document:
@@ -110,7 +112,12 @@ def read(text: str) -> Document:
         for found in _SHORTCODE.finditer(text)
         if found.start() not in seen and not _is_in(*found.span(), html)
     ]
-    return Document(page, places, [*remarks, *shortcodes])
+    made = [
+        Remark(found.start(), found[0].strip(), "its address is code: write its text there")
+        for found in _CODE_DESTINATION.finditer(text)
+        if found.start() not in seen
+    ]
+    return Document(page, places, [*remarks, *shortcodes, *made])
 
 
 class _Reader:
@@ -205,7 +212,10 @@ class _Reader:
             label = self._text[start + 2 : close]
         spot = MarkdownSpot(start + 2, close, end, mark_at, label if names_itself else None, mark)
         alt = element.attributes["alt"] or ("" if mark == DECORATIVE_MARK else None)
-        return Place(element, start, element.get("src"), alt, mark == DRAFT_MARK, spot)
+        # Of an attribute list the renderer takes another alt than ours.
+        is_made = bool(attributes and re.search(r"\balt\s*=", attributes[0]))
+        is_draft = mark == DRAFT_MARK
+        return Place(element, start, element.get("src"), alt, is_draft, spot, is_made=is_made)
 
 
 def _element(name: str, detail: Mapping[str, Any], start: int) -> Element:

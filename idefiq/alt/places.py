@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from idefiq.alt.code import makes
 from idefiq.alt.context import DRAFT_ATTRIBUTE, DRAFT_WITH_LANGUAGE, Page
 from idefiq.alt.tags import Edit, set_attributes
 from idefiq.alt.tree import Element
@@ -81,6 +82,11 @@ class Document:
     remarks: Sequence[Remark]
 
 
+def apart(text: str) -> str:
+    """A text without two braces side by side: Angular takes even references to them for code."""
+    return re.sub(r"\{(?=\{)|\}(?=\})", r"\g<0> ", text)
+
+
 @dataclass(frozen=True, slots=True)
 class TagSpot:
     """An alt attribute, there or not, of the start tag at an offset."""
@@ -94,13 +100,15 @@ class TagSpot:
 
     def edits(self, text: str, alt: str, *, is_draft: bool, language: str) -> list[Edit]:
         """See Spot."""
-        values: dict[str, str | None] = {"alt": alt}
+        values: dict[str, str | None] = {"alt": apart(alt)}
         says = language if not self.has_language else ""
         if is_draft or self.is_draft:
             values[DRAFT_ATTRIBUTE] = (DRAFT_WITH_LANGUAGE if says else "") if is_draft else None
         if says or (self.is_draft and not self.has_language):
             values["lang"] = says or None  # what was set for a draft goes with it
-        return [set_attributes(text, self.offset, values, escaped=self.escaped)]
+        # A text that looks like code would be taken for it when the page is read again.
+        escaped = self.escaped + ("[]$@#" if makes(alt) else "")
+        return [set_attributes(text, self.offset, values, escaped=escaped)]
 
 
 def in_tags(root: Element, *, escaped: str = "") -> tuple[list[Place], list[Remark]]:

@@ -74,7 +74,7 @@ def test_each_image_has_what_its_process_needs_and_no_more(
     log = tmp_path / "log"
     words = [str(bin_ / command[0]), *command[1:]]
     with servers.running(words, log, env=env) as process:
-        ready = b"ready" if stage != "api" else b"Application startup complete"
+        ready = b"ready" if stage != "api" else b"Uvicorn running"
         try:
             servers.wait_until(lambda: ready in log.read_bytes(), process=process)
         except BaseException:
