@@ -134,7 +134,7 @@ def revoke_key(key_id: str) -> None:
 
 if __name__ == "__main__":
     try:
-        app()
+        app(prog_name="idefiq admin")
     except UNREADABLE as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(CONFIG_STATUS)

@@ -28,6 +28,8 @@ from workers.notices import channel, plain_url
 LOOK_SECONDS = 1.0
 #: Shortest time between two looks, however many notices come.
 PAUSE_SECONDS = 0.03
+#: Longest wait for the tasks of a service that stops.
+STOP_SECONDS = 2.0
 #: Results read at once for everybody who stands at the same place.
 PAGE = 500
 
@@ -85,7 +87,8 @@ class Watch:
         finally:
             for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            # A client of Redis that connects at this moment may swallow its cancellation.
+            await asyncio.wait(self._tasks, timeout=STOP_SECONDS)
 
     @contextlib.asynccontextmanager
     async def watching(self, job_id: str) -> AsyncIterator[Watched]:

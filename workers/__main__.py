@@ -9,6 +9,8 @@ import time
 import warnings
 from collections.abc import Callable
 
+from celery.exceptions import CPendingDeprecationWarning
+
 from db import failpoints, schema, sessions
 from db.blobs import open_store
 from db.database import Database
@@ -46,6 +48,8 @@ def main() -> int:
     )
     # Celery fears pickled messages as root; only JSON is accepted here.
     warnings.filterwarnings("ignore", message="You're running the worker with superuser")
+    # Celery announces a future default at each lost connection; nothing here depends on it.
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     for talkative in (
         "celery.worker.strategy",
         "celery.app.trace",

@@ -96,6 +96,7 @@ class Manifest:
         if self.path:
             self._set_fact("begun_in", os.path.relpath(Path.cwd(), self.path.parent.resolve()))
             self._set_fact("begun_at", str(Path.cwd()))
+            self._set_fact("folder", os.path.relpath(self.path.parent.resolve(), Path.cwd()))
             self._set_fact("is_named", is_named)
 
     def begun_in(self) -> Path | None:
@@ -104,6 +105,38 @@ class Manifest:
         if noted is None or self.path is None:
             return None
         return (self.path.parent.resolve() / noted).resolve()
+
+    def follow(self) -> None:
+        """Rename what lies in the manifest's folder, if that was renamed with everything in it."""
+        begun_in, before = self.begun_in(), self._fact("folder")
+        if begun_in is None or self.path is None or not before or before.startswith("."):
+            return
+        now = os.path.relpath(self.path.parent.resolve(), begun_in)
+        if now == before:
+            return
+
+        def moved(path: Any) -> Any:
+            inside = isinstance(path, str) and (path == before or path.startswith(f"{before}/"))
+            return f"{now}{path[len(before) :]}" if inside else path
+
+        def within(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {name: within(each) for name, each in value.items()}
+            return [within(each) for each in value] if isinstance(value, list) else moved(value)
+
+        rows = self._db.execute("SELECT number, key, source, location, columns, text FROM images")
+        with self._writing() as db:
+            for number, key, source, *encoded in rows.fetchall():
+                told = [each and json.dumps(within(json.loads(each))) for each in encoded]
+                db.execute(
+                    "UPDATE images SET key = ?, source = ?, location = ?, columns = ?, text = ?"
+                    " WHERE number = ?",
+                    (moved(key), moved(source), *told, number),
+                )
+            plan = self._fact("plan")
+            if plan:
+                self._set_fact("plan", {**plan, **within({k: plan[k] for k in ("sources", "out")})})
+            self._set_fact("folder", now)
 
     def begun_at(self) -> Path | None:
         """The same folder by its absolute path, as it was then."""
@@ -226,20 +259,15 @@ class Manifest:
         [(state, text)] = db.execute("SELECT state, text FROM images WHERE key = ?", (key,))
         names = {json.dumps(str(path)): path for path in texts}
         if text in names or not texts:
+            if text in names and state == "new":
+                self._text_before(db, key, names[text], before)
             return
         free = next((name for name in names if not db.execute(taken, (name,)).fetchone()), None)
         if free is None:
             return
-        try:
-            there = before(names[free])
-        except IdefiqError as error:
-            if state == "new":
-                db.execute(
-                    "UPDATE images SET state = 'failed', error = ?, code = 'unreadable'"
-                    " WHERE key = ?",
-                    (str(error), key),
-                )
-            return
+        there, is_refused = self._text_before(db, key, names[free], before)
+        if is_refused and state == "new":
+            state = "failed"
         if there is not None and skip and state == "new":
             state = "skipped"
         db.execute(
@@ -247,6 +275,21 @@ class Manifest:
             " WHERE key = ?",
             (free, there, state, key),
         )
+
+    @staticmethod
+    def _text_before(
+        db: sqlite3.Connection, key: str, path: Path, before: Before
+    ) -> tuple[str | None, bool]:
+        """The text that a file has, and whether it must stay as it is: then its image fails."""
+        try:
+            return before(path), False
+        except IdefiqError as error:
+            db.execute(
+                "UPDATE images SET state = 'failed', error = ?, code = 'unreadable'"
+                " WHERE key = ? AND state = 'new'",
+                (str(error), key),
+            )
+            return None, True
 
     def _listed(self) -> str:
         """Which images this run is about.
@@ -450,7 +493,8 @@ class Manifest:
                 tuple(codes),
             )
             again = db.execute(
-                f"UPDATE images SET {_NEW} WHERE {some}",  # noqa: S608
+                # Also those of sources that the last run did not name.
+                f"UPDATE images SET {_NEW}, scan = {self._scan()} WHERE {some}",  # noqa: S608
                 tuple(codes),
             )
         return lost.rowcount + again.rowcount

@@ -47,6 +47,7 @@ def in_folder_of(plan: Plan, manifest: Path | None) -> Iterator[tuple[Plan, Path
 def _begun_in(path: Path, plan: Plan) -> Path:
     manifest = Manifest(path)
     try:
+        manifest.follow()
         folder = manifest.begun_in()
         if folder is not None and not manifest.is_named:
             return folder  # the manifest is beside the output that this plan names

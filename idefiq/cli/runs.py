@@ -249,6 +249,7 @@ def retry(
             return
         manifest = Manifest(_found_manifest(what))
         try:
+            manifest.follow()
             plan = manifest.plan()
             with origin.resumed(manifest, plan):
                 again = manifest.retry(code or ())

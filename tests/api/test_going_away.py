@@ -1,12 +1,18 @@
 """Callers who leave in the middle of a request."""
 
 import asyncio
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi import FastAPI, Request
 
 from api import errors
+from tests import servers
 
 
 def test_a_caller_who_goes_away_in_the_middle_of_a_request_is_no_error(
@@ -30,3 +36,23 @@ def test_a_caller_who_goes_away_in_the_middle_of_a_request_is_no_error(
 
     assert [message.get("status") for message in sent] == [499, None]
     assert caplog.records == []
+
+
+def test_a_service_whose_port_is_taken_ends_by_itself_also_beside_a_redis(
+    sqlite_url: str, redis_server: servers.RedisServer, tmp_path: Path
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        env = {
+            **os.environ,  # noqa: TID251 - for the process
+            "IDEFIQ_DATABASE_URL": sqlite_url,
+            "IDEFIQ_REDIS_URL": redis_server.url,
+            "IDEFIQ_STORE_FOLDER": str(tmp_path / "blobs"),
+            "IDEFIQ_PORT": str(taken.getsockname()[1]),
+        }
+        command = [sys.executable, "-m", "api", "serve"]
+        ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+
+    assert ended.returncode != 0
+    assert "address already in use" in ended.stderr

@@ -116,12 +116,13 @@ def memory(record: RecordSettings) -> Iterator[Finding]:
 
 def database(record: RecordSettings) -> Iterator[Finding]:
     """Whether the database is there, and at this version's schema."""
-    made = Database(record.database_url, pool=1)
-    shown = made.engine.url.render_as_string(hide_password=True)
-    if made.is_sqlite and not Path(made.engine.url.database or "").exists():
-        text = f"{shown} is not there yet"
+    file = record.database_url.removeprefix("sqlite:///")
+    if file != record.database_url and not Path(file).exists():
+        text = f"{record.database_url} is not there yet"
         yield Finding("database", "warning", text, "`idefiq up` or `idefiq migrate` makes it")
         return
+    made = Database(record.database_url, pool=1)
+    shown = made.engine.url.render_as_string(hide_password=True)
     try:
         with made.snapshot() as transaction:
             current = schema.is_current(transaction)

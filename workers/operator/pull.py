@@ -27,6 +27,8 @@ def pull(settings: EngineSettings, cache: Path) -> Path:
     Raises:
         RequestError: There is none of this name, it must not be had, or there is no room.
     """
+    if settings.model == "echo":
+        raise RequestError("model 'echo' is built in: there is nothing to download")
     if folder := checkpoints.cached(settings):
         print(f"{settings.model} is here already: {folder}")
         return folder

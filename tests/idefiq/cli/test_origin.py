@@ -79,6 +79,43 @@ def test_a_folder_may_be_moved_with_its_manifest(
     assert answers(moved / "b" / "o.jsonl") == {"good.png": "seen", "bad.png": "seen again"}
 
 
+@pytest.mark.parametrize("how", [["--out", "a/metadata.jsonl"], ["--sidecar", "txt"]])
+@pytest.mark.parametrize("again", ["retry", "caption"])
+def test_a_folder_of_images_may_be_renamed_with_its_manifest_in_it(
+    how: list[str],
+    again: str,
+    command: Command,
+    played: Played,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a").mkdir()
+    Path("a/good.png").write_bytes(pictures.plain())
+    Path("a/bad.png").write_bytes(b"")
+    with played.running("seen"):
+        command("caption", "a", *how)
+    Path("a").rename("b")
+    Path("b/bad.png").write_bytes(pictures.plain(size=(9, 9)))
+    renamed = [word.replace("a/", "b/") for word in how]
+    what = Path("b/metadata.jsonl") if "--out" in how else Path("b")
+
+    with played.running("seen again"):
+        words = ["retry", str(what)] if again == "retry" else ["caption", "b", *renamed]
+        result = command(*words)
+
+    assert result.exit_code == 0, result.output
+    if "--out" in how:
+        lines = map(json.loads, what.read_text().splitlines())
+        found = {line["file_name"]: line["text"] for line in lines}
+    else:
+        found = {
+            path.with_suffix(".png").name: path.read_text().strip() for path in what.glob("*.txt")
+        }
+    assert found == {"good.png": "seen", "bad.png": "seen again"}
+    assert not Path("a").exists()
+
+
 def test_a_manifest_that_lies_beside_no_output_of_its_run_writes_nothing(
     begun: Path, command: Command
 ) -> None:
@@ -196,6 +233,44 @@ def test_a_text_that_is_not_utf_8_is_left_as_it_is_and_its_image_is_not_asked_ab
     # Not a byte of the other one is lost either.
     theirs, ours = "  café\r\n".encode(), b"seen\n"
     assert utf.read_bytes() == (theirs + ours if existing == "append" else ours + theirs)
+
+
+def test_retry_writes_a_text_that_was_mended_and_fails_again_while_it_is_not(
+    command: Command, played: Played, folder: Path
+) -> None:
+    text = folder / "a.txt"
+    text.write_bytes(b"caf\xe9\n")
+    with played.running("seen"):
+        command("caption", "in", "--sidecar", "txt", "--existing", "append")
+        again = command("retry", "in")
+        left = text.read_bytes()
+        text.write_text("café\n", encoding="utf-8")
+        mended = command("retry", "in")
+
+    assert (again.exit_code, left) == (1, b"caf\xe9\n")
+    assert "its text a.txt is not UTF-8" in again.stderr
+    assert mended.exit_code == 0, mended.output
+    assert text.read_text(encoding="utf-8") == "café\nseen\n"
+
+
+def test_retry_asks_about_failures_of_every_source_that_the_output_has(
+    command: Command, played: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("p", "q"):
+        Path(name).mkdir()
+        Path(name, "good.png").write_bytes(pictures.plain(size=(5, ord(name) - 100)))
+        Path(name, "bad.png").write_bytes(b"")
+    with played.running("seen"):
+        command("caption", "p", "--out", "o.jsonl")
+        command("caption", "q", "--out", "o.jsonl")
+        for name in ("p", "q"):
+            Path(name, "bad.png").write_bytes(pictures.plain(size=(6, ord(name) - 100)))
+        result = command("retry", "o.jsonl")
+
+    assert result.exit_code == 0, result.output
+    names = [f"{folder}/{name}.png" for folder in ("p", "q") for name in ("bad", "good")]
+    assert answers(Path("o.jsonl")) == dict.fromkeys(names, "seen")
 
 
 @pytest.mark.parametrize(("existing", "left"), [("skip", b"caf\xe9\n"), ("overwrite", b"seen\n")])
