@@ -14,23 +14,23 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from urllib.parse import unquote_to_bytes, urldefrag, urljoin
 
 from idefiq.alt import context, markdown, places
-from idefiq.alt.code import IN_CODE, Code, makes
+from idefiq.alt.code import Code
 from idefiq.alt.context import Context, Page
 from idefiq.alt.files import Files, is_picture
 from idefiq.alt.markdown import MarkdownSpot
 from idefiq.alt.places import Document, Place
 from idefiq.alt.roles import Role, Sorted, path_of, sort
-from idefiq.alt.tags import attribute_spans
 from idefiq.alt.text import Lines, Text
 from idefiq.alt.tree import html_tree, xml_tree
 from idefiq.alt.wording import is_file_name, is_placeholder
+from idefiq.alt.writable import checked
 from idefiq.types import IdefiqError
 
 #: As the service takes it.
@@ -171,7 +171,7 @@ class Site:
         # Where code has quotes of its own, an HTML parser sees tags that are not there.
         real = {one.offset: one for one in _document(code.masked, name).places} if code else None
         findings = [
-            self._finding(files, name, digest, _checked(place, text, code, real), page, lines)
+            self._finding(files, name, digest, checked(place, text, code, real), page, lines)
             for place in document.places
         ]
         notes = [
@@ -306,46 +306,6 @@ def _problem(place: Place) -> str:
     if is_placeholder(place.alt):
         return "placeholder"
     return "file_name" if is_file_name(place.alt) else ""
-
-
-def _checked(place: Place, text: str, code: Code, real: Mapping[int, Place] | None) -> Place:
-    """Without a spot where it must not be written.
-
-    That is where there is no such tag in the text, because an entity has brought it, and where
-    template code makes the alternative or surrounds it.
-
-    Args:
-        real: The page's images with its code masked, by their offsets; None if it has no code.
-    """
-    if isinstance(place.spot, MarkdownSpot):
-        if code.holds(place.offset) or code.holds(place.spot.mark_at):
-            return replace(place, spot=None, obstacle=IN_CODE)
-        is_made = place.is_made or makes(text[place.spot.start : place.spot.end])
-        return replace(place, spot=None, is_made=True) if is_made and not place.is_draft else place
-    tag = re.escape(place.element.name)
-    in_page = re.match(
-        rf"<(?:[\w-]+:)?(?:{tag}|image)\b", text[place.offset : place.offset + 80], re.IGNORECASE
-    )
-    if not in_page:
-        return replace(place, spot=None)
-    if real is not None and place.offset not in real:
-        return replace(place, alt=None, spot=None, obstacle=IN_CODE)
-    if obstacle := code.obstacle(place.offset):
-        return _behind(obstacle, place, text, code, real or {})
-    is_made = code.makes_alt(place.offset) and not place.is_draft
-    return replace(place, spot=None, is_made=True) if is_made else place
-
-
-def _behind(obstacle: str, place: Place, text: str, code: Code, real: Mapping[int, Place]) -> Place:
-    """A place that must not be written, with the text that it has behind all code, if any."""
-    seen = real.get(place.offset)
-    spans = dict(attribute_spans(code.masked, place.offset)) if seen else {}
-    span = spans.get("alt")
-    written = text[slice(*span)] if span else ""
-    if seen is None or written[:1] not in ("'", '"') or obstacle == IN_CODE:
-        return replace(place, alt=None, spot=None, obstacle=obstacle)
-    is_made = makes(written[1:-1])
-    return replace(place, alt=seen.alt, spot=None, obstacle=obstacle, is_made=is_made)
 
 
 def _resolved(page: str, href: str) -> str:
