@@ -40,7 +40,7 @@ def test_one_model_has_an_engine_on_every_gpu() -> None:
     found = engines(["a"], [0, 2], host="h", dtype=None)
 
     assert settings(found) == [("a", "cuda:0", "h-gpu0-1"), ("a", "cuda:2", "h-gpu2-2")]
-    assert [engine.name for engine in found] == ["engine a on cuda:0", "engine a on cuda:2"]
+    assert [engine.name for engine in found] == ["engine a on cuda:0", "engine a 2 on cuda:2"]
     assert {engine.settings["IDEFIQ_DTYPE"] for engine in found} == {"bfloat16"}
 
 
