@@ -311,6 +311,9 @@ def test_labels_are_scored_alike_from_the_cache_and_by_generate(name: str, pinne
     request = {"kind": "classify", "method": "rank", "labels": exact.LABELS}
     item = family.prepare(request, [PICTURE]).inputs
     assert item.suffixes is not None
+    if name == "qwen2.5-vl":  # its positions count images in three dimensions
+        assert not family.ranks_from_cache
+        return
 
     with torch.inference_mode():
         cached = ranking.cached(family, item, item.suffixes)
