@@ -156,9 +156,10 @@ def side_by_side(rows: Rows) -> Iterator[None]:
 def decode_step(mask: torch.Tensor) -> Iterator[None]:
     """Attend with one query token a sequence inside the block, without copying keys or values.
 
-    The library repeats keys and values for every query head of a group (grouped-query attention;
-    Ainslie et al. 2023), which for a step moves several times the cache. Here the queries of a
-    group are the rows of one product instead.
+    In grouped-query attention (Ainslie et al. 2023) several query heads share keys and values.
+    Older versions of the library repeat those for every head, which for a step moves several
+    times the cache; newer ones (5.23 does) make the queries of a group rows of one product, as
+    this does whatever the version.
 
     Args:
         mask: What each sequence sees, bool (sequences, 1, 1, seen).
