@@ -24,7 +24,7 @@ from idefiq import Client, server
 from tests import pictures, servers
 
 ROOT = Path(__file__).parents[2]
-BASE = "docker.io/library/python:3.11-slim-bookworm"
+BASE = "localhost/python:3.11-slim-bookworm"
 SUITE = "bookworm"
 PACKAGES = ("buildah", "debootstrap")
 TARGETS = ("api", "intake")
@@ -96,8 +96,10 @@ def _mirror() -> list[str]:
 def build(target: str) -> str:
     """Build an image as the Dockerfile says. Returns its name."""
     name = f"idefiq-test-{target}"
+    if run("buildah", "images", "--quiet", "--filter", f"reference=localhost/{name}"):
+        run("buildah", "rmi", "--force", name)
     run(
-        *("buildah", "bud", "--pull-never", "--format", "docker", "--layers"),
+        *("buildah", "bud", "--pull-never", "--format", "docker"),
         *(word for path in pip_files() for word in ("--volume", f"{path}:{path}:ro")),
         *("--target", target, "--tag", name, "--file", ROOT / "deploy" / "Dockerfile", ROOT),
     )
