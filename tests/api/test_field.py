@@ -1,14 +1,9 @@
 """What one owner, one clock or one caller does to all others: met in the field, or by attack."""
 
 import json
-import os
-import signal
 import socket
 import struct
-import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +12,6 @@ import pytest
 from sqlalchemy import text
 
 from db.database import Database
-from tests import servers
 from tests.db import builders
 from tests.served import Serve
 from workers.intake.check import Limits, check
@@ -118,43 +112,6 @@ def test_a_jpeg_of_very_many_scans_is_refused_before_it_is_decoded() -> None:
     verdict = check(bomb(200), Limits(image_bytes=20 * 2**20, pixels=50_000_000, aspect=50))
 
     assert verdict.code == "image_too_large"
-
-
-@issue_22
-def test_a_child_that_checks_an_image_ends_with_the_worker_that_started_it(tmp_path: Path) -> None:
-    (tmp_path / "slow.jpg").write_bytes(bomb(2_000))
-    program = (
-        "import sys, threading, time, pathlib\n"
-        "from workers.intake.check import Checkers\n"
-        "from workers.settings import IntakeSettings\n"
-        "checkers = Checkers(IntakeSettings(intake_children=1))\n"
-        "data = pathlib.Path(sys.argv[1]).read_bytes()\n"
-        "threading.Thread(target=checkers.check, args=(data,), daemon=True).start()\n"
-        "time.sleep(60)\n"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "slow.jpg")])
-    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
-    servers.wait_until(lambda: any(map(is_busy, children.read_text().split())), process=parent)
-    [child] = filter(is_busy, children.read_text().split())
-    parent.kill()
-    parent.wait()
-    deadline = time.monotonic() + 3
-    while is_busy(child) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    outlives = is_busy(child)
-    if outlives:
-        os.kill(int(child), signal.SIGKILL)
-
-    assert not outlives
-
-
-def is_busy(process: str) -> bool:
-    """Whether a process runs and has used half a second of the processor."""
-    try:
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except FileNotFoundError:
-        return False
-    return fields[0] != "Z" and int(fields[11]) > 50
 
 
 @issue_22
