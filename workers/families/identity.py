@@ -13,8 +13,8 @@ from workers.families import alttext, checkpoints
 from workers.families.prompts import TEMPLATES, Style
 from workers.settings import EngineSettings
 
-#: Most tokens an item may ask for where the operator has said nothing: an answer has to be over
-#: before IDEFIQ_STUCK_SECONDS, and longer ones are an operator's decision.
+#: Most tokens an item may ask for where the operator has said nothing: longer answers hold a
+#: device for minutes, which is an operator's decision.
 UNASKED_LIMIT = 4096
 
 

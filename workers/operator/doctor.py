@@ -81,12 +81,13 @@ def devices() -> Iterator[Finding]:
         return
     from workers.operator.devices import gpus
 
-    for gpu in gpus():
+    here = gpus()
+    for gpu in here:
         free, total = gpu.free_bytes / 2**30, gpu.total_bytes / 2**30
         yield Finding(f"cuda:{gpu.index}", "ok", f"{gpu.name}, {free:.1f} of {total:.1f} GiB free")
         if gpu.free_bytes < gpu.total_bytes / 2:
             yield Finding(f"cuda:{gpu.index}", "warning", "another program uses it", "nvidia-smi")
-    if gpus():
+    if here:
         return
     if torch.version.cuda is None:
         why = "this torch was built without CUDA"
