@@ -7,6 +7,7 @@ ones could run code.
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import filter_repo_objects
+from safetensors import safe_open
 
 from db.errors import RequestError
 from workers.settings import EngineSettings
@@ -159,6 +161,19 @@ def fingerprint(folder: Path) -> str:
                         file.seek(begin + (first + end) // 2)
                         digest.update(file.read(min(READ_OF_TENSOR, (end - first + 1) // 2)))
     return digest.hexdigest()
+
+
+def stored_weights(folder: Path) -> int:
+    """Count the numbers in a checkpoint's safetensors files, from the files' headers alone.
+
+    Raises:
+        SafetensorError: A header cannot be read.
+    """
+    count = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 -- no dict
+    return count
 
 
 def licence(settings: EngineSettings) -> str:

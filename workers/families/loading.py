@@ -8,6 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
 
 from db.errors import RequestError
+from workers.families import checkpoints
 from workers.families.videoless import without_videos
 from workers.settings import EngineSettings
 
@@ -42,6 +43,7 @@ def load_model(where: Path, settings: EngineSettings) -> Any:
             f"model {settings.model!r}: {str(where)!r} holds an adapter, which would be applied"
             " unseen; name the base model's folder, and the adapter's with IDEFIQ_ADAPTER"
         )
+    _check_size(where, settings)
     device = one_device(settings)
     if device is not None and device.type == "cuda":
         torch.cuda.set_device(device)  # streams, events and graphs go to the current one
@@ -120,11 +122,32 @@ def quantization(where: Path, settings: EngineSettings) -> BitsAndBytesConfig:
 
 def seeing_parts(where: Path) -> list[str]:
     """Names of the modules of a checkpoint that do not read text, from its configuration."""
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(
-            AutoConfig.from_pretrained(where, **LOCAL), trust_remote_code=False
-        )
+    model = without_weights(AutoConfig.from_pretrained(where, **LOCAL))
     return [full for full, name, _ in parts(model) if is_seeing(name)]
+
+
+def without_weights(config: Any) -> Any:
+    """The model of a configuration on the meta device: its modules and shapes take no memory."""
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+
+
+def _check_size(where: Path, settings: EngineSettings) -> None:
+    """Refuse a configuration that describes a far larger model than the files hold.
+
+    The library would take memory for all of it, and fill what it does not find with noise.
+    """
+    config = AutoConfig.from_pretrained(where, **LOCAL)
+    if hasattr(config, "quantization_config"):  # several weights share a number in the files
+        return
+    described = sum(weight.numel() for weight in without_weights(config).parameters())
+    stored = checkpoints.stored_weights(where)
+    if stored < described / 2:
+        raise RequestError(
+            f"model {settings.model!r}: config.json in {str(where)!r} describes {described:,}"
+            f" weights, but the safetensors files there hold {stored:,}: they belong to different"
+            " models, or a file is missing"
+        )
 
 
 def parts(model: Any) -> list[tuple[str, str, torch.nn.Module]]:

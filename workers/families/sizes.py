@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, Idefics2Config
+from transformers import AutoConfig, Idefics2Config
 
 from workers.families import loading
 from workers.families.loading import LOCAL, is_seeing
@@ -42,8 +42,7 @@ class Part:
 
 def parts(config: Any) -> list[Part]:
     """Count a model's parameters by its parts."""
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+    model = loading.without_weights(config)
     counted = [
         _part(name, module, sees=is_seeing(name)) for _, name, module in loading.parts(model)
     ]

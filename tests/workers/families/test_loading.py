@@ -338,7 +338,10 @@ def test_whatever_a_library_raises_while_loading_is_one_clear_error(
 
 @pytest.mark.parametrize(
     ("file", "written"),
-    [("model.safetensors", b"\x10\0\0\0\0\0\0\0{"), ("config.json", b'{"model_type": "llava"}')],
+    [
+        ("model.safetensors", b"\x10\0\0\0\0\0\0\0{"),
+        ("config.json", b'{"model_type": "llava", "text_config": 3}'),
+    ],
 )
 def test_a_broken_file_of_a_checkpoint_is_one_clear_error(
     file: str, written: bytes, checkpoint: Callable[[str], Path], tmp_path: Path
@@ -347,6 +350,19 @@ def test_a_broken_file_of_a_checkpoint_is_one_clear_error(
     (tmp_path / "model" / file).write_bytes(written)
 
     with pytest.raises(RequestError, match="model 'm' "):
+        load(tmp_path / "model")
+
+
+def test_a_configuration_of_a_far_larger_model_takes_no_memory_for_it(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The library's own defaults describe LLaVA with seven thousand million weights."""
+    shutil.copytree(checkpoint("llava"), tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "llava"}')
+
+    with pytest.raises(
+        RequestError, match=r"config\.json in .* describes 7,\d{3},\d{3},\d{3} weights, but the"
+    ):
         load(tmp_path / "model")
 
 
