@@ -32,7 +32,7 @@ class Alone:
     def __init__(self, settings: EngineSettings) -> None:
         self._settings, self._thread = settings, device_thread()
         self.family = self._thread.submit(families.load, settings).result()
-        slots = self.family.slots.count if self.family.slots else 0
+        slots = self.family.slot_engine.count if self.family.slot_engine else 0
         self._most_in_hand = (slots or settings.batch_items) + settings.batch_items
         self._schedule = Schedule(
             slots=slots, budget=settings.patches_at_once, batch_items=settings.batch_items
@@ -76,9 +76,9 @@ class Alone:
 
     def _load(self, number: int, asked: Asked) -> None:
         item = self.family.prepare(asked.request, [decode(asked.read())])
-        slots = self.family.slots
-        fits = slots is not None and slots.takes(item)
-        cost = slots.cost(item) if slots else item.tokens
+        slots = self.family.slot_engine
+        fits = slots is not None and slots.accepts(item)
+        cost = slots.prefill_cost(item) if slots else item.tokens
         self._device.put(Loaded(_lease(number, asked), "", item, fits, cost, alone=False))
 
 

@@ -32,7 +32,7 @@ from benchmarks.alone import Alone
 from benchmarks.full_size import SIZES, Size, build, prepare_folder
 from benchmarks.workload import COCO, Asked
 from db.errors import RequestError
-from workers.families import checkpoints, loading, selfcheck, slotted
+from workers.families import batching, checkpoints, loading, selfcheck
 from workers.settings import EngineSettings
 
 #: Pixel sizes by mix; "web" is spread evenly over the logarithm of the sides.
@@ -124,17 +124,19 @@ class Engine:
                 )
             )
         self.family: Any = self.alone.family
-        if self.family.slots is None:
+        if self.family.slot_engine is None:
             raise SystemExit(f"no slots: {self.family.card.serving}")
 
     def without(self, **changes: Any) -> None:
-        """Other slots: fewer, or not recorded, or not read late."""
-        slots = self.family.slots._slots
-        room = replace(slots.room, **{k: v for k, v in changes.items() if k != "recorded"})
-        made = slotted.make_slots(self.family, self.family.reader(), room)
-        if changes.get("recorded") is False:
-            made._replays = None
-        self.family.slots._slots = made
+        """Rebuild the slots: fewer, without CUDA graphs, or without asynchronous readback."""
+        batch_engine = self.family.slot_engine._engine
+        config = replace(
+            batch_engine.config, **{k: v for k, v in changes.items() if k != "cuda_graphs"}
+        )
+        made = batching.make_batch_engine(self.family, self.family.text_decoder(), config)
+        if changes.get("cuda_graphs") is False:
+            made._graphs = None
+        self.family.slot_engine._engine = made
         self.alone.use(made.count)
 
 
@@ -165,11 +167,11 @@ class Stages:
     def __init__(self, engine: Engine, device: str) -> None:
         self.seconds: dict[str, float] = {}
         self._device = device
-        slots = engine.family.slots._slots
+        batch_engine = engine.family.slot_engine._engine
         for owner, name, stage in (
-            (slots, "_see", "vision"),
-            (slots._reader, "read", "prompt"),
-            (slots, "_say", "step"),
+            (batch_engine, "_encode_images", "vision"),
+            (batch_engine._decoder, "prefill", "prefill"),
+            (batch_engine, "_launch", "decode"),
         ):
             setattr(owner, name, self._timed(getattr(owner, name), stage))
 
@@ -280,7 +282,7 @@ def _engine(
 def _cost(engine: Engine, family: str, config: Any, asked: Asked) -> flops.Cost:
     with Image.open(io.BytesIO(asked.data)) as image:
         item = engine.family.prepare(asked.request, [image.convert("RGB")])
-    [picture] = item.inputs.pictures
+    [picture] = item.inputs.images
     patches = picture.pixels[0].numel() // engine.family.patch_pixels
     seen = item.tokens + asked.tokens // 2
     if family == "idefics":
@@ -291,22 +293,29 @@ def _cost(engine: Engine, family: str, config: Any, asked: Asked) -> flops.Cost:
 def _ablations(engine: Engine, mix: str, count: int, arguments: Any) -> dict[str, Any]:
     """The engine less one thing, on one mix; and where its time goes."""
     asked = list(workload.photos(count, MIXES[mix]))
-    room = engine.family.slots._slots.room
+    config = engine.family.slot_engine._engine.config
     changes: dict[str, dict[str, Any]] = {
         "nothing": {},
-        "recorded steps": {"recorded": False},
-        "late reading": {"late": False},
-        "many slots": {"slots": min(16, room.slots)},
-        "packs of prompts": {"apart": True},
+        "recorded steps": {"cuda_graphs": False},
+        "late reading": {"async_readback": False},
+        "many slots": {"slots": min(16, config.slots)},
+        "packs of prompts": {"batch_invariant": True},
     }
     rates: dict[str, Any] = {}
     for name, change in changes.items():
-        engine.without(**{"slots": room.slots, "late": room.late, "apart": False, **change})
+        engine.without(
+            **{
+                "slots": config.slots,
+                "async_readback": config.async_readback,
+                "batch_invariant": False,
+                **change,
+            }
+        )
         engine.alone.answer(asked[: count // 4])
         rates[name] = _rate(lambda: engine.alone.answer(asked), count, 1, arguments.device)[
             "median"
         ]
-    engine.without(slots=room.slots, late=room.late, apart=False)
+    engine.without(slots=config.slots, async_readback=config.async_readback, batch_invariant=False)
     stages = Stages(engine, arguments.device)
     engine.alone.answer(asked)
     return {"mix": mix, "images_per_second": rates, "seconds_by_stage": stages.seconds}

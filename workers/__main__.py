@@ -84,7 +84,7 @@ def run_engine(record: RecordSettings) -> int:
     device = Device(
         family,
         Schedule(
-            slots=family.slots.count if family.slots else 0,
+            slots=family.slot_engine.count if family.slot_engine else 0,
             budget=settings.patches_at_once,
             batch_items=settings.batch_items,
         ),

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import torch
 
-from workers.families.base import Answer, Family, Joining, Prepared
-from workers.families.slotted import Slotted
+from workers.families.base import Answer, Family, Prepared, SlotEngine
+from workers.families.batching import ContinuousBatcher
 
 
-def in_slots(slots: Joining, items: Sequence[Prepared], at_once: int = 1000) -> list[Answer]:
+def in_slots(slots: SlotEngine, items: Sequence[Prepared], at_once: int = 1000) -> list[Answer]:
     """Answer items in slots: as many as there is room for, the next when one leaves."""
     waiting, answers = list(items), dict[int, Answer]()
     held = 0
@@ -18,7 +18,7 @@ def in_slots(slots: Joining, items: Sequence[Prepared], at_once: int = 1000) -> 
             over += slots.admit(waiting[:room])
             del waiting[:room]
             held += room
-        over += slots.step()
+        over += slots.decode_step()
         for item, answer in over:
             assert isinstance(answer, Answer)
             answers[id(item)] = answer
@@ -28,24 +28,24 @@ def in_slots(slots: Joining, items: Sequence[Prepared], at_once: int = 1000) -> 
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
 def ids_in_slots(
-    slotted: Slotted, items: Sequence[Prepared], at_once: int = 1000
+    slotted: ContinuousBatcher, items: Sequence[Prepared], at_once: int = 1000
 ) -> list[list[int]]:
     """The same, but the tokens themselves."""
-    rows = [slotted._row(item) for item in items]
-    slots, waiting, held = slotted._slots, list(rows), 0
+    rows = [slotted._sequence(item) for item in items]
+    slots, waiting, held = slotted._engine, list(rows), 0
     while waiting or held:
         if room := min(slots.count, at_once, held + len(waiting)) - held:
             held += room - len(slots.admit(waiting[:room]))
             del waiting[:room]
-        held -= len(slots.step())
-    return [row.said for row in rows]
+        held -= len(slots.decode_step())
+    return [row.tokens for row in rows]
 
 
 def generated(family: Family, item: Prepared) -> Answer:
     """Answer an item by `generate`, and whatever is to be asked after it."""
     while True:
         [answer] = family.generate([item])
-        more = item.then(answer) if item.then else answer
+        more = item.follow_up(answer) if item.follow_up else answer
         if isinstance(more, Answer):
             return more
         item = more

@@ -1,1 +1,1 @@
-"""From prompts to tokens: the library's `generate`, and the slots that do the same in less time."""
+"""Decoding: `generate` of transformers, and continuous batching, which gives the same tokens."""

@@ -1,11 +1,11 @@
-"""Sequences of different lengths side by side, without padding, through the library's own layers.
+"""Attention over packed sequences: different lengths end to end, without padding.
 
     ├── one ──┼─ two ─┼───── three ─────┤     one row; each attends to itself alone
 
-The library asks a table for the function that computes attention, so that layers need not be
-written again: `install` puts one there that does as before, until a `side_by_side` block says
-which sequences lie in the row. On a GPU that is one kernel for all of them (FlashAttention's
-variable lengths; Dao 2023), on a CPU one call for each.
+transformers looks the attention function up in a table, so its layers are used unchanged: `install`
+registers a function that behaves as sdpa until an `override_attention` block replaces it. On a GPU
+packed sequences are one kernel call (FlashAttention's variable lengths; Dao 2023), on a CPU one
+call for each.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,14 +23,13 @@ from transformers.masking_utils import sdpa_mask
 NAME = "idefiq"
 
 
-class Rows:
-    """Which sequences lie end to end in a row.
+class PackedSequences:
+    """Lengths of the sequences that are packed in one row.
 
     Args:
-        queries: Length of each.
-        keys: Length of what each looks at, which ends where the sequence does; the same, if left
-            out.
-        causal: Whether a token sees only those before it.
+        queries: Query tokens of each sequence.
+        keys: Key tokens of each sequence, of which the queries are the last; by default as many.
+        causal: True if a token attends only to itself and those before it.
     """
 
     def __init__(
@@ -47,17 +46,17 @@ class Rows:
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None
     ) -> torch.Tensor:
-        """Attention within each sequence.
+        """Compute attention within each sequence.
 
         Args:
-            query: (1, heads, tokens, size).
-            key: (1, heads or fewer, seen tokens, size), as value.
+            query: (1, heads, query tokens, head size).
+            key: (1, kv heads, key tokens, head size), as value.
 
         Returns:
-            (1, tokens, heads, size).
+            (1, query tokens, heads, head size).
         """
-        if query.is_cuda and query.dtype != torch.float32:  # which the kernel does not take
-            return self._in_one_kernel(query, key, value, scale)
+        if query.is_cuda and query.dtype != torch.float32:  # the kernel has no float32
+            return self._varlen_kernel(query, key, value, scale)
         groups = query.shape[1] // key.shape[1]
         if len({*self.queries}) == 1 and len({*self.keys}) == 1:
             parts = [self._stacked(x, len(self.queries)) for x in (query, key, value)]
@@ -92,18 +91,18 @@ class Rows:
 
     @staticmethod
     def _stacked(row: torch.Tensor, count: int) -> torch.Tensor:
-        """From (1, heads, count * tokens, size) to (count, heads, tokens, size)."""
+        """Reshape (1, heads, count * tokens, size) to (count, heads, tokens, size)."""
         _, heads, tokens, size = row.shape
         return row.view(heads, count, tokens // count, size).transpose(0, 1)
 
-    def _in_one_kernel(
+    def _varlen_kernel(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None
     ) -> torch.Tensor:
         from torch.nn.attention.varlen import varlen_attn
 
         out = varlen_attn(
             *(x[0].transpose(0, 1).contiguous() for x in (query, key, value)),
-            *self._borders(query.device),
+            *self._cumulative_lengths(query.device),
             max(self.queries),
             max(self.keys),
             scale=scale,
@@ -114,8 +113,8 @@ class Rows:
         assert isinstance(out, torch.Tensor)
         return out[None]
 
-    def _borders(self, device: torch.device) -> list[torch.Tensor]:
-        """Where sequences begin and end; the same for all layers."""
+    def _cumulative_lengths(self, device: torch.device) -> list[torch.Tensor]:
+        """Offsets at which sequences begin and end; the same for all layers."""
         if not self._on_device:
             self._on_device = [
                 torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
@@ -124,14 +123,16 @@ class Rows:
         return self._on_device
 
 
-#: What computes attention instead of the library: (module, query, key, value, scale) → output.
-Attend = Callable[[Any, torch.Tensor, torch.Tensor, torch.Tensor, float | None], torch.Tensor]
-_attend: ContextVar[Attend | None] = ContextVar("attend", default=None)
+#: Replaces transformers' attention: (module, query, key, value, scale) → output.
+AttentionFunction = Callable[
+    [Any, torch.Tensor, torch.Tensor, torch.Tensor, float | None], torch.Tensor
+]
+_attend: ContextVar[AttentionFunction | None] = ContextVar("attend", default=None)
 
 
 @contextmanager
-def attending(attend: Attend) -> Iterator[None]:
-    """Let `attend` compute all attention inside the block."""
+def override_attention(attend: AttentionFunction) -> Iterator[None]:
+    """Compute all attention of the model with `attend` inside the block."""
     before = _attend.set(attend)
     try:
         yield
@@ -140,29 +141,29 @@ def attending(attend: Attend) -> Iterator[None]:
 
 
 @contextmanager
-def side_by_side(rows: Rows) -> Iterator[None]:
-    """Let every sequence of the row attend to itself alone inside the block."""
+def packed_attention(rows: PackedSequences) -> Iterator[None]:
+    """Make every packed sequence attend to itself alone inside the block."""
 
     def attend(
         _: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None
     ) -> torch.Tensor:
         return rows.attend(query, key, value, scale)
 
-    with attending(attend):
+    with override_attention(attend):
         yield
 
 
 @contextmanager
-def decode_step(mask: torch.Tensor) -> Iterator[None]:
+def decode_attention(mask: torch.Tensor) -> Iterator[None]:
     """Attend with one query token a sequence inside the block, without copying keys or values.
 
     In grouped-query attention (Ainslie et al. 2023) several query heads share keys and values.
-    Older versions of the library repeat those for every head, which for a step moves several
-    times the cache; newer ones (5.23 does) make the queries of a group rows of one product, as
+    Older versions of transformers repeat those for every head, which moves several times the KV
+    cache in each step. Newer ones (5.23 does) make the queries of a group rows of one product, as
     this does whatever the version.
 
     Args:
-        mask: What each sequence sees, bool (sequences, 1, 1, seen).
+        mask: Positions that each sequence attends to, bool (sequences, 1, 1, visible).
     """
 
     def attend(
@@ -173,12 +174,12 @@ def decode_step(mask: torch.Tensor) -> Iterator[None]:
         out = scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scale)
         return out.reshape(sequences, heads, 1, -1).transpose(1, 2)
 
-    with attending(attend):
+    with override_attention(attend):
         yield
 
 
 def install(model: Any) -> None:
-    """Let a model that uses the library's `sdpa` attention be told what lies in its rows."""
+    """Make a model that uses transformers' `sdpa` attention follow `override_attention`."""
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, _mask)
     model.set_attn_implementation(NAME)
@@ -195,10 +196,10 @@ def _attention(
 ) -> tuple[torch.Tensor, None]:
     if attend := _attend.get():
         return attend(module, query, key, value, scaling), None
-    said: tuple[torch.Tensor, None] = sdpa_attention_forward(
+    output: tuple[torch.Tensor, None] = sdpa_attention_forward(
         module, query, key, value, attention_mask, scaling=scaling, **others
     )
-    return said
+    return output
 
 
 def _mask(*arguments: Any, **named: Any) -> torch.Tensor | None:

@@ -1,4 +1,4 @@
-"""`generate` of transformers, with a request's options, and how its tokens are read."""
+"""`generate` of transformers with a request's options, and detokenization of what it returns."""
 
 import copy
 import math
@@ -25,24 +25,24 @@ SAMPLING = ("temperature", "top_p", "top_k", "min_p")
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """How a model's answers end, and what must not be in them.
+class EndTokens:
+    """A model's tokens with a meaning for answers: which end one, and which are forbidden in one.
 
     Attributes:
         ids: Tokens that end an answer.
-        utterance: The one of them that ends a turn, if the model has it.
-        never: Tokens of images: generated, they would stand for pictures that are not there.
-        raw: Tokens of single bytes: what a run of them says is only known after the last.
+        end_of_utterance: The one of them that ends a turn, if the model has it.
+        forbidden: Image tokens: generated, they would stand for images that do not exist.
+        byte_tokens: Tokens of single bytes: a run of them has a text only when it is complete.
     """
 
     ids: tuple[int, ...]
-    utterance: int | None
-    never: tuple[int, ...]
-    raw: frozenset[int] = frozenset()
+    end_of_utterance: int | None
+    forbidden: tuple[int, ...]
+    byte_tokens: frozenset[int] = frozenset()
 
     @classmethod
-    def of(cls, model: Any, tokenizer: Any, of_images: Sequence[str]) -> "Ending":
-        """Read off a checkpoint: its generation config, and the tokens that it knows."""
+    def of(cls, model: Any, tokenizer: Any, image_tokens: Sequence[str]) -> "EndTokens":
+        """Read the tokens off a checkpoint's generation config and vocabulary."""
         known = model.get_output_embeddings().weight.shape[0] + getattr(
             model.config, "additional_vocab_size", 0
         )
@@ -57,122 +57,128 @@ class Ending:
         ends = [*ends, *([utterance] if utterance is not None else [])]
         return cls(
             ids=tuple(dict.fromkeys(end for end in ends if end is not None)),
-            utterance=utterance,
-            never=tuple(vocabulary[t] for t in of_images if vocabulary.get(t, known) < known),
-            raw=frozenset(
+            end_of_utterance=utterance,
+            forbidden=tuple(
+                vocabulary[t] for t in image_tokens if vocabulary.get(t, known) < known
+            ),
+            byte_tokens=frozenset(
                 vocabulary[t] for t in map("<0x{:02X}>".format, range(256)) if t in vocabulary
             ),
         )
 
 
-class Confidence(LogitsProcessor):  # type: ignore[misc]
-    """Looks on while `generate` is greedy: how likely were the tokens that it took?"""
+class LogprobRecorder(LogitsProcessor):  # type: ignore[misc]
+    """Records the log probability of each token that a greedy `generate` chooses."""
 
     def __init__(self) -> None:
         self._steps: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Scores: float (rows, vocabulary), -inf for what must not be said."""
-        # The likeliest is the one that will be taken.
+        """Record the highest; scores: float (rows, vocabulary), -inf for forbidden tokens."""
+        # Greedy decoding will choose it.
         self._steps.append(scores.amax(-1) - scores.float().logsumexp(-1))
         return scores
 
     def logprobs(self) -> list[list[float]]:
-        """Of each row's tokens, and of the padding after them."""
+        """Log probabilities of each row's tokens, and of the padding after them."""
         rows: list[list[float]] = torch.stack(self._steps, 1).tolist()
         return rows
 
 
-class Pulse(LogitsProcessor):  # type: ignore[misc]
-    """Looks on while `generate` runs, and says at every token that it goes on."""
+class ProgressHook(LogitsProcessor):  # type: ignore[misc]
+    """Calls `on_step` for every token that `generate` generates."""
 
     def __init__(self, on_step: Callable[[], None]) -> None:
         self._on_step = on_step
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Scores of any shape, which stay as they are."""
+        """Return the scores unchanged."""
         self._on_step()
         return scores
 
 
 def is_greedy(options: Mapping[str, Any]) -> bool:
-    """Whether the likeliest token is taken: of drawn ones and of beams there is no certainty."""
+    """True for greedy decoding: sampled tokens and beams have no confidence."""
     return not options.get("do_sample") and options.get("num_beams", 1) == 1
 
 
 def confidence(logprobs: Sequence[float]) -> float | None:
-    """Geometric mean of probabilities, from their logarithms; None of nothing."""
+    """Geometric mean of token probabilities, from their logarithms; None without tokens."""
     mean = math.fsum(logprobs) / len(logprobs) if logprobs else math.nan
     return math.exp(mean) if math.isfinite(mean) else None
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """A generated answer as text; `tokens` counts the one that ends it."""
+class GeneratedText:
+    """A generated answer as text. `tokens` counts the end token too."""
 
     text: str
     finish_reason: str
     tokens: int
 
 
-def defaults(config: GenerationConfig, most_new_tokens: int) -> dict[str, Any]:
-    """What a checkpoint's generation config says of our options, within our limit."""
-    told = {name: getattr(config, name, None) for name in OPTIONS}
+def defaults(config: GenerationConfig, max_new_tokens: int) -> dict[str, Any]:
+    """Read the defaults of request options off a checkpoint's generation config, within a limit."""
+    found = {name: getattr(config, name, None) for name in OPTIONS}
     if config.do_sample:
-        told |= {"do_sample": True, **{name: getattr(config, name, None) for name in SAMPLING}}
-    told["max_new_tokens"] = min(told["max_new_tokens"] or most_new_tokens, most_new_tokens)
-    return {name: value for name, value in told.items() if value is not None}
+        found |= {"do_sample": True, **{name: getattr(config, name, None) for name in SAMPLING}}
+    found["max_new_tokens"] = min(found["max_new_tokens"] or max_new_tokens, max_new_tokens)
+    return {name: value for name, value in found.items() if value is not None}
 
 
-def padding(tokenizer: Any, ending: Ending) -> int:
-    """What is put before a shorter prompt: never a token that an answer could have.
+def padding(tokenizer: Any, end_tokens: EndTokens) -> int:
+    """Choose the padding token: never one that an answer could contain.
 
-    Attention does not see it, but rules against repetition do.
+    Attention masks it out, but repetition penalties count it.
     """
-    candidates = (tokenizer.pad_token_id, tokenizer.bos_token_id, *ending.ids)
-    return next((c for c in candidates if c is not None and c not in ending.ids), ending.ids[0])
+    candidates = (tokenizer.pad_token_id, tokenizer.bos_token_id, *end_tokens.ids)
+    return next(
+        (c for c in candidates if c is not None and c not in end_tokens.ids), end_tokens.ids[0]
+    )
 
 
 def generate(  # noqa: PLR0913 - what transformers' own takes
     model: Any,
     tensors: Mapping[str, torch.Tensor],
     options: Mapping[str, Any],
-    ending: Ending,
-    sampler: LogitsProcessorList | None,
+    end_tokens: EndTokens,
+    processors: LogitsProcessorList | None,
     tokenizer: Any,
     streamer: BaseStreamer | None = None,
 ) -> list[list[int]]:
-    """Answer a batch. Returns each row's new tokens up to its end, that included."""
+    """Generate answers for a batch. Returns each row's new tokens, its end token included."""
     config = copy.deepcopy(model.generation_config)
     config.update(
-        do_sample=False,  # a sampler makes the likeliest token a drawn one
+        do_sample=False,  # sampling is a logits processor: seeded noise before argmax
         temperature=None,
         top_p=None,
         top_k=None,
         min_p=None,
         max_length=None,
         return_dict_in_generate=False,
-        eos_token_id=list(ending.ids),
-        bad_words_ids=_never(config, ending),
+        eos_token_id=list(end_tokens.ids),
+        bad_words_ids=_bad_words(config, end_tokens),
         stop_strings=options.get("stop"),
         **{name: options[name] for name in OPTIONS if name in options},
     )
     if config.pad_token_id is None:
-        config.pad_token_id = ending.ids[0]
+        config.pad_token_id = end_tokens.ids[0]
     output = model.generate(
         **tensors,
         generation_config=config,
-        logits_processor=sampler,
+        logits_processor=processors,
         tokenizer=tokenizer,
         streamer=streamer,
     )
     new = output[:, tensors["input_ids"].shape[1] :].tolist()
-    return [_until_end(row, ending) for row in new]
+    return [_until_end(row, end_tokens) for row in new]
 
 
-def read(ids: Sequence[int], stops: Sequence[str], ending: Ending, tokenizer: Any) -> Said:
-    """The text of one row, cut before the first stop string."""
-    # A decoder drops the space that a text begins with, and a stop string may begin with it.
+def detokenize(
+    ids: Sequence[int], stops: Sequence[str], end_tokens: EndTokens, tokenizer: Any
+) -> GeneratedText:
+    """Return the text of one answer, cut before the first stop string."""
+    # Tokenizers drop the space that a text begins with, but a stop string may begin with it.
     begin: list[int] = tokenizer.encode("a", add_special_tokens=False)
     skipped = len(tokenizer.decode(begin))
 
@@ -186,21 +192,21 @@ def read(ids: Sequence[int], stops: Sequence[str], ending: Ending, tokenizer: An
         tokens = bisect_left(
             range(len(ids) + 1), True, key=lambda n: any(s in decoded(n) for s in stops)
         )
-        return Said(text[: min(found)].strip(), "stop", tokens)
-    if ids and ids[-1] == ending.utterance:
-        return Said(text.strip(), "end_of_utterance", len(ids))
-    ended = bool(ids) and ids[-1] in ending.ids
-    return Said(text.strip(), "stop" if ended else "length", len(ids))
+        return GeneratedText(text[: min(found)].strip(), "stop", tokens)
+    if ids and ids[-1] == end_tokens.end_of_utterance:
+        return GeneratedText(text.strip(), "end_of_utterance", len(ids))
+    ended = bool(ids) and ids[-1] in end_tokens.ids
+    return GeneratedText(text.strip(), "stop" if ended else "length", len(ids))
 
 
-def _never(config: GenerationConfig, ending: Ending) -> list[list[int]] | None:
-    told = [list(words) for words in config.bad_words_ids or ()]
-    added = [[token] for token in ending.never if [token] not in told]
-    return [*told, *added] or None
+def _bad_words(config: GenerationConfig, end_tokens: EndTokens) -> list[list[int]] | None:
+    found = [list(words) for words in config.bad_words_ids or ()]
+    added = [[token] for token in end_tokens.forbidden if [token] not in found]
+    return [*found, *added] or None
 
 
-def _until_end(row: list[int], ending: Ending) -> list[int]:
+def _until_end(row: list[int], end_tokens: EndTokens) -> list[int]:
     for index, token in enumerate(row):
-        if token in ending.ids:
+        if token in end_tokens.ids:
             return row[: index + 1]
     return row

@@ -1,4 +1,4 @@
-"""What a slot is given: the tokens of a prompt, and its pictures as bytes."""
+"""The input of a sequence slot: a prompt's token ids, and its images as bytes."""
 
 import hashlib
 from collections.abc import Sequence
@@ -8,20 +8,20 @@ import torch
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture, or a tile of one, sized as the model wants it.
+class ImageInput:
+    """An image, or a tile of one, in the size that the vision encoder takes.
 
     Attributes:
         pixels: uint8 (3, height, width).
-        key: Equal for the same pixels.
+        key: Digest of the pixels; equal for equal pixels.
     """
 
     pixels: torch.Tensor
     key: bytes
 
     @classmethod
-    def of(cls, pixels: torch.Tensor) -> "Picture":
-        """Name a picture by what is on it."""
+    def of(cls, pixels: torch.Tensor) -> "ImageInput":
+        """Digest pixels and wrap them."""
         whole = pixels.contiguous()
         digest = hashlib.blake2b(whole.numpy().data, digest_size=16)
         digest.update(repr(tuple(whole.shape)).encode())
@@ -29,20 +29,20 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
-    """A prompt as the model reads it.
+class EncodedPrompt:
+    """A prompt as the model takes it.
 
     Attributes:
-        ids: int64 (tokens,), with as many image tokens as the model's features have.
-        pictures: In the order of their tokens.
-        looks: For a model that looks at pictures from outside its text: which of them each token
-            may look at, bool (tokens, pictures).
-        shared: So many tokens at the beginning are the same in other prompts of the job.
-        shown_shared: So many pictures are in those tokens.
+        ids: int64 (tokens,), with one image token for each row of the images' features.
+        images: In the order of their tokens.
+        image_mask: For cross-attention: the images that each token attends to, bool (tokens,
+            images).
+        prefix_tokens: Tokens at the beginning that are the same in other prompts of the job.
+        prefix_images: Images among those tokens.
     """
 
     ids: torch.Tensor
-    pictures: Sequence[Picture]
-    looks: torch.Tensor | None = None
-    shared: int = 0
-    shown_shared: int = 0
+    images: Sequence[ImageInput]
+    image_mask: torch.Tensor | None = None
+    prefix_tokens: int = 0
+    prefix_images: int = 0

@@ -1,7 +1,7 @@
-"""What an answer surely begins with, told while it is generated.
+"""Streaming: the text of an answer while it is generated.
 
-Certain is what no later token changes: no half character, no space that may be the last, no
-beginning of a stop string that may go on. So every text told is a beginning of the final one.
+Only text that no later token can change is streamed: no half character, no space that may be the
+last, no beginning of a stop string. So every streamed text is a prefix of the final answer.
 """
 
 import logging
@@ -12,78 +12,78 @@ import torch
 from transformers.generation import BaseStreamer
 
 from workers.decoding import generation
-from workers.decoding.generation import Ending
+from workers.decoding.generation import EndTokens
 
 log = logging.getLogger(__name__)
 
 
-class Teller:
-    """Reads one answer token by token.
+class AnswerStreamer:
+    """Detokenizes one answer while it grows, streams its text and finds stop strings.
 
     Args:
-        on_text: Called with its beginning, whenever more of it is certain.
-        stops: Strings before the first of which it ends.
+        on_text: Called with the whole stable text so far, whenever it has become longer.
+        stops: Stop strings; the answer ends before the first of them.
     """
 
     def __init__(
         self,
         on_text: Callable[[str], None] | None,
         stops: Sequence[str],
-        ending: Ending,
+        end_tokens: EndTokens,
         tokenizer: Any,
     ) -> None:
         self._on_text, self._stops = on_text, stops
-        self._ending, self._tokenizer = ending, tokenizer
-        self._told = ""
+        self._end_tokens, self._tokenizer = end_tokens, tokenizer
+        self._streamed = ""
 
     def __call__(self, ids: Sequence[int]) -> bool:
-        """Take all tokens so far. Returns whether the answer is over."""
-        if ids[-1] in self._ending.raw:
+        """Take all tokens so far. Returns True if the answer is finished."""
+        if ids[-1] in self._end_tokens.byte_tokens:
             return False
-        said = generation.read(ids, self._stops, self._ending, self._tokenizer)
-        is_over = said.finish_reason != "length"
+        answer = generation.detokenize(ids, self._stops, self._end_tokens, self._tokenizer)
+        is_over = answer.finish_reason != "length"
         if self._on_text:
-            certain = said.text if said.finish_reason == "stop" else self._certain(said.text)
-            if len(certain) > len(self._told):
-                self._told = certain
+            stable = answer.text if answer.finish_reason == "stop" else self._stable(answer.text)
+            if len(stable) > len(self._streamed):
+                self._streamed = stable
                 try:
-                    self._on_text(certain)
-                except Exception:  # who reads along may not end what is written
-                    log.exception("an answer could not be told")
+                    self._on_text(stable)
+                except Exception:  # a failing reader must not end the answer
+                    log.exception("the text of an answer could not be streamed")
         return is_over
 
-    def _certain(self, text: str) -> str:
-        held = max((_begun(text, stop) for stop in self._stops), default=0)
+    def _stable(self, text: str) -> str:
+        held = max((_overlap(text, stop) for stop in self._stops), default=0)
         return text[: len(text) - held].rstrip("\ufffd").rstrip()
 
 
-class Streamer(BaseStreamer):  # type: ignore[misc]
-    """Hands each row's tokens to its teller; `generate` calls it, first with the prompt.
+class BatchStreamer(BaseStreamer):  # type: ignore[misc]
+    """Passes each row's tokens to its AnswerStreamer. `generate` calls it, first with the prompt.
 
     Args:
-        tellers: One for each row, None where nobody reads along.
+        streamers: One for each row, None for a row that is not streamed.
     """
 
-    def __init__(self, tellers: Sequence[Teller | None]) -> None:
-        self._tellers = list(tellers)
+    def __init__(self, streamers: Sequence[AnswerStreamer | None]) -> None:
+        self._streamers = list(streamers)
         self._rows: list[list[int]] | None = None
 
     def put(self, value: torch.Tensor) -> None:
-        """Take the next tokens: int (rows,), after the prompt's (rows, tokens)."""
+        """Take the next token of each row: int (rows,), after the prompt's (rows, tokens)."""
         if self._rows is None:
-            self._rows = [[] for _ in self._tellers]
+            self._rows = [[] for _ in self._streamers]
             return
         for number, token in enumerate(value.tolist()):
-            teller = self._tellers[number]
-            if teller:
+            streamer = self._streamers[number]
+            if streamer:
                 self._rows[number].append(token)
-                if teller(self._rows[number]):
-                    self._tellers[number] = None
+                if streamer(self._rows[number]):
+                    self._streamers[number] = None
 
     def end(self) -> None:
-        """Nothing is held back: the answer itself follows."""
+        """Do nothing: the whole answer follows."""
 
 
-def _begun(text: str, stop: str) -> int:
-    """Length of the longest end of `text` with which `stop` begins."""
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest suffix of `text` that is a prefix of `stop`."""
     return next((n for n in range(min(len(text), len(stop)), 0, -1) if text.endswith(stop[:n])), 0)

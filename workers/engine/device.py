@@ -1,4 +1,4 @@
-"""The device: one thing at a time, less of it when it does not fit, watched while it runs."""
+"""The device: runs one action at a time, smaller when memory runs out, under a watchdog."""
 
 import logging
 import threading
@@ -18,25 +18,25 @@ log = logging.getLogger(__name__)
 
 
 def device_thread() -> ThreadPoolExecutor:
-    """The one thread that loads a model and runs it.
+    """Create the one thread that loads a model and runs it.
 
-    Each thread that calls torch gets a team of its own on a CPU. As soon as there are more threads
-    in teams than cores, all of them sleep at every barrier instead of spinning: a second team, as
-    idle as it is, made a batch a quarter slower.
+    On a CPU, torch gives each thread that calls it an OpenMP team of its own. With more threads in
+    teams than cores, all of them sleep at every barrier instead of spinning: a second team, though
+    idle, made a batch a quarter slower.
     """
     return ThreadPoolExecutor(1, thread_name_prefix="device")
 
 
 class Device:
-    """Does what the schedule says, one act after the other, in a thread of its own.
+    """Runs the actions of the schedule, one after the other, in a thread of its own.
 
     Args:
         family: The loaded model.
-        schedule: Of the items that wait.
-        stuck_seconds: An act that runs longer without another token counts as stuck.
+        schedule: Holds the items that wait for the device.
+        stuck_seconds: An action that runs longer without a new token counts as stuck.
         probe: Answers a simple item, or raises.
         on_broken: Ends the process.
-        thread: The one that the model was loaded in; see `device_thread`.
+        thread: The thread that the model was loaded in; see `device_thread`.
     """
 
     def __init__(
@@ -49,16 +49,16 @@ class Device:
         on_broken: Callable[[], None],
         thread: ThreadPoolExecutor | None = None,
     ) -> None:
-        self._family, self._slots, self._schedule = family, family.slots, schedule
+        self._family, self._slot_engine, self._schedule = family, family.slot_engine, schedule
         self._stuck_seconds, self._probe, self._on_broken = stuck_seconds, probe, on_broken
         self._thread = thread or device_thread()
         self._changed = threading.Condition()
         self._closing = False
         self._began: float | None = None
-        #: Batches for `generate` above this cost do not fit: items times tokens of the longest.
+        #: Cost of the least batch that ran out of memory in `generate`: items × longest prompt.
         self._ceiling: int | None = None
         self._in_slots: dict[int, Loaded] = {}  # by the id of the prepared item
-        #: What the device works on now.
+        #: Items that the device works on now.
         self.running: Sequence[Loaded] = ()
 
     def start(
@@ -66,23 +66,23 @@ class Device:
         may_start: Callable[[Loaded], bool],
         on_end: Callable[[Loaded, Outcome | None], None],
     ) -> None:
-        """Begin to do what is put. Both are called in the device's thread: they must not wait.
+        """Start the thread. Both callbacks are called in it and must not block.
 
         Args:
-            may_start: Asked when an item's turn has come; False gives it back.
-            on_end: Takes each item's answer or error, or None for one that was given back.
+            may_start: Called when an item's turn has come; False releases the item.
+            on_end: Called with each item's answer or error, or with None for a released item.
         """
         self._may_start, self._on_end = may_start, on_end
         self._thread.submit(self._run)
 
     def expect(self, count: int) -> None:
-        """Say that so many items are being loaded, or, below 0, that so many do not come."""
+        """Announce `count` items that are being prepared; a negative count withdraws them."""
         with self._changed:
             self._schedule.coming += count
             self._changed.notify()
 
     def put(self, loaded: Loaded) -> None:
-        """Let an item that was expected wait for its turn."""
+        """Queue an item that was announced with `expect`."""
         with self._changed:
             self._schedule.put([loaded])
             self._schedule.coming -= 1
@@ -90,17 +90,17 @@ class Device:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is on the device, or waits for it."""
+        """True if nothing runs on the device or waits for it."""
         with self._changed:
             return not self._in_slots and not self._schedule and self._began is None
 
     def is_stuck(self) -> bool:
-        """Whether what runs has been at it for too long."""
+        """True if the running action has exceeded `stuck_seconds`."""
         began = self._began
         return began is not None and time.monotonic() - began > self._stuck_seconds
 
     def close(self) -> None:
-        """Finish what is begun, and give back what is not."""
+        """Finish the items in slots and release those that wait."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -113,12 +113,12 @@ class Device:
             while act := self._next():
                 self._perform(act)
                 self._began, self.running = None, ()
-        except BaseException:  # an item must never be left without an end
-            log.critical("the device's own work failed", exc_info=True)
+        except BaseException:  # no item may be left unfinished
+            log.critical("the device thread failed", exc_info=True)
             self._on_broken()
 
     def _next(self) -> Admit | Generate | Step | None:
-        """Wait for something to do; None when everything is done."""
+        """Wait for the next action; None if the device is closing and has nothing left."""
         with self._changed:
             while True:
                 for one in self._schedule.take_all() if self._closing else ():
@@ -152,41 +152,41 @@ class Device:
         failpoints.reach("generating", [one.item for one in running])
 
     def _progressed(self) -> None:
-        """A long answer is not stuck while it grows: the watchdog counts from its last token."""
+        """Restart the watchdog: an answer that grows is not stuck."""
         self._began = time.monotonic()
 
     # ---- slots ------------------------------------------------------------------------
 
     def _admit(self, group: list[Loaded]) -> None:
-        assert self._slots
+        assert self._slot_engine
         error: Exception | None = None
         try:
-            # A step may still be under way: whoever is in slots may be what hangs.
+            # A step may still be running on the GPU, so an item in a slot may be what hangs.
             self._begin([*group, *self._in_slots.values()])
-            over = self._slots.admit([one.item for one in group])
-        except Exception as raised:  # one item's fault must not be its neighbours'
+            finished = self._slot_engine.admit([one.item for one in group])
+        except Exception as raised:  # one item must not fail its neighbours
             error = raised
-        # Not in the block above, which holds on to what the failed pass had made.
+        # Not in the block above: its traceback keeps the failed pass's tensors alive.
         if error is None:
             self._in_slots |= {id(one.item): one for one in group}
-            self._answer(over)
+            self._answer(finished)
         elif isinstance(error, MemoryError):
-            self._admit_less(group)
+            self._admit_fewer(group)
         elif len(group) == 1:
-            log.warning("an item could not be begun", exc_info=error)
-            self._on_end(group[0], self._fault(error))
+            log.warning("an item could not be admitted", exc_info=error)
+            self._on_end(group[0], self._error_of(error))
         else:
-            log.warning("%d items could not be begun", len(group), exc_info=error)
+            log.warning("%d items could not be admitted", len(group), exc_info=error)
             del error
             for one in group:
                 self._admit([one])
 
-    def _admit_less(self, group: list[Loaded]) -> None:
-        """The device is full: try less at once, and what is too large alone."""
-        assert self._slots
+    def _admit_fewer(self, group: list[Loaded]) -> None:
+        """Retry after running out of memory: fewer items at once, then a single item alone."""
+        assert self._slot_engine
         cost = sum(one.cost for one in group)
-        log.warning("out of memory beginning %d items, %d tokens", len(group), cost)
-        self._slots.shrink()
+        log.warning("out of memory in the prefill of %d items, %d tokens", len(group), cost)
+        self._slot_engine.reduce_memory()
         if len(group) > 1:
             self._schedule.budget = min(self._schedule.budget, cost // 2)
         elif group[0].alone and not self._in_slots:
@@ -201,37 +201,37 @@ class Device:
             self._schedule.put_back(items)
 
     def _step(self) -> None:
-        assert self._slots
+        assert self._slot_engine
         held = list(self._in_slots.values())
         error: Exception | None = None
         try:
             self._begin(held)
-            self._answer(self._slots.step())
+            self._answer(self._slot_engine.decode_step())
         except Exception as raised:
             error = raised
         if error is None:
             return
-        log.warning("a step of %d items failed", len(held), exc_info=error)
-        self._slots.drop()
+        log.warning("a decode step of %d items failed", len(held), exc_info=error)
+        self._slot_engine.clear()
         self._in_slots.clear()
         is_full = isinstance(error, MemoryError)
         if is_full and not any(one.restarted for one in held):
-            self._slots.release()  # and all from the beginning
+            self._slot_engine.free_caches()  # and restart all of them
             for one in held:
                 one.restarted = True
             self._put_back(held)
-        elif len(held) > 1:  # whose fault it is shows when each runs alone
+        elif len(held) > 1:  # run alone, the failing item shows itself
             for one in held:
                 one.alone = True
             self._put_back(held)
-        elif is_full:  # slots have a size of their own: `generate` may find room for it
+        elif is_full:  # slots have a fixed size; `generate` may have room for the item
             held[0].alone, held[0].fits_slot = True, False
             self._put_back(held)
         else:
-            self._on_end(held[0], self._fault(error))
+            self._on_end(held[0], self._error_of(error))
 
-    def _answer(self, over: Sequence[tuple[object, Outcome]]) -> None:
-        for item, outcome in over:
+    def _answer(self, finished: Sequence[tuple[object, Outcome]]) -> None:
+        for item, outcome in finished:
             one = self._in_slots.pop(id(item))
             if isinstance(outcome, SlotFull):
                 one.fits_slot = False
@@ -256,29 +256,29 @@ class Device:
             log.warning("out of memory with %d items, %d tokens", len(batch), cost)
             if len(batch) == 1:
                 return [OutOfMemory("the item does not fit the device, even alone")]
-            self._ceiling = cost - 1  # so as not to fail the same way again and again
-        except Exception as error:  # a family's bug in one item must not fail its neighbours
+            self._ceiling = cost - 1  # do not try such a batch again
+        except Exception as error:  # one item must not fail its neighbours
             log.warning("batch of %d failed", len(batch), exc_info=error)
             if len(batch) == 1:
-                return [self._fault(error)]
+                return [self._error_of(error)]
         return self._halves(batch)
 
     def _halves(self, batch: Sequence[Loaded]) -> list[Outcome]:
         middle = len(batch) // 2
         return self._halving(batch[:middle]) + self._halving(batch[middle:])
 
-    # ---- faults -----------------------------------------------------------------------
+    # ---- errors -----------------------------------------------------------------------
 
-    def _fault(self, error: Exception) -> IdefiqError:
-        """What is told of an item that failed alone, unless it is the device that is at fault.
+    def _error_of(self, error: Exception) -> IdefiqError:
+        """Return the error of an item that failed alone; end the process if the device is broken.
 
-        A device whose context is lost fails everything from then on. Nothing of that may be
-        charged to the items, so the process ends and its leases are rescued.
+        A GPU that has lost its context fails every item from then on. No item may be charged for
+        that, so the process ends and its leases are rescued.
         """
         try:
             self._probe()
         except Exception:
-            log.critical("the device answers not even the simplest item", exc_info=True)
+            log.critical("the device failed even the probe", exc_info=True)
             self._on_broken()
         if isinstance(error, IdefiqError):
             return error

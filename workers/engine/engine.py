@@ -83,7 +83,7 @@ class Engine:
         self._session, self._ends, self._notices = session, ends, notices
         self._batch_items = batch_items
         #: So many are being answered, and so many wait for a free place.
-        places = family.slots.count if family.slots else batch_items
+        places = family.slot_engine.count if family.slot_engine else batch_items
         backlog = min(batch_items, max(places, LEAST_BACKLOG))
         self._most_in_hand = places + backlog
         #: A claim costs the same for one item as for many.
@@ -251,20 +251,20 @@ class Engine:
 
     def _go_on(self, one: Loaded, answer: Answer) -> None:
         """Do what is to be done with an answer before it is one; see Prepared.then."""
-        then = one.item.then
+        then = one.item.follow_up
         assert then
         self._put(one.lease, one.session, lambda: then(answer))
 
     def _put(self, lease: Lease, session: str, make: Callable[[], Prepared | Answer]) -> None:
         """Hand what `make` returns to the device, or to the writer."""
         outcome: Prepared | Outcome
-        slots = self._family.slots
+        slots = self._family.slot_engine
         try:
             outcome = make()
             failpoints.reach("decoded", [lease])
             if isinstance(outcome, Prepared):
-                fits = slots is not None and slots.takes(outcome)
-                cost = slots.cost(outcome) if slots and fits else outcome.tokens
+                fits = slots is not None and slots.accepts(outcome)
+                cost = slots.prefill_cost(outcome) if slots and fits else outcome.tokens
                 one = Loaded(lease, session, outcome, fits, cost, lease.is_suspect)
                 self._device.put(one)
                 return
@@ -281,7 +281,7 @@ class Engine:
         self._device.expect(-1)
 
     def _prepare(self, lease: Lease) -> Prepared:
-        wanted = self._family.wanted
+        wanted = self._family.target_size
         images = [decode(self._read(lease.owner_id, ref), wanted) for ref in lease.shown]
         item = alttext.prepare(self._family, lease.request, images)
         if lease.origin is Origin.CHAT:  # somebody may be reading along
@@ -308,7 +308,7 @@ class Engine:
         return not self._is_stopping and self._session.holds(one.session)
 
     def _on_end(self, one: Loaded, outcome: Outcome | None) -> None:
-        if isinstance(outcome, Answer) and one.item.then:
+        if isinstance(outcome, Answer) and one.item.follow_up:
             with contextlib.suppress(RuntimeError):  # when the loaders have just been shut down
                 if self._may_start(one):
                     self._loaders.submit(self._go_on, one, outcome)

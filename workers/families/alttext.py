@@ -78,7 +78,7 @@ class _Asked:
         """The first thing to ask."""
         if self._wants_detail:
             self._ask(_IN_DETAIL)  # so that what does not fit is told before anything is answered
-        return replace(self._ask(self._wording()), then=self._look_at_draft)
+        return replace(self._ask(self._wording()), follow_up=self._look_at_draft)
 
     def _look_at_draft(self, answer: Answer) -> Answer | Prepared:
         first = self._judged(answer)
@@ -89,7 +89,7 @@ class _Asked:
             again = self._ask(self._wording(first.text, found))
         except ItemError:  # it does not fit with its objections, and keeps its draft
             return self._in_detail(first)
-        return replace(again, then=lambda answer: self._better(first, answer))
+        return replace(again, follow_up=lambda answer: self._better(first, answer))
 
     def _better(self, first: Answer, answer: Answer) -> Answer | Prepared:
         second = self._judged(answer, is_rewritten=True)
@@ -100,7 +100,7 @@ class _Asked:
     def _in_detail(self, answer: Answer) -> Answer | Prepared:
         if not self._wants_detail:
             return answer
-        return replace(self._ask(_IN_DETAIL), then=lambda long: self._with(answer, long))
+        return replace(self._ask(_IN_DETAIL), follow_up=lambda long: self._with(answer, long))
 
     @staticmethod
     def _with(answer: Answer, long: Answer) -> Answer:

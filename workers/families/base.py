@@ -15,8 +15,8 @@ from db.cards import ModelCard
 from db.errors import EngineError
 from workers.settings import EngineSettings
 
-#: How an answer came about: in slots, by the library's `generate`, by ranking labels.
-MadeBy = Literal["slots", "generate", "rank"]
+#: What generated an answer: continuous batching, transformers' `generate`, or label scores.
+DecoderName = Literal["slots", "generate", "rank"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +25,13 @@ class Prepared:
 
     Attributes:
         request: The effective request, see db/requests.py.
-        tokens: Length of the prompt with its image tokens; what batches are sorted by.
-        inputs: The family's own, not looked at by anybody else.
-        on_text: Called with the beginning of the answer whenever more of it is certain, where
-            the family can tell before the end.
-        on_step: Called after each token that `generate` adds to the batch which it is the first of.
-        then: What is made of the answer: a better one, or something else to ask first. Called in
-            any thread but the device's.
+        tokens: Tokens of the prompt, image tokens included. Batches are sorted by it.
+        inputs: Tensors and more that only the family itself uses.
+        on_text: Called with the text of the answer so far, whenever more of it is stable, if the
+            family can stream.
+        on_step: Called after each token that `generate` adds to the batch whose first item this is.
+        follow_up: Turns the answer into the final one, or into another item to answer first.
+            Called in any thread but the device's.
     """
 
     request: dict[str, Any]
@@ -39,12 +39,12 @@ class Prepared:
     inputs: Any
     on_text: Callable[[str], None] | None = None
     on_step: Callable[[], None] | None = None
-    then: "Callable[[Answer], Answer | Prepared] | None" = None
+    follow_up: "Callable[[Answer], Answer | Prepared] | None" = None
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How likely one label is after the prompt.
+    """Log probability of one label after the prompt.
 
     Attributes:
         logprob: Sum of the logarithms of its tokens' probabilities.
@@ -58,22 +58,22 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model said.
+    """An item's answer.
 
     Attributes:
-        finish_reason: "stop" when the model or a stop string ended, "end_of_utterance" when the
-            model ended its turn, "length" when `max_new_tokens` did, "rank" for ranked labels.
+        finish_reason: "stop" if the model or a stop string ended it, "end_of_utterance" if the
+            model ended its turn, "length" if `max_new_tokens` cut it, "rank" for ranked labels.
         prompt_tokens: Tokens of the prompt, those of images included.
-        completion_tokens: Tokens generated, the one that ends included.
+        completion_tokens: Generated tokens, the end token included.
         template: Name and version of the prompt template.
-        path: How it came about.
+        path: What generated it.
         label: Classify: the label that the answer names, None if it names none of them.
-        scores: Ranked labels: each with its likelihood, in the request's order.
-        seed: Of a sampled answer: what draws it again.
+        scores: Ranked labels: a score for each, in the request's order.
+        seed: Seed of a sampled answer; the same seed samples it again.
         prompt: The prompt, an image being one token, if the request asked for it.
-        alt_text: Alternative text: what was made of the draft, see families/alttext.py.
-        confidence: Geometric mean of the probabilities of its tokens, where the family knows it.
-            It is not shown by itself, for neighbours in a batch move its last digits.
+        alt_text: Alternative text: the draft with its check, see families/alttext.py.
+        confidence: Geometric mean of the token probabilities, if the family knows them. It is not
+            stored by itself, because neighbours in a batch change its last digits.
     """
 
     text: str
@@ -81,7 +81,7 @@ class Answer:
     prompt_tokens: int
     completion_tokens: int
     template: str
-    path: MadeBy = "generate"
+    path: DecoderName = "generate"
     label: str | None = None
     scores: tuple[Score, ...] | None = None
     seed: int | None = None
@@ -90,63 +90,63 @@ class Answer:
     confidence: float | None = field(default=None, compare=False)
 
     def record(self, kind: str) -> dict[str, Any]:
-        """The JSON that is stored and sent, without what does not concern it."""
-        said: dict[str, Any] = {
+        """Return the JSON that is stored and sent, without fields that are None."""
+        stored: dict[str, Any] = {
             key: value for key in _RECORDED if (value := getattr(self, key)) is not None
         }
         if self.scores is not None:
-            said["scores"] = [asdict(score) for score in self.scores]
+            stored["scores"] = [asdict(score) for score in self.scores]
         if kind == "classify":
-            said.setdefault("label", None)
+            stored.setdefault("label", None)
         for key in ("text", "prompt"):
-            if key in said:
-                said[key] = storable(said[key])
-        return said
+            if key in stored:
+                stored[key] = storable(stored[key])
+        return stored
 
 
 _RECORDED = [field.name for field in fields(Answer) if field.name != "confidence"]
 
 
 def storable(text: str) -> str:
-    """A byte-level tokenizer can say NUL, which Postgres cannot store."""
+    """Replace NUL, which a byte-level tokenizer can generate and Postgres cannot store."""
     return text.replace("\0", "\ufffd")
 
 
 class SlotFull(EngineError):
-    """An answer has filled its slot and is not over: `generate` answers the item from the start."""
+    """An answer has filled its slot unfinished: `generate` answers the item from the start."""
 
 
-class Joining(Protocol):
-    """Answers side by side, each beginning and ending at any time. One thread calls it.
+class SlotEngine(Protocol):
+    """Continuous batching of prepared items. One thread calls it.
 
-    `admit` and `step` raise MemoryError when the device is full. Where `admit` raises, nothing was
-    admitted; after a `step` that raises, everything is to be dropped.
+    `admit` and `decode_step` raise MemoryError when the device is full. If `admit` raises, nothing
+    was admitted. After a `decode_step` that raises, the caller must call `clear`.
     """
 
     @property
     def count(self) -> int:
-        """How many items it holds at most."""
+        """Most items at the same time."""
 
-    def takes(self, item: Prepared) -> bool:
-        """Whether an item can be answered here; others are answered by `Family.generate`."""
+    def accepts(self, item: Prepared) -> bool:
+        """True if an item can be answered here; `Family.generate` answers the others."""
 
-    def cost(self, item: Prepared) -> int:
-        """Work before the first token, in tokens of text that would take as long."""
+    def prefill_cost(self, item: Prepared) -> int:
+        """Work before the first token, in text tokens whose prefill takes as long."""
 
     def admit(self, items: Sequence[Prepared]) -> list[tuple[Prepared, Answer | EngineError]]:
-        """Begin, `count` in all at most. Returns those that are answered already."""
+        """Prefill items, `count` in all at most. Returns those that are answered already."""
 
-    def step(self) -> list[tuple[Prepared, Answer | EngineError]]:
-        """Say the next token of every item. Returns those that are answered."""
+    def decode_step(self) -> list[tuple[Prepared, Answer | EngineError]]:
+        """Generate the next token of every item. Returns those that are answered."""
 
-    def drop(self) -> None:
-        """Forget all items."""
+    def clear(self) -> None:
+        """Remove all items."""
 
-    def shrink(self) -> None:
-        """Free what is only kept to save time, and see fewer pictures at once from now on."""
+    def reduce_memory(self) -> None:
+        """Free the caches, and encode fewer images at once from now on."""
 
-    def release(self) -> None:
-        """Free what is only kept to save time."""
+    def free_caches(self) -> None:
+        """Free the caches of image features and prefixes."""
 
 
 class Family(Protocol):
@@ -154,25 +154,25 @@ class Family(Protocol):
 
     @property
     def card(self) -> ModelCard:
-        """What it can do."""
+        """Name, kinds, limits and checks of the model."""
 
     @property
-    def slots(self) -> Joining | None:
-        """None for a model that answers whole batches alone."""
+    def slot_engine(self) -> SlotEngine | None:
+        """None for a model that only `generate` answers."""
 
     @property
-    def wanted(self) -> Callable[[int, int], tuple[int, int]] | None:
-        """From a picture's width and height to those that the model looks at, if it says so."""
+    def target_size(self) -> Callable[[int, int], tuple[int, int]] | None:
+        """From an image's width and height to those that the vision encoder sees, if known."""
 
     def prepare(self, request: dict[str, Any], images: Sequence[Image.Image]) -> Prepared:
-        """Make one item ready; called from several threads at once.
+        """Prepare one item. May be called from several threads at once.
 
         Args:
             request: The effective request.
             images: RGB, those of the request and then those of its examples.
 
         Raises:
-            ItemError: The item cannot be answered by this model.
+            ItemError: This model cannot answer the item.
         """
 
     def generate(self, batch: Sequence[Prepared]) -> list[Answer]:

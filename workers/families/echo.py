@@ -27,7 +27,7 @@ class Echo:
     """See the module."""
 
     def __init__(self, card: ModelCard, *, seconds_per_item: float) -> None:
-        self.card, self.slots, self.wanted = card, None, None
+        self.card, self.slot_engine, self.target_size = card, None, None
         self._seconds_per_item = seconds_per_item
 
     def prepare(self, request: dict[str, Any], images: Sequence[Image.Image]) -> Prepared:

@@ -1,8 +1,8 @@
-"""IDEFICS, the first: 9b and 80b, base and instruct; pictures enter by cross-attention.
+"""IDEFICS 9b and 80b, base and instruct: images enter the text model by cross-attention.
 
-Its processor fetches every text that looks like a URL and guesses at the ends of turns, so the
-text is put together here, piece by piece as the processor does it; a test holds both together.
-Only a picture's place is in the text: what a token may look at is in `image_attention_mask`.
+The processor of transformers fetches every text that looks like a URL and guesses where turns end.
+So the text is rendered here, piece by piece as the processor does it; a test compares the two. The
+text holds only an image's place: `image_attention_mask` says which images a token attends to.
 """
 
 from collections.abc import Sequence
@@ -16,19 +16,19 @@ from transformers.models.idefics.processing_idefics import (
     incremental_to_binary_attention_mask,
 )
 
-from workers.decoding.crossed import Crossed
+from workers.decoding.cross_attention import CrossAttentionDecoder
 from workers.decoding.generation import END_OF_UTTERANCE
-from workers.decoding.prompt import Picture
-from workers.decoding.readers import Reader
+from workers.decoding.prompt import ImageInput
+from workers.decoding.text_decoder import TextDecoder
 from workers.families.pinned import Inputs, Pinned
 from workers.families.prompts import Style, Turn
 from workers.settings import EngineSettings
 
 FAKE, IMAGE = "<fake_token_around_image>", "<image>"
-#: Each slot has room for so many pictures' keys and values; a prompt with more goes to `generate`.
-MOST_PICTURES = 8
-#: The vision part takes so many in one pass.
-PICTURES_AT_ONCE = 64
+#: A slot has room for the keys and values of so many images; `generate` answers longer prompts.
+MAX_IMAGES = 8
+#: Images in one pass of the vision encoder.
+IMAGES_AT_ONCE = 64
 
 
 class Idefics(Pinned):
@@ -38,7 +38,7 @@ class Idefics(Pinned):
     languages = ("English",)
 
     def render(self, turns: Sequence[Turn]) -> str:
-        """The text as the guide writes it, `<s>` included."""
+        """Render a prompt as IDEFICS was trained on it, `<s>` included."""
         text, after_image = str(self.tokenizer.bos_token), False
         for part in self._pieces(turns):
             if isinstance(part, int):
@@ -50,8 +50,8 @@ class Idefics(Pinned):
 
     def encode(
         self, text: str, images: Sequence[Image.Image]
-    ) -> tuple[dict[str, torch.Tensor], Sequence[Picture]]:
-        """Pictures: all of one size. image_attention_mask: (tokens, images)."""
+    ) -> tuple[dict[str, torch.Tensor], Sequence[ImageInput]]:
+        """See Pinned.encode. All images have one size; image_attention_mask: (tokens, images)."""
         ids = torch.tensor(self.text_ids(text))
         tensors = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if not images:
@@ -61,51 +61,53 @@ class Idefics(Pinned):
         tensors["image_attention_mask"] = incremental_to_binary_attention_mask(
             nth, "pt", num_classes=len(images)
         )[0]
-        return tensors, [Picture.of(pixels) for pixels in sized]
+        return tensors, [ImageInput.of(pixels) for pixels in sized]
 
     def collate_images(self, items: Sequence[Inputs]) -> dict[str, torch.Tensor]:
-        """Pad to the most images; a slot without image is zeros that no token looks at."""
+        """Pad to the most images of an item, with zeros that no token attends to."""
         longest = max(len(item.tensors["input_ids"]) for item in items)
-        most = max(len(item.pictures) for item in items) or 1
+        most = max(len(item.images) for item in items) or 1
         shape = (len(items), most, *self._processor.default_image_dims)
         pixels = torch.zeros(shape, dtype=self.model.dtype, device=self.device)
         mask = torch.zeros((len(items), longest, most), dtype=torch.long)
         for row, item in enumerate(items):
-            if item.pictures:
-                shown, tokens = len(item.pictures), len(item.tensors["input_ids"])
-                pixels[row, :shown] = self._numbers(item.pictures)
-                mask[row, longest - tokens :, :shown] = self._looks(item)
+            if item.images:
+                count, tokens = len(item.images), len(item.tensors["input_ids"])
+                pixels[row, :count] = self._pixel_values(item.images)
+                mask[row, longest - tokens :, :count] = self._image_mask(item)
         return {"pixel_values": pixels, "image_attention_mask": mask}
 
-    def sized(self, width: int, height: int) -> tuple[int, int]:
-        """See Pinned.sized: all pictures become squares."""
+    def image_size(self, width: int, height: int) -> tuple[int, int]:
+        """See Pinned.image_size: all images become squares."""
         _, rows, columns = self._processor.default_image_dims
         return int(columns), int(rows)
 
-    def reader(self) -> Reader:
-        """See Pinned.reader."""
-        one_table(self.model)
-        return Crossed(self.model, MOST_PICTURES)
+    def text_decoder(self) -> TextDecoder:
+        """See Pinned.text_decoder."""
+        merge_embeddings(self.model)
+        return CrossAttentionDecoder(self.model, MAX_IMAGES)
 
-    def see(self, pictures: Sequence[Picture]) -> list[torch.Tensor]:
-        """See Pinned.see."""
-        seen: list[torch.Tensor] = []
-        at_once = 1 if self.is_invariant else PICTURES_AT_ONCE
-        for start in range(0, len(pictures), at_once):
-            some = pictures[start : start + at_once]
-            hidden = self.model.model.vision_model(self._numbers(some)).last_hidden_state
+    def encode_images(self, images: Sequence[ImageInput]) -> list[torch.Tensor]:
+        """See Pinned.encode_images."""
+        encoded: list[torch.Tensor] = []
+        at_once = 1 if self.is_batch_invariant else IMAGES_AT_ONCE
+        for start in range(0, len(images), at_once):
+            some = images[start : start + at_once]
+            hidden = self.model.model.vision_model(self._pixel_values(some)).last_hidden_state
             if self.model.config.use_resampler:
                 hidden = self.model.model.perceiver_resampler(hidden)
-            seen += hidden.unbind(0)
-        return seen
+            encoded += hidden.unbind(0)
+        return encoded
 
-    def _numbers(self, pictures: Sequence[Picture]) -> torch.Tensor:
+    def _pixel_values(self, images: Sequence[ImageInput]) -> torch.Tensor:
         assert self.pixels is not None
-        stacked = torch.stack([picture.pixels for picture in pictures])
-        return self.pixels.numbers(stacked.to(self.device, non_blocking=True), self.model.dtype)
+        stacked = torch.stack([image.pixels for image in images])
+        return self.pixels.normalize(stacked.to(self.device, non_blocking=True), self.model.dtype)
 
-    def go_on(self, outputs: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The pictures as they were seen, and that all that follows may look at them."""
+    def continuation_inputs(
+        self, outputs: Any, tensors: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """See Pinned.continuation_inputs: encoded images, and a mask that shows them to all tokens."""
         resampled = self.model.config.use_resampler
         return {
             "perceiver_embeddings" if resampled else "image_encoder_embeddings": (
@@ -114,8 +116,8 @@ class Idefics(Pinned):
             "image_attention_mask": tensors["image_attention_mask"][:, -1:],
         }
 
-    def _looks(self, item: Inputs) -> torch.Tensor:
-        """The item's mask for as many tokens as it has, more or fewer than its prompt."""
+    def _image_mask(self, item: Inputs) -> torch.Tensor:
+        """Cut or extend an item's image mask to the number of its tokens."""
         mask, tokens = item.tensors["image_attention_mask"], len(item.tensors["input_ids"])
         more = mask[-1:].expand(max(tokens - len(mask), 0), -1)
         return torch.cat([mask[:tokens], more])
@@ -141,14 +143,14 @@ class Idefics(Pinned):
     def _style(self, settings: EngineSettings) -> Style:
         if settings.prompt_style != "auto":
             return settings.prompt_style
-        # Only the instruct models were given a token that ends a turn.
+        # Only the instruct models have a token that ends a turn.
         return "chat" if END_OF_UTTERANCE in self.tokenizer.get_vocab() else "plain"
 
 
-def one_table(model: Any) -> None:
-    """Put the two tables of IDEFICS's embeddings, old and added tokens, into one.
+def merge_embeddings(model: Any) -> None:
+    """Merge IDEFICS's two embedding tables, of original and of added tokens, into one.
 
-    The library finds out which table a token is in by asking the device, and waits for it.
+    transformers reads from the device which table each token is in, which waits for the device.
     """
     inner = model.model
     if isinstance(inner.embed_tokens, IdeficsDecoupledEmbedding):

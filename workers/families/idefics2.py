@@ -1,7 +1,7 @@
 """Idefics2, and every checkpoint fine-tuned from it; the demonstration model is one.
 
-Pictures keep their shape and become patches; in a batch they are padded at the bottom and right,
-with masks that make the padding invisible to the model.
+Images keep their shape and become patches. In a batch for `generate` they are padded at the bottom
+and right, and a mask hides the padding from the model.
 """
 
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from PIL import Image
 
-from workers.decoding.attention import Rows, attending
-from workers.decoding.merged import Merged
-from workers.decoding.prompt import Picture
-from workers.decoding.readers import Reader
+from workers.decoding.attention import PackedSequences, override_attention
+from workers.decoding.embedded_images import EmbeddedImagesDecoder
+from workers.decoding.prompt import ImageInput
+from workers.decoding.text_decoder import TextDecoder
 from workers.families.pinned import Inputs, Pinned
-from workers.families.pixels import encode_packed, packs
+from workers.families.pixels import batches_by_patches, encode_packed
 from workers.settings import EngineSettings
 
 
@@ -28,12 +28,12 @@ class Idefics2(Pinned):
 
     def encode(
         self, text: str, images: Sequence[Image.Image]
-    ) -> tuple[dict[str, torch.Tensor], Sequence[Picture]]:
-        """Pictures: of any sizes; of those that are cut into parts, all parts."""
+    ) -> tuple[dict[str, torch.Tensor], Sequence[ImageInput]]:
+        """See Pinned.encode. Images have any size; an image that is split gives all its parts."""
         encoded = self._processor(
             text=[text],
             images=[list(images)] if images else None,
-            add_special_tokens=not self.begins_itself(text),
+            add_special_tokens=not self.has_bos(text),
             return_tensors="pt",
         )
         tensors = {name: encoded[name][0] for name in ("input_ids", "attention_mask")}
@@ -42,33 +42,33 @@ class Idefics2(Pinned):
         sides = encoded["pixel_attention_mask"][0]
         sizes = zip(sides[:, :, 0].sum(1).tolist(), sides[:, 0].sum(1).tolist(), strict=True)
         return tensors, [
-            Picture.of(pixels[:, :height, :width])
+            ImageInput.of(pixels[:, :height, :width])
             for pixels, (height, width) in zip(encoded["pixel_values"][0], sizes, strict=True)
         ]
 
     def collate_images(self, items: Sequence[Inputs]) -> dict[str, torch.Tensor]:
-        """Pad to the most images and the largest sides; a slot without image is zeros, unseen."""
-        shapes = [picture.pixels.shape for item in items for picture in item.pictures]
+        """Pad to the most images of an item and to the largest sides, with masked zeros."""
+        shapes = [image.pixels.shape for item in items for image in item.images]
         if not shapes:
             return {}
         assert self.pixels is not None
-        most = max(len(item.pictures) for item in items)
+        most = max(len(item.images) for item in items)
         height, width = (max(shape[axis] for shape in shapes) for axis in (1, 2))
         where = {"device": self.device}
         shape = (len(items), most, 3, height, width)
         pixels = torch.zeros(shape, dtype=self.model.dtype, **where)
         mask = torch.zeros((len(items), most, height, width), dtype=torch.bool, **where)
         for row, item in enumerate(items):
-            for number, picture in enumerate(item.pictures):
-                _, rows, columns = picture.pixels.shape
-                pixels[row, number, :, :rows, :columns] = _seen(
-                    self.pixels.numbers(picture.pixels.to(**where), self.model.dtype)
+            for number, image in enumerate(item.images):
+                _, rows, columns = image.pixels.shape
+                pixels[row, number, :, :rows, :columns] = _not_all_zero(
+                    self.pixels.normalize(image.pixels.to(**where), self.model.dtype)
                 )
                 mask[row, number, :rows, :columns] = True
         return {"pixel_values": pixels, "pixel_attention_mask": mask}
 
-    def sized(self, width: int, height: int) -> tuple[int, int]:
-        """See Pinned.sized."""
+    def image_size(self, width: int, height: int) -> tuple[int, int]:
+        """See Pinned.image_size."""
         processor = self._processor.image_processor
         if processor.do_image_splitting:  # into parts that are each as large
             return width, height
@@ -76,27 +76,29 @@ class Idefics2(Pinned):
         least = processor.size.shortest_edge or 1
         return max(round(width * scale), least), max(round(height * scale), least)
 
-    def reader(self) -> Reader:
-        """See Pinned.reader."""
+    def text_decoder(self) -> TextDecoder:
+        """See Pinned.text_decoder."""
         perceiver = self.model.config.perceiver_config
-        return Merged(self.model, self.model.config.image_token_id, perceiver.resampler_n_latents)
+        return EmbeddedImagesDecoder(
+            self.model, self.model.config.image_token_id, perceiver.resampler_n_latents
+        )
 
-    def see(self, pictures: Sequence[Picture]) -> list[torch.Tensor]:
-        """See Pinned.see."""
+    def encode_images(self, images: Sequence[ImageInput]) -> list[torch.Tensor]:
+        """See Pinned.encode_images."""
         assert self.pixels is not None
-        vision, seen = self.model.model.vision_model, [torch.empty(0)] * len(pictures)
-        for numbers in packs(pictures, vision.config.patch_size, self.patches_at_once):
-            some = [pictures[number] for number in numbers]
+        vision, encoded = self.model.model.vision_model, [torch.empty(0)] * len(images)
+        for numbers in batches_by_patches(images, vision.config.patch_size, self.patches_at_once):
+            some = [images[number] for number in numbers]
             hidden, lengths = encode_packed(vision, some, self.pixels, self.device)
             for number, features in zip(numbers, self.connect(hidden, lengths), strict=True):
-                seen[number] = features
-        return seen
+                encoded[number] = features
+        return encoded
 
     def connect(self, hidden: torch.Tensor, lengths: Sequence[int]) -> Sequence[torch.Tensor]:
-        """From what the vision part says of patches, (patches, width), to features by picture.
+        """Run the connector: hidden states of patches, (patches, width), to features by image.
 
-        The resampler's few latents look at the patches of their picture, and at themselves; it
-        puts all patches before all latents, so keys are brought into order first.
+        The resampler's latents attend to the patches of their image and to themselves. Its layers
+        put all patches before all latents, so keys are sorted by image first.
         """
         connector = self.model.model.connector
         resampler, count = connector.perceiver_resampler, len(lengths)
@@ -106,25 +108,25 @@ class Idefics2(Pinned):
         for number, (start, length) in enumerate(zip(accumulate([0, *lengths]), lengths)):  # noqa: B905
             order += range(start, start + length)
             order += latents[number * own : (number + 1) * own]
-        by_picture = torch.tensor(order, device=hidden.device)
-        rows = Rows([own] * count, [length + own for length in lengths])
+        by_image = torch.tensor(order, device=hidden.device)
+        packed = PackedSequences([own] * count, [length + own for length in lengths])
 
         def attend(
             _: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None
         ) -> torch.Tensor:
-            return rows.attend(query, key[:, :, by_picture], value[:, :, by_picture], scale)
+            return packed.attend(query, key[:, :, by_image], value[:, :, by_image], scale)
 
         context = connector.modality_projection(hidden)[None]
         resampled = resampler.latents.repeat(count, 1)[None]
-        with attending(attend):
+        with override_attention(attend):
             for layer in resampler.layers:
                 resampled = layer(resampled, context, attention_mask=None)
         features: Sequence[torch.Tensor] = resampler.norm(resampled)[0].split(own)
         return features
 
 
-def _seen(pixels: torch.Tensor) -> torch.Tensor:
-    """The model drops a picture that is zero everywhere, as a black one is unless normalised."""
+def _not_all_zero(pixels: torch.Tensor) -> torch.Tensor:
+    """Change one pixel of an all-zero image: the model would drop it as padding."""
     if not pixels.any():
         pixels[:, 0, 0] = torch.finfo(torch.float16).tiny
     return pixels

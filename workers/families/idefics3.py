@@ -1,30 +1,32 @@
-"""Idefics3 and SmolVLM: large pictures are cut into tiles, each with its place in the text."""
+"""Idefics3 and SmolVLM: large images are cut into tiles, each with its place in the text."""
 
 from collections.abc import Sequence
 
 import torch
 from transformers import Idefics3Processor
 
-from workers.decoding.merged import Merged
-from workers.decoding.readers import Reader
+from workers.decoding.embedded_images import EmbeddedImagesDecoder
+from workers.decoding.text_decoder import TextDecoder
 from workers.families.idefics2 import Idefics2
 from workers.settings import EngineSettings
 
 
 class Idefics3(Idefics2):
-    """A pinned Idefics3; tiles are laid side by side as the pictures of Idefics2 are."""
+    """A pinned Idefics3; its tiles are encoded as the images of Idefics2 are."""
 
     name = "idefics3"
     languages = ("English",)
-    #: SmolVLM's own would want libraries for videos that no item has.
+    #: SmolVLM's own processor needs libraries for videos, which are not served.
     processor_class = Idefics3Processor
 
-    def reader(self) -> Reader:
-        """See Pinned.reader."""
-        return Merged(self.model, self.model.config.image_token_id, self.model.model.image_seq_len)
+    def text_decoder(self) -> TextDecoder:
+        """See Pinned.text_decoder."""
+        return EmbeddedImagesDecoder(
+            self.model, self.model.config.image_token_id, self.model.model.image_seq_len
+        )
 
     def connect(self, hidden: torch.Tensor, lengths: Sequence[int]) -> Sequence[torch.Tensor]:
-        """See Idefics2.connect; here patches are shuffled into fewer, square by square."""
+        """See Idefics2.connect; this connector is a pixel shuffle."""
         connector = self.model.model.connector
         return [connector(own[None])[0] for own in hidden.split(list(lengths))]
 

@@ -107,7 +107,7 @@ def quantization(where: Path, settings: EngineSettings) -> BitsAndBytesConfig:
     their precision, except with "nf4-all". Names are anchored: "vision_model" alone would match
     nothing, silently, and quantise the last layer too.
     """
-    seeing = [] if settings.quantize == "nf4-all" else seeing_parts(where)
+    seeing = [] if settings.quantize == "nf4-all" else vision_parts(where)
     keep = [*seeing, "lm_head"]
     if settings.quantize == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=keep)
@@ -120,10 +120,10 @@ def quantization(where: Path, settings: EngineSettings) -> BitsAndBytesConfig:
     )
 
 
-def seeing_parts(where: Path) -> list[str]:
+def vision_parts(where: Path) -> list[str]:
     """Names of the modules of a checkpoint that do not read text, from its configuration."""
     model = without_weights(AutoConfig.from_pretrained(where, **LOCAL))
-    return [full for full, name, _ in parts(model) if is_seeing(name)]
+    return [full for full, name, _ in parts(model) if is_vision(name)]
 
 
 def without_weights(config: Any) -> Any:
@@ -160,7 +160,7 @@ def parts(model: Any) -> list[tuple[str, str, torch.nn.Module]]:
     ]
 
 
-def is_seeing(part: str) -> bool:
+def is_vision(part: str) -> bool:
     """Whether a part of a model, by its name in it, sees, or leads from pictures to words."""
     return part not in TEXT_PARTS
 

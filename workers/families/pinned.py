@@ -1,13 +1,13 @@
 """A pinned model of transformers: everything that does not depend on its architecture.
 
-prepare   request ─▶ turns ─▶ text ─▶ tensors and pictures of one item  workers/families/prompts.py
-slots     items that join and leave while others are answered           workers/families/slotted.py
-generate  what the slots cannot: items that can share a batch ─▶ padded on the left ─▶ generate
-          ranked labels ─▶ likelihoods                                  workers/families/ranking.py
+prepare      request ─▶ turns ─▶ text ─▶ tensors and images of one item  families/prompts.py
+slot_engine  continuous batching                                         families/batching.py
+generate     items that continuous batching does not accept: padded on the left, in batches
+             labels to rank: scores                                      families/ranking.py
 
-A family is a subclass that knows its processor and how its images are laid side by side. Items
-are prepared alone, so that one bad item raises for itself only. Texts are padded on the left:
-on the right, answers depend on neighbours.
+A family is a subclass that knows its processor and how the images of several items are collated.
+Items are prepared one by one, so that a bad item raises only for itself. Texts are padded on the
+left: padded on the right, answers would depend on neighbours.
 """
 
 import logging
@@ -25,16 +25,16 @@ from transformers import AutoProcessor, LogitsProcessor, LogitsProcessorList
 
 from db.cards import Serving
 from db.errors import EngineError, ItemRefused, PromptTooLong, RequestError
-from workers.decoding import generation, sampling
-from workers.decoding.prompt import Picture
-from workers.decoding.readers import Reader
-from workers.decoding.streaming import Streamer, Teller
-from workers.families import checkpoints, identity, loading, ranking, selfcheck, slotted
-from workers.families.base import Answer, MadeBy, Prepared
+from workers.decoding import generation, seeded_sampling
+from workers.decoding.prompt import ImageInput
+from workers.decoding.streaming import AnswerStreamer, BatchStreamer
+from workers.decoding.text_decoder import TextDecoder
+from workers.families import batching, checkpoints, identity, loading, ranking, selfcheck
+from workers.families.base import Answer, DecoderName, Prepared
+from workers.families.control_tokens import ControlTokens
 from workers.families.labels import named
-from workers.families.pixels import Pixels
+from workers.families.pixels import PixelNormalizer
 from workers.families.prompts import Part, Style, Turn, build
-from workers.families.special import Controls
 from workers.settings import EngineSettings
 
 log = logging.getLogger(__name__)
@@ -42,21 +42,21 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """One item's tensors and what its answer needs.
+    """One item's tensors, and what is needed to make its answer.
 
     Attributes:
         tensors: Without a batch dimension; those of `Pinned.per_token` are (tokens, …).
-        pictures: In the order of the prompt, where the family knows them one by one.
-        shared: Of the pictures, those of examples, which come first.
+        images: In the order of the prompt; empty if the family does not know them one by one.
+        example_images: Images that belong to examples; they come first.
         prompt: The prompt's text, an image being one token.
         template: Name of the prompt template.
-        seed: What draws the answer, if it is drawn.
-        suffixes: What follows the prompt for each label, if labels are to be ranked.
+        seed: Seed of a sampled answer.
+        suffixes: Tokens of each label after the prompt, if labels are to be ranked.
     """
 
     tensors: dict[str, torch.Tensor]
-    pictures: Sequence[Picture]
-    shared: int
+    images: Sequence[ImageInput]
+    example_images: int
     prompt: str
     template: str
     seed: int | None
@@ -64,10 +64,10 @@ class Inputs:
 
 
 class Pinned(ABC):
-    """A loaded checkpoint; subclasses say what is special about theirs.
+    """A loaded checkpoint. Subclasses implement what differs between architectures.
 
     Args:
-        settings: Which checkpoint, where and in which number format.
+        settings: Which checkpoint, on which device, in which dtype.
 
     Raises:
         RequestError: It cannot be loaded, or fails the check of `selfcheck`.
@@ -75,16 +75,16 @@ class Pinned(ABC):
 
     #: Name of the family.
     name: ClassVar[str]
-    #: What loads its processor.
+    #: Class that loads the processor.
     processor_class: ClassVar[Any] = AutoProcessor
-    #: Those that the model was made to answer in; none if that is not known.
+    #: Languages that the model was trained to answer in; empty if unknown.
     languages: ClassVar[tuple[str, ...]] = ()
-    #: Tensors with a row for each token, besides the ids: zeros are put before a shorter item's.
+    #: Tensors with a row for each token; those of shorter items are padded with zeros.
     per_token: ClassVar[frozenset[str]] = frozenset({"input_ids", "attention_mask"})
-    #: Whether it can do nothing without a chat template.
+    #: True if the family cannot work without a chat template.
     needs_template: ClassVar[bool] = False
-    #: Whether pictures are bytes until they are on the device, see pixels.py.
-    sends_bytes: ClassVar[bool] = True
+    #: True if images are sent to the device as uint8 and normalized there; see pixels.py.
+    sends_uint8: ClassVar[bool] = True
 
     def __init__(self, settings: EngineSettings) -> None:
         if settings.torch_threads:
@@ -99,19 +99,21 @@ class Pinned(ABC):
                 else f"model {settings.model!r} only takes turns: unset IDEFIQ_PROMPT_STYLE"
             )
         self.tokenizer = self._processor.tokenizer
-        self.pixels = Pixels(self._processor.image_processor) if self.sends_bytes else None
+        self.pixels = PixelNormalizer(self._processor.image_processor) if self.sends_uint8 else None
         self.image_token = str(getattr(self._processor, "image_token", "<image>"))
         self.image_token_id = int(self.tokenizer.convert_tokens_to_ids(self.image_token))
         self.model = loading.load_model(where, settings)
         self.device = loading.input_device(self.model, settings)
-        self._controls = Controls.of(
+        self._controls = ControlTokens.of(
             self.tokenizer, str(self._processor.chat_template or ""), self.image_token
         )
-        self._controls_of = lru_cache(1024)(self._count_controls_without_text)
+        self._count_controls_of = lru_cache(1024)(self._count_controls_without_text)
         self._suffixes_of = lru_cache(64)(self._suffixes)
         self._context = identity.context_of(self.model)
-        self.ending = generation.Ending.of(self.model, self.tokenizer, self._controls.of_images)
-        self._padding = generation.padding(self.tokenizer, self.ending)
+        self.end_tokens = generation.EndTokens.of(
+            self.model, self.tokenizer, self._controls.of_images
+        )
+        self._padding = generation.padding(self.tokenizer, self.end_tokens)
         self.card = identity.card(
             settings,
             where,
@@ -120,59 +122,59 @@ class Pinned(ABC):
             style=self._style(settings),
             languages=self.languages,
         )
-        #: Whether everything is computed by itself, never beside a neighbour.
-        self.is_invariant = settings.invariant
+        #: True if every item is computed alone, so that no neighbour can change its answer.
+        self.is_batch_invariant = settings.invariant
         checks = selfcheck.run(self)
         self.ranks_from_cache = selfcheck.ranks_from_cache(self)
         vision = getattr(self.model.config, "vision_config", None)
-        self.wanted = self.sized if settings.decoding == "fast" else None
-        #: Pixels of a patch, where pictures are cut into patches.
+        self.target_size = self.image_size if settings.decoding == "fast" else None
+        #: Pixels of a patch of the vision encoder.
         self.patch_pixels = _patch_pixels(vision)
-        #: Most patches that go through the vision part in one pass.
+        #: Most patches in one pass of the vision encoder.
         self.patches_at_once = 1 if settings.invariant else settings.patches_at_once
-        slots = slotted.build(self, settings)
-        self.slots = None if isinstance(slots, str) else slots
+        batcher = batching.build(self, settings)
+        self.slot_engine = None if isinstance(batcher, str) else batcher
         serving = (
-            Serving(path="generate", why=slots)
-            if isinstance(slots, str)
-            else Serving(path="slots", slots=slots.count, slot_tokens=slots.length)
+            Serving(path="generate", why=batcher)
+            if isinstance(batcher, str)
+            else Serving(path="slots", slots=batcher.count, slot_tokens=batcher.length)
         )
-        log.info("%s is served so: %s", settings.model, serving)
-        known = ""
+        log.info("model %s is served by %s", settings.model, serving)
+        fingerprint = ""
         if settings.reuse_answers:
             template = self._processor.chat_template
-            known = identity.fingerprint(settings, where, template, self.card)
-        told = {"checks": checks, "serving": serving, "fingerprint": known}
-        self.card = self.card.model_copy(update=told)
+            fingerprint = identity.fingerprint(settings, where, template, self.card)
+        update = {"checks": checks, "serving": serving, "fingerprint": fingerprint}
+        self.card = self.card.model_copy(update=update)
 
-    # ---- what a family says ----------------------------------------------------------
+    # ---- what a family implements ------------------------------------------------------
 
     @abstractmethod
     def encode(
         self, text: str, images: Sequence[Image.Image]
-    ) -> tuple[dict[str, torch.Tensor], Sequence[Picture]]:
-        """One item's tensors, without a batch dimension, and its pictures in order."""
+    ) -> tuple[dict[str, torch.Tensor], Sequence[ImageInput]]:
+        """Return one item's tensors, without a batch dimension, and its images in order."""
 
     @abstractmethod
     def collate_images(self, items: Sequence[Inputs]) -> dict[str, torch.Tensor]:
-        """The tensors of a batch that are not per token."""
+        """Collate the tensors of a batch that are not per token."""
 
-    # ---- and may say otherwise -------------------------------------------------------
+    # ---- what a family may override ---------------------------------------------------
 
-    def sized(self, width: int, height: int) -> tuple[int, int]:
-        """The width and height at which the model looks at a picture."""
+    def image_size(self, width: int, height: int) -> tuple[int, int]:
+        """Return the width and height at which the vision encoder sees an image."""
         return width, height
 
-    def reader(self) -> Reader | None:
-        """What reads prompts into slots, for a model that can be served so."""
+    def text_decoder(self) -> TextDecoder | None:
+        """Return the decoder for continuous batching, or None for `generate` alone."""
         return None
 
-    def see(self, pictures: Sequence[Picture]) -> list[torch.Tensor]:
-        """Features of pictures, for the reader: a tensor (rows, width) of each."""
+    def encode_images(self, images: Sequence[ImageInput]) -> list[torch.Tensor]:
+        """Run the vision encoder: a tensor of features (rows, width) for each image."""
         raise NotImplementedError
 
     def render(self, turns: Sequence[Turn]) -> str:
-        """The text of a prompt, with one image token for each image."""
+        """Render a prompt as text, with one image token for each image."""
         if self.card.style == "plain":
             return "".join(
                 self.image_token if isinstance(part, int) else part
@@ -189,21 +191,23 @@ class Pinned(ABC):
             raise ItemRefused(f"the model's chat template refuses this: {error}") from error
         return text
 
-    def begins_itself(self, text: str) -> bool:
-        """Whether a prompt writes the first token, which a tokenizer would write once more."""
+    def has_bos(self, text: str) -> bool:
+        """True if a prompt's text begins with the BOS token, which a tokenizer would add again."""
         begin = self.tokenizer.bos_token
         return bool(begin) and text.startswith(begin)
 
-    def like(self, item: Inputs) -> Hashable:
-        """Items may be collated if this is equal."""
+    def batch_key(self, item: Inputs) -> Hashable:
+        """Key of an item's batch: items with equal keys can be collated."""
         return None
 
-    def go_on(self, outputs: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """What a forward pass after a cached prefix needs besides ids, mask and cache.
+    def continuation_inputs(
+        self, outputs: Any, tensors: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """Return what a forward pass after a cached prefix needs besides ids, mask and cache.
 
         Args:
-            outputs: Of the prefix, one row.
-            tensors: The inputs of the prefix.
+            outputs: Outputs of the prefix's forward pass, one row.
+            tensors: Inputs of that pass.
         """
         return {}
 
@@ -223,51 +227,53 @@ class Pinned(ABC):
         ]
         text = self.render(turns)
         ids = self.text_ids(text)
-        if self._controls.count(ids) != self._controls_of(tuple(_bare(turn) for turn in turns)):
-            raise ItemRefused("the text contains what this model takes for a control token")
-        self._check_length(len(ids), 0)  # before pictures make it longer, and are worked on
+        if self._controls.count(ids) != self._count_controls_of(
+            tuple(_bare(turn) for turn in turns)
+        ):
+            raise ItemRefused("the text contains a control token of this model")
+        self._check_length(len(ids), 0)  # before images are processed, which makes it longer
         suffixes = None
         if request.get("method") == "rank":
-            labels = tuple(self._controls.spell_out(label) for label in request["labels"])
+            labels = tuple(self._controls.neutralize(label) for label in request["labels"])
             suffixes = self._suffixes_of(self._tail(text, ids), labels)
-        shown = [images[part] for turn in turns for part in turn.parts if isinstance(part, int)]
+        used = [images[part] for turn in turns for part in turn.parts if isinstance(part, int)]
         try:
-            tensors, pictures = self.encode(text, shown)
+            tensors, image_inputs = self.encode(text, used)
         except (ValueError, TypeError, ArithmeticError) as error:
-            sizes = ", ".join(f"{image.width}x{image.height}" for image in shown)
+            sizes = ", ".join(f"{image.width}x{image.height}" for image in used)
             raise ItemRefused(
-                f"the model's processor cannot take the item (pictures: {sizes or 'none'}): {error}"
+                f"the model's processor cannot take the item (images: {sizes or 'none'}): {error}"
             ) from error
         tokens = len(tensors["input_ids"])
         if suffixes:
             self._check_length(tokens, max(len(suffix) for suffix in suffixes.ids))
         else:
             self._check_length(tokens, int(self.options(request)["max_new_tokens"]))
-        shared = len(request.get("examples", ())) if len(pictures) == len(shown) else 0
+        example_images = len(request.get("examples", ())) if len(image_inputs) == len(used) else 0
         seed = self._seed(request)
-        inputs = Inputs(tensors, pictures, shared, text, prompt.template, seed, suffixes)
+        inputs = Inputs(
+            tensors, image_inputs, example_images, text, prompt.template, seed, suffixes
+        )
         return Prepared(request, tokens=tokens, inputs=inputs)
 
     def options(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The options of a request over those of the checkpoint."""
+        """Merge the options of a request over the checkpoint's defaults."""
         return {**self.card.defaults, **request.get("options", {})}
 
     def text_ids(self, text: str) -> list[int]:
-        """The tokens of a prompt's text, an image being one."""
-        ids: list[int] = self.tokenizer(
-            text, add_special_tokens=not self.begins_itself(text)
-        ).input_ids
+        """Tokenize a prompt's text; an image is one token."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=not self.has_bos(text)).input_ids
         return ids
 
     def _seed(self, request: dict[str, Any]) -> int | None:
         options = self.options(request)
-        return options.get("seed", sampling.new_seed()) if options.get("do_sample") else None
+        return options.get("seed", seeded_sampling.new_seed()) if options.get("do_sample") else None
 
     def _spelled(self, part: Part) -> Part:
-        return part if isinstance(part, int) else self._controls.spell_out(part)
+        return part if isinstance(part, int) else self._controls.neutralize(part)
 
     def _tail(self, text: str, ids: list[int]) -> str:
-        """As much of a prompt's end as the tokens after it can depend on."""
+        """Return the end of a prompt, as much as the tokens after it can depend on."""
         tail = text[self._controls.last(text) :]
         own = self._ids_within(tail)
         return tail if ids[len(ids) - len(own) :] == own else text
@@ -279,7 +285,7 @@ class Pinned(ABC):
     def _suffixes(self, tail: str, labels: tuple[str, ...]) -> ranking.Suffixes:
         found = ranking.suffixes(self._ids_within, tail, labels)
         if any(self._controls.count(ids) for ids in found.ids):
-            raise ItemRefused("a label contains what this model takes for a control token")
+            raise ItemRefused("a label contains a control token of this model")
         return found
 
     def _count_controls_without_text(self, turns: tuple[Turn, ...]) -> Counter[int]:
@@ -288,7 +294,8 @@ class Pinned(ABC):
     def _check_length(self, tokens: int, beside: int) -> None:
         if self._context and tokens > self._context - beside:
             raise PromptTooLong(
-                f"{tokens} tokens; this model takes {self._context - beside} beside the answer"
+                f"the prompt has {tokens} tokens; this model takes {self._context - beside} besides"
+                f" an answer of {beside}"
             )
 
     # ---- device ---------------------------------------------------------------------
@@ -299,7 +306,7 @@ class Pinned(ABC):
         answers: dict[int, Answer] = {}
         groups: dict[Hashable, list[int]] = {}
         for index, item in enumerate(batch):
-            kind = index if self.is_invariant else self.like(item.inputs)
+            kind = index if self.is_batch_invariant else self.batch_key(item.inputs)
             groups.setdefault(kind, []).append(index)
         try:
             for indexes in groups.values():
@@ -313,7 +320,7 @@ class Pinned(ABC):
         return [answers[index] for index in range(len(batch))]
 
     def collate(self, items: Sequence[Inputs]) -> dict[str, torch.Tensor]:
-        """The tensors of a batch, on the device: texts padded on the left."""
+        """Collate the tensors of a batch on the device, texts padded on the left."""
         longest = max(len(item.tensors["input_ids"]) for item in items)
         padding = {"input_ids": self._padding}
         tensors = {
@@ -322,10 +329,10 @@ class Pinned(ABC):
             )
             for name in self.per_token & items[0].tensors.keys()
         }
-        return self.place(tensors | self.collate_images(items))
+        return self.to_device(tensors | self.collate_images(items))
 
-    def place(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Tensors on the model's device, pixels in its number format."""
+    def to_device(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Move tensors to the model's device, and floating-point ones to its dtype."""
         dtype = self.model.dtype
         return {
             name: tensor.to(self.device, dtype if tensor.is_floating_point() else None)
@@ -335,76 +342,78 @@ class Pinned(ABC):
     def generate_ids(
         self, batch: Sequence[Prepared], watch: LogitsProcessor | None = None
     ) -> list[list[int]]:
-        """The tokens that the model says to items that can be collated, its end included.
+        """Generate the tokens of items that can be collated, end tokens included.
 
         Args:
-            watch: Looks on, unless tokens are drawn.
+            watch: A logits processor that only observes; not used when tokens are sampled.
         """
         options = self.options(batch[0].request)
         seeds = [item.inputs.seed for item in batch]
-        rules = sampling.processors(options, seeds) if options.get("do_sample") else None
+        rules = seeded_sampling.processors(options, seeds) if options.get("do_sample") else None
         rules = LogitsProcessorList([watch] if watch else []) if rules is None else rules
         if batch[0].on_step:
-            rules.append(generation.Pulse(batch[0].on_step))
+            rules.append(generation.ProgressHook(batch[0].on_step))
         return generation.generate(
             self.model,
             self.collate([item.inputs for item in batch]),
             options,
-            self.ending,
+            self.end_tokens,
             rules,
             self.tokenizer,
             self._streamer(batch, options),
         )
 
-    def teller(self, item: Prepared, options: dict[str, Any]) -> Teller | None:
-        """What reads an answer along, if anybody does or a string may end it."""
+    def answer_streamer(self, item: Prepared, options: dict[str, Any]) -> AnswerStreamer | None:
+        """Return what streams an item's answer or finds its stop strings, if it needs that."""
         stops = options.get("stop", ())
         if item.on_text is None and not stops:
             return None
-        return Teller(item.on_text, stops, self.ending, self.tokenizer)
+        return AnswerStreamer(item.on_text, stops, self.end_tokens, self.tokenizer)
 
-    def _streamer(self, batch: Sequence[Prepared], options: dict[str, Any]) -> Streamer | None:
+    def _streamer(self, batch: Sequence[Prepared], options: dict[str, Any]) -> BatchStreamer | None:
         # Beams are only known at the end.
         if options.get("num_beams", 1) > 1 or not any(item.on_text for item in batch):
             return None
-        return Streamer([self.teller(item, options) if item.on_text else None for item in batch])
+        return BatchStreamer(
+            [self.answer_streamer(item, options) if item.on_text else None for item in batch]
+        )
 
     def _answer(self, batch: Sequence[Prepared]) -> list[Answer]:
         if batch[0].inputs.suffixes:
             return [self._ranked(item, item.inputs.suffixes) for item in batch]
         is_greedy = generation.is_greedy(self.options(batch[0].request))
-        confidence = generation.Confidence() if is_greedy else None
-        said = self.generate_ids(batch, confidence)
-        likely = confidence.logprobs() if confidence else [[] for _ in batch]
+        confidence = generation.LogprobRecorder() if is_greedy else None
+        output = self.generate_ids(batch, confidence)
+        logprobs_of = confidence.logprobs() if confidence else [[] for _ in batch]
         return [
             self.answer(item, ids, "generate", logprobs)
-            for item, ids, logprobs in zip(batch, said, likely, strict=True)
+            for item, ids, logprobs in zip(batch, output, logprobs_of, strict=True)
         ]
 
     def answer(
-        self, item: Prepared, ids: Sequence[int], path: MadeBy, logprobs: Sequence[float]
+        self, item: Prepared, ids: Sequence[int], path: DecoderName, logprobs: Sequence[float]
     ) -> Answer:
-        """The answer that tokens make.
+        """Make an answer of generated tokens.
 
         Args:
-            ids: With the token that ended it.
-            path: How they were generated.
-            logprobs: Of as many tokens or more; none if they were not simply the likeliest.
+            ids: Generated tokens, the end token included.
+            path: What generated them.
+            logprobs: Log probability of each token; empty unless decoding was greedy.
         """
         stops = self.options(item.request).get("stop", ())
-        said = generation.read(ids, stops, self.ending, self.tokenizer)
+        output = generation.detokenize(ids, stops, self.end_tokens, self.tokenizer)
         labels = item.request.get("labels") if item.request["kind"] == "classify" else None
         return Answer(
-            text=said.text,
-            finish_reason=said.finish_reason,
+            text=output.text,
+            finish_reason=output.finish_reason,
             prompt_tokens=item.tokens,
-            completion_tokens=said.tokens,
+            completion_tokens=output.tokens,
             template=item.inputs.template,
             path=path,
-            label=named(said.text, labels) if labels else None,
+            label=named(output.text, labels) if labels else None,
             seed=item.inputs.seed,
             prompt=self._echo(item),
-            confidence=generation.confidence(logprobs[: said.tokens]),
+            confidence=generation.confidence(logprobs[: output.tokens]),
         )
 
     def _ranked(self, item: Prepared, suffixes: ranking.Suffixes) -> Answer:
@@ -428,7 +437,7 @@ class Pinned(ABC):
 
 
 def _patch_pixels(vision_config: Any) -> int:
-    """Pixels of a patch: some models have one number for its sides, others one for each."""
+    """Pixels of a patch, whose size is one number in some configurations and two in others."""
     size = getattr(vision_config, "patch_size", None) or 16
     height, *_, width = (size, size) if isinstance(size, int) else size
     return int(height) * int(width)
@@ -439,7 +448,7 @@ def _content(part: Part) -> dict[str, str]:
 
 
 def _bare(turn: Turn) -> Turn:
-    """A turn of the same shape without anybody's text."""
+    """Return a turn of the same shape without the user's text."""
     return Turn(turn.role, tuple(0 if isinstance(part, int) else "x" for part in turn.parts))
 
 

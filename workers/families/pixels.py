@@ -1,8 +1,8 @@
-"""Pictures on their way to the device: whole bytes until they are there, numbers from then on.
+"""Pixels as uint8 until they are on the device, and batches of images for the vision encoder.
 
-A processor of the library sizes and cuts pictures on the CPU; to turn bytes into numbers there
-would cost as much again, and make four bytes of each to be sent. So it is told not to, and the
-device looks the numbers up: the very numbers that the processor would have computed.
+The image processor of transformers resizes and cuts images on the CPU. To normalize them there
+would cost as much again and send four times the bytes. So the processor does not normalize, and
+the device looks the values up in a table that the processor itself computed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,20 +11,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from workers.decoding.attention import Rows, side_by_side
-from workers.decoding.prompt import Picture
+from workers.decoding.attention import PackedSequences, packed_attention
+from workers.decoding.prompt import ImageInput
 
 
-class Pixels:
-    """What each byte of a channel becomes; taken from a processor, which leaves bytes alone then.
+class PixelNormalizer:
+    """Normalizes pixels on the device, by a table of the values that a processor gives each byte.
 
     Args:
-        image_processor: Of the library.
+        image_processor: An image processor of transformers; it normalizes nothing from then on.
     """
 
     def __init__(self, image_processor: Any) -> None:
-        bytes_of = np.arange(256, dtype=np.uint8)
-        levels = np.broadcast_to(bytes_of[None, None], (3, 1, 256))
+        all_bytes = np.arange(256, dtype=np.uint8)
+        levels = np.broadcast_to(all_bytes[None, None], (3, 1, 256))
         numbers: Any = levels
         if image_processor.do_rescale:
             numbers = image_processor.rescale(numbers, image_processor.rescale_factor)
@@ -35,8 +35,8 @@ class Pixels:
         self._tables: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
         image_processor.do_rescale = image_processor.do_normalize = False
 
-    def numbers(self, pixels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """From uint8 (…, 3, height, width) on any device to `dtype` there."""
+    def normalize(self, pixels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Turn uint8 (…, 3, height, width) into `dtype` on the same device."""
         where = pixels.device, dtype
         if where not in self._tables:
             self._tables[where] = self._table.to(*where)
@@ -47,22 +47,22 @@ class Pixels:
         return torch.stack(channels, -3)
 
 
-def patches(picture: Picture, side: int) -> int:
-    """How many whole patches a picture has."""
-    _, height, width = picture.pixels.shape
+def patch_count(image: ImageInput, side: int) -> int:
+    """Number of whole patches of an image."""
+    _, height, width = image.pixels.shape
     return int(height // side) * int(width // side)
 
 
-def packs(pictures: Sequence[Picture], side: int, most: int) -> Iterator[list[int]]:
-    """Numbers of the pictures that go through the vision part together: at most `most` patches.
+def batches_by_patches(images: Sequence[ImageInput], side: int, most: int) -> Iterator[list[int]]:
+    """Group images for the vision encoder, `most` patches a group. Yields indexes of images.
 
-    Those of one shape come together. A picture that is larger goes alone.
+    Images of one shape are neighbours. A larger image is a group of its own.
     """
-    order = sorted(range(len(pictures)), key=lambda number: pictures[number].pixels.shape)
+    order = sorted(range(len(images)), key=lambda number: images[number].pixels.shape)
     pack: list[int] = []
     held = 0
     for number in order:
-        size = patches(pictures[number], side)
+        size = patch_count(images[number], side)
         if pack and held + size > most:
             yield pack
             pack, held = [], 0
@@ -73,30 +73,30 @@ def packs(pictures: Sequence[Picture], side: int, most: int) -> Iterator[list[in
 
 
 def encode_packed(
-    vision: Any, pictures: Sequence[Picture], pixels: Pixels, device: torch.device
+    vision: Any, images: Sequence[ImageInput], pixels: PixelNormalizer, device: torch.device
 ) -> tuple[torch.Tensor, list[int]]:
-    """Run pictures of any shapes through a vision part that takes patches.
+    """Run images of any shapes through a vision encoder, packed end to end.
 
     Returns:
-        What it says of each patch, (patches, width), and how many each picture has, in order.
+        Hidden states of all patches, (patches, width), and the number of patches of each image.
     """
     side, dtype = vision.config.patch_size, vision.post_layernorm.weight.dtype
-    embedded: list[torch.Tensor] = [torch.empty(0)] * len(pictures)
+    embedded: list[torch.Tensor] = [torch.empty(0)] * len(images)
     shapes: dict[torch.Size, list[int]] = {}
-    for number, picture in enumerate(pictures):
-        shapes.setdefault(picture.pixels.shape, []).append(number)
+    for number, image in enumerate(images):
+        shapes.setdefault(image.pixels.shape, []).append(number)
     for (_, height, width), numbers in shapes.items():
         rows, columns = height // side, width // side
         stacked = torch.stack(
-            [pictures[n].pixels[:, : rows * side, : columns * side] for n in numbers]
+            [images[n].pixels[:, : rows * side, : columns * side] for n in numbers]
         ).to(device, non_blocking=True)
-        whole = torch.ones(len(numbers), rows, columns, dtype=torch.bool, device=device)
+        mask = torch.ones(len(numbers), rows, columns, dtype=torch.bool, device=device)
         made = vision.embeddings(
-            pixel_values=pixels.numbers(stacked, dtype), patch_attention_mask=whole
+            pixel_values=pixels.normalize(stacked, dtype), patch_attention_mask=mask
         )
         for number, patches_of in zip(numbers, made, strict=True):
             embedded[number] = patches_of
     lengths = [len(one) for one in embedded]
-    with side_by_side(Rows(lengths)):
-        seen = vision.encoder(inputs_embeds=torch.cat(embedded)[None]).last_hidden_state
-    return vision.post_layernorm(seen)[0], lengths
+    with packed_attention(PackedSequences(lengths)):
+        hidden = vision.encoder(inputs_embeds=torch.cat(embedded)[None]).last_hidden_state
+    return vision.post_layernorm(hidden)[0], lengths

@@ -90,7 +90,7 @@ def cached(
     prefix = family.collate([without_end(family, item, suffixes.cut)])
     length = prefix["input_ids"].shape[1]
     outputs = family.model(**prefix, use_cache=True, **_last_only(family.model))
-    more = family.go_on(outputs, prefix)
+    more = family.continuation_inputs(outputs, prefix)
     chosen: list[list[float]] = []
     while some := suffixes.ids[len(chosen) :][: _rows(suffixes, length, most_rows)]:
         cache = copy.deepcopy(outputs.past_key_values)

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoConfig, Idefics2Config
 
 from workers.families import loading
-from workers.families.loading import LOCAL, is_seeing
+from workers.families.loading import LOCAL, is_vision
 
 #: A 4-bit weight has one constant for 64 weights, which is an 8-bit number with a float32 for 256
 #: of them when it is quantised too, and a float32 when it is not.
@@ -44,7 +44,7 @@ def parts(config: Any) -> list[Part]:
     """Count a model's parameters by its parts."""
     model = loading.without_weights(config)
     counted = [
-        _part(name, module, sees=is_seeing(name)) for _, name, module in loading.parts(model)
+        _part(name, module, sees=is_vision(name)) for _, name, module in loading.parts(model)
     ]
     head = sum(weight.numel() for weight in model.get_output_embeddings().parameters())
     return [*counted, Part("lm_head", 0, head, sees=False)]

@@ -14,12 +14,12 @@ from db.errors import EngineError, RequestError
 from tests.workers.answering import ids_in_slots, in_slots
 from tests.workers.families import exact
 from workers import families
-from workers.decoding.cache import Room
-from workers.decoding.kept import Kept
-from workers.families import selfcheck, slotted
+from workers.decoding.kv_cache import SlotConfig
+from workers.decoding.tensor_cache import TensorCache
+from workers.families import batching, selfcheck
 from workers.families.base import Answer, Prepared, SlotFull
+from workers.families.batching import ContinuousBatcher
 from workers.families.pinned import Pinned
-from workers.families.slotted import Slotted
 from workers.settings import EngineSettings
 
 Load = Callable[[str], Pinned]
@@ -28,13 +28,13 @@ FAMILIES = ["idefics-base-resampler", "idefics-base", "idefics2", "idefics2-spli
 PICTURES = exact.pictures()
 
 
-def remade(family: Pinned, **changes: Any) -> Slotted:
+def remade(family: Pinned, **changes: Any) -> ContinuousBatcher:
     """Other slots of a family, empty."""
-    assert family.slots
-    reader = family.reader()
-    assert reader
-    room: Room = replace(family.slots._slots.room, **changes)
-    return Slotted(family, slotted.make_slots(family, reader, room))
+    assert family.slot_engine
+    text_decoder = family.text_decoder()
+    assert text_decoder
+    room: SlotConfig = replace(family.slot_engine._engine.config, **changes)
+    return ContinuousBatcher(family, batching.make_batch_engine(family, text_decoder, room))
 
 
 def asked(family: Pinned, pictures: Sequence[int] = (0,), **request: Any) -> Prepared:
@@ -62,14 +62,14 @@ def generated(family: Pinned, items: Sequence[Prepared]) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("late", [False, True])
-@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("async_readback", [False, True])
+@pytest.mark.parametrize("static_shapes", [False, True])
 def test_any_mixture_in_few_slots_says_what_generate_says_of_each_alone(
-    name: str, fixed: bool, late: bool, pinned: Load
+    name: str, static_shapes: bool, async_readback: bool, pinned: Load
 ) -> None:
     family = pinned(name)
     items = mixed(family)
-    slots = remade(family, slots=3, fixed=fixed, late=late)
+    slots = remade(family, slots=3, static_shapes=static_shapes, async_readback=async_readback)
 
     said = [ids_in_slots(slots, order) for order in (items, items[::-1])]
 
@@ -107,7 +107,7 @@ def test_an_answer_that_ends_with_its_first_token_leaves_at_once(pinned: Load) -
     item = asked(family)
     first = generated(family, [item])[0][0]
     slots = remade(family, slots=2)
-    slots._slots._chooser.ends = frozenset({first})
+    slots._engine._sampler.end_ids = frozenset({first})
 
     [(_, answer)] = slots.admit([item])
 
@@ -126,14 +126,14 @@ RULES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("name", ["idefics-instruct", "idefics2"])
-@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("async_readback", [False, True])
 def test_each_item_has_its_own_rules_and_draws_by_its_own_seed(
-    name: str, late: bool, pinned: Load
+    name: str, async_readback: bool, pinned: Load
 ) -> None:
     family = pinned(name)
     items = [asked(family, (n,), options=rules) for n, rules in enumerate(RULES)]
 
-    said = ids_in_slots(remade(family, slots=3, late=late), items)
+    said = ids_in_slots(remade(family, slots=3, async_readback=async_readback), items)
 
     assert said == generated(family, items)
 
@@ -151,15 +151,15 @@ def test_a_stop_string_ends_an_answer_before_it(pinned: Load) -> None:
     assert answer.finish_reason == "stop"
 
 
-@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("async_readback", [False, True])
 def test_who_reads_along_is_told_the_beginning_of_the_answer_again_and_again(
-    late: bool, pinned: Load
+    async_readback: bool, pinned: Load
 ) -> None:
     family = pinned("idefics2")
     told: list[str] = []
     item = replace(asked(family), on_text=told.append)
 
-    [answer] = in_slots(remade(family, late=late), [item])
+    [answer] = in_slots(remade(family, async_readback=async_readback), [item])
 
     assert len(told) > 1
     assert all(answer.text.startswith(text) for text in told)
@@ -211,7 +211,7 @@ def test_beams_are_left_to_generate_and_long_answers_are_begun_in_a_slot(
 ) -> None:
     slots = remade(pinned("idefics2"), length=64)
 
-    assert slots.takes(asked(slots._family, options=options)) is fits
+    assert slots.accepts(asked(slots._family, options=options)) is fits
 
 
 def test_a_prompt_that_leaves_too_little_of_a_slot_for_an_answer_is_left_to_generate(
@@ -220,8 +220,8 @@ def test_a_prompt_that_leaves_too_little_of_a_slot_for_an_answer_is_left_to_gene
     family = pinned("idefics2")
     item = asked(family, prompt="What is in this image? " * 4, options={"max_new_tokens": 500})
 
-    assert remade(family, length=2 * item.tokens).takes(item)
-    assert not remade(family, length=item.tokens + 8).takes(item)
+    assert remade(family, length=2 * item.tokens).accepts(item)
+    assert not remade(family, length=item.tokens + 8).accepts(item)
 
 
 def test_an_answer_that_fills_its_slot_is_handed_on_to_generate(pinned: Load) -> None:
@@ -231,11 +231,11 @@ def test_an_answer_that_fills_its_slot_is_handed_on_to_generate(pinned: Load) ->
         asked(family, options={"max_new_tokens": 4}),
     ]
     slots = remade(family, length=items[0].tokens + 40)
-    assert all(map(slots.takes, items))
+    assert all(map(slots.accepts, items))
 
     over = slots.admit(items)
     while len(over) < 2:
-        over += slots.step()
+        over += slots.decode_step()
     outcomes = {id(item): outcome for item, outcome in over}
 
     assert isinstance(outcomes[id(items[0])], SlotFull)
@@ -244,11 +244,11 @@ def test_an_answer_that_fills_its_slot_is_handed_on_to_generate(pinned: Load) ->
 
 def test_more_pictures_than_a_slot_keeps_are_left_to_generate(pinned: Load) -> None:
     family = pinned("idefics-base")
-    assert family.slots
+    assert family.slot_engine
 
-    assert family.slots.takes(asked(family, range(8)))
+    assert family.slot_engine.accepts(asked(family, range(8)))
     examples = [{"image": "x", "text": "a dog"}]
-    assert not family.slots.takes(asked(family, [*range(8), 0], examples=examples))
+    assert not family.slot_engine.accepts(asked(family, [*range(8), 0], examples=examples))
 
 
 def shots(family: Pinned, picture: int) -> Prepared:
@@ -265,13 +265,13 @@ def test_examples_of_a_job_are_read_once_and_change_nothing(
     items = [shots(family, picture) for picture in range(4)]
     slots = remade(family, slots=1)
     read: list[int] = []
-    reading = slots._slots._reader.read
+    reading = slots._engine._decoder.prefill
 
     def counting(rest: Any, *others: Any) -> torch.Tensor:
         read.append(len(rest.ids))
         return reading(rest, *others)
 
-    monkeypatch.setattr(slots._slots._reader, "read", counting)
+    monkeypatch.setattr(slots._engine._decoder, "prefill", counting)
 
     said = ids_in_slots(slots, items)
 
@@ -296,13 +296,13 @@ def test_a_picture_is_seen_once_for_many_questions(kept: int, pinned: Load) -> N
     items = [asked(family, (0, 1), prompt=f"Question {n}") for n in range(3)]
     slots = remade(family, slots=1, features_bytes=kept)
     seen: list[int] = []
-    see = slots._slots._see
+    see = slots._engine._encode_images
 
     def counting(pictures: Any) -> list[torch.Tensor]:
         seen.append(len(pictures))
         return see(pictures)
 
-    slots._slots._see = counting
+    slots._engine._encode_images = counting
 
     said = ids_in_slots(slots, items)
 
@@ -315,13 +315,13 @@ def test_pictures_packed_without_padding_have_the_features_that_they_have_alone(
     name: str, pinned: Load
 ) -> None:
     family = pinned(name)
-    pictures = [p for item in mixed(family) for p in item.inputs.pictures]
+    pictures = [p for item in mixed(family) for p in item.inputs.images]
     with torch.inference_mode():
-        together = family.see(pictures)
+        together = family.encode_images(pictures)
         family.patches_at_once, before = 40, family.patches_at_once
-        few = family.see(pictures)
+        few = family.encode_images(pictures)
         family.patches_at_once = before
-        alone = [family.see([picture])[0] for picture in pictures]
+        alone = [family.encode_images([picture])[0] for picture in pictures]
 
     for a, b, c in zip(together, few, alone, strict=True):
         assert torch.allclose(a, c, atol=1e-5)
@@ -337,16 +337,16 @@ def test_an_invariant_model_is_as_certain_and_its_beams_say_the_same_in_any_comp
         EngineSettings(model="m", model_path=where, dtype=dtype, slots=4, invariant=True)
     )
     assert isinstance(family, Pinned)
-    assert family.slots
+    assert family.slot_engine
     prompts = ["a word " * (1 + 9 * (n % 4)) for n in range(8)]
     beams = [asked(family, (n,), prompt=p, options={"num_beams": 3}) for n, p in enumerate(prompts)]
     greedy = [asked(family, (n,), prompt=prompt) for n, prompt in enumerate(prompts)]
 
     alone = [family.generate([item])[0] for item in beams]
-    certain = [in_slots(family.slots, [item])[0].confidence for item in greedy]
+    certain = [in_slots(family.slot_engine, [item])[0].confidence for item in greedy]
 
     assert family.generate(beams) == alone
-    assert [answer.confidence for answer in in_slots(family.slots, greedy)] == certain
+    assert [answer.confidence for answer in in_slots(family.slot_engine, greedy)] == certain
 
 
 @pytest.mark.parametrize("name", ["idefics2", "idefics-base-resampler"])
@@ -364,7 +364,7 @@ def test_in_a_smaller_number_format_no_answer_depends_on_its_neighbours_to_the_l
         )
     )
     assert isinstance(family, Pinned)
-    assert family.slots, family.card.serving
+    assert family.slot_engine, family.card.serving
     items = [
         asked(
             family, (n % 8,), prompt="a word " * (1 + 9 * (n % 4)), options={"max_new_tokens": 20}
@@ -372,9 +372,9 @@ def test_in_a_smaller_number_format_no_answer_depends_on_its_neighbours_to_the_l
         for n in range(12)
     ]
 
-    alone = [ids_in_slots(family.slots, [item])[0] for item in items]
+    alone = [ids_in_slots(family.slot_engine, [item])[0] for item in items]
 
-    assert ids_in_slots(family.slots, items) == alone
+    assert ids_in_slots(family.slot_engine, items) == alone
     assert ids_in_slots(remade(family), items[::-1], at_once=3) == alone[::-1]
 
 
@@ -387,13 +387,13 @@ class TestWhatCannotBeServedInSlots:
                 EngineSettings(model=name, model_path=str(checkpoint(name)), **said)
             )
             assert family.card.serving
-            assert (family.slots is None) == (family.card.serving.path == "generate")
+            assert (family.slot_engine is None) == (family.card.serving.path == "generate")
             return family.card.serving.why
 
         assert serving("idefics2") == ""
         assert serving("idefics2", engine="generate") == "the settings say so"
         assert serving("idefics2", attention="eager") == "its attention is eager, not sdpa"
-        assert serving("llava") == "its architecture has no reader here"
+        assert serving("llava") == "its architecture has no text decoder here"
         # What fits is compared, the rest is never put into a slot.
         assert serving("idefics2-splitting", slot_tokens=64) == ""
         monkeypatch.setattr(selfcheck, "TOKENS", 64)
@@ -405,7 +405,7 @@ class TestWhatCannotBeServedInSlots:
         def full(*_: object) -> None:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-        monkeypatch.setattr(slotted, "make_slots", full)
+        monkeypatch.setattr(batching, "make_batch_engine", full)
         settings = EngineSettings(model="m", model_path=str(checkpoint("idefics2")), slots=1024)
 
         with pytest.raises(RequestError, match=r"1024 slots of .* set IDEFIQ_SLOTS"):
@@ -414,17 +414,21 @@ class TestWhatCannotBeServedInSlots:
     def test_a_model_whose_slots_say_something_else_is_left_to_generate(
         self, checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from workers.decoding.merged import Merged
+        from workers.decoding.embedded_images import EmbeddedImagesDecoder
 
-        monkeypatch.setattr(Merged, "first_unread", lambda self, prompt, start: 0)
         monkeypatch.setattr(
-            Merged, "say", lambda self, tokens, positions, seen, cache: torch.ones(len(tokens), 64)
+            EmbeddedImagesDecoder, "first_image_needed", lambda self, prompt, start: 0
+        )
+        monkeypatch.setattr(
+            EmbeddedImagesDecoder,
+            "decode_step",
+            lambda self, tokens, positions, seen, cache: torch.ones(len(tokens), 64),
         )
         settings = EngineSettings(model="m", model_path=str(checkpoint("idefics2")))
 
         family = families.load(settings)
 
-        assert family.slots is None
+        assert family.slot_engine is None
         assert family.card.serving
         assert family.card.serving.why.startswith("answers in slots are not those of generate")
 
@@ -436,15 +440,15 @@ class TestFaults:
         family = pinned("idefics2")
         slots = remade(family, slots=3)
         items = mixed(family)
-        see = slots._slots._see
+        see = slots._engine._encode_images
 
         def fails(pictures: Any) -> list[torch.Tensor]:
             raise MemoryError
 
-        monkeypatch.setattr(slots._slots, "_see", fails)
+        monkeypatch.setattr(slots._engine, "_encode_images", fails)
         with pytest.raises(MemoryError):
             slots.admit(items[:3])
-        monkeypatch.setattr(slots._slots, "_see", see)
+        monkeypatch.setattr(slots._engine, "_encode_images", see)
 
         assert [answer.text for answer in in_slots(slots, items)] == [
             answer.text for item in items for answer in family.generate([item])
@@ -452,7 +456,7 @@ class TestFaults:
 
     def test_of_prompts_read_one_by_one_none_has_joined_if_one_fails(self, pinned: Load) -> None:
         family = pinned("idefics2")
-        slots = remade(family, slots=3, apart=True)
+        slots = remade(family, slots=3, batch_invariant=True)
         good, bad = asked(family), asked(family, (1,))
         bad.inputs.tensors["input_ids"][0] = 10**6
 
@@ -463,26 +467,28 @@ class TestFaults:
 
     def test_whoever_is_in_slots_can_be_dropped_and_begun_again(self, pinned: Load) -> None:
         family = pinned("idefics2")
-        slots = remade(family, slots=3, late=True)
+        slots = remade(family, slots=3, async_readback=True)
         slots.admit(mixed(family)[:3])
-        slots.step()
+        slots.decode_step()
 
-        slots.drop()
+        slots.clear()
 
         assert ids_in_slots(slots, mixed(family)) == generated(family, mixed(family))
 
-    @pytest.mark.parametrize("fixed", [False, True])
+    @pytest.mark.parametrize("static_shapes", [False, True])
     def test_scores_that_are_no_numbers_are_an_error_and_spoil_nothing_after_it(
-        self, fixed: bool, pinned: Load, monkeypatch: pytest.MonkeyPatch
+        self, static_shapes: bool, pinned: Load, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         family = pinned("idefics2")
-        slots = remade(family, slots=2, fixed=fixed, features_bytes=0)
-        see = slots._slots._see
+        slots = remade(family, slots=2, static_shapes=static_shapes, features_bytes=0)
+        see = slots._engine._encode_images
         monkeypatch.setattr(
-            slots._slots, "_see", lambda pictures: [one * torch.nan for one in see(pictures)]
+            slots._engine,
+            "_encode_images",
+            lambda pictures: [one * torch.nan for one in see(pictures)],
         )
         [(_, said)] = slots.admit([asked(family)])
-        monkeypatch.setattr(slots._slots, "_see", see)
+        monkeypatch.setattr(slots._engine, "_encode_images", see)
 
         items = mixed(family)
 
@@ -491,7 +497,7 @@ class TestFaults:
 
 
 def test_what_is_kept_holds_no_more_than_it_says_and_goes_by_its_last_use() -> None:
-    kept = Kept(3 * 400)
+    kept = TensorCache(3 * 400)
     whole = torch.ones(100, 100)
     for number in range(3):
         kept.put(bytes([number]), [whole[number]])

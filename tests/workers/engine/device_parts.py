@@ -71,10 +71,10 @@ class SmallSlots:
         self.fits, self.count, self.shrunk = fits, slots, 0
         self.admitted, self.held = list[int](), dict[int, tuple[Prepared, int]]()
 
-    def takes(self, item: Prepared) -> bool:
+    def accepts(self, item: Prepared) -> bool:
         return True
 
-    def cost(self, item: Prepared) -> int:
+    def prefill_cost(self, item: Prepared) -> int:
         return item.tokens
 
     def admit(self, items: Sequence[Prepared]) -> list[tuple[Prepared, Answer | EngineError]]:
@@ -87,18 +87,18 @@ class SmallSlots:
         self.held |= {id(item): (item, item.request["says"]) for item in items}
         return self._said()
 
-    def step(self) -> list[tuple[Prepared, Answer | EngineError]]:
+    def decode_step(self) -> list[tuple[Prepared, Answer | EngineError]]:
         assert self.held
         self._check()
         return self._said()
 
-    def drop(self) -> None:
+    def clear(self) -> None:
         self.held.clear()
 
-    def release(self) -> None:
+    def free_caches(self) -> None:
         pass
 
-    def shrink(self) -> None:
+    def reduce_memory(self) -> None:
         self.shrunk += 1
 
     def _check(self, new: Sequence[Prepared] = ()) -> None:
@@ -117,11 +117,11 @@ class SmallSlots:
 class SmallFamily:
     """A family for a device that takes batches of `fits` tokens and breaks on some inputs."""
 
-    card, wanted = CARD, None
+    card, target_size = CARD, None
 
     def __init__(self, fits: int, slots: int = 0) -> None:
         self.fits, self.ran = fits, list[int]()
-        self.slots = SmallSlots(fits, slots) if slots else None
+        self.slot_engine = SmallSlots(fits, slots) if slots else None
 
     def prepare(self, request: dict[str, Any], images: Sequence[object]) -> Prepared:
         raise NotImplementedError
@@ -154,7 +154,7 @@ class Run:
         batch_items: int = 64,
         budget: int = 1000,
     ) -> None:
-        slots = family.slots.count if family.slots else 0
+        slots = family.slot_engine.count if family.slot_engine else 0
         self.device = Device(
             family,
             Schedule(slots=slots, budget=budget, batch_items=batch_items),

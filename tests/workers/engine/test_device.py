@@ -102,7 +102,7 @@ class TestSlots:
                 ]
 
         family = SmallFamily(fits=99, slots=2)
-        family.slots = Short(99, 2)
+        family.slot_engine = Short(99, 2)
 
         said = ends(family, *(loaded(tokens, says=2, in_slot=True) for tokens in (7, 1, 7, 2)))
 
@@ -115,9 +115,9 @@ class TestSlots:
         said = ends(family, *(loaded(2, says=3, in_slot=True) for _ in range(8)))
 
         assert said == ["2"] * 8
-        assert family.slots
-        assert family.slots.admitted[0] == 8
-        assert max(family.slots.admitted[4:]) <= 2
+        assert family.slot_engine
+        assert family.slot_engine.admitted[0] == 8
+        assert max(family.slot_engine.admitted[4:]) <= 2
 
     def test_an_item_that_does_not_fit_beside_others_waits_until_they_have_gone(self) -> None:
         said = ends(
@@ -143,8 +143,8 @@ class TestSlots:
 
         assert said == ["2", "2", "2"]
         assert family.ran == [1]
-        assert family.slots
-        assert len(family.slots.admitted) < 10
+        assert family.slot_engine
+        assert len(family.slot_engine.admitted) < 10
 
     @pytest.mark.parametrize("error", [EngineError("broken"), ZeroDivisionError()])
     def test_an_item_that_cannot_be_begun_is_found_and_its_neighbours_are_answered(
@@ -161,16 +161,16 @@ class TestSlots:
 
     def test_an_item_that_breaks_a_step_is_found_by_running_each_alone(self) -> None:
         family = SmallFamily(fits=99, slots=4)
-        assert family.slots
-        said = family.slots.step
+        assert family.slot_engine
+        said = family.slot_engine.decode_step
 
         def step() -> list[tuple[Prepared, Answer | EngineError]]:
-            assert family.slots
-            if any(item.tokens == 2 for item, _ in family.slots.held.values()):
+            assert family.slot_engine
+            if any(item.tokens == 2 for item, _ in family.slot_engine.held.values()):
                 raise ZeroDivisionError
             return said()
 
-        family.slots.step = step  # type: ignore[method-assign]
+        family.slot_engine.decode_step = step  # type: ignore[method-assign]
 
         found = ends(family, *(loaded(tokens, says=3, in_slot=True) for tokens in (1, 2, 3)))
 

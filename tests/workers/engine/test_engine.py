@@ -122,7 +122,7 @@ def test_an_image_that_vanished_fails_its_item_alone(
 class Hanging:
     """Echo, until one of the prompts is there: then it hangs like a device that is lost."""
 
-    slots = wanted = None
+    slot_engine = target_size = None
 
     def __init__(self, family: Family) -> None:
         self._family, self.card = family, family.card

@@ -37,7 +37,7 @@ KNOWN = CARD.model_copy(update={"fingerprint": "abc", "defaults": {"max_new_toke
 class Counting:
     """Echo with a fingerprint, that counts what it is asked and fails as often as it is told."""
 
-    slots = wanted = None
+    slot_engine = target_size = None
 
     def __init__(self, fingerprint: str = "f", failures: int = 0) -> None:
         self._family = families.load(EngineSettings(model="echo"))

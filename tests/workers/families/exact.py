@@ -428,7 +428,7 @@ def _guide(chat: list[Message]) -> list[Piece]:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ActiveSequence:
     """How one kind went on one checkpoint: cases compared, and equal.
 
     Attributes:
@@ -462,7 +462,7 @@ def cases_for(family: Pinned, kind: str) -> list[Case]:
 
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
-def compare(family: Pinned, reference: Reference, name: str, kind: str) -> Row | None:
+def compare(family: Pinned, reference: Reference, name: str, kind: str) -> ActiveSequence | None:
     """Compare all cases of a kind; None if the model's style has none."""
     shown = pictures()
     cases = cases_for(family, kind)
@@ -482,17 +482,17 @@ def compare(family: Pinned, reference: Reference, name: str, kind: str) -> Row |
     single = sum(a == b for a, b in zip(alone, expected, strict=True))
     slots, slotted = _compare_slots(family, prepared, expected)
     kind_of = family.card.family
-    return Row(name, kind_of, kind, len(cases), single, batch, batched, slots, slotted)
+    return ActiveSequence(name, kind_of, kind, len(cases), single, batch, batched, slots, slotted)
 
 
 def _compare_slots(
     family: Pinned, prepared: Sequence[Prepared], expected: Sequence[list[int]]
 ) -> tuple[int, int]:
     """All together, and backwards with no more than two at a time."""
-    slots = family.slots
+    slots = family.slot_engine
     if slots is None:
         return 0, 0
-    taken = [index for index, item in enumerate(prepared) if slots.takes(item)]
+    taken = [index for index, item in enumerate(prepared) if slots.accepts(item)]
     equal = 0
     for order, at_once in ((taken, len(taken)), (taken[::-1], 2)):
         said = ids_in_slots(slots, [prepared[index] for index in order], at_once)
@@ -508,7 +508,7 @@ def _prepare(family: Pinned, kind: str, case: Case, shown: Sequence[Image.Image]
 def _like(family: Pinned, prepared: Sequence[Prepared]) -> list[list[int]]:
     groups: dict[Any, list[int]] = {}
     for index, item in enumerate(prepared):
-        key = (options_digest(item.request), family.like(item.inputs))
+        key = (options_digest(item.request), family.batch_key(item.inputs))
         groups.setdefault(key, []).append(index)
     return list(groups.values())
 
@@ -519,7 +519,7 @@ def _compare_ranked(
     name: str,
     cases: Sequence[Case],
     prepared: Sequence[Prepared],
-) -> Row:
+) -> ActiveSequence:
     shown = pictures()
     equal = {1: 0, -1: 0}
     for step in equal:
@@ -528,7 +528,9 @@ def _compare_ranked(
             expected = reference.scores(case, shown)
             pairs = zip(expected, answer.scores or (), strict=True)
             equal[step] += all(abs(a - b.logprob) < RANK_TOLERANCE for a, b in pairs)
-    return Row(name, family.card.family, "rank", len(cases), equal[1], equal[-1], len(cases))
+    return ActiveSequence(
+        name, family.card.family, "rank", len(cases), equal[1], equal[-1], len(cases)
+    )
 
 
 def load(folder: Path, name: str) -> Pinned:

@@ -35,15 +35,18 @@ WHAT = {
 }
 
 
-def compare(root: Path) -> dict[str, list[exact.Row | str]]:
+def compare(root: Path) -> dict[str, list[exact.ActiveSequence | str]]:
     """A row, or a refusal, for each kind of each checkpoint; printed as it comes."""
-    rows: dict[str, list[exact.Row | str]] = {}
+    rows: dict[str, list[exact.ActiveSequence | str]] = {}
     for name, build in tiny.CHECKPOINTS.items():
         build(root / name)
         family, reference = exact.load(root / name, name), exact.Reference(root / name)
         for kind in exact.CASES:
             row = exact.compare(family, reference, name, kind) or refusal(family.card, kind)
-            print(row if isinstance(row, exact.Row) else f"{name:22} {kind:9} {row}", flush=True)
+            print(
+                row if isinstance(row, exact.ActiveSequence) else f"{name:22} {kind:9} {row}",
+                flush=True,
+            )
             rows.setdefault(name, []).append(row)
     return rows
 
@@ -57,7 +60,7 @@ def refusal(card: ModelCard, kind: str) -> str:
     raise AssertionError(f"{card.name} takes {kind} and has no case of it")
 
 
-def table(rows: dict[str, list[exact.Row | str]]) -> str:
+def table(rows: dict[str, list[exact.ActiveSequence | str]]) -> str:
     """Markdown of the rows, without what changes from machine to machine."""
     lines = [
         f"| architecture, by its checkpoints | family | {' | '.join(exact.CASES)} |",
@@ -65,7 +68,7 @@ def table(rows: dict[str, list[exact.Row | str]]) -> str:
     ]
     refusals = []
     for name, cells in rows.items():
-        [family] = {row.family for row in cells if isinstance(row, exact.Row)}
+        [family] = {row.family for row in cells if isinstance(row, exact.ActiveSequence)}
         shown = []
         for cell in cells:
             if isinstance(cell, str):
@@ -80,7 +83,7 @@ def table(rows: dict[str, list[exact.Row | str]]) -> str:
     return "\n".join([*lines, "", *notes])
 
 
-def render(rows: dict[str, list[exact.Row | str]]) -> str:
+def render(rows: dict[str, list[exact.ActiveSequence | str]]) -> str:
     """What stands between the marks in docs/models.md."""
     return f"{table(rows)}\n\n### Idefics2-8B, by part\n\n{sizes.table(sizes.idefics2_8b())}"
 
@@ -104,7 +107,7 @@ def main() -> int:
         after = rest.partition(END)[2]
         text = f"{before}{START}\n\n{render(rows)}\n\n{END}{after}"
         PAGE.write_text(text, encoding="utf-8")
-    told = [row for some in rows.values() for row in some if isinstance(row, exact.Row)]
+    told = [row for some in rows.values() for row in some if isinstance(row, exact.ActiveSequence)]
     compared = sum(row.cases + row.batched + row.slotted for row in told)
     unequal = compared - sum(row.single + row.batch + row.slots for row in told)
     print(f"families: {compared} answers compared with transformers, {unequal} differ")

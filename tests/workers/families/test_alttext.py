@@ -12,7 +12,7 @@ from db.cards import Limits, ModelCard
 from db.errors import PromptTooLong
 from tests.workers.answering import generated
 from workers import families
-from workers.decoding.generation import Confidence, confidence
+from workers.decoding.generation import LogprobRecorder, confidence
 from workers.families import alttext
 from workers.families.base import Answer, Prepared
 from workers.settings import EngineSettings
@@ -31,7 +31,7 @@ CARD = ModelCard(
 class Said:
     """A family that says what it is told to, one text after the other, and notes the prompts."""
 
-    slots = wanted = None
+    slot_engine = target_size = None
 
     def __init__(self, *texts: str, card: ModelCard = CARD, confidence: float = 0.9) -> None:
         self.card, self._texts, self._confidence = card, list(texts), confidence
@@ -225,7 +225,7 @@ class TestOverRealFamilies:
 
         made = alttext.prepare(family, request, [PICTURE])
 
-        assert made.then is None
+        assert made.follow_up is None
         assert generated(family, made) == generated(family, family.prepare(request, [PICTURE]))
 
     def test_the_demonstration_model_drafts_with_a_certainty_of_its_own(self) -> None:
@@ -260,7 +260,7 @@ class TestOverRealFamilies:
         together = [answer.confidence for answer in family.generate(items)]
 
         assert together == pytest.approx(alone, abs=1e-4)
-        nothing_sure = Confidence()
+        nothing_sure = LogprobRecorder()
         nothing_sure(torch.zeros(1, 1), torch.full((1, 3), float("-inf")))
         assert confidence(nothing_sure.logprobs()[0]) is None
         sampled = {**request, "options": {"do_sample": True, "seed": 1}}

@@ -300,7 +300,10 @@ def test_a_checkpoint_without_a_chat_template_is_served_with_one_from_a_file(
         inputs = reference(text=f"<image>{text}", images=PICTURES[number], return_tensors="pt")
         inputs.pop("labels", None)
         output = family.model.generate(
-            **inputs, max_new_tokens=8, do_sample=False, bad_words_ids=[[family.ending.never[0]]]
+            **inputs,
+            max_new_tokens=8,
+            do_sample=False,
+            bad_words_ids=[[family.end_tokens.forbidden[0]]],
         )
         expected.append(output[0, inputs["input_ids"].shape[1] :].tolist())
     assert [family.generate_ids([item])[0] for item in items] == expected

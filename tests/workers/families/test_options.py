@@ -9,7 +9,7 @@ import torch
 
 from tests.workers.families import exact, tiny
 from workers import families
-from workers.decoding import sampling
+from workers.decoding import seeded_sampling
 from workers.families.base import Family
 from workers.families.pinned import Pinned
 from workers.settings import EngineSettings
@@ -56,7 +56,7 @@ def test_tokens_are_drawn_as_often_as_the_softmax_says() -> None:
     scores = torch.tensor([2.0, 1.0, 0.0, -1.0, float("-inf")])
     draws = 4000
 
-    noisy = sampling.processors({"temperature": 0.8}, range(draws))(
+    noisy = seeded_sampling.processors({"temperature": 0.8}, range(draws))(
         torch.zeros((draws, 1), dtype=torch.long), scores.repeat(draws, 1)
     )
     seen = Counter(noisy.argmax(-1).tolist())
@@ -75,7 +75,7 @@ def test_top_k_and_top_p_leave_only_the_likeliest(
 ) -> None:
     scores = torch.tensor([2.0, 1.5, 0.0, -1.0]).repeat(2000, 1)
 
-    noisy = sampling.processors(options, range(2000))(torch.zeros((2000, 1)), scores)
+    noisy = seeded_sampling.processors(options, range(2000))(torch.zeros((2000, 1)), scores)
 
     assert {*noisy.argmax(-1).tolist()} == (allowed or {0, 1, 2, 3})
 

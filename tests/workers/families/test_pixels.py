@@ -26,7 +26,7 @@ def test_no_bit_differs(name: str, pinned: Load, checkpoint: Folder) -> None:
     processor = transformers.AutoProcessor.from_pretrained(checkpoint(name), backend="pil")
     request = {"kind": "generate", "prompt": "Compare"}
 
-    pictures = family.prepare(request, shown).inputs.pictures
+    pictures = family.prepare(request, shown).inputs.images
     nested = shown if name.startswith("idefics-") else [shown]
     expected = processor.image_processor(nested, return_tensors="pt")
     if not isinstance(expected, torch.Tensor):
@@ -36,7 +36,7 @@ def test_no_bit_differs(name: str, pinned: Load, checkpoint: Folder) -> None:
     assert len(pictures) == len(expected)
     for picture, values in zip(pictures, expected, strict=True):
         _, height, width = picture.pixels.shape
-        numbers = family.pixels.numbers(picture.pixels, torch.float32)
+        numbers = family.pixels.normalize(picture.pixels, torch.float32)
         assert torch.equal(numbers, values[:, :height, :width])
         assert picture.pixels.dtype == torch.uint8
 
@@ -47,10 +47,10 @@ def test_a_family_says_how_large_it_looks_at_a_picture(
     name: str, size: tuple[int, int], pinned: Load
 ) -> None:
     family = pinned(name)
-    [picture] = family.prepare({"kind": "caption"}, [Image.new("RGB", size)]).inputs.pictures
+    [picture] = family.prepare({"kind": "caption"}, [Image.new("RGB", size)]).inputs.images
     _, height, width = picture.pixels.shape
 
-    wanted = family.sized(*size)
+    wanted = family.image_size(*size)
 
     assert np.allclose(wanted, (width, height), atol=1)
 
@@ -66,10 +66,12 @@ def test_decoding_a_fraction_of_a_jpeg_changes_what_is_seen_only_slightly(
     data = io.BytesIO()
     exact.pictures()[0].resize((1600, 1200), Image.Resampling.BICUBIC).save(data, "JPEG")
     seen = [
-        one.prepare({"kind": "caption"}, [decode(data.getvalue(), one.wanted)]).inputs.pictures[0]
+        one.prepare({"kind": "caption"}, [decode(data.getvalue(), one.target_size)]).inputs.images[
+            0
+        ]
         for one in (pinned(name), family)
     ]
 
     whole, fast = (picture.pixels.int() for picture in seen)
-    assert pinned(name).wanted is None
+    assert pinned(name).target_size is None
     assert 0 < (whole - fast).abs().float().mean() < 3

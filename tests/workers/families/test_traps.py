@@ -128,7 +128,9 @@ def test_t3_instruct_models_end_their_turns_although_the_processor_forgets_to(
 ) -> None:
     family = pinned("idefics-instruct")
 
-    assert family.ending.utterance == family.tokenizer.convert_tokens_to_ids(tiny_parts.END)
+    assert family.end_tokens.end_of_utterance == family.tokenizer.convert_tokens_to_ids(
+        tiny_parts.END
+    )
     assert prepared(family, "Who is that?").inputs.prompt == (
         f"<s>User:{tiny_parts.FAKE}{tiny_parts.IMAGE}{tiny_parts.FAKE}"
         f"Who is that?{tiny_parts.END}\nAssistant:"
@@ -192,7 +194,7 @@ def test_t14_a_black_picture_is_seen_where_pixels_are_not_normalised(tmp_path: P
 @pytest.mark.parametrize("name", tiny.CHECKPOINTS)
 def test_t12_a_model_that_wants_to_say_pictures_cannot(name: str, checkpoint: Folder) -> None:
     family = exact.load(checkpoint(name), name)
-    never = list(family.ending.never)
+    never = list(family.end_tokens.forbidden)
     head = family.model.lm_head
     with torch.no_grad():
         if name.startswith("idefics-"):
@@ -207,7 +209,7 @@ def test_t12_a_model_that_wants_to_say_pictures_cannot(name: str, checkpoint: Fo
 
     said = {token for item in items for token in family.generate_ids([item])[0]}
     texts = [family.generate([item])[0].text for item in items]
-    family.ending = replace(family.ending, never=())
+    family.end_tokens = replace(family.end_tokens, forbidden=())
     unguarded = {token for item in items for token in family.generate_ids([item])[0]}
 
     assert not said & {*never}
@@ -269,7 +271,7 @@ def test_repetition_is_ruled_out_by_an_items_own_tokens_and_not_by_its_padding(
     family = exact.load(checkpoint("idefics3"), "idefics3")
     with torch.no_grad():
         family.model.lm_head.weight[0] *= 6
-    family.ending = replace(family.ending, ids=(2,))
+    family.end_tokens = replace(family.end_tokens, ids=(2,))
     options = {"max_new_tokens": 8, "no_repeat_ngram_size": 2}
     items = [
         family.prepare({"kind": "vqa", "question": text, "options": options}, [PICTURE])

@@ -10,12 +10,12 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from tests.workers.families import exact
 from tests.workers.gpu.pretended import FakeGpu, load_guard
-from workers.decoding import attention, replay, slots
-from workers.decoding.cache import Room
-from workers.families import slotted
+from workers.decoding import attention, batch_engine, cuda_graphs
+from workers.decoding.kv_cache import SlotConfig
+from workers.families import batching
 from workers.families.base import Prepared
+from workers.families.batching import ContinuousBatcher
 from workers.families.pinned import Pinned
-from workers.families.slotted import Slotted
 
 SLOTS = 4
 #: One architecture of each decoder: images from outside the text, and among its tokens.
@@ -49,15 +49,15 @@ def gpu(guard: None, monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
         with fake.during("captured"):
             return compute()
 
-    def read(copied: slots.Copied) -> list[Any]:
+    def read(copied: batch_engine.AsyncCopy) -> list[Any]:
         """What no tensor without numbers can say: a token that is no end, and its logprob."""
-        here = copied._here
+        here = copied._host
         return [5 if here.dtype == torch.long else -1.0] * len(here)
 
     monkeypatch.setattr(torch, "empty_like", unpinned)
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(replay.Replays, "run", run)
-    monkeypatch.setattr(slots.Copied, "read", read)
+    monkeypatch.setattr(cuda_graphs.CudaGraphs, "run", run)
+    monkeypatch.setattr(batch_engine.AsyncCopy, "wait", read)
     return fake
 
 
@@ -101,23 +101,23 @@ def items(family: Pinned) -> list[Prepared]:
     ]
 
 
-def engine_of(family: Pinned, model: Any) -> Slotted:
+def engine_of(family: Pinned, model: Any) -> ContinuousBatcher:
     """The slots of a family whose model is on the fake GPU."""
     family.model, family.device = model, torch.device("cuda")
-    reader = family.reader()
-    assert reader
+    text_decoder = family.text_decoder()
+    assert text_decoder
     attention.install(model)
-    room = Room(
+    room = SlotConfig(
         slots=SLOTS,
         length=512,
-        fixed=True,
-        apart=False,
-        late=True,
+        static_shapes=True,
+        batch_invariant=False,
+        async_readback=True,
         features_bytes=2**20,
         dtype=model.dtype,
         device=family.device,
     )
-    return Slotted(family, slotted.make_slots(family, reader, room))
+    return ContinuousBatcher(family, batching.make_batch_engine(family, text_decoder, room))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_items_are_answered_on_a_gpu_without_mixing_devices_or_waiting_in_a_step
                 some, waiting = waiting[: SLOTS - held], waiting[SLOTS - held :]
                 over = engine.admit(some) if some else []
             with gpu.during("step"):
-                over += engine.step()
+                over += engine.decode_step()
             held += len(some) - len(over)
             answered += len(over)
             steps += 1

@@ -1,8 +1,8 @@
-"""Sampling that does not depend on the neighbours in a batch.
+"""Seeded sampling: an answer depends on its own seed and not on its neighbours in a batch.
 
-`generate` draws all rows of a batch from one source of chance, so an answer would change with
-its batch. Here each row has its own: adding Gumbel noise and taking the largest is drawing from
-the softmax (Gumbel 1954; Maddison et al. 2014), and the noise comes from the row's seed.
+`generate` samples all rows of a batch from one random generator, so an answer would change with
+its batch. Here each row has a generator of its own: adding Gumbel noise and taking the largest
+logit samples from the softmax (Gumbel 1954; Maddison et al. 2014).
 """
 
 import secrets
@@ -21,37 +21,37 @@ from transformers import (
 
 
 def new_seed() -> int:
-    """A seed for an item that brings none; small enough for every JSON reader."""
+    """Return a random seed that every JSON reader can represent."""
     return secrets.randbits(53)
 
 
 class SeededNoise(LogitsProcessor):  # type: ignore[misc]
-    """Turns the choice of the likeliest token into a draw, row by row.
+    """Adds Gumbel noise, so that greedy decoding of the result samples a token.
 
     Args:
-        seeds: One for each row; the same seed draws the same noise at the same step.
+        seeds: One for each row; the same seed gives the same noise at the same step.
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
-        # On the CPU, so that the draw does not depend on the device either.
+        # On the CPU, so that the noise does not depend on the device either.
         self._sources = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Scores: float (rows, vocabulary), -inf for what must not be said."""
+        """Return scores with noise: float (rows, vocabulary), -inf for forbidden tokens."""
         noise = torch.stack(
             [
                 torch.empty(scores.shape[1]).exponential_(generator=source)
                 for source in self._sources
             ]
         )
-        # -log of an exponential draw is a Gumbel draw.
-        # Without waiting for the device: a step that draws must not hold up the others.
-        drawn: torch.Tensor = scores.float() - noise.log().to(scores.device, non_blocking=True)
-        return drawn
+        # -log of an exponential sample is a Gumbel sample.
+        # Without waiting for the device: a sampled row must not hold up the others.
+        sampled: torch.Tensor = scores.float() - noise.log().to(scores.device, non_blocking=True)
+        return sampled
 
 
 def processors(options: Mapping[str, Any], seeds: Sequence[int]) -> LogitsProcessorList:
-    """What makes greedy `generate` sample: temperature, top-k, top-p, min-p, then noise by seed."""
+    """Build the logits processors for sampling: temperature, top-k, top-p, min-p, seeded noise."""
     chosen = LogitsProcessorList()
     if (temperature := options.get("temperature") or 1.0) != 1.0:
         chosen.append(TemperatureLogitsWarper(float(temperature)))

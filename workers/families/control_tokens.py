@@ -19,7 +19,7 @@ _INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\u00ad]")
 _OF_IMAGES = re.compile(r"image|img|vision|video|<row_\d+_col_\d+>", re.IGNORECASE)
 
 
-class Controls:
+class ControlTokens:
     """The control tokens of a model.
 
     Args:
@@ -35,7 +35,7 @@ class Controls:
         self.of_images = sorted(token for token in ids if _OF_IMAGES.search(token))
 
     @classmethod
-    def of(cls, tokenizer: Any, chat_template: str, image_token: str) -> "Controls":
+    def of(cls, tokenizer: Any, chat_template: str, image_token: str) -> "ControlTokens":
         """Read off a tokenizer: its special tokens, and those that its chat template writes.
 
         White space is none, though some tokenizers have tokens for it, nor is the one for what
@@ -50,7 +50,7 @@ class Controls:
         ids.pop(tokenizer.unk_token, None)
         return cls({token: number for token, number in ids.items() if token.strip()})
 
-    def spell_out(self, text: str) -> str:
+    def neutralize(self, text: str) -> str:
         """Return `text` with a space inside everything that a tokenizer would take for a token.
 
         The search also looks through compatibility forms (full-width brackets) and invisible
