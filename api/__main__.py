@@ -18,7 +18,7 @@ from db import failpoints, owners, schema
 from db.blobs import open_store
 from db.database import Database
 from db.errors import IdefiqError, RequestError
-from db.owners import LOCAL_OWNER, Limits
+from db.owners import LOCAL_OWNER, OwnerLimits
 from db.settings import CONFIG_STATUS, UNREADABLE, RecordSettings, explain
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -89,7 +89,7 @@ def limit(
     stored_bytes: Quota = None,
 ) -> None:
     """Set what an owner gets; a quota that is not named is that of the settings, 0 is none."""
-    limits = Limits(weight, queued_items, job_items, stored_bytes)
+    limits = OwnerLimits(weight, queued_items, job_items, stored_bytes)
     with _database().transaction() as transaction:
         owners.limit(transaction, owner, limits)
     print(f"{owner}: {limits}")

@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from db import errors, quotas
-from db.completions import error_body
+from db.openai_rendering import error_body
 
 STATUS: Mapping[type[errors.IdefiqError], int] = {
     errors.RequestError: 422,

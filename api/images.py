@@ -12,7 +12,7 @@ from starlette.datastructures import UploadFile
 from api.schemas import Digests, ImageOut, ImagesOut, PresignedOut, PresignIn, PresignOut
 from api.services import CurrentOwner, Parts, Seer, Services
 from api.streams import pieces
-from db import quotas, retention, verdicts
+from db import known_images, quotas, retention
 from db.blobs import image_key
 from db.errors import NotFound, RequestError, TooLarge, Unsupported, WrongMediaType
 from workers.broker import UPKEEP
@@ -79,7 +79,7 @@ def _store(services: Services, owner_id: int, files: list[UploadFile]) -> Images
         part.file.seek(0)
         services.store.put(image_key(owner_id, digest), part.file)
     with services.database.transaction() as transaction:
-        verdicts.add(transaction, owner_id, {digest: size for _, digest, size in found})
+        known_images.add(transaction, owner_id, {digest: size for _, digest, size in found})
     shown = [
         ImageOut(image=f"blob:{digest}", filename=part.filename or "", size_bytes=size)
         for part, digest, size in found
@@ -91,7 +91,7 @@ def _touch(
     services: Services, owner_id: int, digests: Sequence[str], *, storing: bool = False
 ) -> None:
     with services.database.transaction() as transaction:
-        verdicts.touch(transaction, owner_id, digests, storing=storing)
+        known_images.mark_used(transaction, owner_id, digests, storing=storing)
 
 
 def check_room(services: Services, owner_id: int, size_bytes: int) -> None:
@@ -132,7 +132,7 @@ def presign(wanted: PresignIn, services: Parts, owner: CurrentOwner) -> PresignO
             PresignedOut(image=f"blob:{one.sha256}", url=url, expires_seconds=PRESIGN_SECONDS)
         )
     with services.database.transaction() as transaction:
-        verdicts.expect(transaction, owner.id, [one.sha256 for one in wanted])
+        known_images.expect_upload(transaction, owner.id, [one.sha256 for one in wanted])
     return PresignOut(data=shown)
 
 
@@ -141,12 +141,12 @@ def get(image: Reference, services: Parts, owner: Seer) -> StreamingResponse:
     """The bytes of an image that was checked, for whoever judges what was said about it."""
     digest = image.removeprefix("blob:")
     with services.database.snapshot() as transaction:
-        verdict = verdicts.get(transaction, owner.id, [digest]).get(digest)
-    if verdict is None or verdict.code != verdicts.OK:
+        check_result = known_images.get(transaction, owner.id, [digest]).get(digest)
+    if check_result is None or check_result.code != known_images.OK:
         raise NotFound(f"there is no image {digest} that was checked and found good")
     headers = {"Cache-Control": "private, max-age=3600, immutable"}
     stored = services.store.open(image_key(owner.id, digest))
-    media_type = MEDIA_TYPES.get(verdict.format or "", "application/octet-stream")
+    media_type = MEDIA_TYPES.get(check_result.format or "", "application/octet-stream")
     return StreamingResponse(pieces(stored), media_type=media_type, headers=headers)
 
 
@@ -162,6 +162,6 @@ def delete(image: Reference, services: Parts, owner: CurrentOwner) -> None:
 def known(digests: Digests, services: Parts, owner: CurrentOwner) -> list[str]:
     """Those of some SHA-256 digests that need no upload, because the owner has them stored."""
     with services.database.transaction() as transaction:
-        verdicts.touch(transaction, owner.id, digests)
-        stored = verdicts.stored(transaction, owner.id, digests)
+        known_images.mark_used(transaction, owner.id, digests)
+        stored = known_images.stored(transaction, owner.id, digests)
     return sorted(stored)

@@ -45,7 +45,7 @@ IdempotencyKey = Annotated[
 Prefer = Annotated[
     str | None, Header(description="`wait=n`: answer when the job has finished, or after n seconds")
 ]
-Code = Annotated[str, StringConstraints(pattern="^[a-z_]{1,40}$")]
+ErrorCode = Annotated[str, StringConstraints(pattern="^[a-z_]{1,40}$")]
 
 _BODY: dict[str, Any] = {
     "requestBody": {
@@ -281,7 +281,7 @@ def retry(
     services: Parts,
     owner: CurrentOwner,
     code: Annotated[
-        list[Code] | None, Query(description="Only these errors", max_length=50)
+        list[ErrorCode] | None, Query(description="Only these errors", max_length=50)
     ] = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.schemas import Name
 from api.services import Admin, Parts
 from db import owners, quotas
-from db.owners import Key, Limits
+from db.owners import ApiKey, OwnerLimits
 
 router = APIRouter(prefix="/v1", tags=["operators"])
 
@@ -46,7 +46,7 @@ class KeyOut(BaseModel):
     last_used_at: datetime | None = Field(description="To within a minute")
 
     @classmethod
-    def of(cls, key: Key) -> "KeyOut":
+    def of(cls, key: ApiKey) -> "KeyOut":
         """Show a key."""
         return cls(
             id=key.id,
@@ -134,5 +134,5 @@ def get_owner(owner: str, services: Parts, _: Admin) -> OwnerOut:
 def limit_owner(owner: str, wanted: LimitsIn, services: Parts, admin: Admin) -> OwnerOut:
     """Set what an owner gets, from its next submission and the next claim on."""
     with services.database.transaction() as transaction:
-        owners.limit(transaction, owner, Limits(**wanted.model_dump()))
+        owners.limit(transaction, owner, OwnerLimits(**wanted.model_dump()))
     return get_owner(owner, services, admin)

@@ -13,7 +13,7 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 @router.get("")
 def list_models(services: Parts, owner: CurrentOwner) -> ModelsOut:
-    """Every model with its family, kinds, limits, licence and state."""
+    """Every model with its family, kinds, limits, license and state."""
     with services.database.snapshot() as transaction:
         return ModelsOut(data=[_shown(offer) for offer in sessions.offers(transaction)])
 

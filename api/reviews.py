@@ -44,22 +44,26 @@ class DecisionIn(BaseModel):
     )
 
 
-class ObjectionOut(BaseModel):
-    """Something that the linter has against a draft."""
+class IssueOut(BaseModel):
+    """An issue that the linter found in a draft."""
 
     code: str
     message: str
 
 
 class DraftOut(BaseModel):
-    """What the model has said; it never changes."""
+    """The model's draft, which never changes."""
 
     text: str
     long_description: str | None
     language: str | None
-    certainty: float = Field(description="From 0 to 1")
-    objections: list[ObjectionOut]
-    rewritten: bool
+    confidence: float = Field(description="From 0 to 1")
+    issues: list[IssueOut] = Field(description="What the linter found in the draft")
+    rewritten: bool = Field(description="The draft was generated again because of its issues")
+    certainty: float = Field(description="The name of `confidence` in release 0.1", deprecated=True)
+    objections: list[IssueOut] = Field(
+        description="The name of `issues` in release 0.1", deprecated=True
+    )
 
 
 class StepOut(BaseModel):
@@ -107,6 +111,7 @@ class ReviewOut(BaseModel):
     def of(cls, review: Review) -> "ReviewOut":
         """Show a review."""
         told, now_there = review.answer["alt_text"], review.content
+        issues = told["issues"] if "issues" in told else told["objections"]  # of release 0.1
         return cls(
             job=review.job_id,
             index=review.ordinal,
@@ -125,9 +130,11 @@ class ReviewOut(BaseModel):
                 text=review.answer["text"],
                 long_description=told.get("long_description"),
                 language=told.get("language"),
-                certainty=review.certainty,
-                objections=told["objections"],
+                confidence=review.confidence,
+                issues=issues,
                 rewritten=told["rewritten"],
+                certainty=review.confidence,
+                objections=issues,
             ),
         )
 
@@ -163,7 +170,7 @@ def list_reviews(  # noqa: PLR0913 - what a queue can be asked for
     limit: Limit = 100,
     after: After = None,
 ) -> ReviewPage:
-    """The queue of drafts: the undecided first, by page or by doubt."""
+    """The queue of drafts: the undecided first, by page or by confidence."""
     with services.database.snapshot() as transaction:
         found = reviews.page(
             transaction,

@@ -17,12 +17,12 @@ from pydantic import (
 )
 
 from api.settings import MOST_ITEMS
-from db import outbox
-from db.cards import ModelCard
+from db import webhooks
 from db.errors import RequestError
 from db.jobs import Job
-from db.outbox import Delivery, Webhook
+from db.model_info import ModelInfo
 from db.requests import Request, no_nul
+from db.webhooks import Delivery, Webhook
 
 Name = Annotated[str, StringConstraints(max_length=200), AfterValidator(no_nul)]
 CustomId = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(no_nul)]
@@ -229,7 +229,7 @@ class ModelOut(BaseModel):
     object: str = "model"
     created: int
     owned_by: str
-    card: ModelCard
+    card: ModelInfo
     state: str = Field(description="ready, or offline when no worker has it loaded")
     workers: int
 
@@ -247,7 +247,7 @@ class WebhookIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     url: Annotated[AnyHttpUrl, Field(max_length=2_000)]
-    events: Annotated[list[Literal[*outbox.EVENTS]], Field(max_length=20)] = Field(  # type: ignore[valid-type]
+    events: Annotated[list[Literal[*webhooks.EVENTS]], Field(max_length=20)] = Field(  # type: ignore[valid-type]
         [], description="All, if there are none"
     )
 

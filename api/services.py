@@ -12,7 +12,7 @@ from db import owners
 from db.blobs import BlobStore
 from db.database import Database
 from db.errors import Forbidden, Unauthorized
-from db.owners import Caller, Limits, Owner, Scope
+from db.owners import Caller, Owner, OwnerLimits, Scope
 from workers.broker import Wakes
 from workers.notices import Notices
 
@@ -28,7 +28,7 @@ class Services:
     notices: Notices
     watch: Watch
     #: What an owner gets for whom nothing else was said.
-    limits: Limits
+    limits: OwnerLimits
     #: Whose everything is that comes without a key.
     local_owner: Owner
 

@@ -24,11 +24,12 @@ from pydantic import ValidationError
 from api.errors import request_error
 from api.schemas import FirstLine, ItemIn, JobIn, SubmissionIn
 from api.services import Services
-from db import failpoints, owners, quotas, sessions, submissions, verdicts
+from db import failpoints, known_images, owners, quotas, sessions, submissions
 from db.blobs import BlobStore, image_key, spool_key
-from db.cards import ModelCard, check_effective
 from db.database import Transaction
 from db.errors import Forbidden, RequestError, TooLarge, UnknownModel
+from db.model_info import ModelInfo
+from db.request_validation import validate_request
 from db.requests import effective, example_references, image_references
 from db.sessions import Offer
 from db.submissions import NewItem, NewJob
@@ -47,7 +48,7 @@ class Envelope:
     idempotency_key: str | None
 
 
-def choose_model(offers: list[Offer], name: str | None) -> ModelCard:
+def choose_model(offers: list[Offer], name: str | None) -> ModelInfo:
     """The card of the model that a job names, or of the only one there is.
 
     Raises:
@@ -80,7 +81,7 @@ class ItemChecker:
         """
         request = item.canonical()
         custom_id = request.pop("custom_id", None)
-        check_effective(effective(self.defaults, request), self.card)
+        validate_request(effective(self.defaults, request), self.card)
         return NewItem(self._store_data(request), custom_id)
 
     def _store_data(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -117,17 +118,17 @@ class ItemChecker:
         digest = hashlib.sha256(data).hexdigest()
         with self._services.database.transaction() as transaction:
             quotas.check_upload(transaction, self._owner_id, self._services.limits, len(data))
-            verdicts.touch(transaction, self._owner_id, [digest], storing=True)
+            known_images.mark_used(transaction, self._owner_id, [digest], storing=True)
         self._services.store.put(image_key(self._owner_id, digest), io.BytesIO(data))
         # With a row it is collected some day, even if the submission is refused.
         with self._services.database.transaction() as transaction:
-            verdicts.add(transaction, self._owner_id, {digest: len(data)})
+            known_images.add(transaction, self._owner_id, {digest: len(data)})
         return f"blob:{digest}"
 
 
 def tell_submitted(services: Services, model: str) -> None:
     """Wake whoever has work with a job that was submitted whole."""
-    failpoints.reach("submitted")
+    failpoints.trigger("submitted")
     services.wakes.wake(INTAKE, engine_queue(model))
 
 
@@ -215,7 +216,7 @@ def _check_source(
 # ---- NDJSON -------------------------------------------------------------------------
 
 
-class Lines:
+class SpoolWriter:
     """Checked items on their way into the blob store, from where upkeep imports them."""
 
     def __init__(self) -> None:
@@ -249,7 +250,7 @@ class Spool:
 
     services: Services
     envelope: Envelope
-    _lines: Lines = field(default_factory=Lines)
+    _lines: SpoolWriter = field(default_factory=SpoolWriter)
     _digest: Any = field(default_factory=hashlib.sha256)
     _rest: bytes = b""
     _line: int = 0
@@ -297,7 +298,7 @@ class Spool:
             raise
         if not created:
             self.services.store.delete(key)
-        failpoints.reach("submitted")
+        failpoints.trigger("submitted")
         self.services.wakes.wake(UPKEEP)
         return job_id
 

@@ -36,7 +36,7 @@ PAGE = 500
 log = logging.getLogger(__name__)
 
 #: Rendered results of a job, with their numbers.
-Page = list[tuple[int, bytes]]
+ResultsPage = list[tuple[int, bytes]]
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Watch:
         self._watched: dict[str, Watched] = {}
         self._unseen: set[str] = set()
         self._hurry = asyncio.Event()
-        self._pages: dict[tuple[str, int], asyncio.Task[Page]] = {}
+        self._pages: dict[tuple[str, int], asyncio.Task[ResultsPage]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._subscriptions: redis.asyncio.client.PubSub | None = None
 
@@ -118,7 +118,7 @@ class Watch:
                     return
                 await watched.news(event, left)
 
-    async def results(self, job_id: str, number: int) -> Page:
+    async def results(self, job_id: str, number: int) -> ResultsPage:
         """Results after a number. Whoever asks for the same at the same time shares one query."""
         key = (job_id, number)
         task = self._pages.get(key)
@@ -128,7 +128,7 @@ class Watch:
             task.add_done_callback(lambda _: self._pages.pop(key, None))
         return await asyncio.shield(task)
 
-    def _read(self, job_id: str, number: int) -> Page:
+    def _read(self, job_id: str, number: int) -> ResultsPage:
         with self._database.snapshot() as transaction:
             page = results.finished_after(transaction, job_id, number=number, limit=PAGE)
         return [(item.result_number or 0, item.line()) for item in page]

@@ -15,7 +15,7 @@ from api.schemas import (
     encode_cursor,
 )
 from api.services import CurrentOwner, Parts
-from db import outbox
+from db import webhooks
 from workers.broker import UPKEEP
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
@@ -25,7 +25,7 @@ router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 def create(wanted: WebhookIn, services: Parts, owner: CurrentOwner) -> WebhookWithSecret:
     """Be told at a URL. The secret with which it is signed is shown this once."""
     with services.database.transaction() as transaction:
-        made = outbox.add(transaction, owner.id, str(wanted.url), wanted.events)
+        made = webhooks.add(transaction, owner.id, str(wanted.url), wanted.events)
     return WebhookWithSecret(secret=made.secret, **WebhookOut.of(made).model_dump())
 
 
@@ -33,14 +33,14 @@ def create(wanted: WebhookIn, services: Parts, owner: CurrentOwner) -> WebhookWi
 def list_webhooks(services: Parts, owner: CurrentOwner) -> list[WebhookOut]:
     """The owner's webhooks, oldest first."""
     with services.database.snapshot() as transaction:
-        return [WebhookOut.of(one) for one in outbox.of_owner(transaction, owner.id)]
+        return [WebhookOut.of(one) for one in webhooks.of_owner(transaction, owner.id)]
 
 
 @router.get("/{webhook_id}")
 def get_webhook(webhook_id: str, services: Parts, owner: CurrentOwner) -> WebhookOut:
     """One webhook."""
     with services.database.snapshot() as transaction:
-        return WebhookOut.of(outbox.get(transaction, owner.id, webhook_id))
+        return WebhookOut.of(webhooks.get(transaction, owner.id, webhook_id))
 
 
 @router.patch("/{webhook_id}")
@@ -49,7 +49,7 @@ def change(
 ) -> WebhookOut:
     """Stop telling a webhook, or go on; one that answered 410 was stopped by itself."""
     with services.database.transaction() as transaction:
-        found = outbox.enable(transaction, owner.id, webhook_id, enabled=wanted.enabled)
+        found = webhooks.enable(transaction, owner.id, webhook_id, enabled=wanted.enabled)
     services.wakes.wake(UPKEEP)
     return WebhookOut.of(found)
 
@@ -58,14 +58,14 @@ def change(
 def delete(webhook_id: str, services: Parts, owner: CurrentOwner) -> None:
     """Forget a webhook and everything it was told."""
     with services.database.transaction() as transaction:
-        outbox.remove(transaction, owner.id, webhook_id)
+        webhooks.remove(transaction, owner.id, webhook_id)
 
 
 @router.post("/{webhook_id}/rotate")
 def rotate(webhook_id: str, services: Parts, owner: CurrentOwner) -> WebhookWithSecret:
     """Get another secret. For a day what is sent is signed with the one before, too."""
     with services.database.transaction() as transaction:
-        made = outbox.rotate(transaction, owner.id, webhook_id)
+        made = webhooks.rotate(transaction, owner.id, webhook_id)
     return WebhookWithSecret(secret=made.secret, **WebhookOut.of(made).model_dump())
 
 
@@ -80,7 +80,7 @@ def list_deliveries(
     """What a webhook was told in the last 30 days, newest first."""
     before = decode_cursor(after) if after else None
     with services.database.snapshot() as transaction:
-        found = outbox.log(transaction, owner.id, webhook_id, before=before, limit=limit + 1)
+        found = webhooks.log(transaction, owner.id, webhook_id, before=before, limit=limit + 1)
     shown, more = found[:limit], len(found) > limit
     return DeliveryPage(
         data=[DeliveryOut.of(one) for one in shown],
@@ -95,6 +95,6 @@ def redeliver(
 ) -> DeliveryOut:
     """Send one again, under the same `webhook-id`."""
     with services.database.transaction() as transaction:
-        found = outbox.redeliver(transaction, owner.id, webhook_id, delivery_id)
+        found = webhooks.redeliver(transaction, owner.id, webhook_id, delivery_id)
     services.wakes.wake(UPKEEP)
     return DeliveryOut.of(found)

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from db.leases import Lease
-from db.states import Origin
+from db.states import SourceApi
 from workers import families
-from workers.engine.device import Device, Outcome, device_thread
-from workers.engine.schedule import Loaded, Schedule
+from workers.engine.device import Device, ItemOutcome, device_thread
+from workers.engine.schedule import Schedule, ScheduledItem
 from workers.families.base import Answer
 from workers.images import decode
 from workers.settings import EngineSettings
@@ -37,7 +37,9 @@ class Alone:
         self._schedule = Schedule(
             slots=slots, budget=settings.patches_at_once, batch_items=settings.batch_items
         )
-        self._ended: queue.SimpleQueue[tuple[Loaded, Outcome | None]] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[tuple[ScheduledItem, ItemOutcome | None]] = (
+            queue.SimpleQueue()
+        )
         self._device = Device(
             self.family,
             self._schedule,
@@ -67,7 +69,7 @@ class Alone:
 
     def use(self, slots: int) -> None:
         """Use so many slots from now on; nothing may be in them."""
-        self._schedule.most = slots
+        self._schedule.slots = slots
 
     def close(self) -> None:
         """End its threads."""
@@ -79,16 +81,18 @@ class Alone:
         slots = self.family.slot_engine
         fits = slots is not None and slots.accepts(item)
         cost = slots.prefill_cost(item) if slots else item.tokens
-        self._device.put(Loaded(_lease(number, asked), "", item, fits, cost, alone=False))
+        self._device.put(
+            ScheduledItem(_lease(number, asked), "", item, fits, cost, runs_alone=False)
+        )
 
 
 def _lease(number: int, asked: Asked) -> Lease:
     return Lease(
         item_id=number,
-        attempt=1,
-        tries=0,
+        claim_number=1,
+        attempts=0,
         rescues=0,
-        deaths=0,
+        hang_count=0,
         job_id="",
         owner_id=1,
         model="",
@@ -97,5 +101,5 @@ def _lease(number: int, asked: Asked) -> Lease:
         images=[],
         examples=[],
         shares_examples=False,
-        origin=Origin.JOB,
+        source_api=SourceApi.JOB,
     )

@@ -296,10 +296,10 @@ def _ablations(engine: Engine, mix: str, count: int, arguments: Any) -> dict[str
     config = engine.family.slot_engine._engine.config
     changes: dict[str, dict[str, Any]] = {
         "nothing": {},
-        "recorded steps": {"cuda_graphs": False},
-        "late reading": {"async_readback": False},
+        "CUDA graphs": {"cuda_graphs": False},
+        "asynchronous readback": {"async_readback": False},
         "many slots": {"slots": min(16, config.slots)},
-        "packs of prompts": {"batch_invariant": True},
+        "packed prefill": {"batch_invariant": True},
     }
     rates: dict[str, Any] = {}
     for name, change in changes.items():

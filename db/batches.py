@@ -16,14 +16,14 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from db import counts, outbox, submissions
+from db import counts, submissions, webhooks
 from db import jobs as job_statements
 from db.clock import after, now
 from db.errors import IdempotencyConflict, NotFound
 from db.jobs import JOB_COLUMNS, Job, new_id
-from db.outbox import End
 from db.submissions import NewJob
 from db.tables import batches, jobs
+from db.webhooks import End
 
 
 class BatchStatus(StrEnum):
@@ -171,7 +171,7 @@ def _create(transaction: Connection, new: NewBatch, job_id: str | None) -> tuple
         )
     )
     if new.errors:
-        outbox.announce(transaction, [End(new.owner_id, batch_id, "batch.failed")])
+        webhooks.announce(transaction, [End(new.owner_id, batch_id, "batch.failed")])
     return get(transaction, new.owner_id, batch_id), True
 
 
@@ -293,7 +293,7 @@ def finalize(
     ).scalar()
     if finalized is not None:
         status = get(transaction, finalized, batch_id).status
-        outbox.announce(transaction, [End(finalized, batch_id, f"batch.{status}")])
+        webhooks.announce(transaction, [End(finalized, batch_id, f"batch.{status}")])
 
 
 def _batches(transaction: Connection, *conditions: Any) -> list[Batch]:

@@ -19,11 +19,11 @@ from db.clock import now
 from db.leases import Lease
 from db.requests import effective
 from db.sql import Statement
-from db.states import ItemState, Origin, Stage
+from db.states import ItemState, SourceApi, Stage
 from db.tables import items, jobs, owners
 
 _HAS_DUE = """
-    finished_at IS NULL AND origin {door} AND sealed_at IS NOT NULL AND queued > 0
+    finished_at IS NULL AND origin {source_api} AND sealed_at IS NOT NULL AND queued > 0
     AND cancelled_at IS NULL AND paused_at IS NULL AND (expires_at IS NULL OR expires_at > {{now}})
     AND (CAST(:model AS text) IS NULL OR model = :model)
     AND EXISTS (
@@ -53,10 +53,10 @@ _DUE_OF = Statement(
     """
 )
 _LOOKS = (_BY_SHARE, _BY_RANK)
-#: Each door on its own: its index ends the look early, however many jobs are open.
-_DOORS = [
-    tuple(Statement(text.replace("{has_due}", _HAS_DUE.format(door=door))) for text in _LOOKS)
-    for door in ("= 'chat'", "<> 'chat'")
+#: Chat first, then all others. Each has an index that ends the search early.
+_SOURCE_APIS = [
+    tuple(Statement(text.replace("{has_due}", _HAS_DUE.format(source_api=api))) for text in _LOOKS)
+    for api in ("= 'chat'", "<> 'chat'")
 ]
 _CLAIM = Statement(
     """
@@ -124,7 +124,7 @@ def _choose(transaction: Connection, stage: Stage, model: str | None, limit: int
     """Jobs to claim from, in order, until they have `limit` due items together."""
     asked: dict[str, Any] = {"stage": stage.value, "model": model}
     wanted = limit
-    for by_share, by_rank in _DOORS:
+    for by_share, by_rank in _SOURCE_APIS:
         for owner_id in by_share.run(transaction, limit=limit, **asked).scalars().all():
             found = by_rank.run(transaction, owner=owner_id, limit=limit, **asked).scalars().all()
             for job_id in found:
@@ -165,10 +165,10 @@ def _claim_of(
     return [
         Lease(
             item_id=row.id,
-            attempt=row.attempt,
-            tries=row.tries,
+            claim_number=row.attempt,
+            attempts=row.tries,
             rescues=row.rescues,
-            deaths=row.deaths,
+            hang_count=row.deaths,
             job_id=job.id,
             owner_id=row.owner_id,
             model=job.model,
@@ -177,7 +177,7 @@ def _claim_of(
             images=row.images,
             examples=row.examples if "examples" in row.request else job.examples,
             shares_examples="examples" in job.defaults and "examples" not in row.request,
-            origin=Origin(job.origin),
+            source_api=SourceApi(job.origin),
         )
         for row in sorted(rows, key=lambda row: int(row.id))
     ]

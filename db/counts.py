@@ -10,12 +10,12 @@ from typing import Any
 
 from sqlalchemy import Connection, select, update
 
-from db import outbox
+from db import webhooks
 from db.clock import now
-from db.outbox import End
 from db.sql import Statement
-from db.states import FINAL_STATES, ItemState, Origin, ended_as
+from db.states import FINAL_STATES, ItemState, SourceApi, ended_as
 from db.tables import jobs
+from db.webhooks import End
 
 _MOVES = {
     (origin, target): Statement(
@@ -94,7 +94,7 @@ def finish_if_done(transaction: Connection, job_ids: Iterable[str]) -> None:
             jobs.c.failed,
         )
     ).all()
-    outbox.announce(transaction, [_end(row) for row in finished if row.origin == Origin.JOB])
+    webhooks.announce(transaction, [_end(row) for row in finished if row.origin == SourceApi.JOB])
 
 
 def _end(row: Any) -> End:

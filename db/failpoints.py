@@ -68,7 +68,7 @@ class _Failpoint:
     action: Callable[[], None]
     #: Acts when this has come down to nothing; from then on each time, if it was 0.
     left: int
-    about: str
+    items: str
 
 
 _armed: dict[str, _Failpoint] = {}
@@ -83,10 +83,10 @@ def arm(spec: Mapping[str, str]) -> None:
     _armed.clear()
     for place, said in spec.items():
         action, _, rest = said.partition(":")
-        times, _, about = rest.partition(":")
+        times, _, items = rest.partition(":")
         if place not in PLACES or action not in ACTIONS or not (times or "1").isdecimal():
             raise RequestError(f"no failpoint {place}={said}", field="failpoints")
-        _armed[place] = _Failpoint(ACTIONS[action], int(times or "1"), about)
+        _armed[place] = _Failpoint(ACTIONS[action], int(times or "1"), items)
 
 
 def hook(place: str, action: Callable[[], None]) -> None:
@@ -94,15 +94,15 @@ def hook(place: str, action: Callable[[], None]) -> None:
     _armed[place] = _Failpoint(action, 1, "")
 
 
-def reach(place: str, about: object = "") -> None:
+def trigger(place: str, items: object = "") -> None:
     """Say that a place is reached; `about` is what the work there is on."""
     if _armed:
-        _act(place, about)
+        _act(place, items)
 
 
-def _act(place: str, about: object) -> None:
+def _act(place: str, items: object) -> None:
     found = _armed.get(place)
-    if found is None or found.about not in str(about):
+    if found is None or found.items not in str(items):
         return
     if found.left == 1:
         del _armed[place]

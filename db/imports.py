@@ -11,7 +11,7 @@ from sqlalchemy import Connection, or_, select, update
 from db import counts, submissions
 from db.clock import now
 from db.jobs import JOB_COLUMNS, Job, as_job, cancel, get
-from db.states import Origin
+from db.states import SourceApi
 from db.submissions import NewItem
 from db.tables import jobs
 
@@ -32,7 +32,7 @@ def import_page(
             jobs.c.spool_offset == offset,
             jobs.c.sealed_at.is_(None),
             # Every line of a batch is told what became of it, so all are imported.
-            or_(jobs.c.cancelled_at.is_(None), jobs.c.origin == Origin.BATCH.value),
+            or_(jobs.c.cancelled_at.is_(None), jobs.c.origin == SourceApi.BATCH.value),
         )
         .values(spool_offset=offset + len(new_items), spool_bytes=end)
     )

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, select, update
 from db import counts, sql
 from db.clock import now
 from db.errors import NotFound, RequestError
-from db.states import JobState, Origin, ended_as
+from db.states import JobState, SourceApi, ended_as
 from db.tables import jobs
 
 
@@ -33,7 +33,7 @@ class Job:
     source: str | None
     source_after: str | None
     listed_at: datetime | None
-    origin: str
+    source_api: str
     results_key: str | None
     priority: int
     expires_at: datetime | None
@@ -67,7 +67,10 @@ class Job:
         return JobState.RUNNING if self.started_at else JobState.QUEUED
 
 
-JOB_COLUMNS = [jobs.c[field.name] for field in fields(Job)]
+JOB_COLUMNS = [
+    jobs.c.origin.label("source_api") if field.name == "source_api" else jobs.c[field.name]
+    for field in fields(Job)
+]
 #: Head start that each step of priority is worth.
 PRIORITY_SECONDS = 600.0
 
@@ -108,7 +111,7 @@ def page(transaction: Connection, owner_id: int, *, before: str | None, limit: i
     """
     query = select(*JOB_COLUMNS).where(
         jobs.c.owner_id == owner_id,
-        jobs.c.origin != Origin.CHAT.value,
+        jobs.c.origin != SourceApi.CHAT.value,
         jobs.c.deleted_at.is_(None),
     )
     if before is not None:
@@ -180,7 +183,7 @@ def to_write(transaction: Connection, limit: int) -> list[Job]:
             jobs.c.finished_at.is_not(None),
             jobs.c.results_key.is_(None),
             jobs.c.deleted_at.is_(None),
-            jobs.c.origin == Origin.JOB.value,
+            jobs.c.origin == SourceApi.JOB.value,
         )
         .order_by(jobs.c.id)
         .limit(limit)

@@ -1,13 +1,14 @@
-"""Leases, and the ways in which a worker ends them.
+"""Leases, and the ways in which they end.
 
-    claim ──▶ running, attempt + 1 ──▶ complete   an answer        (advance: its images are in)
-    (db/claims.py)                 ──▶ fail       an error, final or tried again later
-                                   ──▶ release    handed back, charged to nobody
-                                   ──▶ blame      it was on the device that hung
-                                   ──▶ rescue     the session died; taken back  (db/rescues.py)
+    claim ──▶ running, ──▶ complete       answered             (advance: its images are stored)
+              claim        fail           an error: final, or tried again later
+              number + 1   release        back to the queue; no attempt is charged
+                           mark_suspects  the item was on the device that hung
+                           rescue         its session died; back to the queue  (db/rescues.py)
 
-Every write after the claim names the attempt and demands `state = 'running'`. A row that does
-not come back was somebody else's by then: a lost lease, whose answer is dropped.
+The claim number is the fencing token: every write after the claim demands it, and `state =
+'running'`. A row that does not match was a lost lease, and its answer is dropped. In SQL the claim
+number is the column `attempt`, the charged attempts are `tries`, and the hangs are `deaths`.
 """
 
 from collections import Counter
@@ -22,39 +23,39 @@ from db.errors import IdefiqError, Poison, StorageError
 from db.requests import example_references, image_references
 from db.reviews import Draft
 from db.sql import Statement
-from db.states import FINAL_STATES, ItemState, Origin
+from db.states import FINAL_STATES, ItemState, SourceApi
 from db.tables import jobs
 
 #: Longest wait before a retry.
 MAX_RETRY_SECONDS = 300.0
-#: Once may be chance; an item that was rescued this often shares no batch any more.
+#: Once may be chance; an item that was rescued this often runs alone from then on.
 SUSPECT_RESCUES = 2
-#: An item that hung the device this often while it was alone on it is failed.
-MAX_DEATHS = 2
+#: An item that hung the device this often while it ran alone is failed.
+MAX_HANGS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """One item, claimed: what to do, and the token that proves the claim.
+    """A claimed item: its request, and the fencing token that proves the claim.
 
     Attributes:
-        attempt: The fencing token.
-        tries: Attempts charged so far, this one not included.
-        rescues: How often its worker died or gave up while it had the item.
-        deaths: How often the watchdog had to end a worker that ran it alone.
+        claim_number: The fencing token: how often the item was claimed.
+        attempts: Attempts charged so far, without this one.
+        rescues: How often a worker died or gave up while it had the item.
+        hang_count: How often the watchdog ended a worker that ran the item alone.
         request: The effective request, see db/requests.py.
-        images: References after intake; None before.
-        examples: References of the images of its examples, or of its job's if it shares those;
-            None as long as intake has not brought them in.
-        shares_examples: Whether its examples are its job's.
-        origin: Through which door its job came.
+        images: `blob:` references after intake; None before.
+        examples: `blob:` references of the images of its examples, or of its job's examples if it
+            shares those; None until intake has stored them.
+        shares_examples: True if its examples are those of its job.
+        source_api: The API through which its job was submitted.
     """
 
     item_id: int
-    attempt: int
-    tries: int
+    claim_number: int
+    attempts: int
     rescues: int
-    deaths: int
+    hang_count: int
     job_id: str
     owner_id: int
     model: str
@@ -63,31 +64,31 @@ class Lease:
     images: list[str] | None
     examples: list[str] | None = None
     shares_examples: bool = False
-    origin: Origin = Origin.JOB
+    source_api: SourceApi = SourceApi.JOB
 
     @property
     def is_suspect(self) -> bool:
-        """Whether it is to run alone, so that what it does is done to nobody else."""
-        return self.rescues >= SUSPECT_RESCUES or self.deaths > 0
+        """True if the item must run alone on the device: it may have crashed a worker."""
+        return self.rescues >= SUSPECT_RESCUES or self.hang_count > 0
 
     @property
-    def wanted(self) -> list[str]:
-        """References that intake is to bring in: images, and examples that are not here yet."""
+    def intake_references(self) -> list[str]:
+        """References that intake must fetch: images, and examples that are not stored yet."""
         examples = example_references(self.request) if self.examples is None else []
         return [*image_references(self.request), *examples]
 
     @property
-    def shown(self) -> list[str]:
-        """References after intake: images, then those of examples."""
+    def stored_references(self) -> list[str]:
+        """References after intake: images, then images of examples."""
         images = self.images or []
-        if self.examples is None:  # there are none, or a release before 0002 put them together
+        if self.examples is None:  # no examples, or a release before 0002 stored both together
             return images
         return [*images[: len(image_references(self.request))], *self.examples]
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A lease that ends with an error."""
+    """A lease, and the error that ends it."""
 
     lease: Lease
     error: IdefiqError
@@ -97,15 +98,15 @@ class Failure:
 class RetryPolicy:
     """How often a retryable error is tried, and how long to wait before the first retry."""
 
-    max_tries: int
+    max_attempts: int
     first_wait_seconds: float
 
-    def wait_seconds(self, tries: int) -> float:
-        """The wait before the next attempt when `tries` were charged before."""
-        return min(self.first_wait_seconds * 2.0**tries, MAX_RETRY_SECONDS)
+    def wait_seconds(self, attempts: int) -> float:
+        """Wait before the next attempt, when `attempts` were charged before."""
+        return min(self.first_wait_seconds * 2.0**attempts, MAX_RETRY_SECONDS)
 
 
-# ---- the ends -----------------------------------------------------------------------
+# ---- SQL -----------------------------------------------------------------------
 
 _COMPLETE = Statement(
     """
@@ -135,7 +136,7 @@ _REQUEUE = Statement(
     RETURNING items.id
     """
 )
-_BLAME = Statement(
+_MARK_SUSPECTS = Statement(
     """
     UPDATE items SET state = 'queued', session_id = NULL,
         rescues = items.rescues + :rescues, deaths = items.deaths + :deaths
@@ -156,10 +157,10 @@ _ADVANCE = Statement(
 
 
 def complete(transaction: Connection, answers: Sequence[tuple[Lease, dict[str, Any]]]) -> set[int]:
-    """Write answers. Returns the ids that were still ours; safe to repeat."""
+    """Write answers. Returns the ids of items whose lease still held; safe to repeat."""
     leases = [lease for lease, _ in answers]
     records = [
-        {"id": lease.item_id, "attempt": lease.attempt, "answer": answer}
+        {"id": lease.item_id, "attempt": lease.claim_number, "answer": answer}
         for lease, answer in answers
     ]
     ours = _end(transaction, leases, _COMPLETE, records, ItemState.SUCCEEDED)
@@ -173,16 +174,17 @@ def complete(transaction: Connection, answers: Sequence[tuple[Lease, dict[str, A
 
 
 def fail(transaction: Connection, failures: Sequence[Failure], policy: RetryPolicy) -> set[int]:
-    """End leases with an error: for good, or until a later `due_at` if another try may help.
+    """End leases with an error: finally, or with a later `due_at` if another attempt may help.
 
-    A StorageError is charged to nobody. Returns the ids that were still ours; safe to repeat.
+    A StorageError charges no attempt. Returns the ids of items whose lease still held; safe to
+    repeat.
     """
-    # All at once, in one order: final ones are written first, and then each wait by itself.
+    # All jobs at once, in one order: below, final failures and each wait are separate statements.
     counts.lock(transaction, {failure.lease.job_id for failure in failures})
     final: list[Failure] = []
     later: list[Failure] = []
     for failure in failures:
-        exhausted = failure.lease.tries + 1 >= policy.max_tries
+        exhausted = failure.lease.attempts + 1 >= policy.max_attempts
         charged = not isinstance(failure.error, StorageError)
         retried = failure.error.retryable and not (charged and exhausted)
         (later if retried else final).append(failure)
@@ -198,7 +200,7 @@ def _by_wait(
     groups: dict[tuple[float, int], list[Lease]] = {}
     for failure in failures:
         charge = 0 if isinstance(failure.error, StorageError) else 1
-        wait = policy.wait_seconds(failure.lease.tries)
+        wait = policy.wait_seconds(failure.lease.attempts)
         groups.setdefault((wait, charge), []).append(failure.lease)
     return groups
 
@@ -208,7 +210,7 @@ def _fail_for_good(transaction: Connection, failures: Sequence[Failure]) -> set[
     records = [
         {
             "id": failure.lease.item_id,
-            "attempt": failure.lease.attempt,
+            "attempt": failure.lease.claim_number,
             "code": failure.error.code,
             "message": str(failure.error)[:500],
         }
@@ -220,9 +222,9 @@ def _fail_for_good(transaction: Connection, failures: Sequence[Failure]) -> set[
 def release(
     transaction: Connection, leases: Sequence[Lease], *, wait_seconds: float = 0.0
 ) -> set[int]:
-    """Hand items back, charged to nobody; without a wait they keep their place.
+    """Return items to the queue without charging an attempt; without a wait they keep their place.
 
-    Returns the ids that were ours; safe to repeat.
+    Returns the ids of items whose lease still held; safe to repeat.
     """
     return _requeue(transaction, leases, wait_seconds=wait_seconds, charge=0)
 
@@ -230,7 +232,7 @@ def release(
 def _requeue(
     transaction: Connection, leases: Sequence[Lease], *, wait_seconds: float, charge: int
 ) -> set[int]:
-    records = [{"id": lease.item_id, "attempt": lease.attempt} for lease in leases]
+    records = [{"id": lease.item_id, "attempt": lease.claim_number} for lease in leases]
     return _end(
         transaction,
         leases,
@@ -243,36 +245,36 @@ def _requeue(
     )
 
 
-def blame(transaction: Connection, running: Sequence[Lease], *, alone: bool) -> set[int]:
-    """End the leases that were on the device together when it hung. Safe to repeat.
+def mark_suspects(transaction: Connection, running: Sequence[Lease], *, alone: bool) -> set[int]:
+    """End the leases of the items that were on the device when it hung. Safe to repeat.
 
-    One that was alone is charged with it, and given up the second time. Of several, any may be
-    at fault: each runs alone from now on, and nothing is charged.
+    An item that ran alone is charged with the hang, and fails the second time. Of several items
+    any may be the cause: each runs alone from now on, and none is charged.
 
     Args:
-        alone: Whether nothing else was on the device.
+        alone: True if the item ran with nothing else on the device.
     """
-    if alone and running[0].deaths + 1 >= MAX_DEATHS:
-        error = Poison(f"the device hung {MAX_DEATHS} times with nothing else on it")
+    if alone and running[0].hang_count + 1 >= MAX_HANGS:
+        error = Poison(f"the device hung {MAX_HANGS} times with nothing else on it")
         return _fail_for_good(transaction, [Failure(running[0], error)])
-    records = [{"id": lease.item_id, "attempt": lease.attempt} for lease in running]
+    records = [{"id": lease.item_id, "attempt": lease.claim_number} for lease in running]
     charge = {"rescues": 0, "deaths": 1} if alone else {"rescues": SUSPECT_RESCUES, "deaths": 0}
-    return _end(transaction, running, _BLAME, records, ItemState.QUEUED, **charge)
+    return _end(transaction, running, _MARK_SUSPECTS, records, ItemState.QUEUED, **charge)
 
 
 def advance(transaction: Connection, arrived: Sequence[tuple[Lease, list[str]]]) -> set[int]:
-    """Move items from intake to generate: what they wanted is stored and good. Safe to repeat.
+    """Move items from intake to generate: their images are stored and good. Safe to repeat.
 
-    The images of examples that a job's items share are noted with the job by the first of them.
+    Images of examples that a job's items share are recorded with the job by the first item.
     """
     records = []
     shared: dict[str, list[str]] = {}
-    for lease, brought in arrived:
+    for lease, references in arrived:
         own = len(image_references(lease.request))
-        images, examples = brought[:own], brought[own:]
+        images, examples = references[:own], references[own:]
         if lease.shares_examples and examples:
             shared[lease.job_id] = examples
-        record = {"id": lease.item_id, "attempt": lease.attempt, "images": images}
+        record = {"id": lease.item_id, "attempt": lease.claim_number, "images": images}
         records.append({**record, "examples": None if lease.shares_examples else examples})
     ours = _end(transaction, [lease for lease, _ in arrived], _ADVANCE, records, ItemState.QUEUED)
     for job_id, examples in shared.items():
@@ -292,10 +294,10 @@ def _end(
     state: ItemState,
     **parameters: Any,
 ) -> set[int]:
-    """End leases. For good, each takes the next result number of its job.
+    """End leases. In a final state each item takes the next result number of its job.
 
-    Numbers given to leases that turn out to be lost may stay unused: a gap is harmless, a number
-    below one that a reader has already passed would be a result never seen.
+    Numbers of leases that turn out to be lost stay unused. A gap is harmless; a number below a
+    reader's cursor would be a result that the reader never sees.
     """
     if not leases:
         return set()

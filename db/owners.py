@@ -51,7 +51,7 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class OwnerLimits:
     """What an owner gets; None leaves a quota to the settings.
 
     Attributes:
@@ -65,7 +65,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class ApiKey:
     """An API key without its secret."""
 
     id: str
@@ -125,13 +125,13 @@ def named(transaction: Connection, name: str) -> Owner:
     return Owner(row.id, row.name)
 
 
-def limits(transaction: Connection, owner_id: int) -> Limits:
+def limits(transaction: Connection, owner_id: int) -> OwnerLimits:
     """What an owner gets."""
-    columns = [owners.c[field.name] for field in fields(Limits)]
-    return Limits(*transaction.execute(select(*columns).where(owners.c.id == owner_id)).one())
+    columns = [owners.c[field.name] for field in fields(OwnerLimits)]
+    return OwnerLimits(*transaction.execute(select(*columns).where(owners.c.id == owner_id)).one())
 
 
-def limit(transaction: Connection, name: str, limits: Limits) -> Owner:
+def limit(transaction: Connection, name: str, limits: OwnerLimits) -> Owner:
     """Set what an owner gets, from the next claim and the next submission on."""
     owner = get_or_create(transaction, name)
     transaction.execute(update(owners).where(owners.c.id == owner.id).values(asdict(limits)))
@@ -245,15 +245,15 @@ _KEYS = select(
 ).join(owners, owners.c.id == api_keys.c.owner_id)
 
 
-def keys(transaction: Connection) -> list[Key]:
+def keys(transaction: Connection) -> list[ApiKey]:
     """All keys, oldest first."""
     rows = transaction.execute(_KEYS.order_by(api_keys.c.created_at, api_keys.c.id))
-    return [Key(*row) for row in rows]
+    return [ApiKey(*row) for row in rows]
 
 
-def key(transaction: Connection, name: str) -> Key:
+def key(transaction: Connection, name: str) -> ApiKey:
     """One key, which is there."""
-    return Key(*transaction.execute(_KEYS.where(api_keys.c.id == name)).one())
+    return ApiKey(*transaction.execute(_KEYS.where(api_keys.c.id == name)).one())
 
 
 def grant(transaction: Connection, owner: Owner, *, bucket: str, prefix: str) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, select
 from db import owners
 from db.errors import QuotaExceeded, TooLarge
 from db.jobs import Job
-from db.owners import Limits
+from db.owners import OwnerLimits
 from db.tables import blobs, files, jobs
 from db.tables import owners as owner_rows
 
@@ -30,10 +30,10 @@ class Usage:
     stored_bytes: int
 
 
-def of(transaction: Connection, owner_id: int, usual: Limits) -> Limits:
+def of(transaction: Connection, owner_id: int, usual: OwnerLimits) -> OwnerLimits:
     """An owner's limits, with those of the settings where it has none of its own."""
     own = owners.limits(transaction, owner_id)
-    return Limits(
+    return OwnerLimits(
         own.weight,
         *(
             getattr(own, name) if getattr(own, name) is not None else getattr(usual, name)
@@ -70,7 +70,9 @@ def _stored(transaction: Connection, owner_id: int) -> int:
     )
 
 
-def check_submission(transaction: Connection, owner_id: int, usual: Limits, new_items: int) -> None:
+def check_submission(
+    transaction: Connection, owner_id: int, usual: OwnerLimits, new_items: int
+) -> None:
     """Refuse a submission that is more than an owner may have waiting.
 
     Raises:
@@ -83,7 +85,7 @@ def check_submission(transaction: Connection, owner_id: int, usual: Limits, new_
     _check_waiting(transaction, owner_id, limits, new_items)
 
 
-def check_page(transaction: Connection, job: Job, usual: Limits, new_items: int) -> None:
+def check_page(transaction: Connection, job: Job, usual: OwnerLimits, new_items: int) -> None:
     """Refuse one more page of a job whose items are found bit by bit.
 
     Raises:
@@ -98,7 +100,9 @@ def check_page(transaction: Connection, job: Job, usual: Limits, new_items: int)
     _check_waiting(transaction, job.owner_id, limits, new_items)
 
 
-def check_upload(transaction: Connection, owner_id: int, usual: Limits, size_bytes: int) -> None:
+def check_upload(
+    transaction: Connection, owner_id: int, usual: OwnerLimits, size_bytes: int
+) -> None:
     """Refuse bytes beyond what an owner may have stored.
 
     Raises:
@@ -107,7 +111,9 @@ def check_upload(transaction: Connection, owner_id: int, usual: Limits, size_byt
     _check_stored(transaction, owner_id, of(transaction, owner_id, usual), size_bytes)
 
 
-def _check_waiting(transaction: Connection, owner_id: int, limits: Limits, new_items: int) -> None:
+def _check_waiting(
+    transaction: Connection, owner_id: int, limits: OwnerLimits, new_items: int
+) -> None:
     if not limits.max_queued_items and not limits.max_stored_bytes:
         return
     # Locked, so that two submissions do not both take what is left for one; but not for the
@@ -122,7 +128,7 @@ def _check_waiting(transaction: Connection, owner_id: int, limits: Limits, new_i
     _check_stored(transaction, owner_id, limits, 0)
 
 
-def _check_stored(transaction: Connection, owner_id: int, limits: Limits, more: int) -> None:
+def _check_stored(transaction: Connection, owner_id: int, limits: OwnerLimits, more: int) -> None:
     if most := limits.max_stored_bytes:
         has = _stored(transaction, owner_id)
         if has + more > most:

@@ -5,7 +5,7 @@
     effective      {"kind": "caption", "images": [...], "prompt": "…", "options": {...}}
 
 It is validated once, before it is stored; workers rely on it. What one model takes of it is in
-its card, see db/cards.py.
+its card, see db/model_info.py.
 """
 
 import hashlib

@@ -42,7 +42,7 @@ def rescue(transaction: Connection, limit: int = 1_000) -> int:
     affected = sorted({row.job_id for row in _DEAD.run(transaction, limit=limit)})
     if not affected:
         return 0
-    failpoints.reach("rescuing")
+    failpoints.trigger("rescuing")
     counts.lock(transaction, affected)
     rescued = {job: len(_RESCUE.run(transaction, job=job, limit=limit).all()) for job in affected}
     counts.move(transaction, rescued, ItemState.RUNNING, ItemState.QUEUED)

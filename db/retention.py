@@ -3,8 +3,8 @@
     finished job ─▶ deleted (nobody sees it) ─▶ items, page by page ─▶ results ─▶ row
     image ─▶ unused for long, and in no item ─▶ marked ─▶ an hour later: bytes, then row
 
-Whoever stores an image says so before (`verdicts.touch`), which takes a mark away or waits until
-the image is gone: so bytes are never removed under a row that somebody relies on.
+Whoever stores an image calls `known_images.mark_used` first, which removes a mark or waits until
+the image is gone. So bytes are never removed under a row that somebody relies on.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,10 +15,10 @@ from sqlalchemy import Connection, and_, delete, or_, select, update
 from db.clock import after, now
 from db.errors import NotFound, NotReady
 from db.jobs import JOB_COLUMNS, Job, as_job, get
+from db.known_images import GRACE_SECONDS
 from db.requests import blob_digests, example_references, image_references
-from db.states import Origin
+from db.states import SourceApi
 from db.tables import batches, blobs, deliveries, items, jobs, webhooks
-from db.verdicts import GRACE_SECONDS
 
 # ---- jobs ---------------------------------------------------------------------------
 
@@ -41,7 +41,7 @@ def forget_old_jobs(
     transaction: Connection, *, keep_seconds: float, keep_chat_seconds: float, limit: int
 ) -> int:
     """Delete some jobs that finished long ago; 0 keeps them for ever. Returns how many."""
-    chats = jobs.c.origin == Origin.CHAT.value
+    chats = jobs.c.origin == SourceApi.CHAT.value
     kept = [(~chats, keep_seconds), (chats, keep_chat_seconds)]
     old = [and_(door, jobs.c.finished_at < after(-wait)) for door, wait in kept if wait]
     if not old:

@@ -27,10 +27,14 @@ class ReviewState(StrEnum):
 
 
 class Order(StrEnum):
-    """What comes first among those that nobody has decided."""
+    """Order of the undecided reviews: by page, or least confident first."""
 
     PAGE = "page"
-    DOUBT = "doubt"
+    CONFIDENCE = "confidence"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Order | None":
+        return cls.CONFIDENCE if value == "doubt" else None  # its name in release 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ class Review:
     ordinal: int
     custom_id: str | None
     page: str
-    certainty: float
+    confidence: float
     content: Content
     revision: int
     reviewer: str | None
@@ -92,7 +96,7 @@ _SELECT = (
     .join(jobs, jobs.c.id == reviews.c.job_id)
     .where(jobs.c.deleted_at.is_(None))
 )
-_KEYS = {Order.PAGE: reviews.c.page, Order.DOUBT: reviews.c.certainty}
+_KEYS = {Order.PAGE: reviews.c.page, Order.CONFIDENCE: reviews.c.certainty}
 
 
 def queue(transaction: Connection, drafts: Sequence[Draft]) -> None:
@@ -103,7 +107,7 @@ def queue(transaction: Connection, drafts: Sequence[Draft]) -> None:
             "owner_id": draft.owner_id,
             "job_id": draft.job_id,
             "page": draft.request["alt_text"].get("page", ""),
-            "certainty": draft.answer["alt_text"]["certainty"],
+            "certainty": draft.answer["alt_text"]["confidence"],
             "state": ReviewState.UNREVIEWED.value,
             "decided": 0,
             "text": draft.answer["text"],
@@ -143,7 +147,7 @@ def page(  # noqa: PLR0913 - what a queue can be asked for
 
 def position(review: Review, order: Order) -> list[Any]:
     """Where a review stands in an order, to go on from."""
-    key = review.page if order is Order.PAGE else review.certainty
+    key = review.page if order is Order.PAGE else review.confidence
     return [int(review.content.state is not ReviewState.UNREVIEWED), key, review.item_id]
 
 
@@ -178,7 +182,7 @@ def _review(row: Row[Any]) -> Review:
         ordinal=row.ordinal,
         custom_id=row.custom_id,
         page=row.page,
-        certainty=row.certainty,
+        confidence=row.certainty,
         content=content_of(row),
         revision=row.revision,
         reviewer=row.reviewer,

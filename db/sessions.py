@@ -14,8 +14,8 @@ from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from db import rescues
-from db.cards import ModelCard
 from db.clock import after, now
+from db.model_info import ModelInfo
 from db.states import Stage
 from db.tables import items, models, sessions
 
@@ -27,7 +27,7 @@ KEPT_SECONDS = 86_400.0
 class Offer:
     """A model that some engine worker has offered, and how many workers have it loaded now."""
 
-    card: ModelCard
+    card: ModelInfo
     offered_at: datetime
     workers: int
 
@@ -99,7 +99,7 @@ def forget_dead(transaction: Connection) -> int:
     return int(gone.rowcount)
 
 
-def offer(transaction: Connection, card: ModelCard) -> None:
+def offer(transaction: Connection, card: ModelInfo) -> None:
     """Record that an engine has a model loaded and what it can do. Safe to repeat."""
     dialect = postgresql if transaction.dialect.name == "postgresql" else sqlite
     described = {"card": card.model_dump(mode="json"), "offered_at": now()}
@@ -123,7 +123,7 @@ def offers(transaction: Connection) -> list[Offer]:
         select(models.c.name, models.c.card, models.c.offered_at).order_by(models.c.name)
     )
     return [
-        Offer(ModelCard.model_validate(row.card), row.offered_at, _count(loaded, row.name))
+        Offer(ModelInfo.model_validate(row.card), row.offered_at, _count(loaded, row.name))
         for row in rows
     ]
 

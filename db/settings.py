@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from db.owners import Limits
+from db.owners import OwnerLimits
 
 Seconds = Annotated[float, Field(gt=0)]
 #: What is raised when settings cannot be read.
@@ -77,9 +77,9 @@ class RecordSettings(BaseSettings):
     )
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> OwnerLimits:
         """What an owner gets for whom nothing else was said."""
-        return Limits(
+        return OwnerLimits(
             max_queued_items=self.max_queued_items,
             max_job_items=self.max_job_items,
             max_stored_bytes=self.max_stored_bytes,

@@ -21,7 +21,7 @@ class Stage(StrEnum):
     GENERATE = "generate"
 
 
-class Origin(StrEnum):
+class SourceApi(StrEnum):
     """Through which door a job came."""
 
     JOB = "job"

@@ -14,12 +14,12 @@ from typing import Any
 from sqlalchemy import Connection, and_, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from db import counts, quotas, verdicts
+from db import counts, known_images, quotas
 from db.clock import after, now
 from db.errors import IdempotencyConflict, NotReady, RequestError
 from db.jobs import PRIORITY_SECONDS, Job, new_id
 from db.lines import json_text
-from db.owners import Limits
+from db.owners import OwnerLimits
 from db.requests import (
     blob_digests,
     effective,
@@ -28,7 +28,7 @@ from db.requests import (
     options_digest,
 )
 from db.sql import Statement
-from db.states import ItemState, Origin, Stage
+from db.states import ItemState, SourceApi, Stage
 from db.tables import items, jobs
 
 #: Above this many rows Postgres takes them by COPY.
@@ -52,7 +52,7 @@ class NewJob:
             submission from another one under the same key.
         spool_key: Where a streamed submission waits for its import, with `spool_lines` lines.
         source: `s3://bucket/prefix`, if the items are the images to be found there.
-        origin: Through which door it came.
+        source_api: The API through which it was submitted.
         priority: Each step is worth `PRIORITY_SECONDS` of waiting.
         expires_seconds: Nothing of it is started later than this after its submission.
     """
@@ -66,7 +66,7 @@ class NewJob:
     spool_key: str | None = None
     spool_lines: int = 0
     source: str | None = None
-    origin: Origin = Origin.JOB
+    source_api: SourceApi = SourceApi.JOB
     priority: int = 0
     expires_seconds: float | None = None
 
@@ -82,6 +82,7 @@ def create(transaction: Connection, job: NewJob) -> str:
             created_at=now(),
             rank_at=after(-PRIORITY_SECONDS * job.priority),
             expires_at=None if expires_seconds is None else after(expires_seconds),
+            origin=values.pop("source_api"),
             **values,
         )
     )
@@ -135,7 +136,11 @@ _RETRY = Statement(
 
 
 def retry(
-    transaction: Connection, earlier: Job, codes: Sequence[str], key: str | None, limits: Limits
+    transaction: Connection,
+    earlier: Job,
+    codes: Sequence[str],
+    key: str | None,
+    limits: OwnerLimits,
 ) -> str:
     """Submit the failed items of a finished job as a job of their own. Returns its id.
 
@@ -243,8 +248,8 @@ def insert_items(
         for reference in (*image_references(request), *example_references(request))
     }
     everything = named | {*shared}
-    verdicts.touch(transaction, job.owner_id, blob_digests(everything))
-    checked = verdicts.checked(transaction, job.owner_id, everything)
+    known_images.mark_used(transaction, job.owner_id, blob_digests(everything))
+    checked = known_images.checked(transaction, job.owner_id, everything)
     if shared and checked.issuperset(shared):
         transaction.execute(update(jobs).where(jobs.c.id == job_id).values(examples=shared))
     rows = []

@@ -444,7 +444,7 @@ webhooks = Table(
     Column("id", Text, primary_key=True),
     _owner(),
     Column("url", Text, nullable=False),
-    #: Words of db.outbox.EVENTS between spaces.
+    #: Words of db.webhooks.EVENTS between spaces.
     Column("events", Text, nullable=False),
     Column("secret", Text, nullable=False),
     #: Signed with as well until `former_until`, while receivers change over.

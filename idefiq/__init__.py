@@ -9,9 +9,22 @@ with Client() as client:
         print(result.answer)
 """
 
+import warnings
+from typing import Any
+
 from idefiq.aio import AsyncClient
 from idefiq.client import Client
-from idefiq.types import ApiError, ApiKey, Counts, Event, IdefiqError, Job, Model, Result, TooLong
+from idefiq.types import (
+    ApiError,
+    ApiKey,
+    Counts,
+    Event,
+    IdefiqError,
+    Job,
+    Model,
+    Result,
+    WaitTimeout,
+)
 
 __all__ = [
     "ApiError",
@@ -24,5 +37,13 @@ __all__ = [
     "Job",
     "Model",
     "Result",
-    "TooLong",
+    "WaitTimeout",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Names of release 0.1, which release 0.3 will not have any more."""
+    if name == "TooLong":
+        warnings.warn("TooLong is called WaitTimeout now", DeprecationWarning, stacklevel=2)
+        return WaitTimeout
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

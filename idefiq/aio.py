@@ -15,8 +15,8 @@ import httpx2
 
 from idefiq import protocol, reviews
 from idefiq.client import read
-from idefiq.protocol import Call, Page, Submission, Upload, Where
-from idefiq.types import ApiError, ApiKey, Event, Item, Job, Model, Result, Review, TooLong
+from idefiq.protocol import Call, ListPage, Submission, Upload, Where
+from idefiq.types import ApiError, ApiKey, Event, Item, Job, Model, Result, Review, WaitTimeout
 
 T = TypeVar("T")
 
@@ -145,7 +145,7 @@ class AsyncClient:
             if found.is_final:
                 return found
             if deadline and time.monotonic() >= deadline:
-                raise TooLong(f"job {found.id} is {found.state} after {seconds:g} s")
+                raise WaitTimeout(f"job {found.id} is {found.state} after {seconds:g} s")
             if time.monotonic() - asked < protocol.LOOK_SECONDS:
                 await asyncio.sleep(protocol.LOOK_SECONDS)
 
@@ -160,7 +160,7 @@ class AsyncClient:
                 return
             after = page.after
 
-    async def results_page(self, job: Job | str, after: str | None = None) -> Page[Result]:
+    async def results_page(self, job: Job | str, after: str | None = None) -> ListPage[Result]:
         """Up to 1,000 results after a page's `after`, which goes on even from the last so far."""
         return await self._do(protocol.results(job, after))
 
@@ -231,7 +231,7 @@ class AsyncClient:
             job: Only of this job.
             states: Only those: unreviewed, accepted, edited, decorative, rejected.
             custom_ids: Only of items with these, at most 100.
-            order: "page", or "doubt" for the least certain first.
+            order: "page", or "confidence" for the least certain first.
         """
         after: str | None = None
         while True:

@@ -17,8 +17,8 @@ from typing import Any, Self, TypeVar
 import httpx2
 
 from idefiq import protocol, reviews
-from idefiq.protocol import Call, Page, Submission, Upload, Where
-from idefiq.types import ApiError, ApiKey, Event, Item, Job, Model, Result, Review, TooLong
+from idefiq.protocol import Call, ListPage, Submission, Upload, Where
+from idefiq.types import ApiError, ApiKey, Event, Item, Job, Model, Result, Review, WaitTimeout
 
 T = TypeVar("T")
 
@@ -166,7 +166,7 @@ class Client:
             seconds: Patience; None waits for as long as it takes.
 
         Raises:
-            TooLong: Patience ran out. The job goes on.
+            WaitTimeout: Patience ran out. The job goes on.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
         while True:
@@ -176,7 +176,7 @@ class Client:
             if found.is_final:
                 return found
             if deadline and time.monotonic() >= deadline:
-                raise TooLong(f"job {found.id} is {found.state} after {seconds:g} s")
+                raise WaitTimeout(f"job {found.id} is {found.state} after {seconds:g} s")
             if time.monotonic() - asked < protocol.LOOK_SECONDS:  # a service that grants no wait
                 time.sleep(protocol.LOOK_SECONDS)
 
@@ -190,7 +190,7 @@ class Client:
                 return
             after = page.after
 
-    def results_page(self, job: Job | str, after: str | None = None) -> Page[Result]:
+    def results_page(self, job: Job | str, after: str | None = None) -> ListPage[Result]:
         """Up to 1,000 results after a page's `after`, which goes on even from the last so far."""
         return self._do(protocol.results(job, after))
 
@@ -274,7 +274,7 @@ class Client:
             job: Only of this job.
             states: Only those: unreviewed, accepted, edited, decorative, rejected.
             custom_ids: Only of items with these, at most 100.
-            order: "page", or "doubt" for the least certain first.
+            order: "page", or "confidence" for the least certain first.
         """
         after: str | None = None
         while True:

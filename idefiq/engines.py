@@ -9,7 +9,7 @@ GPU_DTYPE = "bfloat16"
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class EngineProcess:
     """An engine's process.
 
     Attributes:
@@ -23,7 +23,7 @@ class Engine:
 
 def engines(
     models: Sequence[str], gpus: Sequence[int], *, host: str, dtype: str | None
-) -> list[Engine]:
+) -> list[EngineProcess]:
     """Engines for models on GPUs; both are handed out in turn, so that none is left out.
 
     Args:
@@ -33,7 +33,7 @@ def engines(
             a restart frees at once what its dead self held.
         dtype: What the settings say; None for what suits the device.
     """
-    found: list[Engine] = []
+    found: list[EngineProcess] = []
     mentions: Counter[str] = Counter()
     for place in range(max(len(models), len(gpus))):
         model = models[place % len(models)]
@@ -50,5 +50,5 @@ def engines(
                 "IDEFIQ_DTYPE": dtype or GPU_DTYPE,
                 "IDEFIQ_WORKER_NAME": f"{host}-gpu{gpu}-{number}",
             }
-        found.append(Engine(name, settings))
+        found.append(EngineProcess(name, settings))
     return found

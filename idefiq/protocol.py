@@ -306,31 +306,31 @@ def retry(job: Job | str, codes: Sequence[str], key: str | None) -> Call[Job]:
 
 
 @dataclass(frozen=True)
-class Page(Generic[T]):
+class ListPage(Generic[T]):
     """Some of a list, and where to go on if there is more."""
 
     data: list[T]
     after: str | None
 
 
-def jobs(after: str | None) -> Call[Page[Job]]:
+def jobs(after: str | None) -> Call[ListPage[Job]]:
     """A page of jobs, newest first."""
     query = {"limit": 100, **({"after": after} if after else {})}
     return Call(
         "GET",
         "/v1/jobs",
-        lambda body: Page([Job.of(one) for one in body["data"]], body["next"]),
+        lambda body: ListPage([Job.of(one) for one in body["data"]], body["next"]),
         {"params": query},
     )
 
 
-def results(job: Job | str, after: str | None) -> Call[Page[Result]]:
+def results(job: Job | str, after: str | None) -> Call[ListPage[Result]]:
     """A page of results; `after` goes on from it even when it is the last so far."""
     query = {"limit": RESULTS, **({"after": after} if after else {})}
     return Call(
         "GET",
         f"/v1/jobs/{job_id(job)}/results",
-        lambda body: Page([Result.of(one) for one in body["data"]], body["next"]),
+        lambda body: ListPage([Result.of(one) for one in body["data"]], body["next"]),
         {"params": query},
     )
 

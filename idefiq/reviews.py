@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from idefiq.protocol import Call, Page, job_id
+from idefiq.protocol import Call, ListPage, job_id
 from idefiq.types import Job, Review
 
 PAGE = 500
@@ -18,13 +18,13 @@ def wanted(
     return query if job is None else {**query, "job": job_id(job)}
 
 
-def page(wanted: dict[str, Any], after: str | None) -> Call[Page[Review]]:
+def page(wanted: dict[str, Any], after: str | None) -> Call[ListPage[Review]]:
     """A page of the queue."""
     query = {**wanted, "limit": PAGE, **({"after": after} if after else {})}
     return Call(
         "GET",
         "/v1/reviews",
-        lambda body: Page([Review.of(one) for one in body["data"]], body["next"]),
+        lambda body: ListPage([Review.of(one) for one in body["data"]], body["next"]),
         {"params": query},
     )
 

@@ -1,5 +1,6 @@
 """What the service says, as frozen dataclasses, and what can go wrong."""
 
+import warnings
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -30,7 +31,7 @@ class ApiError(IdefiqError):
         self.status, self.code, self.errors = status, code, errors or []
 
 
-class TooLong(IdefiqError):
+class WaitTimeout(IdefiqError):
     """The job had not finished when the patience of `wait` ran out; it goes on."""
 
 
@@ -153,9 +154,15 @@ class Result:
         return (self.detail or {}).get("label")
 
     @property
-    def said(self) -> str | None:
-        """The label, if one was asked for, and otherwise the text."""
+    def text(self) -> str | None:
+        """The label of a `classify` item, and otherwise the answer."""
         return self.label if "label" in (self.detail or {}) else self.answer
+
+    @property
+    def said(self) -> str | None:
+        """The name of `text` in release 0.1."""
+        warnings.warn("Result.said is called Result.text now", DeprecationWarning, stacklevel=2)
+        return self.text
 
     @classmethod
     def of(cls, body: dict[str, Any]) -> "Result":
@@ -204,7 +211,7 @@ class Review:
         reviewer: Who decided last.
         images: References of its images in the service's store.
         context: What the item said of the page around its image.
-        draft: What the model said: text, language, certainty, objections, rewritten.
+        draft: The model's draft: text, language, confidence, issues, rewritten.
         history: Every step so far, of a single review.
     """
 
@@ -227,9 +234,11 @@ class Review:
     @classmethod
     def of(cls, body: dict[str, Any]) -> "Review":
         """Read the service's JSON."""
-        said = {name: body[name] for name in cls.__dataclass_fields__ if name in body}
-        at = body["reviewed_at"]
-        return cls(**{"history": [], **said, "reviewed_at": _time(at) if at else None})
+        known = {name: body[name] for name in cls.__dataclass_fields__ if name in body}
+        at, draft = body["reviewed_at"], known["draft"]
+        if "issues" not in draft:  # a service of release 0.1
+            draft |= {"confidence": draft["certainty"], "issues": draft["objections"]}
+        return cls(**{"history": [], **known, "reviewed_at": _time(at) if at else None})
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +248,7 @@ class Model:
     name: str
     family: str
     kinds: list[str]
-    licence: str
+    license: str
     note: str
     ready: bool
     workers: int
@@ -253,7 +262,7 @@ class Model:
             name=card["name"],
             family=card["family"],
             kinds=card["kinds"],
-            licence=card["licence"],
+            license=card["license"] if "license" in card else card["licence"],
             note=card["note"],
             ready=body["state"] == "ready",
             workers=body["workers"],

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from db import claims, leases, sessions, verdicts
+from db import claims, known_images, leases, sessions
 from db.database import Database
 from db.errors import IdefiqError
 from db.leases import Failure, Lease, RetryPolicy
@@ -16,7 +16,7 @@ from idefiq.alt.wording import lint
 from tests.db import builders
 from tests.workers import parts
 
-POLICY = RetryPolicy(max_tries=1, first_wait_seconds=60.0)
+POLICY = RetryPolicy(max_attempts=1, first_wait_seconds=60.0)
 
 
 def answer(text: str) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def drafted(text: str, **alt_text: Any) -> dict[str, Any]:
         {"code": fault.code, "message": fault.message}
         for fault in lint(text, near=[alt_text.get("caption", "")])
     ]
-    told = {"objections": faults, "rewritten": False, "certainty": 0.5, "language": "English"}
+    told = {"issues": faults, "rewritten": False, "confidence": 0.5, "language": "English"}
     return {**answer(text), "alt_text": told}
 
 
@@ -66,12 +66,12 @@ class Played:
             leases.advance(transaction, brought)
             for lease, images in brought:
                 for digest in blob_digests(images):
-                    good = verdicts.Verdict(verdicts.OK, None, "PNG", 8, 6)
-                    verdicts.judge(transaction, {(lease.owner_id, digest): good})
+                    good = known_images.CheckResult(known_images.OK, None, "PNG", 8, 6)
+                    known_images.record_checks(transaction, {(lease.owner_id, digest): good})
 
     def claim(self, limit: int = 100) -> list[Lease]:
         """Upkeep, intake, and a claim of the engine."""
-        self.upkeep.look()
+        self.upkeep.run_once()
         self.advance()
         return builders.claim(self._record, self._engine, limit)
 
@@ -94,7 +94,7 @@ class Played:
         """Answer what is due. Returns how many."""
         taken = self.claim(limit)
         self.complete(taken, text)
-        self.upkeep.look()
+        self.upkeep.run_once()
         return len(taken)
 
     def running(self, text: str = "seen") -> contextlib.AbstractContextManager[None]:

@@ -4,14 +4,14 @@ from collections.abc import Callable
 
 import httpx2
 
-from db.cards import Limits, ModelCard
+from db.model_info import ModelInfo, ModelLimits
 
-CARD = ModelCard(
+CARD = ModelInfo(
     name="echo",
     family="echo",
     kinds=["caption", "vqa", "chat"],
-    limits=Limits(max_images=2, max_new_tokens=64),
-    licence="Apache-2.0",
+    limits=ModelLimits(max_images=2, max_new_tokens=64),
+    license="Apache-2.0",
     note="Not a model.",
 )
 

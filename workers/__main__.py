@@ -19,7 +19,7 @@ from db.leases import RetryPolicy
 from db.settings import CONFIG_STATUS, UNREADABLE, RecordSettings, explain
 from db.states import Stage
 from workers.broker import INTAKE, UPKEEP, Wakes, engine_queue, make_app
-from workers.ends import LeaseEnds
+from workers.lease_writer import LeaseWriter
 from workers.loop import ResidentLoop
 from workers.notices import Notices
 from workers.session import Session
@@ -110,13 +110,13 @@ def run_engine(record: RecordSettings) -> int:
         family,
         device,
         session,
-        LeaseEnds(database, session, _policy(record), notices),
+        LeaseWriter(database, session, _policy(record), notices),
         notices,
         batch_items=settings.batch_items,
         loaders=settings.load_threads,
     )
-    _end_when_stuck(device.is_stuck, engine.blame)
-    loop = ResidentLoop(engine.look, lanes=1, poll_seconds=settings.poll_seconds, name="claim")
+    _end_when_stuck(device.is_stuck, engine.mark_suspects)
+    loop = ResidentLoop(engine.run_once, lanes=1, poll_seconds=settings.poll_seconds, name="claim")
     engine.loop = loop
 
     def close() -> None:
@@ -155,11 +155,11 @@ def run_intake(record: RecordSettings) -> int:
         checkers,
         session,
         Wakes(app),
-        LeaseEnds(database, session, _policy(record), Notices(settings.redis_url)),
+        LeaseWriter(database, session, _policy(record), Notices(settings.redis_url)),
         fetches=settings.intake_fetches,
     )
     loop = ResidentLoop(
-        intake.look, lanes=INTAKE_LANES, poll_seconds=settings.poll_seconds, name="lane"
+        intake.run_once, lanes=INTAKE_LANES, poll_seconds=settings.poll_seconds, name="lane"
     )
     intake.loop = loop
 
@@ -191,10 +191,10 @@ def run_upkeep(record: RecordSettings) -> int:
         settings,
         record.limits,
     )
-    loop = ResidentLoop(upkeep.look, lanes=1, poll_seconds=settings.poll_seconds, name="lane")
+    loop = ResidentLoop(upkeep.run_once, lanes=1, poll_seconds=settings.poll_seconds, name="lane")
     webhooks = Webhooks(database, settings)
     telling = ResidentLoop(
-        webhooks.look, lanes=1, poll_seconds=settings.poll_seconds, name="webhooks"
+        webhooks.run_once, lanes=1, poll_seconds=settings.poll_seconds, name="webhooks"
     )
     telling.start()
 

@@ -32,9 +32,9 @@ class ResidentLoop:
     """
 
     def __init__(
-        self, look: Callable[[], bool], *, lanes: int, poll_seconds: float, name: str
+        self, run_once: Callable[[], bool], *, lanes: int, poll_seconds: float, name: str
     ) -> None:
-        self._look = look
+        self._run_once = run_once
         self._poll_seconds = poll_seconds
         self._event = threading.Event()
         self.stopping = threading.Event()
@@ -61,16 +61,16 @@ class ResidentLoop:
 
     def _lane(self) -> None:
         while not self.stopping.is_set():
-            if self._look_guarded():
+            if self._run_once_guarded():
                 self._event.set()  # more than one lane can take: let the others look too
                 continue
             # Spread, so that the lanes of many workers do not all ask at once.
             self._event.wait(self._poll_seconds * random.uniform(0.7, 1.0))  # noqa: S311
             self._event.clear()
 
-    def _look_guarded(self) -> bool:
+    def _run_once_guarded(self) -> bool:
         try:
-            return self._look()
+            return self._run_once()
         except StorageError as error:
             log.warning("%s; trying again", error)
         except Exception:  # one of the two outermost loops: a lane must not end

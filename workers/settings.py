@@ -114,7 +114,7 @@ class EngineSettings(WorkerSettings):
         "", description="Folder or hub name of the checkpoint, if it is not the model's own name"
     )
     model_revision: str = Field("", description="Commit of the checkpoint on the hub")
-    model_licence: str = Field("", description="Licence of the checkpoint, shown by /v1/models")
+    model_licence: str = Field("", description="License of the checkpoint, shown by /v1/models")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Number format of the weights; bfloat16 on a GPU"
     )

@@ -28,12 +28,12 @@ from api.openai.requests import ChatIn
 from api.openai.schemas import BatchOut, BatchPage
 from api.schemas import CustomId, JobIn
 from api.services import CurrentOwner, Parts, Services
-from api.submissions import ItemChecker, Lines, check_quota
+from api.submissions import ItemChecker, SpoolWriter, check_quota
 from db import batches, files
 from db.batches import NewBatch
 from db.blobs import file_key
 from db.errors import QuotaExceeded, RequestError, TooLarge
-from db.states import Origin
+from db.states import SourceApi
 from db.submissions import NewJob
 from workers.broker import UPKEEP
 
@@ -160,7 +160,7 @@ class Input:
 
     def __init__(self, services: Services, owner_id: int, endpoint: str) -> None:
         self._services, self._owner_id, self._endpoint = services, owner_id, endpoint
-        self._lines = Lines()
+        self._lines = SpoolWriter()
         self._mistakes: list[dict[str, Any]] = []
         # On disk when it grows: as many names as there are lines.
         self._seen = sqlite3.connect("", isolation_level=None, check_same_thread=False)
@@ -205,7 +205,7 @@ class Input:
                 self._checker.defaults,
                 spool_key=key,
                 spool_lines=self._lines.count,
-                origin=Origin.BATCH,
+                source_api=SourceApi.BATCH,
             )
         whole = replace(
             new,

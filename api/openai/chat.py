@@ -27,7 +27,8 @@ from api.services import CurrentOwner, Parts, Services
 from api.submissions import ItemChecker, check_quota, tell_submitted
 from api.watch import Watched
 from db import jobs, results, submissions
-from db.completions import (
+from db.errors import StorageError
+from db.openai_rendering import (
     completion,
     completion_id,
     error_body,
@@ -35,9 +36,8 @@ from db.completions import (
     finish_reason,
     usage,
 )
-from db.errors import StorageError
 from db.results import Item
-from db.states import Origin
+from db.states import SourceApi
 from db.submissions import NewJob
 
 router = APIRouter(prefix="/v1/chat", tags=["OpenAI"])
@@ -64,7 +64,7 @@ async def complete(request: Request, services: Parts, owner: CurrentOwner) -> Re
     except ValidationError as error:
         raise request_error(error) from error
     job_id, model = await run_in_threadpool(_submit, services, owner.id, asked)
-    call = Call(services, owner.id, job_id, model)
+    call = ChatCall(services, owner.id, job_id, model)
     if asked.stream:
         return await call.streamed(usage_too=_usage(asked))
     return await call.whole(request)
@@ -81,7 +81,7 @@ def _submit(services: Services, owner_id: int, asked: ChatIn) -> tuple[str, str]
         item = checker.check(asked.item(checker.card))
     except ValidationError as error:
         raise request_error(error) from error
-    job = NewJob(owner_id, checker.card.name, checker.defaults, origin=Origin.CHAT)
+    job = NewJob(owner_id, checker.card.name, checker.defaults, source_api=SourceApi.CHAT)
     with services.database.transaction() as transaction:
         check_quota(transaction, services, job, 1)
         job_id = submissions.submit(transaction, job, [item])
@@ -89,7 +89,7 @@ def _submit(services: Services, owner_id: int, asked: ChatIn) -> tuple[str, str]
     return job_id, job.model
 
 
-class Call:
+class ChatCall:
     """A caller who waits for one answer."""
 
     def __init__(self, services: Services, owner_id: int, job_id: str, model: str) -> None:

@@ -18,10 +18,10 @@ from api.streams import pieces
 from db import batches, files, results
 from db.batches import Batch
 from db.blobs import file_key
-from db.completions import line
 from db.errors import NotFound, RequestError, WrongMediaType
 from db.files import File, NewFile
 from db.jobs import new_id
+from db.openai_rendering import line
 
 router = APIRouter(prefix="/v1/files", tags=["OpenAI"])
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from api.schemas import ItemIn
-from db.cards import ModelCard
+from db.model_info import ModelInfo
 
 #: What these may be: anything else would need what this service does not do.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
@@ -43,7 +43,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
 
-class TextPart(_Part):
+class ChatTextPart(_Part):
     """Text of a message."""
 
     type: Literal["text"]
@@ -57,21 +57,21 @@ class ImageUrl(_Part):
     detail: Literal["auto", "low", "high", "original"] | None = None
 
 
-class ImagePart(_Part):
+class ChatImagePart(_Part):
     """An image of a message; `detail` is the model's own affair here."""
 
     type: Literal["image_url"]
     image_url: ImageUrl
 
 
-Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+ChatPart = Annotated[ChatTextPart | ChatImagePart, Field(discriminator="type")]
 
 
 class MessageIn(_Part):
     """One turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[Part], Field(max_length=200)]
+    content: str | Annotated[list[ChatPart], Field(max_length=200)]
 
 
 class StreamOptions(_Part):
@@ -145,7 +145,7 @@ class ChatIn(BaseModel):
             raise ValueError("this service does not have it; leave it out")
         return value
 
-    def item(self, card: ModelCard, custom_id: str | None = None) -> ItemIn:
+    def item(self, card: ModelInfo, custom_id: str | None = None) -> ItemIn:
         """The same as an item for a model.
 
         Raises:
@@ -166,7 +166,7 @@ class ChatIn(BaseModel):
             }
         )
 
-    def _options(self, card: ModelCard) -> dict[str, Any]:
+    def _options(self, card: ModelInfo) -> dict[str, Any]:
         most = self.max_completion_tokens
         most = most if most is not None else self.max_tokens
         options: dict[str, Any] = {
@@ -193,7 +193,7 @@ class ChatIn(BaseModel):
             options |= {"temperature": self.temperature, "top_p": self.top_p}
         return {name: value for name, value in options.items() if value is not None}
 
-    def _is_drawn(self, card: ModelCard) -> bool:
+    def _is_drawn(self, card: ModelInfo) -> bool:
         narrowed = self.top_p is not None and self.top_p < 1
         return bool(self.temperature) or narrowed or bool(card.defaults.get("do_sample"))
 
@@ -202,13 +202,13 @@ def _role(role: str) -> str:
     return "system" if role == "developer" else role
 
 
-def _content(content: str | list[Part], images: dict[str, int]) -> list[dict[str, Any]]:
+def _content(content: str | list[ChatPart], images: dict[str, int]) -> list[dict[str, Any]]:
     """A message's parts; images are put into `images`, each of them once."""
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     parts: list[dict[str, Any]] = []
     for part in content:
-        if isinstance(part, TextPart):
+        if isinstance(part, ChatTextPart):
             parts.append({"type": "text", "text": part.text})
             continue
         index = images.setdefault(part.image_url.url, len(images))

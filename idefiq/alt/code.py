@@ -93,7 +93,7 @@ def _is_code(name: str, written: str) -> bool:
     return "{" in written or makes(written)
 
 
-class Code:
+class TemplateCode:
     """The template code of a page.
 
     Args:

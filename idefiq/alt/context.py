@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 
-from idefiq.alt.roles import Role, Sorted
+from idefiq.alt.roles import ImageRole, RoleDecision
 from idefiq.alt.tree import Element
 
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
@@ -44,11 +44,11 @@ class Context:
         return {name: value for name in named if (value := getattr(self, name))}
 
 
-def of_image(image: Element, sorted_as: Sorted, page: "Page") -> Context:
+def of_image(image: Element, sorted_as: RoleDecision, page: "PageContext") -> Context:
     """Everything around an image that may tell what matters in it."""
     caption = _caption(image)
-    passage = "" if sorted_as.role is Role.FUNCTIONAL else _passage(image)
-    control = sorted_as.control if sorted_as.role is Role.FUNCTIONAL else None
+    passage = "" if sorted_as.role is ImageRole.FUNCTIONAL else _passage(image)
+    control = sorted_as.control if sorted_as.role is ImageRole.FUNCTIONAL else None
     return Context(
         page_title=_short(page.title, PHRASE),
         heading=_short(page.heading_before(image), PHRASE),
@@ -60,7 +60,7 @@ def of_image(image: Element, sorted_as: Sorted, page: "Page") -> Context:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class PageContext:
     """What all images of a page share.
 
     Attributes:
@@ -72,7 +72,7 @@ class Page:
     headings: Sequence[tuple[int, str]]
 
     @classmethod
-    def of(cls, root: Element, *, title: str = "", language: str = "") -> "Page":
+    def of(cls, root: Element, *, title: str = "", language: str = "") -> "PageContext":
         """Read a page's title, language and headings."""
         headings = [
             (element.offset or 0, text)

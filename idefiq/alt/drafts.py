@@ -18,8 +18,8 @@ from typing import Any
 
 from babel import Locale, UnknownLocaleError
 
-from idefiq.alt.roles import Role
-from idefiq.alt.site import Finding, State
+from idefiq.alt.roles import ImageRole
+from idefiq.alt.site import AltState, SiteImage
 from idefiq.client import Client
 from idefiq.types import Item, Job, Review
 
@@ -47,7 +47,7 @@ class Asking:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class DraftOutcome:
     """What is to be written for a finding.
 
     Attributes:
@@ -61,16 +61,16 @@ class Outcome:
     language: str = ""
 
 
-def groups(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
+def groups(findings: Iterable[SiteImage]) -> dict[str, list[SiteImage]]:
     """Findings that need a draft, by key."""
-    found: dict[str, list[Finding]] = {}
+    found: dict[str, list[SiteImage]] = {}
     for finding in findings:
-        if finding.state is State.ASK:
+        if finding.state is AltState.ASK:
             found.setdefault(finding.key, []).append(finding)
     return found
 
 
-def ask(client: Client, wanted: Mapping[str, Sequence[Finding]], asking: Asking) -> Job:
+def ask(client: Client, wanted: Mapping[str, Sequence[SiteImage]], asking: Asking) -> Job:
     """Submit a job with an item for each key. The same findings make the same job."""
     with tempfile.TemporaryDirectory(prefix="idefiq-alt-") as folder:
         references = _upload(client, wanted, Path(folder))
@@ -105,7 +105,7 @@ def drafted(client: Client, keys: Iterable[str]) -> list[Review]:
     return found
 
 
-def _where(some: Sequence[Finding]) -> str:
+def _where(some: Sequence[SiteImage]) -> str:
     """Which image of its page, and on which others it is too."""
     first = some[0]
     source = first.place.source
@@ -116,7 +116,7 @@ def _where(some: Sequence[Finding]) -> str:
     return f"{named}, line {first.line}{also}"
 
 
-def _upload(client: Client, wanted: Mapping[str, Sequence[Finding]], folder: Path) -> list[str]:
+def _upload(client: Client, wanted: Mapping[str, Sequence[SiteImage]], folder: Path) -> list[str]:
     """References of one picture for each key, in order."""
     paths: dict[str, Path] = {}
     references: list[str | None] = []
@@ -135,7 +135,7 @@ def _upload(client: Client, wanted: Mapping[str, Sequence[Finding]], folder: Pat
     return found
 
 
-def _item(key: str, some: Sequence[Finding], reference: str, asking: Asking) -> Item:
+def _item(key: str, some: Sequence[SiteImage], reference: str, asking: Asking) -> Item:
     first = some[0]
     said: Item = {
         "page": first.shown_page[:MOST_OF_PAGE],
@@ -144,7 +144,7 @@ def _item(key: str, some: Sequence[Finding], reference: str, asking: Asking) -> 
     }
     if asking.with_context:
         said |= first.context.said()
-    elif first.role is Role.FUNCTIONAL and first.context.destination:
+    elif first.role is ImageRole.FUNCTIONAL and first.context.destination:
         said["destination"] = first.context.destination
     item: Item = {"images": [reference], "custom_id": key, "alt_text": said}
     if language := asking.language or language_name(first.context.language):
@@ -170,8 +170,8 @@ def language_tag(name: str) -> str:
 
 
 def outcomes(
-    findings: Iterable[Finding], reviews: Iterable[Review], *, with_drafts: bool
-) -> dict[int, Outcome]:
+    findings: Iterable[SiteImage], reviews: Iterable[Review], *, with_drafts: bool
+) -> dict[int, DraftOutcome]:
     """What is to be written, by the findings' places in the list.
 
     Decorative images need nobody's text. Of the others, what people have accepted, edited or
@@ -180,20 +180,20 @@ def outcomes(
     # Of several about one key, a decided one counts, and of those the last.
     ordered = sorted(reviews, key=lambda one: (one.state != "unreviewed", str(one.reviewed_at)))
     by_key = {review.custom_id: review for review in ordered}
-    found: dict[int, Outcome] = {}
+    found: dict[int, DraftOutcome] = {}
     for index, finding in enumerate(findings):
-        if finding.state is State.EMPTY:
-            found[index] = Outcome("", is_draft=False)
-        elif finding.state is State.ASK and (review := by_key.get(finding.key)):
+        if finding.state is AltState.EMPTY:
+            found[index] = DraftOutcome("", is_draft=False)
+        elif finding.state is AltState.ASK and (review := by_key.get(finding.key)):
             outcome = _outcome(finding, review, with_drafts=with_drafts)
             if outcome:
                 found[index] = outcome
     return found
 
 
-def _outcome(finding: Finding, review: Review, *, with_drafts: bool) -> Outcome | None:
+def _outcome(finding: SiteImage, review: Review, *, with_drafts: bool) -> DraftOutcome | None:
     if review.state == "decorative":
-        return Outcome("", is_draft=False)
+        return DraftOutcome("", is_draft=False)
     wanted = review.state in ("accepted", "edited") or (
         review.state == "unreviewed" and with_drafts
     )
@@ -203,4 +203,4 @@ def _outcome(finding: Finding, review: Review, *, with_drafts: bool) -> Outcome 
     own = finding.context.language.split("-")[0].lower()
     differs = bool(tag) and bool(own) and tag != own
     text = "".join(letter for letter in " ".join(review.text.split()) if letter.isprintable())
-    return Outcome(text, review.state == "unreviewed", tag if differs else "")
+    return DraftOutcome(text, review.state == "unreviewed", tag if differs else "")

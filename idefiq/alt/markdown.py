@@ -16,7 +16,7 @@ from typing import Any
 
 from pyromark import Options, events_with_range
 
-from idefiq.alt.context import HEADINGS, Page
+from idefiq.alt.context import HEADINGS, PageContext
 from idefiq.alt.places import Document, Place, Remark, in_tags
 from idefiq.alt.tags import Edit, end_of_tag
 from idefiq.alt.tree import Element, html_tree
@@ -101,7 +101,7 @@ def read(text: str) -> Document:
         place for place in in_html if _is_in(place.offset, end_of_tag(text, place.offset), html)
     ]
     title, language = _front_matter(reader.front_matter)
-    page = Page.of(reader.root, title=title, language=language)
+    page = PageContext.of(reader.root, title=title, language=language)
     _put_below([place.element for place in in_html], reader.ranges)
     places = sorted([*reader.places, *in_html], key=lambda place: place.offset)
     seen = {place.offset for place in places}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from idefiq.alt.code import makes
-from idefiq.alt.context import DRAFT_ATTRIBUTE, DRAFT_WITH_LANGUAGE, Page
+from idefiq.alt.context import DRAFT_ATTRIBUTE, DRAFT_WITH_LANGUAGE, PageContext
 from idefiq.alt.tags import Edit, set_attributes
 from idefiq.alt.tree import Element
 
@@ -77,7 +77,7 @@ class Remark:
 class Document:
     """A page as it was read."""
 
-    page: Page
+    page: PageContext
     places: Sequence[Place]
     remarks: Sequence[Remark]
 

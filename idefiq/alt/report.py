@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from idefiq.alt.drafts import Outcome
-from idefiq.alt.site import Finding, Site, State
+from idefiq.alt.drafts import DraftOutcome
+from idefiq.alt.site import AltState, Site, SiteImage
 from idefiq.types import IdefiqError, Review
 
 #: What a spreadsheet takes for the beginning of a formula.
@@ -32,7 +32,7 @@ _COLUMNS = (
 
 
 def rows(
-    site: Site, outcomes: Mapping[int, Outcome], reviews: Sequence[Review]
+    site: Site, outcomes: Mapping[int, DraftOutcome], reviews: Sequence[Review]
 ) -> list[dict[str, Any]]:
     """A row for each image."""
     by_key = {review.custom_id: review for review in reviews}
@@ -42,8 +42,8 @@ def rows(
     ]
 
 
-def _row(finding: Finding, outcome: Outcome | None, review: Review | None) -> dict[str, Any]:
-    asked = finding.state is State.ASK
+def _row(finding: SiteImage, outcome: DraftOutcome | None, review: Review | None) -> dict[str, Any]:
+    asked = finding.state is AltState.ASK
     return {
         "page": finding.shown_page,
         "line": finding.line,
@@ -67,7 +67,7 @@ def counts(site: Site) -> dict[str, int]:
     return {
         "pages": site.pages,
         "images": len(site.findings),
-        **{state.value: states[state.value] for state in State},
+        **{state.value: states[state.value] for state in AltState},
         "notes": len(site.notes),
         "unread": len(site.unread),
     }

@@ -29,7 +29,7 @@ _ORNAMENT = re.compile(
 _SPECK = 3
 
 
-class Role(StrEnum):
+class ImageRole(StrEnum):
     """What an image is for."""
 
     INFORMATIVE = "informative"
@@ -38,15 +38,15 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Sorted:
+class RoleDecision:
     """A role, why, and for functional images the link or button."""
 
-    role: Role
+    role: ImageRole
     reason: str
     control: Element | None = None
 
 
-def sort(image: Element, source: str) -> Sorted:
+def sort(image: Element, source: str) -> RoleDecision:
     """Find the role of an image.
 
     Args:
@@ -54,16 +54,16 @@ def sort(image: Element, source: str) -> Sorted:
         source: Where its picture is.
     """
     if image.name == "input":
-        return Sorted(Role.FUNCTIONAL, "it is a button", image)
+        return RoleDecision(ImageRole.FUNCTIONAL, "it is a button", image)
     if reason := _hidden(image):
-        return Sorted(Role.DECORATIVE, reason)
+        return RoleDecision(ImageRole.DECORATIVE, reason)
     if control := _control(image):
         return _in_control(image, control)
     if _is_speck(image):
-        return Sorted(Role.DECORATIVE, "it is a spacer or counts visits")
+        return RoleDecision(ImageRole.DECORATIVE, "it is a spacer or counts visits")
     if _ORNAMENT.fullmatch(_stem(source)):
-        return Sorted(Role.DECORATIVE, "by its name it is an ornament")
-    return Sorted(Role.INFORMATIVE, "it is part of the content")
+        return RoleDecision(ImageRole.DECORATIVE, "by its name it is an ornament")
+    return RoleDecision(ImageRole.INFORMATIVE, "it is part of the content")
 
 
 def _hidden(image: Element) -> str:
@@ -84,15 +84,15 @@ def _control(image: Element) -> Element | None:
     return None
 
 
-def _in_control(image: Element, control: Element) -> Sorted:
+def _in_control(image: Element, control: Element) -> RoleDecision:
     what = "button" if control.name == "button" or control.get("role") == "button" else "link"
     if control.get("aria-label") or control.get("aria-labelledby"):
-        return Sorted(Role.DECORATIVE, f"its {what} has a label", control)
+        return RoleDecision(ImageRole.DECORATIVE, f"its {what} has a label", control)
     if _says_words(control) or any(one is not image for one in _named_within(control)):
-        return Sorted(Role.DECORATIVE, f"its {what} says it in words", control)
+        return RoleDecision(ImageRole.DECORATIVE, f"its {what} says it in words", control)
     if re.search(_FORMATS, path_of(control.get("href")), re.IGNORECASE):
-        return Sorted(Role.INFORMATIVE, "its link shows it in full")
-    return Sorted(Role.FUNCTIONAL, f"it is all that a {what} shows", control)
+        return RoleDecision(ImageRole.INFORMATIVE, "its link shows it in full")
+    return RoleDecision(ImageRole.FUNCTIONAL, f"it is all that a {what} shows", control)
 
 
 @lru_cache(256)

@@ -21,13 +21,13 @@ from functools import cached_property
 from urllib.parse import unquote_to_bytes, urldefrag, urljoin
 
 from idefiq.alt import context, markdown, places
-from idefiq.alt.code import Code
-from idefiq.alt.context import Context, Page
+from idefiq.alt.code import TemplateCode
+from idefiq.alt.context import Context, PageContext
 from idefiq.alt.files import Files, is_picture
 from idefiq.alt.markdown import MarkdownSpot
 from idefiq.alt.places import Document, Place
-from idefiq.alt.roles import Role, Sorted, path_of, sort
-from idefiq.alt.text import Lines, Text
+from idefiq.alt.roles import ImageRole, RoleDecision, path_of, sort
+from idefiq.alt.text import LineNumbers, PageText
 from idefiq.alt.tree import html_tree, xml_tree
 from idefiq.alt.wording import is_file_name, is_placeholder
 from idefiq.alt.writable import checked
@@ -38,7 +38,7 @@ _LONGEST_URL, _URL = 8_192, re.compile(r"https?://[^\s/]\S*")
 _TEMPLATE = re.compile(r"\{\{|\{%|<%|\$\{|\{[A-Za-z_.]+\}")
 
 
-class State(StrEnum):
+class AltState(StrEnum):
     """Whether an image needs a text."""
 
     OK = "ok"
@@ -48,7 +48,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class ImageSource:
     """What an image shows.
 
     Attributes:
@@ -63,7 +63,7 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Choices:
+class SiteOptions:
     """What somebody decides for all images.
 
     Attributes:
@@ -76,7 +76,7 @@ class Choices:
 
 
 @dataclass(frozen=True)
-class Finding:
+class SiteImage:
     """An image of a page.
 
     Attributes:
@@ -93,13 +93,13 @@ class Finding:
     page_digest: str
     line: int
     place: Place
-    role: Role
-    state: State
+    role: ImageRole
+    state: AltState
     problem: str
     reason: str
     context: Context
     leads: str
-    picture: Picture | None
+    picture: ImageSource | None
 
     @property
     def shown_page(self) -> str:
@@ -115,7 +115,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Noted:
+class SiteRemark:
     """Something on a page that is reported, and not written."""
 
     page: str
@@ -132,13 +132,13 @@ class Site:
         choices: What somebody decides for all images.
     """
 
-    def __init__(self, sources: Sequence[Files], choices: Choices | None = None) -> None:
+    def __init__(self, sources: Sequence[Files], choices: SiteOptions | None = None) -> None:
         self._sources = sources
-        self._choices = choices or Choices()
-        self.findings: list[Finding] = []
-        self.notes: list[Noted] = []
+        self._choices = choices or SiteOptions()
+        self.findings: list[SiteImage] = []
+        self.notes: list[SiteRemark] = []
         #: Pages that could not be read, and why.
-        self.unread: list[Noted] = []
+        self.unread: list[SiteRemark] = []
         self.pages = 0
         self._titles: dict[tuple[str, str], str] = {}
         for files in sources:
@@ -150,24 +150,24 @@ class Site:
         try:
             findings, notes = self._found(files, name)
         except IdefiqError as error:
-            self.unread.append(Noted(shown, 0, "page", str(error)))
+            self.unread.append(SiteRemark(shown, 0, "page", str(error)))
         except Exception as error:  # a stranger's page must not end the look at all others
             why = f"it is not understood ({type(error).__name__}: {error})"
-            self.unread.append(Noted(shown, 0, "page", why))
+            self.unread.append(SiteRemark(shown, 0, "page", why))
         else:
             self.pages += not name.lower().endswith(".css")
             self.findings += findings
             self.notes += notes
 
-    def _found(self, files: Files, name: str) -> tuple[list[Finding], list[Noted]]:
+    def _found(self, files: Files, name: str) -> tuple[list[SiteImage], list[SiteRemark]]:
         data = files.read(name)
-        text = Text.of(data, name).text
+        text = PageText.of(data, name).text
         document = _document(text, name)
         page = document.page
         if not page.language:
             page = replace(page, language=files.language)
-        lines, digest = Lines(text), hashlib.sha256(data).hexdigest()
-        code = Code(text)
+        lines, digest = LineNumbers(text), hashlib.sha256(data).hexdigest()
+        code = TemplateCode(text)
         # Where code has quotes of its own, an HTML parser sees tags that are not there.
         real = {one.offset: one for one in _document(code.masked, name).places} if code else None
         findings = [
@@ -175,29 +175,35 @@ class Site:
             for place in document.places
         ]
         notes = [
-            Noted(files.shown(name), lines.of(remark.offset), remark.what, remark.reason)
+            SiteRemark(files.shown(name), lines.of(remark.offset), remark.what, remark.reason)
             for remark in document.remarks
         ]
         return findings, notes
 
     def _finding(
-        self, files: Files, name: str, digest: str, place: Place, page: Page, lines: Lines
-    ) -> Finding:
+        self,
+        files: Files,
+        name: str,
+        digest: str,
+        place: Place,
+        page: PageContext,
+        lines: LineNumbers,
+    ) -> SiteImage:
         sorted_as = sort(place.element, place.source)
         around = context.of_image(place.element, sorted_as, page)
         leads = ""
-        if sorted_as.role is Role.FUNCTIONAL and sorted_as.control:
+        if sorted_as.role is ImageRole.FUNCTIONAL and sorted_as.control:
             leads = _resolved(name, sorted_as.control.get("href")) or around.destination
             around = self._with_title(files, leads, around)
         problem = _problem(place)
         state, reason = self._state(place, sorted_as, problem)
         picture = None
-        if state is State.ASK:
+        if state is AltState.ASK:
             try:
                 picture = _picture(files, name, place.source)
             except IdefiqError as error:
-                state, reason = State.PERSON, str(error)
-        return Finding(
+                state, reason = AltState.PERSON, str(error)
+        return SiteImage(
             files=files,
             page=name,
             page_digest=digest,
@@ -212,19 +218,19 @@ class Site:
             picture=picture,
         )
 
-    def _state(self, place: Place, sorted_as: Sorted, problem: str) -> tuple[State, str]:
+    def _state(self, place: Place, sorted_as: RoleDecision, problem: str) -> tuple[AltState, str]:
         if (settled := _settled(place, problem)) is not None:
             return settled
-        if sorted_as.role is Role.DECORATIVE:
+        if sorted_as.role is ImageRole.DECORATIVE:
             is_empty = problem == "empty" or _is_empty_when_made(place)
-            return (State.OK if is_empty or not problem else State.EMPTY), sorted_as.reason
-        if problem == "empty" and sorted_as.role is Role.INFORMATIVE:
+            return (AltState.OK if is_empty or not problem else AltState.EMPTY), sorted_as.reason
+        if problem == "empty" and sorted_as.role is ImageRole.INFORMATIVE:
             if self._choices.describe_empty:
-                return State.ASK, sorted_as.reason
-            return State.OK, "its author says that it is decorative"
+                return AltState.ASK, sorted_as.reason
+            return AltState.OK, "its author says that it is decorative"
         if problem or self._choices.force:
-            return State.ASK, sorted_as.reason
-        return State.OK, sorted_as.reason
+            return AltState.ASK, sorted_as.reason
+        return AltState.OK, sorted_as.reason
 
     def _with_title(self, files: Files, leads: str, around: Context) -> Context:
         """A link to a page of the site says its title: that is where it leads."""
@@ -240,19 +246,19 @@ class Site:
         key = (files.name, name)
         if key not in self._titles and name.lower().endswith((".html", ".htm", ".xhtml", ".md")):
             try:
-                text = Text.of(files.read(name), name).text
+                text = PageText.of(files.read(name), name).text
                 self._titles[key] = _document(text, name).page.title
             except IdefiqError:
                 self._titles[key] = ""
         return self._titles.get(key, "")
 
-    def __iter__(self) -> Iterator[Finding]:
+    def __iter__(self) -> Iterator[SiteImage]:
         return iter(self.findings)
 
     @property
-    def open(self) -> list[Finding]:
+    def open(self) -> list[SiteImage]:
         """Images that need something."""
-        return [finding for finding in self.findings if finding.state is not State.OK]
+        return [finding for finding in self.findings if finding.state is not AltState.OK]
 
 
 def _document(text: str, name: str) -> Document:
@@ -261,11 +267,11 @@ def _document(text: str, name: str) -> Document:
     if suffix in ("md", "markdown"):
         return markdown.read(text)
     if suffix == "css":
-        return Document(Page("", "", ()), (), places.backgrounds(text))
+        return Document(PageContext("", "", ()), (), places.backgrounds(text))
     is_xml = suffix == "xhtml" or text.lstrip("\ufeff \r\n").startswith("<?xml")
     root = xml_tree(text) if is_xml else html_tree(text)
     found, remarks = places.in_tags(root)
-    return Document(Page.of(root), found, remarks)
+    return Document(PageContext.of(root), found, remarks)
 
 
 def _is_empty_when_made(place: Place) -> bool:
@@ -273,24 +279,24 @@ def _is_empty_when_made(place: Place) -> bool:
     return place.alt is None and isinstance(place.spot, MarkdownSpot)
 
 
-def _settled(place: Place, problem: str) -> tuple[State, str] | None:
+def _settled(place: Place, problem: str) -> tuple[AltState, str] | None:
     """State and reason of an image that no draft is written for, whatever its role."""
     named = place.element.get("aria-label") or place.element.get("aria-labelledby")
     if named and problem in ("missing", "empty"):
-        return State.OK, "it has a label"
+        return AltState.OK, "it has a label"
     if place.is_made:
-        return State.OK, "a template makes its text"
+        return AltState.OK, "a template makes its text"
     if place.obstacle and problem == "empty":
-        return State.OK, "its author says that it is decorative"
+        return AltState.OK, "its author says that it is decorative"
     if place.obstacle and problem:
-        return State.PERSON, f"{place.obstacle}: write its text there"
+        return AltState.PERSON, f"{place.obstacle}: write its text there"
     if place.obstacle:
-        return State.OK, "it has a text"
+        return AltState.OK, "it has a text"
     if place.element.name == "area":
-        needs = State.PERSON if problem else State.OK
+        needs = AltState.PERSON if problem else AltState.OK
         return needs, "a part of an image map: say where it leads"
     if place.spot is None:
-        return State.PERSON, "it is not written in the page itself"
+        return AltState.PERSON, "it is not written in the page itself"
     return None
 
 
@@ -317,7 +323,7 @@ def _resolved(page: str, href: str) -> str:
         return href
 
 
-def _picture(files: Files, page: str, source: str) -> Picture:
+def _picture(files: Files, page: str, source: str) -> ImageSource:
     if not source:
         raise IdefiqError("it names no picture")
     if _TEMPLATE.search(source) and not source.startswith("data:"):
@@ -331,10 +337,10 @@ def _picture(files: Files, page: str, source: str) -> Picture:
         url = re.sub(r"\s+", "%20", found.strip())
         if len(url) > _LONGEST_URL or not _URL.fullmatch(url):
             raise IdefiqError(f"{source[:80]} is no address that can be fetched")
-        return Picture(identity=url, url=url)
+        return ImageSource(identity=url, url=url)
     if not is_picture(found):
         raise IdefiqError(f"{source[:80]} is no picture")
-    return Picture(hashlib.sha256(found).hexdigest(), read=lambda: bytes(read()))  # type: ignore[arg-type]
+    return ImageSource(hashlib.sha256(found).hexdigest(), read=lambda: bytes(read()))  # type: ignore[arg-type]
 
 
 def _inline(source: str) -> bytes:

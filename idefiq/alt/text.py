@@ -16,14 +16,14 @@ _STATEFUL = ("utf-16", "utf-32", "utf-7", "utf16", "utf32", "utf7", "iso-2022", 
 
 
 @dataclass(frozen=True)
-class Text:
+class PageText:
     """A page as text, and how it becomes bytes again."""
 
     text: str
     encoding: str
 
     @classmethod
-    def of(cls, data: bytes, name: str) -> "Text":
+    def of(cls, data: bytes, name: str) -> "PageText":
         """Decode so that the same bytes can be made of it.
 
         Raises:
@@ -72,7 +72,7 @@ def _encoding(data: bytes, name: str) -> str:
     return "utf-8"
 
 
-class Lines:
+class LineNumbers:
     """Line numbers of positions."""
 
     def __init__(self, text: str) -> None:

@@ -54,7 +54,7 @@ _QUOTES = {'"': '"', "“": "”", "'": "'", "„": "“", "«": "»", "`": "`"}
 
 
 @dataclass(frozen=True, slots=True)
-class Objection:
+class Issue:
     """What is wrong with a text.
 
     Attributes:
@@ -79,9 +79,7 @@ def is_placeholder(text: str) -> bool:
     return bool(_PLACEHOLDER.fullmatch(bare))
 
 
-def lint(
-    text: str, *, near: Sequence[str] = (), target_length: int = TARGET_LENGTH
-) -> list[Objection]:
+def lint(text: str, *, near: Sequence[str] = (), target_length: int = TARGET_LENGTH) -> list[Issue]:
     """What a careful editor would object to.
 
     Args:
@@ -90,25 +88,17 @@ def lint(
         target_length: Characters aimed at.
     """
     if not text.strip():
-        return [Objection("blank", "say what matters, or mark the image as decorative")]
+        return [Issue("blank", "say what matters, or mark the image as decorative")]
     if is_placeholder(text):
-        return [
-            Objection("placeholder", f"{_short(text)!r} says nothing: say what the image shows")
-        ]
+        return [Issue("placeholder", f"{_short(text)!r} says nothing: say what the image shows")]
     if is_file_name(text):
-        return [
-            Objection("file_name", f"{_short(text)!r} is the name of a file: say what it shows")
-        ]
+        return [Issue("file_name", f"{_short(text)!r} is the name of a file: say what it shows")]
     found = [objection for rule in _RULES if (objection := rule(text))]
     if any(_alike(text, other) for other in near):
-        found.append(
-            Objection("repeats", "the same is said beside the image: say what that does not")
-        )
+        found.append(Issue("repeats", "the same is said beside the image: say what that does not"))
     if len(text) > target_length:
         found.append(
-            Objection(
-                "long", f"{len(text)} characters; {target_length} are aimed at", is_error=False
-            )
+            Issue("long", f"{len(text)} characters; {target_length} are aimed at", is_error=False)
         )
     return found
 
@@ -140,58 +130,58 @@ def _whole(text: str) -> str:
     return text.rpartition(" ")[0].rstrip(" ,;:–-") or text
 
 
-def _lead_in(text: str) -> Objection | None:
+def _lead_in(text: str) -> Issue | None:
     lead = _LEAD_IN.match(text)
     if not lead or _TELLING.search(lead[0]):
         return None
-    return Objection(
+    return Issue(
         "lead_in",
         f"leave out {lead[0].strip()!r}: a screen reader says that it is an image",
         is_error=False,
     )
 
 
-def _refusal(text: str) -> Objection | None:
+def _refusal(text: str) -> Issue | None:
     if not _REFUSAL.search(text):
         return None
-    return Objection("refusal", "this speaks of who looks, and not of the image")
+    return Issue("refusal", "this speaks of who looks, and not of the image")
 
 
-def _markup(text: str) -> Objection | None:
+def _markup(text: str) -> Issue | None:
     if not re.search(r"</?[a-z][^<>]{0,200}>|&(?:#\d+|[a-z]+);|\*\*|\]\(|https?://|\n", text):
         return None
-    return Objection("markup", "markup, addresses and line breaks are read out: use plain text")
+    return Issue("markup", "markup, addresses and line breaks are read out: use plain text")
 
 
-def _loop(text: str) -> Objection | None:
+def _loop(text: str) -> Issue | None:
     words = re.findall(r"\w+", text.casefold())
     for size in (1, 2, 3, 4, 5, 6):
         for start in range(len(words) - 3 * size + 1):
             run = words[start : start + size]
             if words[start + size : start + 3 * size] == run * 2:
-                return Objection("loop", f"{' '.join(run)!r} is repeated again and again")
+                return Issue("loop", f"{' '.join(run)!r} is repeated again and again")
     return None
 
 
-def _case(text: str) -> Objection | None:
+def _case(text: str) -> Issue | None:
     letters = [letter for letter in text if letter.isalpha()]
     if len(text.split()) >= 3 and len(letters) > 12 and all(map(str.isupper, letters)):
-        return Objection("capitals", "all capitals are spelt out by some screen readers")
+        return Issue("capitals", "all capitals are spelt out by some screen readers")
     if letters and text.strip()[0].islower() and not re.match(r"[a-z]+[A-Z]", text.strip()):
-        return Objection("lower_case", "begin with a capital letter", is_error=False)
+        return Issue("lower_case", "begin with a capital letter", is_error=False)
     return None
 
 
-def _spaces(text: str) -> Objection | None:
+def _spaces(text: str) -> Issue | None:
     if text == text.strip():
         return None
-    return Objection("spaces", "there is white space around the text", is_error=False)
+    return Issue("spaces", "there is white space around the text", is_error=False)
 
 
-def _unfinished(text: str) -> Objection | None:
+def _unfinished(text: str) -> Issue | None:
     if not re.search(r"(?:\b(?:a|an|the|and|or|of|in|on|with|to|is|are)|[,;:–(-])\s*$", text):
         return None
-    return Objection("unfinished", "the text breaks off")
+    return Issue("unfinished", "the text breaks off")
 
 
 _RULES = (_lead_in, _refusal, _markup, _loop, _case, _spaces, _unfinished)

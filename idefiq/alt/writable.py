@@ -4,13 +4,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from idefiq.alt.code import IN_CODE, Code, makes
+from idefiq.alt.code import IN_CODE, TemplateCode, makes
 from idefiq.alt.markdown import MarkdownSpot
 from idefiq.alt.places import Place
 from idefiq.alt.tags import attribute_spans
 
 
-def checked(place: Place, text: str, code: Code, real: Mapping[int, Place] | None) -> Place:
+def checked(place: Place, text: str, code: TemplateCode, real: Mapping[int, Place] | None) -> Place:
     """Without a spot where it must not be written.
 
     That is where there is no such tag in the text, because an entity has brought it, and where
@@ -38,7 +38,9 @@ def checked(place: Place, text: str, code: Code, real: Mapping[int, Place] | Non
     return replace(place, spot=None, is_made=True) if is_made else place
 
 
-def _behind(obstacle: str, place: Place, text: str, code: Code, real: Mapping[int, Place]) -> Place:
+def _behind(
+    obstacle: str, place: Place, text: str, code: TemplateCode, real: Mapping[int, Place]
+) -> Place:
     """A place that must not be written, with the text that it has behind all code, if any."""
     seen = real.get(place.offset)
     spans = dict(attribute_spans(code.masked, place.offset)) if seen else {}

@@ -8,11 +8,11 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from idefiq.alt.drafts import Outcome
+from idefiq.alt.drafts import DraftOutcome
 from idefiq.alt.files import Book, Files, Web
-from idefiq.alt.site import Finding
+from idefiq.alt.site import SiteImage
 from idefiq.alt.tags import apply
-from idefiq.alt.text import Text
+from idefiq.alt.text import PageText
 from idefiq.types import IdefiqError
 
 
@@ -22,7 +22,7 @@ class Change:
 
     files: Files
     page: str
-    before: Text
+    before: PageText
     after: str
 
     @property
@@ -31,7 +31,7 @@ class Change:
         return self.before.bytes_of(self.after)
 
 
-def changes(findings: Sequence[Finding], outcomes: Mapping[int, Outcome]) -> list[Change]:
+def changes(findings: Sequence[SiteImage], outcomes: Mapping[int, DraftOutcome]) -> list[Change]:
     """The pages that change, as they are now and as they are to be.
 
     Raises:
@@ -48,12 +48,12 @@ def changes(findings: Sequence[Finding], outcomes: Mapping[int, Outcome]) -> lis
     ]
 
 
-def _change(some: Sequence[tuple[Finding, Outcome]]) -> Change | None:
+def _change(some: Sequence[tuple[SiteImage, DraftOutcome]]) -> Change | None:
     files, page = some[0][0].files, some[0][0].page
     data = files.read(page)
     if hashlib.sha256(data).hexdigest() != some[0][0].page_digest:
         raise IdefiqError(f"{files.shown(page)} has changed meanwhile: try again")
-    before = Text.of(data, page)
+    before = PageText.of(data, page)
     edits = [
         edit
         for finding, outcome in some

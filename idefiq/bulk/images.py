@@ -1,4 +1,4 @@
-"""What a manifest says of an image and of a chunk of them."""
+"""Rows of a manifest: an image, and a chunk of images."""
 
 import json
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ class Image:
     """A row of the manifest.
 
     Attributes:
-        text: Where its text file is, if it has one.
-        before: What others wrote there, when this run last looked.
-        digests: Of what this run has written there.
+        text: Path of its text file, if the run writes one.
+        before: Text in that file that this run did not write, when it last looked.
+        digests: Digests of what this run has written there.
     """
 
     number: int
@@ -32,26 +32,26 @@ class Image:
     code: str | None
 
     @property
-    def said(self) -> str | None:
-        """The answer: a label if one was asked for, None if it is none of those."""
+    def answer_text(self) -> str | None:
+        """The answer's text, or for `classify` its label; None if it names no label."""
         if self.answer is None:
             return None
-        said: str | None = self.answer["label" if "label" in self.answer else "text"]
-        return said
+        text: str | None = self.answer["label" if "label" in self.answer else "text"]
+        return text
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Images that are one job; or a bucket, which is one job too.
+    """The images of one job; or a bucket, which is one job too.
 
     Attributes:
-        said: What its submission says besides the items.
+        submission: Fields of its submission besides the items.
     """
 
     number: int
     key: str
     source: str | None
-    said: dict[str, Any]
+    submission: dict[str, Any]
     job_id: str | None
     cursor: str | None
 

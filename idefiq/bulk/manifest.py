@@ -89,7 +89,7 @@ class Manifest:
             if value != identity[name]:
                 raise IdefiqError(
                     f"{plan.out or 'this folder'!r} is of a run with another {name}: choose another"
-                    " --out, or --restart to ask about everything anew"
+                    " --out, or --fresh to ask about everything anew"
                 )
         self._set_fact("identity", identity)
         self._set_fact("plan", asdict(plan))

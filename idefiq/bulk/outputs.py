@@ -118,7 +118,7 @@ class Output:
         Raises:
             IdefiqError: See text_before.
         """
-        if image.text is None or image.said is None:
+        if image.text is None or image.answer_text is None:
             return
         path, existing = Path(image.text), self.plan.existing
         current = self.text_before(path)
@@ -126,7 +126,7 @@ class Output:
         theirs = image.before if ours else current
         if theirs is not None and existing == "skip":
             return
-        said = dressed(self.plan, image.said) + "\n"
+        said = dressed(self.plan, image.answer_text) + "\n"
         if theirs and theirs.strip() and existing == "append":
             said = f"{theirs if theirs.endswith(NEWLINE) else theirs + NEWLINE}{said}"
         elif theirs and theirs.strip() and existing == "prepend":

@@ -195,7 +195,7 @@ class Run:
         """Submit a chunk under its own key: sent twice, it is one job."""
         items = chunk.source or self._manifest.items(chunk)
         try:
-            job = self._client.submit(items, **chunk.said, idempotency_key=chunk.key)
+            job = self._client.submit(items, **chunk.submission, idempotency_key=chunk.key)
         except ApiError as error:
             place = self._refused(error)
             if place is not None:
@@ -226,7 +226,7 @@ class Run:
                 raise
             raise IdefiqError(
                 f"the service knows nothing of {chunk.job_id}, which this run sent: is it another"
-                " service? --restart asks for everything again"
+                " service? --fresh asks for everything again"
             ) from error
         if job.items_per_second:
             self._rates[job.id] = job.items_per_second

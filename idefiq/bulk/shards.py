@@ -56,7 +56,7 @@ def write(
         pattern = str(Path(aside) / path.name)
         with webdataset.ShardWriter(pattern, maxcount=plan.shard_items, verbose=0) as shards:
             for image in images:
-                if image.said is not None and image.error is None:
+                if image.answer_text is not None and image.error is None:
                     shards.write(_sample(plan, image, reader))
         made = sorted(Path(aside).iterdir())
         names = [each.name for each in made]
@@ -77,7 +77,7 @@ def write(
 def _sample(plan: Plan, image: Image, reader: Reader) -> dict[str, Any]:
     sample: dict[str, Any] = {
         "__key__": f"{image.number:09}",
-        "txt": dressed(plan, image.said or ""),
+        "txt": dressed(plan, image.answer_text or ""),
         "json": row(plan, image),
     }
     if "reference" not in image.location:

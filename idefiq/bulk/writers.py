@@ -56,7 +56,7 @@ def row(plan: Plan, image: Image) -> dict[str, Any]:
         f"source_{name}" if name in OURS else name: value for name, value in image.columns.items()
     }
     said = said or {"file": image.key}
-    said["answer"] = dressed(plan, image.said) if image.said is not None else None
+    said["answer"] = dressed(plan, image.answer_text) if image.answer_text is not None else None
     said["error"] = image.error
     if image.answer and "scores" in image.answer:
         said["scores"] = image.answer["scores"]
@@ -74,8 +74,8 @@ def jsonl_lines(plan: Plan, images: Iterable[Image]) -> Iterator[bytes]:
 def txt_lines(plan: Plan, images: Iterable[Image]) -> Iterator[bytes]:
     """Name, tab, answer on one line."""
     for image in images:
-        if image.said is not None and image.error is None:
-            said = " ".join(dressed(plan, image.said).split())
+        if image.answer_text is not None and image.error is None:
+            said = " ".join(dressed(plan, image.answer_text).split())
             yield f"{image.columns.get('file', image.key)}\t{said}\n".encode()
 
 
@@ -123,9 +123,9 @@ def _csv(plan: Plan, images: Iterable[Image], path: Path) -> None:
 def _metadata(plan: Plan, images: Iterable[Image], path: Path) -> None:
     root = path.parent.resolve()
     rows = (
-        {"file_name": _relative(image, root), "text": dressed(plan, image.said)}
+        {"file_name": _relative(image, root), "text": dressed(plan, image.answer_text)}
         for image in images
-        if image.said is not None and image.error is None
+        if image.answer_text is not None and image.error is None
     )
     if path.suffix == ".csv":
         _table(path, rows, "excel")

@@ -12,9 +12,9 @@ import typer
 
 from idefiq.alt import drafts, files, report
 from idefiq.alt import write as writing
-from idefiq.alt.drafts import Asking, Outcome
-from idefiq.alt.site import Choices, Finding, Site, State
-from idefiq.cli.common import AsJson, Key, Url, errors, say_json, shown
+from idefiq.alt.drafts import Asking, DraftOutcome
+from idefiq.alt.site import AltState, Site, SiteImage, SiteOptions
+from idefiq.cli.common import ApiKeyOption, AsJson, UrlOption, errors, say_json, shown
 from idefiq.client import Client
 from idefiq.types import IdefiqError, Job, Result, Review
 
@@ -81,8 +81,8 @@ def alt(  # noqa: PLR0913 - what a site can be asked for
     ] = "",
     model: Annotated[str | None, typer.Option(help="Which model; may be left out")] = None,
     as_json: AsJson = False,
-    url: Url = None,
-    api_key: Key = None,
+    url: UrlOption = None,
+    api_key: ApiKeyOption = None,
 ) -> None:
     """Find images without a proper text alternative, draft one, and write what was accepted."""
     writes = bool(write or apply or patch)
@@ -90,7 +90,7 @@ def alt(  # noqa: PLR0913 - what a site can be asked for
     look = partial(
         Site,
         [files.named(word, root or ()) for word in what],
-        Choices(force, describe_empty),
+        SiteOptions(force, describe_empty),
     )
     site = look()
     if not site.pages and not site.unread:
@@ -192,7 +192,7 @@ def _write_patch(path: Path, data: bytes) -> None:
 
 
 def _write_report(
-    path: Path | None, site: Site, outcomes: dict[int, Outcome], found: Sequence[Review]
+    path: Path | None, site: Site, outcomes: dict[int, DraftOutcome], found: Sequence[Review]
 ) -> None:
     if path:
         report.write(path, site, report.rows(site, outcomes, found))
@@ -213,10 +213,10 @@ def _say_what_there_is(site: Site, *, as_json: bool) -> None:
     _say_counts(site)
 
 
-def _line(finding: Finding) -> str:
+def _line(finding: SiteImage) -> str:
     what = (finding.place.source or finding.place.element.name)[:80]
     problem = finding.problem.replace("_", " ") or "asked for again"
-    if finding.state is State.PERSON:
+    if finding.state is AltState.PERSON:
         problem = f"needs a person, {problem}"
     said = f"{problem}, {finding.role}: {what} ({finding.reason})"
     return shown(f"{finding.shown_page}:{finding.line}: {said}")
@@ -233,7 +233,7 @@ def _say_counts(site: Site) -> None:
 
 def _say_the_end(site: Site, end: _End, *, as_json: bool) -> None:
     states = {state: sum(one.state == state for one in end.found) for state in _STATES}
-    asked = [finding for finding in site if finding.state is State.ASK]
+    asked = [finding for finding in site if finding.state is AltState.ASK]
     of_key = {finding.key: finding for finding in reversed(asked)}  # the first of each
     failed = [
         f"{_where(of_key.get(one.custom_id or ''), one)}: {one.error or one.state}"
@@ -250,7 +250,7 @@ def _say_the_end(site: Site, end: _End, *, as_json: bool) -> None:
         *(f"no place here for what was decided about {text}" for text in lost[:LISTED]),
     ):
         errors.print(shown(text), style="red")
-    for finding in [one for one in site if one.state is State.PERSON][:LISTED]:
+    for finding in [one for one in site if one.state is AltState.PERSON][:LISTED]:
         errors.print(_line(finding))
     _say_counts(site)
     if said := ", ".join(f"{count} {state}" for state, count in states.items() if count):
@@ -262,7 +262,7 @@ def _say_the_end(site: Site, end: _End, *, as_json: bool) -> None:
         print(f"to review: idefiq review   then, with the same words and options: {jobs}")
 
 
-def _where(finding: Finding | None, failed: Result) -> str:
+def _where(finding: SiteImage | None, failed: Result) -> str:
     if finding is None:
         return failed.custom_id or str(failed.index)
     return f"{finding.shown_page}:{finding.line}: {finding.place.source[:80]}"

@@ -8,11 +8,11 @@ from rich.console import Console
 
 from idefiq.protocol import DEFAULT_URL
 
-Url = Annotated[
+UrlOption = Annotated[
     str | None,
     typer.Option(help=f"Where the service is; IDEFIQ_URL, or {DEFAULT_URL}, if not said"),
 ]
-Key = Annotated[str | None, typer.Option(help="API key; IDEFIQ_API_KEY if not said")]
+ApiKeyOption = Annotated[str | None, typer.Option(help="API key; IDEFIQ_API_KEY if not said")]
 AsJson = Annotated[bool, typer.Option("--json", help="Say it as JSON, for programs")]
 
 #: What a terminal would obey instead of showing.

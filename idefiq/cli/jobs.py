@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from idefiq.bulk import outputs, writers
 from idefiq.bulk.ask import Ask, Plan
 from idefiq.bulk.images import Image, outcome
-from idefiq.cli.common import AsJson, Key, Url, say_json
+from idefiq.cli.common import ApiKeyOption, AsJson, UrlOption, say_json
 from idefiq.client import Client
 from idefiq.types import IdefiqError, Job, Result
 
@@ -27,7 +27,9 @@ def add_to(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def jobs(url: Url = None, api_key: Key = None, limit: int = 20, as_json: AsJson = False) -> None:
+def jobs(
+    url: UrlOption = None, api_key: ApiKeyOption = None, limit: int = 20, as_json: AsJson = False
+) -> None:
     """List jobs, newest first."""
     with Client(url, api_key) as client:
         found = list(islice(client.jobs(), limit))
@@ -53,8 +55,8 @@ def results(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the file if it is there")
     ] = False,
-    url: Url = None,
-    api_key: Key = None,
+    url: UrlOption = None,
+    api_key: ApiKeyOption = None,
 ) -> None:
     """Print the results of a job so far, in the order of its submission."""
     output = outputs.resolve(Plan(sources=[], ask=Ask({}), out=out, existing="overwrite"))
@@ -80,7 +82,7 @@ def _image(result: Result) -> Image:
     return Image(result.index, name, {}, told, None, None, "", "done", result.detail, error, code)
 
 
-def watch(job_id: str, url: Url = None, api_key: Key = None) -> None:
+def watch(job_id: str, url: UrlOption = None, api_key: ApiKeyOption = None) -> None:
     """Print what happens to a job as it happens, a line of JSON each, up to its end."""
     with Client(url, api_key) as client:
         for event in client.events(job_id):
@@ -93,19 +95,19 @@ def _steered(job: Job) -> None:
     print(f"{job.id} is {job.state}")
 
 
-def cancel(job_id: str, url: Url = None, api_key: Key = None) -> None:
+def cancel(job_id: str, url: UrlOption = None, api_key: ApiKeyOption = None) -> None:
     """Start no more items of a job; what is answered stays."""
     with Client(url, api_key) as client:
         _steered(client.cancel(job_id))
 
 
-def pause(job_id: str, url: Url = None, api_key: Key = None) -> None:
+def pause(job_id: str, url: UrlOption = None, api_key: ApiKeyOption = None) -> None:
     """Start nothing new of a job until it is resumed."""
     with Client(url, api_key) as client:
         _steered(client.pause(job_id))
 
 
-def resume(job_id: str, url: Url = None, api_key: Key = None) -> None:
+def resume(job_id: str, url: UrlOption = None, api_key: ApiKeyOption = None) -> None:
     """Go on with a paused job."""
     with Client(url, api_key) as client:
         _steered(client.resume(job_id))
@@ -114,8 +116,8 @@ def resume(job_id: str, url: Url = None, api_key: Key = None) -> None:
 def priority(
     job_id: str,
     steps: Annotated[int, typer.Argument(help="-10 to 10; each is worth ten minutes of waiting")],
-    url: Url = None,
-    api_key: Key = None,
+    url: UrlOption = None,
+    api_key: ApiKeyOption = None,
 ) -> None:
     """Let a job go before, or after, your others; use -- before a negative number."""
     with Client(url, api_key) as client:
@@ -123,7 +125,7 @@ def priority(
     print(f"{job.id} has priority {job.priority}")
 
 
-def delete(job_id: str, url: Url = None, api_key: Key = None) -> None:
+def delete(job_id: str, url: UrlOption = None, api_key: ApiKeyOption = None) -> None:
     """Delete a finished job with its items and results."""
     with Client(url, api_key) as client:
         client.delete(job_id)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from idefiq.cli.common import AsJson, Key, Url, say_json
+from idefiq.cli.common import ApiKeyOption, AsJson, UrlOption, say_json
 from idefiq.client import Client
 from idefiq.types import ApiKey
 
@@ -21,8 +21,8 @@ def create(
         typer.Option(help="submit, read, review or admin; all but admin if none is given"),
     ] = None,
     days: Annotated[int | None, typer.Option(help="Valid for so long; else for ever")] = None,
-    url: Url = None,
-    api_key: Key = None,
+    url: UrlOption = None,
+    api_key: ApiKeyOption = None,
 ) -> None:
     """Make a key and print it: it is shown this once."""
     with Client(url, api_key) as client:
@@ -30,7 +30,7 @@ def create(
 
 
 @app.command("list")
-def list_keys(url: Url = None, api_key: Key = None, as_json: AsJson = False) -> None:
+def list_keys(url: UrlOption = None, api_key: ApiKeyOption = None, as_json: AsJson = False) -> None:
     """List keys, without their secrets."""
     with Client(url, api_key) as client:
         for key in client.api_keys():
@@ -48,7 +48,7 @@ def _state(key: ApiKey) -> str:
 
 
 @app.command()
-def revoke(key_id: str, url: Url = None, api_key: Key = None) -> None:
+def revoke(key_id: str, url: UrlOption = None, api_key: ApiKeyOption = None) -> None:
     """Make a key invalid at once."""
     with Client(url, api_key) as client:
         client.revoke_api_key(key_id)

@@ -7,7 +7,7 @@ import typer
 
 from idefiq.alt import files
 from idefiq.alt.site import Site
-from idefiq.alt.wording import TARGET_LENGTH, Objection, lint
+from idefiq.alt.wording import TARGET_LENGTH, Issue, lint
 from idefiq.cli.common import AsJson, say_json, shown
 from idefiq.types import IdefiqError
 
@@ -58,7 +58,7 @@ def lint_alt(
         raise typer.Exit(1)
 
 
-def _of_site(site: Site, target_length: int) -> list[tuple[str, str, Objection]]:
+def _of_site(site: Site, target_length: int) -> list[tuple[str, str, Issue]]:
     found = []
     for finding in site:
         if not finding.place.alt:

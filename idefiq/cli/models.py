@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from idefiq import server
-from idefiq.cli.common import AsJson, Key, Url, say_json
+from idefiq.cli.common import ApiKeyOption, AsJson, UrlOption, say_json
 from idefiq.client import Client
 
 app = typer.Typer(invoke_without_command=True)
@@ -16,19 +16,22 @@ app = typer.Typer(invoke_without_command=True)
 
 @app.callback()
 def models(
-    context: typer.Context, url: Url = None, api_key: Key = None, as_json: AsJson = False
+    context: typer.Context,
+    url: UrlOption = None,
+    api_key: ApiKeyOption = None,
+    as_json: AsJson = False,
 ) -> None:
     """List the models that the service knows; `pull` downloads one for an engine."""
     if context.invoked_subcommand:
         return
-    table = Table("model", "state", "kinds", "licence", "note", box=None)
+    table = Table("model", "state", "kinds", "license", "note", box=None)
     with Client(url, api_key) as client:
         found = client.models()
     for model in found:
         if as_json:
             say_json(asdict(model))
         state = "ready" if model.ready else "offline"
-        table.add_row(model.name, state, ", ".join(model.kinds), model.licence, model.note)
+        table.add_row(model.name, state, ", ".join(model.kinds), model.license, model.note)
     if not as_json:
         Console(markup=False).print(table)
 

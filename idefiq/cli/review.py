@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from idefiq.alt.report import as_csv, fused
-from idefiq.cli.common import AsJson, Key, Url, errors, say_json, shown
+from idefiq.cli.common import ApiKeyOption, AsJson, UrlOption, errors, say_json, shown
 from idefiq.client import Client
 from idefiq.types import ApiError, IdefiqError, Review
 
@@ -25,8 +25,8 @@ _COLUMNS = (
     "page",
     "role",
     *_AROUND,
-    "certainty",
-    "objections",
+    "confidence",
+    "issues",
     "draft",
     "state",
     "text",
@@ -44,7 +44,7 @@ def add_to(app: typer.Typer) -> None:
 
 def review(  # noqa: PLR0913 - the ways to review
     job_id: Annotated[str | None, typer.Argument(help="Only drafts of this job")] = None,
-    order: Annotated[str, typer.Option(help="page, or doubt: the least certain first")] = "page",
+    order: Annotated[str, typer.Option(help="page, or confidence: least confident first")] = "page",
     reviewer: Annotated[
         str | None, typer.Option(help="Your name, for the history; else your user name")
     ] = None,
@@ -53,15 +53,19 @@ def review(  # noqa: PLR0913 - the ways to review
     ] = None,
     from_csv: Annotated[
         Path | None,
-        typer.Option("--from", help="Take decisions, and texts that were changed, from its CSV"),
+        typer.Option(
+            "--import-csv",
+            "--from",
+            help="Read decisions and edited texts from that CSV (--from until release 0.3)",
+        ),
     ] = None,
     as_json: AsJson = False,
-    url: Url = None,
-    api_key: Key = None,
+    url: UrlOption = None,
+    api_key: ApiKeyOption = None,
 ) -> None:
     """Accept, edit or reject drafts of alternative text, one after the other."""
     if from_csv and to_csv:
-        raise IdefiqError("--csv writes and --from reads: say one of them")
+        raise IdefiqError("--csv and --import-csv exclude each other")
     name = reviewer or _user()
     with Client(url, api_key) as client:
         if job_id:
@@ -129,10 +133,10 @@ def _show(one: Review, number: int, total: int) -> None:
     ]
     if one.state != "unreviewed":
         lines.append(f"  {one.state} by {one.reviewer}")
-    lines += [f"  ! {objection['message']}" for objection in one.draft["objections"]]
+    lines += [f"  ! {issue['message']}" for issue in one.draft["issues"]]
     language = f" [{one.language}]" if one.language else ""
-    certainty = one.draft["certainty"]
-    lines.append(f"  {len(one.text or '')} characters{language}, certainty {certainty}")
+    confidence = one.draft["confidence"]
+    lines.append(f"  {len(one.text or '')} characters{language}, confidence {confidence}")
     print(shown("\n".join([*lines, f"  {one.text}"])))
 
 
@@ -192,8 +196,8 @@ def _row(one: Review) -> dict[str, Any]:
         **{name: getattr(one, name) for name in ("job", "index", "revision", "page", "state")},
         **said,
         "role": one.context.get("role", "informative"),
-        "certainty": one.draft["certainty"],
-        "objections": "; ".join(each["message"] for each in one.draft["objections"]),
+        "confidence": one.draft["confidence"],
+        "issues": "; ".join(each["message"] for each in one.draft["issues"]),
         "draft": one.draft["text"],
         "text": one.text,
         "long_description": one.long_description,

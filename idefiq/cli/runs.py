@@ -18,7 +18,7 @@ import typer
 from idefiq.bulk import origin, outputs, run, sources, writers
 from idefiq.bulk.ask import Ask, Plan
 from idefiq.bulk.manifest import Manifest
-from idefiq.cli.common import AsJson, Key, Url, errors, say_json
+from idefiq.cli.common import ApiKeyOption, AsJson, UrlOption, errors, say_json
 from idefiq.cli.report import progress, say_how_to_go_on, say_the_end, say_what_there_is
 from idefiq.client import Client
 from idefiq.types import IdefiqError
@@ -79,12 +79,17 @@ class RunOptions:
         Path | None,
         typer.Option(help="Memory of the run, by which it goes on; beside the output if not said"),
     ] = None
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Forget what an earlier run has done")
+    fresh: Annotated[
+        bool,
+        typer.Option(
+            "--fresh",
+            "--restart",
+            help="Ignore what an earlier run has done (--restart until release 0.3)",
+        ),
     ] = False
     as_json: AsJson = False
-    url: Url = None
-    api_key: Key = None
+    url: UrlOption = None
+    api_key: ApiKeyOption = None
 
 
 def add_to(app: typer.Typer) -> None:
@@ -221,7 +226,7 @@ def _start(plan: Plan, path: Path | None, options: RunOptions) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
         manifest = Manifest(path)
         try:
-            if options.restart:
+            if options.fresh:
                 manifest.forget()
             manifest.begin(plan, is_named=options.manifest is not None)
             _carry_out(client, output, manifest, as_json=options.as_json, scan=True)
@@ -235,8 +240,8 @@ def retry(
         list[str] | None, typer.Option(help="Only these errors, such as fetch_failed")
     ] = None,
     as_json: AsJson = False,
-    url: Url = None,
-    api_key: Key = None,
+    url: UrlOption = None,
+    api_key: ApiKeyOption = None,
 ) -> None:
     """Ask again about what failed: as a new job, or by going on with a run."""
     with Client(url, api_key) as client:
@@ -289,7 +294,7 @@ def _say_what_there_is(
 ) -> None:
     """Count, and say how long it would take."""
     plan, manifest = output.plan, Manifest.copy(path)
-    if options.restart:
+    if options.fresh:
         manifest.forget()
     manifest.begin(plan)
     run.Run(client, output, manifest, lambda *_: None).scan()

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from idefiq import server
-from idefiq.cli.common import Url
+from idefiq.cli.common import UrlOption
 from idefiq.protocol import Where
 from idefiq.types import IdefiqError
 
@@ -21,7 +21,7 @@ from idefiq.types import IdefiqError
 _HANDED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
-class Role(StrEnum):
+class WorkerRole(StrEnum):
     """What a worker does."""
 
     ENGINE = "engine"
@@ -60,7 +60,7 @@ def serve() -> None:
     server.become("api", "serve")
 
 
-def worker(role: Annotated[Role, typer.Argument(help="What the worker does")]) -> None:
+def worker(role: Annotated[WorkerRole, typer.Argument(help="What the worker does")]) -> None:
     """Run one worker. Settings come from the environment."""
     server.become("workers", role.value)
 
@@ -79,7 +79,7 @@ def doctor(
     data: Annotated[
         Path | None, typer.Option(help="Folder of `idefiq up --data`, if that runs the service")
     ] = None,
-    url: Url = None,
+    url: UrlOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs")] = False,
 ) -> None:
     """Check versions, devices, memory, database, Redis, store and model, and say what to do."""

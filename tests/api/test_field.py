@@ -14,7 +14,7 @@ from sqlalchemy import text
 from db.database import Database
 from tests.db import builders
 from tests.served import Serve
-from workers.intake.check import Limits, check
+from workers.intake.check import ImageLimits, check
 from workers.intake.intake import Intake
 
 issue_22 = pytest.mark.xfail(
@@ -28,7 +28,7 @@ def test_one_thread_at_a_time_works_on_an_image_also_while_others_wait() -> None
     steps = {name: threading.Event() for name in ("a in", "a out", "b in", "b out", "c in")}
 
     def work(name: str) -> None:
-        with Intake._only(intake, 1, "digest"):  # type: ignore[arg-type]
+        with Intake._exclusive(intake, 1, "digest"):  # type: ignore[arg-type]
             entered.append(name)
             steps[f"{name} in"].set()
             if name != "c":
@@ -109,7 +109,7 @@ def bomb(scans: int) -> bytes:
 
 @issue_22
 def test_a_jpeg_of_very_many_scans_is_refused_before_it_is_decoded() -> None:
-    verdict = check(bomb(200), Limits(image_bytes=20 * 2**20, pixels=50_000_000, aspect=50))
+    verdict = check(bomb(200), ImageLimits(image_bytes=20 * 2**20, pixels=50_000_000, aspect=50))
 
     assert verdict.code == "image_too_large"
 

@@ -6,7 +6,7 @@ import secrets
 import httpx2
 import pytest
 
-from db import retention, verdicts
+from db import known_images, retention
 from db.blobs import image_key, open_store
 from db.database import Database
 from db.owners import LOCAL_OWNER
@@ -116,9 +116,11 @@ def test_an_image_that_is_put_again_while_it_waits_to_be_collected_stays(
     assert given.status_code == 200
     with database.transaction() as transaction:
         assert not retention.hold_marked(transaction, owner_id, digest)
-        assert verdicts.stored(transaction, owner_id, [digest]) == set()  # its bytes may not come
-        verdicts.touch(transaction, owner_id, [digest])
-        assert verdicts.stored(transaction, owner_id, [digest]) == {digest}
+        assert (
+            known_images.stored(transaction, owner_id, [digest]) == set()
+        )  # its bytes may not come
+        known_images.mark_used(transaction, owner_id, [digest])
+        assert known_images.stored(transaction, owner_id, [digest]) == {digest}
     database.dispose()
 
 

@@ -68,7 +68,12 @@ class TestSubmitting:
         ("item", "code", "field", "says"),
         [
             ({"images": ["file:///etc/passwd"]}, "invalid_request", "images", "blob:SHA256"),
-            ({"images": [IMAGE], "kind": "vqa"}, "invalid_request", "question", "needs 'question'"),
+            (
+                {"images": [IMAGE], "kind": "vqa"},
+                "invalid_request",
+                "question",
+                "requires 'question'",
+            ),
             ({"images": [IMAGE], "kind": "generate"}, "unsupported_kind", "kind", "caption, vqa"),
             ({"images": [IMAGE], "promt": "?"}, "invalid_request", "promt", "unknown field"),
             ({"images": ["data:image/png;base64,@"]}, "invalid_request", "images", "reference"),

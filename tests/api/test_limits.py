@@ -10,7 +10,7 @@ import pytest
 
 from db import jobs, owners
 from db.database import Database
-from db.owners import LOCAL_OWNER, Limits
+from db.owners import LOCAL_OWNER, OwnerLimits
 from db.settings import RecordSettings
 from tests import pictures
 from tests.db import builders
@@ -25,7 +25,7 @@ def body(items: int, **job: Any) -> dict[str, Any]:
 
 def limited(database: Database, **limits: int) -> None:
     with database.transaction() as transaction:
-        owners.limit(transaction, LOCAL_OWNER, Limits(**limits))
+        owners.limit(transaction, LOCAL_OWNER, OwnerLimits(**limits))
 
 
 def test_a_priority_is_shown_and_can_be_changed(http_sqlite: httpx2.Client) -> None:

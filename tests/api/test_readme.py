@@ -8,16 +8,17 @@ from typing import Any
 import pytest
 
 from api.schemas import ItemIn, JobIn
-from db.cards import Limits, ModelCard, check_effective
+from db.model_info import ModelInfo, ModelLimits
+from db.request_validation import validate_request
 from db.requests import effective
 
 ROOT = Path(__file__).parents[2]
-CARD = ModelCard(
+CARD = ModelInfo(
     name="m",
     family="idefics2",
     kinds=["caption", "vqa", "classify", "generate", "chat"],
-    limits=Limits(max_images=8, max_examples=16, max_new_tokens=64),
-    licence="Apache-2.0",
+    limits=ModelLimits(max_images=8, max_examples=16, max_new_tokens=64),
+    license="Apache-2.0",
 )
 
 
@@ -36,7 +37,7 @@ def shown() -> list[dict[str, Any]]:
 def test_every_kind_in_the_readme_is_accepted(request_: dict[str, Any]) -> None:
     item = ItemIn.model_validate(request_)
 
-    check_effective(effective({}, item.canonical()), CARD)
+    validate_request(effective({}, item.canonical()), CARD)
 
 
 def test_the_readme_shows_each_kind() -> None:
@@ -52,4 +53,4 @@ def test_the_job_in_the_readme_is_accepted() -> None:
     for item in job["items"]:
         request = ItemIn.model_validate(item).canonical()
         request.pop("custom_id", None)
-        check_effective(effective(defaults, request), CARD)
+        validate_request(effective(defaults, request), CARD)

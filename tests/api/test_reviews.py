@@ -5,7 +5,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from db import leases, verdicts
+from db import known_images, leases
 from db.database import Database
 from tests import pictures
 from tests.db import builders
@@ -48,12 +48,12 @@ def test_the_queue_shows_what_a_person_needs_to_judge_a_draft(
     assert (first["job"], first["index"], first["custom_id"]) == (job_id, 1, "a.html")
     assert (first["state"], first["text"], first["revision"]) == ("unreviewed", "text of a.html", 0)
     assert first["context"] == {"page": "a.html", "caption": "A caption", "target_length": 80}
-    assert first["draft"]["objections"] == []
+    assert first["draft"]["issues"] == []
     assert first["images"] == [builders.IMAGE]
 
 
 def test_the_queue_is_read_page_by_page_in_either_order(http: httpx2.Client, job_id: str) -> None:
-    for order in ("page", "doubt"):
+    for order in ("page", "confidence"):
         seen: list[str] = []
         after: dict[str, str] = {}
         while True:
@@ -68,7 +68,7 @@ def test_the_queue_is_read_page_by_page_in_either_order(http: httpx2.Client, job
 def test_a_cursor_of_one_order_is_none_of_the_other(http: httpx2.Client, job_id: str) -> None:
     cursor = http.get("/v1/reviews", params={"limit": 1, "order": "page"}).json()["next"]
 
-    refused = http.get("/v1/reviews", params={"order": "doubt", "after": cursor})
+    refused = http.get("/v1/reviews", params={"order": "confidence", "after": cursor})
 
     assert refused.status_code == 422
     assert refused.json()["errors"][0]["field"] == "after"
@@ -158,16 +158,16 @@ class TestImages:
         reference = http.post("/v1/images", files={"file": data}).json()["data"][0]["image"]
         owner_id = builders.owner(offered, "local")
         if code:
-            verdict = verdicts.Verdict(code, None, "PNG", 8, 6)
+            verdict = known_images.CheckResult(code, None, "PNG", 8, 6)
             with offered.transaction() as transaction:
                 digest = reference.removeprefix("blob:")
-                verdicts.judge(transaction, {(owner_id, digest): verdict})
+                known_images.record_checks(transaction, {(owner_id, digest): verdict})
         return reference, data
 
     def test_a_checked_image_is_shown_as_it_was_uploaded(
         self, http: httpx2.Client, offered: Database
     ) -> None:
-        reference, data = self.stored(http, offered, verdicts.OK)
+        reference, data = self.stored(http, offered, known_images.OK)
 
         shown = http.get(f"/v1/images/{reference}")
 

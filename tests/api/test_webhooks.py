@@ -5,7 +5,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from db import outbox, owners
+from db import owners, webhooks
 from db.database import Database
 from tests.db import builders
 
@@ -19,7 +19,7 @@ def test_a_secret_is_shown_when_it_is_made_and_never_again(http: httpx2.Client) 
     rotated = http.post(f"/v1/webhooks/{made['id']}/rotate").json()
 
     assert made["secret"].startswith("whsec_")
-    assert made["events"] == list(outbox.EVENTS)
+    assert made["events"] == list(webhooks.EVENTS)
     assert listed == [one]
     assert "secret" not in one
     assert rotated["secret"] not in ("", made["secret"])
@@ -60,8 +60,8 @@ def test_what_a_webhook_was_told_is_listed_and_can_be_sent_again(
         builders.job(offered, owner_id=owner_id)
     builders.complete(offered, builders.claim(offered, builders.session(offered)))
     with offered.transaction() as transaction:
-        for delivery, _ in outbox.take_due(transaction, 10):
-            outbox.delivered(transaction, delivery.id, 200)
+        for delivery, _ in webhooks.take_due(transaction, 10):
+            webhooks.delivered(transaction, delivery.id, 200)
 
     path = f"/v1/webhooks/{webhook}/deliveries"
     first = http.get(path, params={"limit": 2}).json()

@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from db import claims, leases, owners, sessions, submissions, verdicts
+from db import claims, known_images, leases, owners, sessions, submissions
 from db.database import Database
 from db.leases import Lease
 from db.states import Stage
@@ -23,9 +23,9 @@ def owner(database: Database, name: str = "ada") -> int:
 def checked_image(database: Database, owner_id: int, digest: str = DIGEST) -> str:
     """An image that intake has already found good."""
     with database.transaction() as transaction:
-        verdicts.add(transaction, owner_id, {digest: 10})
-        good = verdicts.Verdict(verdicts.OK, format="PNG", width=4, height=4)
-        verdicts.judge(transaction, {(owner_id, digest): good})
+        known_images.add(transaction, owner_id, {digest: 10})
+        good = known_images.CheckResult(known_images.OK, format="PNG", width=4, height=4)
+        known_images.record_checks(transaction, {(owner_id, digest): good})
     return f"blob:{digest}"
 
 

@@ -8,7 +8,7 @@ from db import claims, jobs, leases, owners
 from db.database import Database
 from db.errors import EngineError, ItemRefused
 from db.leases import Failure, Lease, RetryPolicy
-from db.states import JobState, Origin, Stage
+from db.states import JobState, SourceApi, Stage
 from tests.db import builders
 
 
@@ -17,7 +17,7 @@ def test_a_claim_takes_the_oldest_items_first_and_numbers_the_attempt(database: 
 
     taken = builders.claim(database, builders.session(database), limit=2)
 
-    assert [(lease.request["prompt"], lease.attempt) for lease in taken] == [
+    assert [(lease.request["prompt"], lease.claim_number) for lease in taken] == [
         ("number 0", 1),
         ("number 1", 1),
     ]
@@ -138,7 +138,7 @@ class TestPriority:
 
     def test_a_conversation_comes_before_every_priority(self, database: Database) -> None:
         job = builders.job(database, priority=10)
-        chat = builders.job(database, origin=Origin.CHAT)
+        chat = builders.job(database, source_api=SourceApi.CHAT)
 
         assert self.order(database) == [chat, job]
 
@@ -184,7 +184,7 @@ class TestFairShare:
         for name in ("ada", "ben"):
             builders.job(database, items=100, owner_id=builders.owner(database, name))
         with database.transaction() as transaction:
-            owners.limit(transaction, "ben", owners.Limits(weight=3.0))
+            owners.limit(transaction, "ben", owners.OwnerLimits(weight=3.0))
         session, running = builders.session(database), dict.fromkeys(("ada", "ben"), 0)
 
         for _ in range(8):  # nothing is answered: eight workers with a batch each
@@ -197,8 +197,10 @@ class TestFairShare:
         self, database: Database
     ) -> None:
         for _ in range(6):
-            builders.job(database, origin=Origin.CHAT, owner_id=builders.owner(database, "ada"))
-        builders.job(database, origin=Origin.CHAT, owner_id=builders.owner(database, "ben"))
+            builders.job(
+                database, source_api=SourceApi.CHAT, owner_id=builders.owner(database, "ada")
+            )
+        builders.job(database, source_api=SourceApi.CHAT, owner_id=builders.owner(database, "ben"))
 
         first, second = self.turns(database, 2)
 

@@ -9,7 +9,7 @@ from db.leases import Failure, Lease, RetryPolicy
 from db.states import JobState, Stage
 from tests.db import builders
 
-POLICY = RetryPolicy(max_tries=3, first_wait_seconds=60.0)
+POLICY = RetryPolicy(max_attempts=3, first_wait_seconds=60.0)
 
 
 def fail(database: Database, taken: list[Lease], error: IdefiqError) -> set[int]:
@@ -61,7 +61,7 @@ def test_a_worker_that_slept_past_its_lease_writes_nothing(database: Database) -
     from_fresh = builders.complete(database, fresh, "fresh")
 
     assert (rescued, from_stale, len(from_fresh)) == (1, set(), 1)
-    assert [lease.attempt for lease in fresh] == [2]
+    assert [lease.claim_number for lease in fresh] == [2]
     assert builders.counts(database, job_id) == {"succeeded": 1}
 
 
@@ -95,7 +95,7 @@ def test_a_released_item_is_charged_nothing_and_comes_back_at_once(database: Dat
         leases.release(transaction, taken)
     [again] = builders.claim(database, session)
 
-    assert (again.attempt, again.tries) == (2, 0)
+    assert (again.claim_number, again.attempts) == (2, 0)
 
 
 def test_an_items_own_error_is_final_and_harms_no_neighbour(database: Database) -> None:
@@ -121,7 +121,9 @@ def test_a_retryable_error_waits_and_then_fails_for_good(database: Database) -> 
     for _ in range(3):
         taken = builders.claim(database, session)
         fail(database, taken, EngineError("the device failed"))
-        seen.append((taken[0].attempt, taken[0].tries, len(builders.claim(database, session))))
+        seen.append(
+            (taken[0].claim_number, taken[0].attempts, len(builders.claim(database, session)))
+        )
         builders.make_due(database)
 
     assert seen == [(1, 0, 0), (2, 1, 0), (3, 2, 0)]
@@ -132,7 +134,7 @@ def test_a_store_that_is_away_is_charged_to_nobody(database: Database) -> None:
     job_id = builders.job(database)
     session = builders.session(database)
 
-    for _ in range(POLICY.max_tries + 2):
+    for _ in range(POLICY.max_attempts + 2):
         taken = builders.claim(database, session)
         fail(database, taken, StorageError("the store is away"))
         builders.make_due(database)
@@ -152,7 +154,7 @@ def test_a_rescue_leaves_the_living_and_the_finished_alone(database: Database) -
     assert rescue(database) == 0
     assert builders.counts(database, job_id) == {"queued": 1, "running": 1, "succeeded": 1}
     [again] = builders.claim(database, living)
-    assert (again.item_id, again.attempt, again.tries) == (lost.item_id, 2, 0)
+    assert (again.item_id, again.claim_number, again.attempts) == (lost.item_id, 2, 0)
 
 
 class TestTheDeviceHung:
@@ -160,7 +162,7 @@ class TestTheDeviceHung:
 
     def blame(self, database: Database, running: list[Lease]) -> set[int]:
         with database.transaction() as transaction:
-            return leases.blame(transaction, running, alone=len(running) == 1)
+            return leases.mark_suspects(transaction, running, alone=len(running) == 1)
 
     def test_items_that_were_together_on_it_are_suspects_and_charged_nothing(
         self, database: Database
@@ -171,7 +173,7 @@ class TestTheDeviceHung:
         self.blame(database, builders.claim(database, session))
 
         again = builders.claim(database, session)
-        assert [(lease.is_suspect, lease.deaths, lease.tries) for lease in again] == [
+        assert [(lease.is_suspect, lease.hang_count, lease.attempts) for lease in again] == [
             (True, 0, 0)
         ] * 2
         assert builders.counts(database, job_id) == {"running": 2}

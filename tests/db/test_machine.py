@@ -31,7 +31,7 @@ from db.leases import Failure, Lease, RetryPolicy
 from db.states import FINAL_JOB_STATES
 from tests.db import builders
 
-POLICY = RetryPolicy(max_tries=2, first_wait_seconds=50.0)
+POLICY = RetryPolicy(max_attempts=2, first_wait_seconds=50.0)
 LEASE_SECONDS = 100
 
 
@@ -69,7 +69,7 @@ class Model:
     def holds(self, lease: Lease) -> ModelItem | None:
         """The item, if this very attempt still has it."""
         item = self.items[lease.item_id]
-        ours = item.state == "running" and item.attempt == lease.attempt
+        ours = item.state == "running" and item.attempt == lease.claim_number
         return item if ours else None
 
 
@@ -195,8 +195,8 @@ class Record(RuleBasedStateMachine):
             assert item.state == "queued"
             assert not job.paused
             assert not job.cancelled
-            assert (lease.attempt, lease.tries) == (item.attempt + 1, item.tries)
-            item.state, item.holder, item.attempt = "running", session, lease.attempt
+            assert (lease.claim_number, lease.attempts) == (item.attempt + 1, item.tries)
+            item.state, item.holder, item.attempt = "running", session, lease.claim_number
         return taken or multiple()
 
     # One rule, because Hypothesis leaves whole rules out of a life.
@@ -226,7 +226,7 @@ class Record(RuleBasedStateMachine):
         for lease in (one for one in taken if one.item_id in ours):
             item = self.model.items[lease.item_id]
             charged = not isinstance(error, StorageError)
-            if not error.retryable or (charged and item.tries + 1 >= POLICY.max_tries):
+            if not error.retryable or (charged and item.tries + 1 >= POLICY.max_attempts):
                 self._end(lease, "failed", error.code)
             else:
                 item.state, item.holder = "queued", None
@@ -244,11 +244,11 @@ class Record(RuleBasedStateMachine):
         running = taken[:1] if alone else taken
         expected = self._ours(running)
         with self._step() as transaction:
-            ours = leases.blame(transaction, running, alone=len(running) == 1)
+            ours = leases.mark_suspects(transaction, running, alone=len(running) == 1)
         assert ours == expected
         for lease in (one for one in running if one.item_id in ours):
             item = self.model.items[lease.item_id]
-            if len(running) == 1 and lease.deaths + 1 >= leases.MAX_DEATHS:
+            if len(running) == 1 and lease.hang_count + 1 >= leases.MAX_HANGS:
                 self._end(lease, "failed", "poison")
                 item.tries += 1
             else:

@@ -3,8 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
-from db.cards import Limits, ModelCard, check_effective
 from db.errors import RequestError, UnsupportedKind
+from db.model_info import ModelInfo, ModelLimits
+from db.request_validation import validate_request
 from db.requests import (
     Request,
     effective,
@@ -14,12 +15,12 @@ from db.requests import (
 )
 
 IMAGE = "blob:" + "0" * 64
-CARD = ModelCard(
+CARD = ModelInfo(
     name="m",
     family="echo",
     kinds=["caption", "vqa"],
-    limits=Limits(max_images=2, max_examples=0, max_new_tokens=64),
-    licence="Apache-2.0",
+    limits=ModelLimits(max_images=2, max_examples=0, max_new_tokens=64),
+    license="Apache-2.0",
 )
 
 
@@ -108,11 +109,15 @@ def test_items_that_differ_in_text_alone_may_share_a_batch() -> None:
 @pytest.mark.parametrize(
     ("request_", "field", "says"),
     [
-        ({"kind": "vqa", "images": [IMAGE]}, "question", "vqa needs 'question'"),
+        ({"kind": "vqa", "images": [IMAGE]}, "question", "kind 'vqa' requires 'question'"),
         ({"kind": "caption", "images": []}, "images", "takes 1 image"),
         ({"kind": "caption", "images": [IMAGE, IMAGE]}, "images", "takes 1 image"),
         ({"kind": "vqa", "question": "?", "images": [IMAGE] * 3}, "images", "1 to 2"),
-        ({"kind": "caption", "images": [IMAGE], "labels": ["a", "b"]}, "labels", "has no"),
+        (
+            {"kind": "caption", "images": [IMAGE], "labels": ["a", "b"]},
+            "labels",
+            "not allowed for kind",
+        ),
         (
             {"kind": "caption", "images": [IMAGE], "examples": [{"image": IMAGE, "text": "x"}]},
             "examples",
@@ -130,7 +135,7 @@ def test_items_that_differ_in_text_alone_may_share_a_batch() -> None:
                 "options": {"max_new_tokens": 3, "min_new_tokens": 4},
             },
             "options.min_new_tokens",
-            "above max_new_tokens",
+            "greater than max_new_tokens",
         ),
     ],
 )
@@ -138,7 +143,7 @@ def test_a_request_the_model_cannot_answer_is_refused_by_the_name_of_its_field(
     request_: dict[str, object], field: str, says: str
 ) -> None:
     with pytest.raises(RequestError, match=says) as caught:
-        check_effective(request_, CARD)
+        validate_request(request_, CARD)
 
     assert caught.value.field == field
 
@@ -147,22 +152,22 @@ def test_what_an_item_gets_by_default_is_no_limit_of_what_it_may_ask_for() -> No
     card = CARD.model_copy(update={"defaults": {"max_new_tokens": 16}})
     request = {"kind": "caption", "images": [IMAGE]}
 
-    check_effective({**request, "options": {"max_new_tokens": 64}}, card)
-    with pytest.raises(RequestError, match="above max_new_tokens, which is 16"):
-        check_effective({**request, "options": {"min_new_tokens": 17}}, card)
+    validate_request({**request, "options": {"max_new_tokens": 64}}, card)
+    with pytest.raises(RequestError, match="greater than max_new_tokens, which is 16"):
+        validate_request({**request, "options": {"min_new_tokens": 17}}, card)
 
 
 def test_a_kind_the_model_cannot_do_is_refused_with_those_it_can() -> None:
-    with pytest.raises(UnsupportedKind, match="it can do caption, vqa"):
-        check_effective({"kind": "classify", "labels": ["a", "b"], "images": [IMAGE]}, CARD)
+    with pytest.raises(UnsupportedKind, match="it supports caption, vqa"):
+        validate_request({"kind": "classify", "labels": ["a", "b"], "images": [IMAGE]}, CARD)
 
 
-ABLE = ModelCard(
+ABLE = ModelInfo(
     name="m",
     family="idefics2",
     kinds=["caption", "vqa", "classify", "generate", "chat"],
-    limits=Limits(max_images=3, max_examples=2, max_new_tokens=64),
-    licence="Apache-2.0",
+    limits=ModelLimits(max_images=3, max_examples=2, max_new_tokens=64),
+    license="Apache-2.0",
 )
 LABELS = {"kind": "classify", "images": [IMAGE], "labels": ["a", "b"]}
 SHOT = {"image": IMAGE, "text": "x"}
@@ -201,52 +206,60 @@ def chat(*messages: dict[str, object], images: int = 0) -> dict[str, object]:
 )
 def test_every_kind_has_its_fields(request_: dict[str, object]) -> None:
     Request.model_validate(request_)
-    check_effective(request_, ABLE)
+    validate_request(request_, ABLE)
 
 
 @pytest.mark.parametrize(
     ("request_", "field", "says"),
     [
-        ({"kind": "classify", "images": [IMAGE]}, "labels", "needs 'labels'"),
-        ({"kind": "generate", "images": []}, "prompt", "needs 'prompt' or 'template'"),
-        ({"kind": "chat", "images": []}, "messages", "needs 'messages'"),
-        ({**LABELS, "question": "?"}, "question", "classify has no 'question'"),
+        ({"kind": "classify", "images": [IMAGE]}, "labels", "requires 'labels'"),
+        ({"kind": "generate", "images": []}, "prompt", "requires 'prompt' or 'template'"),
+        ({"kind": "chat", "images": []}, "messages", "requires 'messages'"),
+        ({**LABELS, "question": "?"}, "question", "'question' is not allowed for kind 'classify'"),
         ({**LABELS, "examples": [SHOT] * 3}, "examples", "at most 2 examples"),
         (
             {**LABELS, "examples": [{**SHOT, "question": "?"}]},
             "examples.0.question",
-            "an example of classify has no 'question'",
+            "'question' is not allowed in an example of kind 'classify'",
         ),
-        ({**LABELS, "template": "{images}"}, "template", "must say {labels} once; it says it 0"),
-        ({**LABELS, "template": "{labels}"}, "template", "must say {images} once"),
+        (
+            {**LABELS, "template": "{images}"},
+            "template",
+            "must contain {labels} exactly once, not 0 times",
+        ),
+        ({**LABELS, "template": "{labels}"}, "template", "must contain {images} exactly once"),
         (
             {**LABELS, "template": "{images}{labels}{lables}"},
             "template",
-            "says {lables}, which is no field",
+            "unknown placeholder in the template: {lables}",
         ),
         (
             {**LABELS, "template": "{images}{labels}{question}"},
             "question",
-            "the template says {question}, the request no 'question'",
+            "contains {question}, but the request has no 'question'",
         ),
         (
             {**LABELS, "template": "{images}{labels}", "language": "French"},
             "template",
-            "must say {language} once",
+            "must contain {language} exactly once",
         ),
         (
             {**LABELS, "method": "rank", "options": {"num_beams": 2}},
             "options.num_beams",
-            "rank generates nothing",
+            "is not allowed with method 'rank'",
         ),
-        ({"kind": "caption", "images": [IMAGE], "method": "rank"}, "method", "has no 'method'"),
-        (chat(message("assistant", "hi")), "messages", "must be the user's"),
-        (chat(message("user", 0)), "messages", "image 0 is shown, but there are 0 images"),
-        (chat(message("user", "hi"), images=1), "images", "image 0 is not shown"),
+        (
+            {"kind": "caption", "images": [IMAGE], "method": "rank"},
+            "method",
+            "'method' is not allowed",
+        ),
+        (chat(message("assistant", "hi")), "messages", "must have the role 'user'"),
+        (chat(message("user", 0)), "messages", "refers to image 0, but the item has 0 images"),
+        (chat(message("user", "hi"), images=1), "images", "no message refers to image 0"),
         (
             chat(message("user", *[0] * 4), images=1),
             "messages",
-            "images are shown 4 times; at most 3",
+            "the messages contain 4 images; the model takes at most 3",
         ),
         (
             {"kind": "caption", "images": [IMAGE], "options": {"temperature": 0.5}},
@@ -269,7 +282,7 @@ def test_what_does_not_belong_together_is_refused_by_the_name_of_its_field(
     request_: dict[str, object], field: str, says: str
 ) -> None:
     with pytest.raises(RequestError, match=says) as caught:
-        check_effective(request_, ABLE)
+        validate_request(request_, ABLE)
 
     assert caught.value.field == field
 
@@ -278,7 +291,7 @@ def test_a_checkpoint_that_samples_unless_told_otherwise_takes_a_temperature() -
     sampling = ABLE.model_copy(update={"defaults": {"do_sample": True}})
     request = {"kind": "caption", "images": [IMAGE], "options": {"temperature": 0.5}}
 
-    check_effective(request, sampling)
+    validate_request(request, sampling)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from tests.db import builders
 
 def answer(said: str, certainty: float = 0.9) -> dict[str, Any]:
     """An answer as families/alttext.py gives it."""
-    told = {"objections": [], "rewritten": False, "certainty": certainty, "language": "English"}
+    told = {"issues": [], "rewritten": False, "confidence": certainty, "language": "English"}
     return {"text": said, "alt_text": told}
 
 
@@ -65,7 +65,7 @@ class TestTheQueue:
 
         [found] = queue(database)
 
-        assert (found.job_id, found.page, found.certainty) == (job_id, "a.html", 0.5)
+        assert (found.job_id, found.page, found.confidence) == (job_id, "a.html", 0.5)
         assert found.content.state is ReviewState.UNREVIEWED
         assert (found.content.text, found.content.language) == ("text of a.html", "English")
 
@@ -102,7 +102,7 @@ class TestTheQueue:
     def test_or_the_least_certain(self, database: Database) -> None:
         drafted(database, ("b.html", 0.9), ("c.html", 0.1), ("a.html", 0.5))
 
-        found = queue(database, order=Order.DOUBT)
+        found = queue(database, order=Order.CONFIDENCE)
 
         assert [one.page for one in found] == ["c.html", "a.html", "b.html"]
 

@@ -9,7 +9,7 @@ from db.database import Database
 from db.errors import IdempotencyConflict, ImageUnreadable, NotReady, RequestError
 from db.jobs import Job
 from db.leases import Failure, RetryPolicy
-from db.owners import Limits
+from db.owners import OwnerLimits
 from db.states import JobState
 from db.submissions import NewItem, NewJob
 from tests.db import builders
@@ -92,7 +92,7 @@ def fail(database: Database, job_id: str, count: int) -> None:
 def retry(database: Database, job_id: str, *codes: str, key: str | None = None) -> str:
     with database.transaction() as transaction:
         earlier = job_in(transaction, job_id)
-        return submissions.retry(transaction, earlier, codes, key, Limits())
+        return submissions.retry(transaction, earlier, codes, key, OwnerLimits())
 
 
 class TestRetrying:

@@ -18,7 +18,7 @@ from db import owners
 from db.blobs import image_key, open_store
 from db.database import Database
 from db.errors import FetchFailed, ImageUnreadable
-from idefiq import ApiError, AsyncClient, Client, IdefiqError, TooLong, protocol
+from idefiq import ApiError, AsyncClient, Client, IdefiqError, WaitTimeout, protocol
 from tests import pictures, servers
 from tests.db.test_blobs import s3_settings
 from tests.played import Played
@@ -159,7 +159,7 @@ class TestJobs:
     def test_a_wait_without_patience_leaves_the_job_running(self, client: Client) -> None:
         job = client.submit([{"images": [IMAGE]}])
 
-        with pytest.raises(TooLong, match="after 0 s"):
+        with pytest.raises(WaitTimeout, match="after 0 s"):
             client.wait(job, seconds=0)
         assert client.job(job.id).is_final is False
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from idefiq.engines import Engine, engines
+from idefiq.engines import EngineProcess, engines
 from tests import servers
 
 #: A torch with two GPUs, as far as anybody asks who does not compute.
@@ -31,7 +31,7 @@ def env(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(tmp_path / "pretended")}  # noqa: TID251 - for processes
 
 
-def settings(found: list[Engine]) -> list[tuple[str, str, str]]:
+def settings(found: list[EngineProcess]) -> list[tuple[str, str, str]]:
     names = ("IDEFIQ_MODEL", "IDEFIQ_DEVICE", "IDEFIQ_WORKER_NAME")
     return [tuple(engine.settings.get(name, "") for name in names) for engine in found]  # type: ignore[misc]
 

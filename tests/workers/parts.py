@@ -9,7 +9,7 @@ from db.settings import RecordSettings
 from db.states import Stage
 from tests.db import builders
 from workers.broker import Wakes, make_app
-from workers.ends import LeaseEnds
+from workers.lease_writer import LeaseWriter
 from workers.notices import Notices
 from workers.session import Session
 from workers.settings import BrokerSettings, UpkeepSettings
@@ -32,9 +32,9 @@ def session(
     return made
 
 
-def ends(database: Database, session: Session) -> LeaseEnds:
-    return LeaseEnds(
-        database, session, RetryPolicy(max_tries=3, first_wait_seconds=60.0), notices()
+def lease_writer(database: Database, session: Session) -> LeaseWriter:
+    return LeaseWriter(
+        database, session, RetryPolicy(max_attempts=3, first_wait_seconds=60.0), notices()
     )
 
 

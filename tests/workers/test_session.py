@@ -10,7 +10,7 @@ from db.errors import StorageError
 from tests import servers
 from tests.db import builders
 from tests.workers import parts
-from workers.ends import holding
+from workers.lease_writer import holding
 
 
 def test_a_heartbeat_keeps_leases_longer_than_one_lease(database: Database, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from db.errors import CheckDied, ImageTooLarge, ImageUnreadable
-from db.verdicts import OK
+from db.known_images import OK
 from tests import pictures
 from workers import images, svg
 from workers.intake.check import Checkers

@@ -13,7 +13,7 @@ from workers.demo.build import BOS, END, FAKE, IMAGE, LATENTS
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class DialogueTurn:
     """What is asked and answered.
 
     Attributes:
@@ -40,7 +40,7 @@ class DialogueEncoder:
             self._pieces[piece] = ids
         return self._pieces[piece]
 
-    def encode(self, turns: Sequence[Turn]) -> tuple[list[int], list[bool]]:
+    def encode(self, turns: Sequence[DialogueTurn]) -> tuple[list[int], list[bool]]:
         """Returns the ids, and for each whether the model is to learn to say it."""
         special = self.tokenizer.convert_tokens_to_ids
         fake, end = special(FAKE), special(END)

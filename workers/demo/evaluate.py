@@ -57,7 +57,7 @@ def trained() -> frozenset[tuple[object, ...]]:
 
 
 @dataclass
-class Sampler:
+class SceneSampler:
     """Draws scenes that training never showed, their shapes and canvases in turn."""
 
     seed: int
@@ -81,7 +81,7 @@ class Sampler:
             if scene.key not in trained():
                 return scene
 
-    def cases(self, number: int, make: Callable[["Sampler"], Case | None]) -> list[Case]:
+    def cases(self, number: int, make: Callable[["SceneSampler"], Case | None]) -> list[Case]:
         """So many of a kind; not every scene allows every question."""
         made: list[Case] = []
         while len(made) < number:
@@ -93,13 +93,13 @@ class Sampler:
 
 # ---- kinds of cases -------------------------------------------------------------------
 
-Make = Callable[[Sampler], Case | None]
+Make = Callable[[SceneSampler], Case | None]
 
 
 def asked(ask: Callable[[Scene, random.Random], QuestionAnswer | None]) -> Make:
     """A question about one picture."""
 
-    def make(sampler: Sampler) -> Case | None:
+    def make(sampler: SceneSampler) -> Case | None:
         scene = sampler.scene()
         found = ask(scene, sampler.rng)
         return found and Case({"kind": "vqa", "question": found[0]}, (scene,), found[1])
@@ -110,7 +110,7 @@ def asked(ask: Callable[[Scene, random.Random], QuestionAnswer | None]) -> Make:
 def asked_of_two(ask: Callable[[Scene, Scene, random.Random], QuestionAnswer]) -> Make:
     """A question about two pictures that have nothing to do with each other."""
 
-    def make(sampler: Sampler) -> Case:
+    def make(sampler: SceneSampler) -> Case:
         shown = sampler.scene(), sampler.scene(sampler.rng.choice((1, 2, 3)))
         question, answer = ask(*shown, sampler.rng)
         return Case({"kind": "vqa", "question": question}, shown, answer)
@@ -118,7 +118,7 @@ def asked_of_two(ask: Callable[[Scene, Scene, random.Random], QuestionAnswer]) -
     return make
 
 
-def changed(sampler: Sampler) -> Case | None:
+def changed(sampler: SceneSampler) -> Case | None:
     """What changed from a picture to an altered one, or back."""
     scene = sampler.scene()
     other = pairs.alter(scene, sampler.rng)
@@ -132,7 +132,7 @@ def changed(sampler: Sampler) -> Case | None:
 def solved(forms: Sequence[formats.Format]) -> Make:
     """The same question of two pictures, the first with an answer in one of `forms`."""
 
-    def make(sampler: Sampler) -> Case:
+    def make(sampler: SceneSampler) -> Case:
         # One shape alone does not show what stands between two.
         example, scene = sampler.scene(sampler.rng.choice((2, 3))), sampler.scene()
         form = sampler.rng.choice(forms)
@@ -151,7 +151,7 @@ def followed_up(
 ) -> Make:
     """A conversation whose second question refers to the first."""
 
-    def make(sampler: Sampler) -> Case | None:
+    def make(sampler: SceneSampler) -> Case | None:
         scene = sampler.scene()
         if not (turns := ask(scene, sampler.rng)):
             return None
@@ -173,7 +173,7 @@ def _text(words: str) -> dict[str, str]:
 def classified(method: str) -> Make:
     """One of some labels, in the service's own wording; of shapes, colours or backgrounds."""
 
-    def make(sampler: Sampler) -> Case:
+    def make(sampler: SceneSampler) -> Case:
         scene = sampler.scene(1)
         shape = scene.shapes[0]
         names, answer = sampler.rng.choice(((KINDS, shape.kind), (tuple(COLORS), shape.color)))
@@ -185,7 +185,7 @@ def classified(method: str) -> Make:
     return make
 
 
-def ranked_backgrounds(sampler: Sampler) -> Case:
+def ranked_backgrounds(sampler: SceneSampler) -> Case:
     """The background, all its names ranked, in a wording of one's own."""
     scene = sampler.scene()
     request = {
@@ -251,7 +251,7 @@ def evaluate(family: Family, number: int, names: Sequence[str], *, alone: bool) 
     for place, name in enumerate(FIGURES):
         if name not in names:
             continue
-        cases = Sampler(100 + place).cases(number, FIGURES[name])
+        cases = SceneSampler(100 + place).cases(number, FIGURES[name])
         said = answers(family, cases)
         wrong = list(with_wrong_pictures(cases))[: number // 5]
         common = Counter(case.answer for case in cases).most_common(1)[0][1] / number
@@ -273,7 +273,7 @@ def evaluate(family: Family, number: int, names: Sequence[str], *, alone: bool) 
         if name == "vqa_where":
             figures[name] |= _axes(said, cases)
         print(name, json.dumps(figures[name], ensure_ascii=False), flush=True)
-    held_out = Sampler(99, "held_out").cases(number, FIGURES["caption"])
+    held_out = SceneSampler(99, "held_out").cases(number, FIGURES["caption"])
     figures["caption_held_out"] = {"right": share(answers(family, held_out), held_out)}
     print("caption_held_out", figures["caption_held_out"], flush=True)
     return figures

@@ -71,7 +71,7 @@ def patch_labels(scene: scenes.Scene) -> tuple[NDArray[np.uint8], NDArray[np.flo
     return things.reshape(-1, 3), centres.reshape(-1, 2) * 2 - 1
 
 
-Chunk = list[tuple[scenes.Scene, NDArray[np.uint8]]]
+PoolChunk = list[tuple[scenes.Scene, NDArray[np.uint8]]]
 
 
 def render(count: int, seed: int, processes: int = 2) -> list[Pool]:
@@ -107,7 +107,7 @@ def _sample(task: tuple[int, int]) -> list[scenes.Scene]:
     return sampled
 
 
-def _render_chunk(task: tuple[int, int]) -> Chunk:
+def _render_chunk(task: tuple[int, int]) -> PoolChunk:
     _, seed = task
     return [
         (scene, np.asarray(scenes.draw(scene, seed * CHUNK + index)))
@@ -115,7 +115,7 @@ def _render_chunk(task: tuple[int, int]) -> Chunk:
     ]
 
 
-def _join(chunks: list[Chunk]) -> Pool:
+def _join(chunks: list[PoolChunk]) -> Pool:
     truths = [scene for chunk in chunks for scene, _ in chunk]
     altered = range(0, len(truths), ALTERED_EVERY)
     labels = [patch_labels(scene) for scene in truths]

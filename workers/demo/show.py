@@ -223,7 +223,7 @@ def contact_sheet(shown: Sequence[Shown], said: Said, summary: str) -> str:
     """A page with every picture, its answer and, where that is wrong, the truth."""
     cards = []
     for one in shown:
-        text = said[one.pictures].said or f"failed: {said[one.pictures].error}"
+        text = said[one.pictures].text or f"failed: {said[one.pictures].error}"
         right = text == one.truth
         mark = "" if right else f'<br><span class="wrong">truth: {html.escape(one.truth)}</span>'
         pictures = "".join(
@@ -254,11 +254,11 @@ def main() -> int:
             began = time.monotonic()
             said = answer(client, shown)
             seconds = time.monotonic() - began
-        answered = sum(said[one.pictures].said is not None for one in shown)
-        right = sum(said[one.pictures].said == one.truth for one in shown)
+        answered = sum(said[one.pictures].text is not None for one in shown)
+        right = sum(said[one.pictures].text == one.truth for one in shown)
         for one in shown:
-            mark = "✓" if said[one.pictures].said == one.truth else "✗"
-            print(f"{mark} {one.asked}: {said[one.pictures].said or said[one.pictures].error}")
+            mark = "✓" if said[one.pictures].text == one.truth else "✗"
+            print(f"{mark} {one.asked}: {said[one.pictures].text or said[one.pictures].error}")
             if mark == "✗":
                 print(f"  truth: {one.truth}")
         summary = (

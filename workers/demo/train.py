@@ -27,7 +27,7 @@ from transformers import Idefics2ForConditionalGeneration
 
 from workers.demo import followups, formats, pairs, texts
 from workers.demo.build import PATCH, VISION_WIDTH, make_model, make_processor
-from workers.demo.dialogue import DialogueEncoder, Turn
+from workers.demo.dialogue import DialogueEncoder, DialogueTurn
 from workers.demo.pool import CANVAS_SHARES, IGNORED, Pool, render
 from workers.demo.scenes import BACKGROUNDS, COLORS, KINDS, PATTERNS, SIZES, Scene
 from workers.demo.texts import QuestionAnswer
@@ -190,22 +190,25 @@ class Trainer:
         self.metrics["text"] = float(loss.detach())
         return loss
 
-    def _dialogues(self, scenes: list[Scene]) -> Iterator[tuple[list[int], list[Turn]]]:
+    def _dialogues(self, scenes: list[Scene]) -> Iterator[tuple[list[int], list[DialogueTurn]]]:
         """What is said about a batch: the pictures of each dialogue, and its turns."""
         rng, sampled = self.rng, len(scenes) - 2 * ALTERED
         for index, scene in enumerate(scenes[:sampled]):
             for asked in self._about_one(scene):
-                yield [index], [Turn(*asked, pictures=1)]
+                yield [index], [DialogueTurn(*asked, pictures=1)]
         for first in range(sampled, len(scenes), 2):
             for shown in ([first, first + 1], [first + 1, first]):
-                yield shown, [Turn(*pairs.ask_changed(*_of(scenes, shown), rng), pictures=2)]
+                yield (
+                    shown,
+                    [DialogueTurn(*pairs.ask_changed(*_of(scenes, shown), rng), pictures=2)],
+                )
         for _ in range(PAIRS):
             shown = rng.sample(range(len(scenes)), 2)
             about_two = texts.drawn(pairs.QUESTIONS, rng, *_of(scenes, shown))
-            yield shown, [Turn(*about_two, pictures=2)]
+            yield shown, [DialogueTurn(*about_two, pictures=2)]
         for index in rng.sample(range(sampled), FOLLOW_UPS):
             first_turn, second_turn = texts.drawn(followups.FOLLOW_UPS, rng, scenes[index])
-            yield [index], [Turn(*first_turn, pictures=1), Turn(*second_turn)]
+            yield [index], [DialogueTurn(*first_turn, pictures=1), DialogueTurn(*second_turn)]
         for _ in range(SOLVED):
             yield self._solved(scenes[:sampled])
 
@@ -220,7 +223,7 @@ class Trainer:
                 if asked := ask(scene, self.rng):
                     yield asked
 
-    def _solved(self, scenes: list[Scene]) -> tuple[list[int], list[Turn]]:
+    def _solved(self, scenes: list[Scene]) -> tuple[list[int], list[DialogueTurn]]:
         """One or two solved examples, then the same question about another picture."""
         rng = self.rng
         shown = rng.sample(range(len(scenes)), rng.choices((2, 3), (3, 1))[0])
@@ -242,7 +245,7 @@ class Trainer:
             form = rng.choice(formats.TRAINED)
             answers = [form.write(scenes[index]) for index in shown]
         turns = [
-            Turn(question, answer, pictures=1, is_learnt=index == len(answers) - 1)
+            DialogueTurn(question, answer, pictures=1, is_learnt=index == len(answers) - 1)
             for index, answer in enumerate(answers)
         ]
         return shown, turns

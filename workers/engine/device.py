@@ -9,10 +9,10 @@ from dataclasses import replace
 
 from db import failpoints
 from db.errors import EngineError, IdefiqError, OutOfMemory
-from workers.engine.schedule import Admit, Generate, Loaded, Schedule, Step
+from workers.engine.schedule import Admit, DecodeStep, Generate, Schedule, ScheduledItem
 from workers.families.base import Answer, Family, SlotFull
 
-Outcome = Answer | IdefiqError
+ItemOutcome = Answer | IdefiqError
 
 log = logging.getLogger(__name__)
 
@@ -57,14 +57,14 @@ class Device:
         self._began: float | None = None
         #: Cost of the least batch that ran out of memory in `generate`: items × longest prompt.
         self._ceiling: int | None = None
-        self._in_slots: dict[int, Loaded] = {}  # by the id of the prepared item
+        self._in_slots: dict[int, ScheduledItem] = {}  # by the id of the prepared item
         #: Items that the device works on now.
-        self.running: Sequence[Loaded] = ()
+        self.running: Sequence[ScheduledItem] = ()
 
     def start(
         self,
-        may_start: Callable[[Loaded], bool],
-        on_end: Callable[[Loaded, Outcome | None], None],
+        may_start: Callable[[ScheduledItem], bool],
+        on_end: Callable[[ScheduledItem, ItemOutcome | None], None],
     ) -> None:
         """Start the thread. Both callbacks are called in it and must not block.
 
@@ -78,14 +78,14 @@ class Device:
     def expect(self, count: int) -> None:
         """Announce `count` items that are being prepared; a negative count withdraws them."""
         with self._changed:
-            self._schedule.coming += count
+            self._schedule.expected += count
             self._changed.notify()
 
-    def put(self, loaded: Loaded) -> None:
+    def put(self, loaded: ScheduledItem) -> None:
         """Queue an item that was announced with `expect`."""
         with self._changed:
             self._schedule.put([loaded])
-            self._schedule.coming -= 1
+            self._schedule.expected -= 1
             self._changed.notify()
 
     @property
@@ -117,7 +117,7 @@ class Device:
             log.critical("the device thread failed", exc_info=True)
             self._on_broken()
 
-    def _next(self) -> Admit | Generate | Step | None:
+    def _next(self) -> Admit | Generate | DecodeStep | None:
         """Wait for the next action; None if the device is closing and has nothing left."""
         with self._changed:
             while True:
@@ -128,8 +128,8 @@ class Device:
                     return act
                 self._changed.wait()
 
-    def _perform(self, act: Admit | Generate | Step) -> None:
-        if isinstance(act, Step):
+    def _perform(self, act: Admit | Generate | DecodeStep) -> None:
+        if isinstance(act, DecodeStep):
             self._step()
             return
         due = []
@@ -147,9 +147,9 @@ class Device:
         for one, outcome in zip(due, self._halving(due), strict=True):
             self._on_end(one, outcome)
 
-    def _begin(self, running: Sequence[Loaded]) -> None:
+    def _begin(self, running: Sequence[ScheduledItem]) -> None:
         self._began, self.running = time.monotonic(), running
-        failpoints.reach("generating", [one.item for one in running])
+        failpoints.trigger("generating", [one.item for one in running])
 
     def _progressed(self) -> None:
         """Restart the watchdog: an answer that grows is not stuck."""
@@ -157,7 +157,7 @@ class Device:
 
     # ---- slots ------------------------------------------------------------------------
 
-    def _admit(self, group: list[Loaded]) -> None:
+    def _admit(self, group: list[ScheduledItem]) -> None:
         assert self._slot_engine
         error: Exception | None = None
         try:
@@ -181,22 +181,22 @@ class Device:
             for one in group:
                 self._admit([one])
 
-    def _admit_fewer(self, group: list[Loaded]) -> None:
+    def _admit_fewer(self, group: list[ScheduledItem]) -> None:
         """Retry after running out of memory: fewer items at once, then a single item alone."""
         assert self._slot_engine
-        cost = sum(one.cost for one in group)
+        cost = sum(one.prefill_cost for one in group)
         log.warning("out of memory in the prefill of %d items, %d tokens", len(group), cost)
         self._slot_engine.reduce_memory()
         if len(group) > 1:
             self._schedule.budget = min(self._schedule.budget, cost // 2)
-        elif group[0].alone and not self._in_slots:
+        elif group[0].runs_alone and not self._in_slots:
             self._on_end(group[0], OutOfMemory("the item does not fit the device, even alone"))
             return
         else:
-            group[0].alone = True
+            group[0].runs_alone = True
         self._put_back(group)
 
-    def _put_back(self, items: Sequence[Loaded]) -> None:
+    def _put_back(self, items: Sequence[ScheduledItem]) -> None:
         with self._changed:
             self._schedule.put_back(items)
 
@@ -222,15 +222,15 @@ class Device:
             self._put_back(held)
         elif len(held) > 1:  # run alone, the failing item shows itself
             for one in held:
-                one.alone = True
+                one.runs_alone = True
             self._put_back(held)
         elif is_full:  # slots have a fixed size; `generate` may have room for the item
-            held[0].alone, held[0].fits_slot = True, False
+            held[0].runs_alone, held[0].fits_slot = True, False
             self._put_back(held)
         else:
             self._on_end(held[0], self._error_of(error))
 
-    def _answer(self, finished: Sequence[tuple[object, Outcome]]) -> None:
+    def _answer(self, finished: Sequence[tuple[object, ItemOutcome]]) -> None:
         for item, outcome in finished:
             one = self._in_slots.pop(id(item))
             if isinstance(outcome, SlotFull):
@@ -241,7 +241,7 @@ class Device:
 
     # ---- generate ---------------------------------------------------------------------
 
-    def _halving(self, batch: Sequence[Loaded]) -> list[Outcome]:
+    def _halving(self, batch: Sequence[ScheduledItem]) -> list[ItemOutcome]:
         cost = len(batch) * max(one.item.tokens for one in batch)
         if len(batch) > 1 and self._ceiling is not None and cost > self._ceiling:
             return self._halves(batch)
@@ -263,7 +263,7 @@ class Device:
                 return [self._error_of(error)]
         return self._halves(batch)
 
-    def _halves(self, batch: Sequence[Loaded]) -> list[Outcome]:
+    def _halves(self, batch: Sequence[ScheduledItem]) -> list[ItemOutcome]:
         middle = len(batch) // 2
         return self._halving(batch[:middle]) + self._halving(batch[middle:])
 

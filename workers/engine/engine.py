@@ -1,13 +1,13 @@
-"""The generate stage: claim, load, answer, write, each at its own pace.
+"""The generate stage: claim, load, generate, write, each at its own pace.
 
-    claim ─▶ load (threads) ─▶ device: slots, or batches ─▶ write
-      ▲      up to `in hand` items between claim and write       │
-      └──────────────────── room for more ◀──────────────────────┘
+    claim ─▶ load (threads) ─▶ device: continuous batching, or `generate` ─▶ write
+      ▲      up to `_max_in_hand` items between claim and write                │
+      └───────────────────────── capacity for more ◀───────────────────────────┘
 
-Items of different jobs and options are on the device side by side, and each is written soon after
-its answer is there: a short one never waits for a long one. An item's lease is looked at again
-when its turn on the device has come: a process that was stopped for a while, or is about to end,
-starts nothing that others may have by now.
+Items of different jobs and options are on the device together, and each answer is written as soon
+as it is finished: a short one never waits for a long one. An item's lease is checked again when its
+turn on the device has come, so a process that was suspended, or is about to end, starts nothing
+that other workers may have claimed since.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from dataclasses import replace
 
 import orjson
 
-from db import failpoints, reuse, verdicts
+from db import answer_cache, failpoints, known_images
 from db.blobs import BlobStore, image_key
 from db.database import Database
 from db.errors import (
@@ -34,32 +34,32 @@ from db.errors import (
     StorageError,
 )
 from db.leases import Lease
-from db.states import Origin, Stage
-from workers.ends import LeaseEnds, claim_and_work
-from workers.engine.device import Device, Outcome
-from workers.engine.reuse import Flights, key_of
-from workers.engine.schedule import Loaded
-from workers.engine.writer import Back, End, Ready, Writer
+from db.states import SourceApi, Stage
+from workers.engine.device import Device, ItemOutcome
+from workers.engine.schedule import ScheduledItem
+from workers.engine.single_flight import SingleFlight, request_key
+from workers.engine.writer import ItemEnd, Released, ResultWriter, StoredAnswer
 from workers.families import alttext
 from workers.families.base import Answer, Family, Prepared, storable
 from workers.images import decode
+from workers.lease_writer import LeaseWriter, claim_and_work
 from workers.loop import ResidentLoop
 from workers.notices import Notices
 from workers.session import Session
 
-#: So many items at least are loaded beside those that are being answered.
-LEAST_BACKLOG = 4
-#: How often a claim that waits for room looks whether the worker is to stop.
+#: Least number of items that are loaded besides those on the device.
+MIN_BACKLOG = 4
+#: How often a claim that waits for capacity checks whether the worker is stopping.
 STOP_SECONDS = 0.2
 
-#: How long an item waits that another engine is answering.
+#: How long an item waits for the same answer from another engine before it looks again.
 WAIT_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
 
 class Engine:
-    """Does the work of an engine worker; `look` is what its resident loop runs.
+    """Does the work of an engine worker; its resident loop calls `run_once`.
 
     Args:
         batch_items: Most items in a claim.
@@ -73,29 +73,29 @@ class Engine:
         family: Family,
         device: Device,
         session: Session,
-        ends: LeaseEnds,
+        lease_writer: LeaseWriter,
         notices: Notices,
         *,
         batch_items: int,
         loaders: int,
     ) -> None:
         self._database, self._store, self._family = database, store, family
-        self._session, self._ends, self._notices = session, ends, notices
+        self._session, self._lease_writer, self._notices = session, lease_writer, notices
         self._batch_items = batch_items
-        #: So many are being answered, and so many wait for a free place.
+        # Items on the device, and items that are loaded and wait for it.
         places = family.slot_engine.count if family.slot_engine else batch_items
-        backlog = min(batch_items, max(places, LEAST_BACKLOG))
-        self._most_in_hand = places + backlog
-        #: A claim costs the same for one item as for many.
-        self._worth_a_claim = max(1, backlog // 2)
+        backlog = min(batch_items, max(places, MIN_BACKLOG))
+        self._max_in_hand = places + backlog
+        #: Least number of items that is worth a claim, which costs the same for one as for many.
+        self._min_claim = max(1, backlog // 2)
         self._in_hand = 0
-        self._room = threading.Condition()
-        self._flights = Flights(max(LEAST_BACKLOG, self._most_in_hand // 4))
+        self._capacity = threading.Condition()
+        self._single_flight = SingleFlight(max(MIN_BACKLOG, self._max_in_hand // 4))
         self._lanes = loaders
         self._loaders = ThreadPoolExecutor(loaders, thread_name_prefix="load")
         self._device = device
-        self._writer = Writer(
-            ends, session, is_idle=lambda: device.is_idle, on_written=self._make_room
+        self._writer = ResultWriter(
+            lease_writer, session, is_idle=lambda: device.is_idle, on_written=self._free_capacity
         )
         self._closing = False
         device.start(self._may_start, self._on_end)
@@ -105,63 +105,63 @@ class Engine:
     def _is_stopping(self) -> bool:
         return self._closing or (self.loop is not None and self.loop.stopping.is_set())
 
-    def look(self) -> bool:
-        """Claim what is due and begin it. Returns whether there may be more."""
-        room = self._wait_for_room()
-        if not room:
+    def run_once(self) -> bool:
+        """Claim due items and start them. Returns True if there may be more."""
+        capacity = self._wait_for_capacity()
+        if not capacity:
             return True
         return claim_and_work(
             self._database,
             self._session,
-            self._begin,
+            self._start,
             stage=Stage.GENERATE,
             model=self._family.card.name,
-            limit=room,
+            limit=capacity,
         )
 
     def wait_until_idle(self) -> None:
-        """Wait until everything that was claimed has been written."""
-        with self._room:
-            self._room.wait_for(lambda: not self._in_hand)
+        """Wait until every claimed item has been written."""
+        with self._capacity:
+            self._capacity.wait_for(lambda: not self._in_hand)
 
     def close(self) -> None:
-        """Finish what is on the device, give back the rest, and write it all."""
+        """Finish the items on the device, release the others, and write all of them."""
         self._closing = True
         self._loaders.shutdown()
         self._device.close()
         self._writer.close()
 
-    def blame(self) -> None:
-        """Note in the record which items the device hangs on; the process is about to end."""
+    def mark_suspects(self) -> None:
+        """Record which items the device hangs on; the process is about to end."""
         running = self._device.running
         log.critical("the device hangs on %s", [one.lease.item_id for one in running])
         for session in {one.session for one in running}:
             mine = [one.lease for one in running if one.session == session]
-            self._ends.blame(session, mine, alone=len(running) == 1)
+            self._lease_writer.mark_suspects(session, mine, alone=len(running) == 1)
 
     # ---- claim ------------------------------------------------------------------------
 
-    def _wait_for_room(self) -> int:
-        """How many items to claim, once that is worth a claim; 0 when the worker is to stop."""
-        with self._room:
-            while self._most_in_hand - self._in_hand < self._worth_a_claim:
+    def _wait_for_capacity(self) -> int:
+        """Wait until a claim is worth it. Returns the number of items to claim; 0 to stop."""
+        with self._capacity:
+            while self._max_in_hand - self._in_hand < self._min_claim:
                 if self._is_stopping:
                     return 0
-                self._room.wait(STOP_SECONDS)
-            return min(self._most_in_hand - self._in_hand, self._batch_items)
+                self._capacity.wait(STOP_SECONDS)
+            return min(self._max_in_hand - self._in_hand, self._batch_items)
 
-    def _make_room(self, count: int) -> None:
-        with self._room:
+    def _free_capacity(self, count: int) -> None:
+        with self._capacity:
             self._in_hand -= count
-            self._room.notify_all()
+            self._capacity.notify_all()
 
-    def _begin(self, taken: Sequence[Lease], session: str) -> None:
-        with self._room:
+    def _start(self, taken: Sequence[Lease], session: str) -> None:
+        with self._capacity:
             self._in_hand += len(taken)
         try:
-            due = self._not_answered(taken, session)
+            due = self._needs_generation(taken, session)
         except BaseException:
-            with self._room:
+            with self._capacity:
                 self._in_hand -= len(taken)
             raise
         self._device.expect(len(due))
@@ -169,69 +169,73 @@ class Engine:
         for _ in range(min(self._lanes, len(due))):
             self._loaders.submit(self._load_all, waiting, session)
 
-    def _not_answered(self, taken: Sequence[Lease], session: str) -> list[Lease]:
-        """Items of a claim that nobody else answers; the others are seen to."""
-        keys = {lease.item_id: key_of(lease, self._family.card) for lease in taken}
+    def _needs_generation(self, taken: Sequence[Lease], session: str) -> list[Lease]:
+        """Return the items to generate; the others get or await the answer of an equal item."""
+        keys = {lease.item_id: request_key(lease, self._family.card) for lease in taken}
         keyed = [(lease, key) for lease in taken if (key := keys[lease.item_id])]
         if not keyed:
             return list(taken)
         try:
             with self._database.transaction() as transaction:
-                reuse.note(transaction, keyed)
+                answer_cache.store_keys(transaction, keyed)
             with self._database.snapshot() as transaction:
-                found = reuse.look(transaction, keyed, session)
-        except StorageError as error:  # it only saves work
-            log.warning("%s; everything is answered anew", error)
+                found = answer_cache.lookup(transaction, keyed, session)
+        except StorageError as error:  # the cache only saves work
+            log.warning("%s; answering without the answer cache", error)
             return list(taken)
         due = [lease for lease in taken if not keys[lease.item_id]]
         for lease, key in keyed:
             if answer := found.answers.get(lease.item_id):
-                self._writer.put(lease, session, Ready({**answer, "cached": True}))
+                self._writer.put(lease, session, StoredAnswer({**answer, "cached": True}))
                 continue
-            may_lead = lease.item_id not in found.under_way
-            match self._flights.join(lease, session, key, may_lead=may_lead):
+            may_lead = lease.item_id not in found.in_progress
+            match self._single_flight.join(lease, session, key, may_lead=may_lead):
                 case "leads":
                     due.append(lease)
                 case "waits":
-                    self._writer.put(lease, session, Back(WAIT_SECONDS))
+                    self._writer.put(lease, session, Released(WAIT_SECONDS))
         return due
 
-    def _finish(self, lease: Lease, session: str, outcome: Answer | Back | IdefiqError) -> None:
-        """End an item, and see to those that ask for the same."""
+    def _finish(self, lease: Lease, session: str, outcome: Answer | Released | IdefiqError) -> None:
+        """End an item and the items that follow it with an equal request."""
         if isinstance(outcome, IdefiqError):
             self._writer.put(lease, session, outcome)
-            if following := self._flights.fail(lease):
-                self._begin_next(*following)
+            if following := self._single_flight.fail(lease):
+                self._start_next(*following)
             return
-        followers = self._flights.land(lease)
+        followers = self._single_flight.complete(lease)
         try:
-            own: End = self._stored(lease, outcome)
+            own: ItemEnd = self._stored(lease, outcome)
         except EngineError as error:
             own = error
-        except Exception:  # nobody's answer may take a neighbour down with it
+        except Exception:  # one answer must not fail its neighbours
             log.exception("the answer to item %d cannot be stored", lease.item_id)
             own = EngineError("the answer cannot be stored; see the worker's log")
         self._writer.put(lease, session, own)
         for other, held_by in followers:
-            same = Ready({**own.record, "cached": True}) if isinstance(own, Ready) else own
+            same = (
+                StoredAnswer({**own.record, "cached": True})
+                if isinstance(own, StoredAnswer)
+                else own
+            )
             self._writer.put(other, held_by, same)
 
     @staticmethod
-    def _stored(lease: Lease, outcome: Answer | Back) -> Ready | Back:
-        if isinstance(outcome, Back):
+    def _stored(lease: Lease, outcome: Answer | Released) -> StoredAnswer | Released:
+        if isinstance(outcome, Released):
             return outcome
         record = outcome.record(lease.request["kind"])
         if not all(math.isfinite(score.logprob) for score in outcome.scores or ()):
-            raise EngineError("a label's likelihood is no number")
-        orjson.dumps(record)  # what JSON cannot hold must not reach its neighbours' transaction
-        return Ready(record)
+            raise EngineError("the score of a label is not finite")
+        orjson.dumps(record)  # must raise here, not in the transaction that neighbours share
+        return StoredAnswer(record)
 
-    def _begin_next(self, lease: Lease, session: str) -> None:
+    def _start_next(self, lease: Lease, session: str) -> None:
         self._device.expect(1)
         try:
             self._loaders.submit(self._load, lease, session)
-        except RuntimeError:  # the loaders have just been shut down
-            self._end(lease, session, Back())
+        except RuntimeError:  # the loaders were just shut down
+            self._end(lease, session, Released())
 
     # ---- load -------------------------------------------------------------------------
 
@@ -245,46 +249,50 @@ class Engine:
 
     def _load(self, lease: Lease, session: str) -> None:
         if self._is_stopping:
-            self._end(lease, session, Back())
+            self._end(lease, session, Released())
             return
         self._put(lease, session, lambda: self._prepare(lease))
 
-    def _go_on(self, one: Loaded, answer: Answer) -> None:
-        """Do what is to be done with an answer before it is one; see Prepared.then."""
-        then = one.item.follow_up
-        assert then
-        self._put(one.lease, one.session, lambda: then(answer))
+    def _follow_up(self, one: ScheduledItem, answer: Answer) -> None:
+        """Run an item's follow-up on its answer; see Prepared.follow_up."""
+        follow_up = one.item.follow_up
+        assert follow_up
+        self._put(one.lease, one.session, lambda: follow_up(answer))
 
     def _put(self, lease: Lease, session: str, make: Callable[[], Prepared | Answer]) -> None:
-        """Hand what `make` returns to the device, or to the writer."""
-        outcome: Prepared | Outcome
-        slots = self._family.slot_engine
+        """Queue the item that `make` returns for the device, or write the answer it returns."""
+        outcome: Prepared | ItemOutcome
+        slot_engine = self._family.slot_engine
         try:
             outcome = make()
-            failpoints.reach("decoded", [lease])
+            failpoints.trigger("decoded", [lease])
             if isinstance(outcome, Prepared):
-                fits = slots is not None and slots.accepts(outcome)
-                cost = slots.prefill_cost(outcome) if slots and fits else outcome.tokens
-                one = Loaded(lease, session, outcome, fits, cost, lease.is_suspect)
+                fits = slot_engine is not None and slot_engine.accepts(outcome)
+                cost = slot_engine.prefill_cost(outcome) if slot_engine and fits else outcome.tokens
+                one = ScheduledItem(lease, session, outcome, fits, cost, lease.is_suspect)
                 self._device.put(one)
                 return
         except IdefiqError as error:
             outcome = error
-        except Exception:  # nobody's item may take a neighbour down with it
+        except Exception:  # one item must not fail its neighbours
             log.exception("item %d could not be prepared", lease.item_id)
-            outcome = EngineError("preparing the item failed unexpectedly; see the worker's log")
+            outcome = EngineError(
+                "internal error while the item was prepared; see the worker's log"
+            )
         self._end(lease, session, outcome)
 
-    def _end(self, lease: Lease, session: str, outcome: Answer | Back | IdefiqError) -> None:
-        """What was expected does not come to the device."""
+    def _end(self, lease: Lease, session: str, outcome: Answer | Released | IdefiqError) -> None:
+        """End an item that was announced to the device and does not come."""
         self._finish(lease, session, outcome)
         self._device.expect(-1)
 
     def _prepare(self, lease: Lease) -> Prepared:
-        wanted = self._family.target_size
-        images = [decode(self._read(lease.owner_id, ref), wanted) for ref in lease.shown]
+        target_size = self._family.target_size
+        images = [
+            decode(self._read(lease.owner_id, ref), target_size) for ref in lease.stored_references
+        ]
         item = alttext.prepare(self._family, lease.request, images)
-        if lease.origin is Origin.CHAT:  # somebody may be reading along
+        if lease.source_api is SourceApi.CHAT:  # its caller may be streaming
             return replace(
                 item, on_text=lambda text: self._notices.said(lease.job_id, storable(text))
             )
@@ -296,23 +304,23 @@ class Engine:
             data = self._store.get(image_key(owner_id, digest))
         except NotFound as error:
             with self._database.transaction() as transaction:
-                verdicts.forget(transaction, owner_id, digest)
-            raise ImageNotFound(f"{reference} is not in the blob store any more") from error
+                known_images.remove(transaction, owner_id, digest)
+            raise ImageNotFound(f"{reference} is no longer in the blob store") from error
         if hashlib.sha256(data).hexdigest() != digest:
             raise ImageMismatch(f"the bytes of {reference} were changed after they were checked")
         return data
 
     # ---- answer -----------------------------------------------------------------------
 
-    def _may_start(self, one: Loaded) -> bool:
+    def _may_start(self, one: ScheduledItem) -> bool:
         return not self._is_stopping and self._session.holds(one.session)
 
-    def _on_end(self, one: Loaded, outcome: Outcome | None) -> None:
+    def _on_end(self, one: ScheduledItem, outcome: ItemOutcome | None) -> None:
         if isinstance(outcome, Answer) and one.item.follow_up:
-            with contextlib.suppress(RuntimeError):  # when the loaders have just been shut down
+            with contextlib.suppress(RuntimeError):  # if the loaders were just shut down
                 if self._may_start(one):
-                    self._loaders.submit(self._go_on, one, outcome)
+                    self._loaders.submit(self._follow_up, one, outcome)
                     self._device.expect(1)
                     return
             outcome = None
-        self._finish(one.lease, one.session, outcome or Back())
+        self._finish(one.lease, one.session, outcome or Released())

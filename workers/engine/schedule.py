@@ -1,12 +1,12 @@
-"""What the device does next: pure, no torch, no database.
+"""The schedule of a device: what it does next. No torch, no database, no clock.
 
-    waiting ─▶ Admit(items)     free slots, and enough items that more do not soon come
+    waiting ─▶ Admit(items)     prefill: there are free slots, and enough items for a pass
             ─▶ STEP             items are in slots
-            ─▶ Generate(items)  what no slot takes: like items, a full batch if more are coming
+            ─▶ Generate(items)  items that no slot accepts, with equal options
             ─▶ None             nothing to do
 
-Items come in the order in which they are put, except that what somebody reads along goes first.
-An item that may have cost a worker its life runs with nothing else on the device.
+Items are scheduled first in, first out, except that chat completions go first. An item that may
+have crashed a worker runs alone on the device.
 """
 
 from collections import deque
@@ -14,173 +14,177 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from db.leases import Lease
-from db.states import Origin
+from db.states import SourceApi
 from workers.families.base import Prepared
 
-#: Slots are refilled when so large a share of them is free: each refill costs a pass of its own.
+#: Share of free slots from which they are refilled: each refill is a prefill pass of its own.
 REFILL_SHARE = 1 / 4
-#: Between two batches for `generate`, items in slots have so many turns of the device.
-PATIENCE = 16
+#: Actions for items in slots between two batches of `generate`.
+ACTIONS_BETWEEN_BATCHES = 16
 
 
 @dataclass(eq=False, slots=True)
-class Loaded:
-    """An item ready for the device.
+class ScheduledItem:
+    """A prepared item that waits for the device.
 
     Attributes:
-        session: Which holds its lease.
-        fits_slot: Whether it can be answered in a slot.
-        cost: Of its first token, see Joining.cost.
-        alone: Whether it is to run with nothing else on the device.
-        restarted: Whether it was begun again because a step did not fit the device.
+        session: The session that holds its lease.
+        fits_slot: True if a slot accepts it.
+        cost: See SlotEngine.prefill_cost.
+        alone: True if it must run with nothing else on the device.
+        restarted: True if it was admitted again after a step ran out of memory.
     """
 
     lease: Lease
     session: str
     item: Prepared
     fits_slot: bool
-    cost: int
-    alone: bool
+    prefill_cost: int
+    runs_alone: bool
     restarted: bool = False
 
     @property
     def is_urgent(self) -> bool:
-        """Whether somebody waits for its first word."""
-        return self.lease.origin is Origin.CHAT
+        """True if a caller waits for its first token."""
+        return self.lease.source_api is SourceApi.CHAT
 
 
 @dataclass(frozen=True, slots=True)
 class Admit:
-    """Begin items in slots."""
+    """Prefill items into slots."""
 
-    items: list[Loaded]
+    items: list[ScheduledItem]
 
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """Answer a batch of like items with `generate`."""
+    """Answer a batch of items with `generate`."""
 
-    items: list[Loaded]
-
-
-class Step:
-    """Say the next token of all items in slots."""
+    items: list[ScheduledItem]
 
 
-STEP = Step()
+class DecodeStep:
+    """Generate the next token of all items in slots."""
+
+
+DECODE_STEP = DecodeStep()
 
 
 class Schedule:
-    """Which items wait for the device, and what it does next.
+    """The items that wait for the device, and the order in which it runs them.
 
     Args:
-        slots: How many there are, 0 for a model without.
-        budget: Most work before the first token that one pass may take, in tokens.
+        slots: Number of slots, 0 for a model without.
+        budget: Most prefill cost of one pass, in tokens.
         batch_items: Most items in a batch for `generate`.
     """
 
     def __init__(self, *, slots: int, budget: int, batch_items: int) -> None:
         self.budget, self._batch_items = budget, batch_items
-        #: Slots that may be used.
-        self.most = slots
-        self._waiting: deque[Loaded] = deque()
-        #: Items that are being loaded and will soon be put.
-        self.coming = 0
+        #: Slots in use at most.
+        self.slots = slots
+        self._waiting: deque[ScheduledItem] = deque()
+        #: Items that are being prepared and will soon be put.
+        self.expected = 0
         self._is_alone = False
-        #: Acts since the last batch for `generate`.
-        self._others = 0
+        #: Actions since the last batch of `generate`.
+        self._since_batch = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, items: Iterable[Loaded]) -> None:
-        """Let items wait for their turn."""
+    def put(self, items: Iterable[ScheduledItem]) -> None:
+        """Queue items."""
         for one in items:
             if one.is_urgent:
-                # Behind those who read along already, and behind what is to run alone next.
-                first = (n for n, o in enumerate(self._waiting) if not (o.is_urgent or o.alone))
+                # Behind other urgent items, and behind items that run alone.
+                first = (
+                    n for n, o in enumerate(self._waiting) if not (o.is_urgent or o.runs_alone)
+                )
                 self._waiting.insert(next(first, len(self._waiting)), one)
             else:
                 self._waiting.append(one)
 
-    def put_back(self, items: Iterable[Loaded]) -> None:
-        """Let items have their turn again, before all others and in their order."""
+    def put_back(self, items: Iterable[ScheduledItem]) -> None:
+        """Queue items again, before all others and in their order."""
         self._waiting.extendleft(reversed(list(items)))
 
-    def take_all(self) -> list[Loaded]:
-        """Let nothing wait any more."""
+    def take_all(self) -> list[ScheduledItem]:
+        """Remove and return all items."""
         left = list(self._waiting)
         self._waiting.clear()
         return left
 
-    def next(self, in_slots: int) -> Admit | Generate | Step | None:
-        """What to do next.
+    def next(self, in_slots: int) -> Admit | Generate | DecodeStep | None:
+        """Return the next action, or None.
 
         Args:
-            in_slots: How many items are in slots.
+            in_slots: Number of items in slots.
         """
         if self._is_alone and in_slots:
-            return STEP
+            return DECODE_STEP
         self._is_alone = False
         group = self._group(in_slots)
         if batch := self._batch(in_slots, len(group)):
-            self._others = 0
-            return Generate(self._taken(batch))
-        if group and self._is_time(group, in_slots):
-            self._others += 1
-            self._is_alone = group[0].alone
-            return Admit(self._taken(group))
-        self._others += bool(in_slots)
-        return STEP if in_slots else None
+            self._since_batch = 0
+            return Generate(self._remove(batch))
+        if group and self._should_admit(group, in_slots):
+            self._since_batch += 1
+            self._is_alone = group[0].runs_alone
+            return Admit(self._remove(group))
+        self._since_batch += bool(in_slots)
+        return DECODE_STEP if in_slots else None
 
-    def _group(self, in_slots: int) -> list[Loaded]:
-        """What could be admitted in one pass."""
-        group: list[Loaded] = []
-        cost = 0
+    def _group(self, in_slots: int) -> list[ScheduledItem]:
+        """Items that could be admitted in one pass."""
+        group: list[ScheduledItem] = []
+        prefill_cost = 0
         for one in self._waiting:
-            if one.alone:
-                # Whoever came before it goes first, whoever comes after it waits.
+            if one.runs_alone:
+                # Items before it go first, items after it wait.
                 is_next = one is self._waiting[0] and not in_slots and one.fits_slot
                 return [one] if is_next else group
             if not one.fits_slot:
                 continue
-            if len(group) >= self.most - in_slots or (group and cost + one.cost > self.budget):
+            if len(group) >= self.slots - in_slots or (
+                group and prefill_cost + one.prefill_cost > self.budget
+            ):
                 break
             group.append(one)
-            cost += one.cost
+            prefill_cost += one.prefill_cost
         return group
 
-    def _is_time(self, group: list[Loaded], in_slots: int) -> bool:
-        refill = max(1, int(self.most * REFILL_SHARE))
+    def _should_admit(self, group: list[ScheduledItem], in_slots: int) -> bool:
+        refill = max(1, int(self.slots * REFILL_SHARE))
         if not in_slots or len(group) >= refill or any(one.is_urgent for one in group):
             return True
         left = len(self._waiting) - len(group)
-        if left and len(group) >= self.most - in_slots:
-            return False  # soon more slots are free
-        # Nothing more to wait for, or too much for one pass anyway.
-        return not self.coming or left > 0
+        if left and len(group) >= self.slots - in_slots:
+            return False  # more slots will soon be free
+        # No more items are expected, or they would not fit this pass anyway.
+        return not self.expected or left > 0
 
-    def _batch(self, in_slots: int, could_join: int) -> list[Loaded]:
-        """A batch for `generate`, if it is its turn."""
+    def _batch(self, in_slots: int, admissible: int) -> list[ScheduledItem]:
+        """A batch for `generate`, if it is time for one."""
         first = next((one for one in self._waiting if not one.fits_slot), None)
         if first is None:
             return []
-        if first.alone:
+        if first.runs_alone:
             return [first] if not in_slots and self._waiting[0] is first else []
-        batch: list[Loaded] = []
-        grows = bool(self.coming)
+        batch: list[ScheduledItem] = []
+        grows = bool(self.expected)
         for one in self._waiting:
-            if one.alone or len(batch) == self._batch_items:
+            if one.runs_alone or len(batch) == self._batch_items:
                 grows = False
                 break
             if not one.fits_slot and one.lease.options_digest == first.lease.options_digest:
                 batch.append(one)
-        if in_slots or could_join:  # they have their turns too
-            is_due = self._others >= PATIENCE
+        if in_slots or admissible:  # items for slots have their turns too
+            is_due = self._since_batch >= ACTIONS_BETWEEN_BATCHES
             return batch if is_due else []
         return batch if len(batch) == self._batch_items or not grows else []
 
-    def _taken(self, items: list[Loaded]) -> list[Loaded]:
-        gone = {id(one) for one in items}
-        self._waiting = deque(one for one in self._waiting if id(one) not in gone)
+    def _remove(self, items: list[ScheduledItem]) -> list[ScheduledItem]:
+        removed = {id(one) for one in items}
+        self._waiting = deque(one for one in self._waiting if id(one) not in removed)
         return items

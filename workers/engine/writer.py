@@ -1,4 +1,4 @@
-"""What becomes of items: written soon after it is known, many in one transaction."""
+"""The result writer: writes answers and errors soon after they exist, many in a transaction."""
 
 import logging
 import queue
@@ -11,65 +11,65 @@ from typing import Any
 from db import failpoints
 from db.errors import IdefiqError
 from db.leases import Failure, Lease
-from db.states import Origin
-from workers.ends import LeaseEnds
+from db.states import SourceApi
+from workers.lease_writer import LeaseWriter
 from workers.session import Session
 
-#: Answers that come within this time are written together, unless the device has nothing to do.
+#: Answers within this time are written together, unless the device is idle.
 GATHER_SECONDS = 0.05
 #: Most answers in one transaction.
-MOST_WRITTEN = 256
+MAX_ANSWERS = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """An answer as it is stored."""
+class StoredAnswer:
+    """An answer as the JSON that is stored."""
 
     record: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Back:
-    """The item is given back, and due again so much later."""
+class Released:
+    """The item goes back to the queue, due after `wait_seconds`."""
 
     wait_seconds: float = 0.0
 
 
-End = Ready | Back | IdefiqError
-#: An item whose time in this process is over, with the session that holds it.
-Ended = tuple[Lease, str, End]
+ItemEnd = StoredAnswer | Released | IdefiqError
+#: An item, the session that holds its lease, and how it ends.
+EndedItem = tuple[Lease, str, ItemEnd]
 
 log = logging.getLogger(__name__)
 
 
-class Writer:
-    """Writes ends in a thread of its own.
+class ResultWriter:
+    """Writes how items end, in a thread of its own.
 
     Args:
-        is_idle: Whether nothing more is to be expected soon.
-        on_written: Told how many were written, or given up.
+        is_idle: Returns True if no more results are to be expected soon.
+        on_written: Called with the number of items that were written, or given up.
     """
 
     def __init__(
         self,
-        ends: LeaseEnds,
+        lease_writer: LeaseWriter,
         session: Session,
         *,
         is_idle: Callable[[], bool],
         on_written: Callable[[int], None],
     ) -> None:
-        self._ends, self._session = ends, session
+        self._lease_writer, self._session = lease_writer, session
         self._is_idle, self._on_written = is_idle, on_written
-        self._ended: queue.SimpleQueue[Ended | None] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[EndedItem | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="write")
         self._thread.start()
 
-    def put(self, lease: Lease, session: str, end: End) -> None:
-        """Have it written soon. Never blocks."""
+    def put(self, lease: Lease, session: str, end: ItemEnd) -> None:
+        """Queue an item's end to be written. Never blocks."""
         self._ended.put((lease, session, end))
 
     def close(self) -> None:
-        """Write what has been put."""
+        """Write everything that is queued, and stop."""
         self._ended.put(None)
         self._thread.join()
 
@@ -82,11 +82,11 @@ class Writer:
             if is_last:
                 return
 
-    def _gather(self, first: Ended) -> tuple[list[Ended], bool]:
+    def _gather(self, first: EndedItem) -> tuple[list[EndedItem], bool]:
         gathered = [first]
         until = time.monotonic() + GATHER_SECONDS
-        while len(gathered) < MOST_WRITTEN:
-            is_awaited = gathered[-1][0].origin is Origin.CHAT or self._is_idle()
+        while len(gathered) < MAX_ANSWERS:
+            is_awaited = gathered[-1][0].source_api is SourceApi.CHAT or self._is_idle()
             wait = 0.0 if is_awaited else max(until - time.monotonic(), 0.0)
             try:
                 one = self._ended.get(timeout=wait)
@@ -97,18 +97,18 @@ class Writer:
             gathered.append(one)
         return gathered, False
 
-    def _write(self, session: str, ended: Sequence[tuple[Lease, End]]) -> None:
-        answers = [(lease, one.record) for lease, one in ended if isinstance(one, Ready)]
+    def _write(self, session: str, ended: Sequence[tuple[Lease, ItemEnd]]) -> None:
+        answers = [(lease, one.record) for lease, one in ended if isinstance(one, StoredAnswer)]
         failures = [Failure(lease, one) for lease, one in ended if isinstance(one, IdefiqError)]
         back: dict[float, list[Lease]] = {}
         for lease, one in ended:
-            if isinstance(one, Back):
+            if isinstance(one, Released):
                 back.setdefault(one.wait_seconds, []).append(lease)
         try:
-            failpoints.reach("generated", ended)
-            self._ends.write(session, answers=answers, failures=failures)
+            failpoints.trigger("generated", ended)
+            self._lease_writer.write(session, answers=answers, failures=failures)
             for wait_seconds, leases in back.items():
-                self._ends.release(session, leases, wait_seconds=wait_seconds)
-        except Exception as error:  # what is not written is rescued; see ends.py
-            log.warning("%d ends were not written: %s", len(ended), error)
+                self._lease_writer.release(session, leases, wait_seconds=wait_seconds)
+        except Exception as error:  # unwritten items are rescued; see lease_writer.py
+            log.warning("the results of %d items were not written: %s", len(ended), error)
             self._session.abandon(session)

@@ -1,8 +1,8 @@
-"""Alternative text, by any family: a draft, a look at it, one more try, and a long description.
+"""Alternative text with any family: draft, lint, one rewrite, and a long description.
 
-    request ─▶ a caption in words that ask for alternative text ─▶ family ─▶ draft
-        draft ─▶ tidied ─▶ objections? ─▶ the same with the objections ─▶ family ─▶ the better one
-        and, where it is asked for, a detailed description
+    request ─▶ caption with a prompt for alternative text ─▶ family ─▶ draft ─▶ tidy ─▶ lint
+        issues found ─▶ the same prompt with the issues ─▶ family ─▶ the better of both
+        if requested ─▶ a detailed description
 
 The linter is idefiq/alt/wording.py, the same that `idefiq lint-alt` runs.
 """
@@ -15,13 +15,13 @@ from PIL import Image
 
 from db.errors import ItemError
 from db.requests import alt_text_of
-from idefiq.alt.wording import Objection, lint, tidy
+from idefiq.alt.wording import Issue, lint, tidy
 from workers.families.base import Answer, Family, Prepared, storable
 
 #: Name and version of the wordings below; a changed one is a new version.
 TEMPLATE = "alt-text/1"
-#: Certainty is divided by this for each objection that is an error.
-DOUBT_PER_ERROR = 2.0
+#: Confidence is divided by this for each issue that is an error.
+CONFIDENCE_PER_ERROR = 2.0
 
 _CONTEXT = (
     ("page_title", "The page is called: {}."),
@@ -47,47 +47,47 @@ _IN_DETAIL = (
     "Describe this image in detail for somebody who cannot see it: what is there, where, and any"
     " text or figures in it. Do not guess at what cannot be seen."
 )
-#: Said of what a model that follows no instructions makes of a link's picture.
-_DESCRIBES = "the model describes the picture: say where the link leads, or what the button does"
-#: Where a model continues a text, it is led to the place where the text would be.
+#: The issue of a link's image that a model without instructions describes.
+_DESCRIBES = "the model describes the image: say where the link leads, or what the button does"
+#: Ends the prompt of a model that continues text.
 _CUE = "Alternative text:"
 
 
 def prepare(family: Family, request: dict[str, Any], images: Sequence[Image.Image]) -> Prepared:
-    """Make an item ready, whatever it asks for; see Family.prepare.
+    """Prepare an item of any kind; see Family.prepare.
 
-    What asks for alternative text becomes a caption whose answer is looked at, and asked for again
-    if there are objections; see Prepared.then.
+    A request for alternative text becomes a caption whose answer is linted, and generated again if
+    there are issues; see Prepared.follow_up.
     """
-    said = alt_text_of(request)
-    if said is None:
+    alt_text = alt_text_of(request)
+    if alt_text is None:
         return family.prepare(request, images)
-    return _Asked(family, request, said, images).draft()
+    return _AltTextRequest(family, request, alt_text, images).draft()
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _AltTextRequest:
     """A request for alternative text."""
 
     family: Family
     request: dict[str, Any]
-    said: dict[str, Any]
+    alt_text: dict[str, Any]
     images: Sequence[Image.Image]
 
     def draft(self) -> Prepared:
-        """The first thing to ask."""
+        """Prepare the draft."""
         if self._wants_detail:
-            self._ask(_IN_DETAIL)  # so that what does not fit is told before anything is answered
-        return replace(self._ask(self._wording()), follow_up=self._look_at_draft)
+            self._ask(_IN_DETAIL)  # raises now if it does not fit
+        return replace(self._ask(self._wording()), follow_up=self._lint_draft)
 
-    def _look_at_draft(self, answer: Answer) -> Answer | Prepared:
+    def _lint_draft(self, answer: Answer) -> Answer | Prepared:
         first = self._judged(answer)
-        found = self._objections(first.text)
-        if not (found and self.said["rewrite"] and self._is_instructed):
+        found = self._issues(first.text)
+        if not (found and self.alt_text["rewrite"] and self._is_instructed):
             return self._in_detail(first)
         try:
             again = self._ask(self._wording(first.text, found))
-        except ItemError:  # it does not fit with its objections, and keeps its draft
+        except ItemError:  # the draft does not fit a prompt with its issues
             return self._in_detail(first)
         return replace(again, follow_up=lambda answer: self._better(first, answer))
 
@@ -100,10 +100,12 @@ class _Asked:
     def _in_detail(self, answer: Answer) -> Answer | Prepared:
         if not self._wants_detail:
             return answer
-        return replace(self._ask(_IN_DETAIL), follow_up=lambda long: self._with(answer, long))
+        return replace(
+            self._ask(_IN_DETAIL), follow_up=lambda long: self._with_description(answer, long)
+        )
 
     @staticmethod
-    def _with(answer: Answer, long: Answer) -> Answer:
+    def _with_description(answer: Answer, long: Answer) -> Answer:
         text = tidy(storable(long.text), is_cut=long.finish_reason == "length")
         return replace(
             answer,
@@ -119,8 +121,8 @@ class _Asked:
                 inner["language"] = self._language
         return self.family.prepare(inner, self.images)
 
-    def _wording(self, draft: str = "", faults: Sequence[Objection] = ()) -> str:
-        return _wording(self.said, draft, faults, cue=self.family.card.style == "plain")
+    def _wording(self, draft: str = "", faults: Sequence[Issue] = ()) -> str:
+        return _wording(self.alt_text, draft, faults, cue=self.family.card.style == "plain")
 
     @property
     def _is_instructed(self) -> bool:
@@ -128,46 +130,51 @@ class _Asked:
 
     @property
     def _wants_detail(self) -> bool:
-        return bool(self.said["long_description"] and self._is_instructed)
+        return bool(self.alt_text["long_description"] and self._is_instructed)
 
     @property
     def _language(self) -> str | None:
-        """What the answer will be in: the language asked for, where the model has it."""
+        """Language of the answer: the requested one if the model has it, or the model's first."""
         wanted, known = self.request.get("language"), self.family.card.languages
         if wanted and self._is_instructed and (not known or wanted in known):
             return str(wanted)
         return known[0] if known else None
 
-    def _objections(self, text: str) -> list[Objection]:
-        said = self.said
-        if said["role"] == "functional" and not self._is_instructed:
-            return [Objection("describes", _DESCRIBES)]
-        near = [said[name] for name in ("caption", "heading", "page_title") if said.get(name)]
-        if said["role"] == "functional":
-            near = []  # the name of where a link leads is what its text should be
-        return lint(text, near=near, target_length=said["target_length"])
+    def _issues(self, text: str) -> list[Issue]:
+        asked = self.alt_text
+        if asked["role"] == "functional" and not self._is_instructed:
+            return [Issue("describes", _DESCRIBES)]
+        near = [asked[name] for name in ("caption", "heading", "page_title") if asked.get(name)]
+        if asked["role"] == "functional":
+            near = []  # a link's text should name its destination
+        return lint(text, near=near, target_length=asked["target_length"])
 
     def _judged(self, answer: Answer, *, is_rewritten: bool = False) -> Answer:
         text = tidy(answer.text, is_cut=answer.finish_reason == "length")
-        found = self._objections(text)
+        found = self._issues(text)
         errors = sum(one.is_error for one in found)
         sure = 1.0 if answer.confidence is None else answer.confidence
-        told = {
-            "objections": [{"code": one.code, "message": one.message} for one in found],
+        confidence = round(sure / CONFIDENCE_PER_ERROR**errors, 4)
+        issues = [{"code": one.code, "message": one.message} for one in found]
+        record = {
+            "issues": issues,
             "rewritten": is_rewritten,
-            "certainty": round(sure / DOUBT_PER_ERROR**errors, 4),
+            "confidence": confidence,
             "language": self._language,
+            # What release 0.1 reads, with the names that it has for them.
+            "objections": issues,
+            "certainty": confidence,
         }
-        return replace(answer, text=text, alt_text=told, template=f"{TEMPLATE} {answer.template}")
+        return replace(answer, text=text, alt_text=record, template=f"{TEMPLATE} {answer.template}")
 
 
-def _wording(said: Mapping[str, Any], draft: str, faults: Sequence[Objection], *, cue: bool) -> str:
-    """What to ask, or, with an earlier draft and its faults, what to ask again."""
-    parts = [words.format(said[name].strip()) for name, words in _CONTEXT if said.get(name)]
-    task = _TASK_OF_FUNCTION if said["role"] == "functional" else _TASK
-    if said["role"] == "functional" and said.get("destination"):
-        parts.append(f"It leads to, or does: {said['destination'].strip()}.")
-    parts.insert(0, task.format(target_length=said["target_length"]))
+def _wording(asked: Mapping[str, Any], draft: str, faults: Sequence[Issue], *, cue: bool) -> str:
+    """Prompt for a draft, or for a rewrite of an earlier draft with its issues."""
+    parts = [words.format(asked[name].strip()) for name, words in _CONTEXT if asked.get(name)]
+    task = _TASK_OF_FUNCTION if asked["role"] == "functional" else _TASK
+    if asked["role"] == "functional" and asked.get("destination"):
+        parts.append(f"It leads to, or does: {asked['destination'].strip()}.")
+    parts.insert(0, task.format(target_length=asked["target_length"]))
     if faults:
         listed = "; ".join(fault.message for fault in faults)
         parts.append(_AGAIN.format(draft=draft, faults=listed))
@@ -175,4 +182,4 @@ def _wording(said: Mapping[str, Any], draft: str, faults: Sequence[Objection], *
 
 
 def _faults(answer: Answer) -> int:
-    return len((answer.alt_text or {}).get("objections", ()))
+    return len((answer.alt_text or {}).get("issues", ()))

@@ -11,8 +11,8 @@ from typing import Any, Literal, Protocol
 
 from PIL import Image
 
-from db.cards import ModelCard
 from db.errors import EngineError
+from db.model_info import ModelInfo
 from workers.settings import EngineSettings
 
 #: What generated an answer: continuous batching, transformers' `generate`, or label scores.
@@ -153,7 +153,7 @@ class Family(Protocol):
     """A loaded model."""
 
     @property
-    def card(self) -> ModelCard:
+    def card(self) -> ModelInfo:
         """Name, kinds, limits and checks of the model."""
 
     @property

@@ -176,8 +176,8 @@ def stored_weights(folder: Path) -> int:
     return count
 
 
-def licence(settings: EngineSettings) -> str:
-    """The licence to show."""
+def license_name(settings: EngineSettings) -> str:
+    """The license to show."""
     return settings.model_licence or ("Apache-2.0" if settings.model == "demo" else "unknown")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image, ImageStat
 
-from db.cards import Limits, ModelCard
+from db.model_info import ModelInfo, ModelLimits
 from db.requests import MAX_EXAMPLES, MAX_IMAGES, MAX_NEW_TOKENS
 from workers.families.base import Answer, Prepared, Score
 from workers.families.prompts import build
@@ -26,7 +26,7 @@ ECHO_STEPS = 4
 class Echo:
     """See the module."""
 
-    def __init__(self, card: ModelCard, *, seconds_per_item: float) -> None:
+    def __init__(self, card: ModelInfo, *, seconds_per_item: float) -> None:
         self.card, self.slot_engine, self.target_size = card, None, None
         self._seconds_per_item = seconds_per_item
 
@@ -88,17 +88,17 @@ def _describe(image: Image.Image) -> str:
 def load(settings: EngineSettings) -> Echo:
     """Nothing to load."""
     return Echo(
-        ModelCard(
+        ModelInfo(
             name=settings.model,
             family="echo",
             kinds=["caption", "vqa", "classify", "generate", "chat"],
-            limits=Limits(
+            limits=ModelLimits(
                 max_images=MAX_IMAGES,
                 max_examples=MAX_EXAMPLES,
                 max_new_tokens=settings.new_tokens_limit or MAX_NEW_TOKENS,
             ),
             defaults={"max_new_tokens": settings.max_new_tokens},
-            licence="Apache-2.0",
+            license="Apache-2.0",
             note="Not a model: answers are made from the pixels, for dry runs and tests.",
         ),
         seconds_per_item=settings.echo_batch_seconds / settings.batch_items,

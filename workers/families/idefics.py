@@ -107,7 +107,7 @@ class Idefics(Pinned):
     def continuation_inputs(
         self, outputs: Any, tensors: dict[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
-        """See Pinned.continuation_inputs: encoded images, and a mask that shows them to all tokens."""
+        """See Pinned.continuation_inputs: encoded images, and a mask that shows them all."""
         resampled = self.model.config.use_resampler
         return {
             "perceiver_embeddings" if resampled else "image_encoder_embeddings": (

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from db.cards import Limits, ModelCard
+from db.model_info import ModelInfo, ModelLimits
 from db.requests import MAX_EXAMPLES, MAX_IMAGES, MAX_NEW_TOKENS
 from workers.decoding import generation
 from workers.families import alttext, checkpoints
@@ -26,7 +26,7 @@ def card(
     family: str,
     style: Style,
     languages: Sequence[str],
-) -> ModelCard:
+) -> ModelInfo:
     """The card of a checkpoint before it is checked and served.
 
     Args:
@@ -35,16 +35,16 @@ def card(
         languages: Those that the model was made to answer in; none if that is not known.
     """
     limit = new_tokens_limit(settings, context_of(model))
-    return ModelCard(
+    return ModelInfo(
         name=settings.model,
         family=family,
         kinds=["caption", "vqa", "classify", "generate", *(["chat"] * (style == "chat"))],
-        limits=Limits(
+        limits=ModelLimits(
             max_images=MAX_IMAGES,
             max_examples=MAX_EXAMPLES,
             max_new_tokens=limit,
         ),
-        licence=checkpoints.licence(settings),
+        license=checkpoints.license_name(settings),
         style=style,
         languages=list(languages),
         follows_instructions=settings.model not in checkpoints.OWN_WORDINGS,
@@ -77,7 +77,7 @@ def new_tokens_limit(settings: EngineSettings, context: int) -> int:
 
 
 def fingerprint(
-    settings: EngineSettings, where: Path, chat_template: str | None, card: ModelCard
+    settings: EngineSettings, where: Path, chat_template: str | None, card: ModelInfo
 ) -> str:
     """All that an answer depends on besides its request."""
     own = {"engine", "decoding", "image_splitting", "attention", "quantize_double"}

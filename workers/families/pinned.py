@@ -23,8 +23,8 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, LogitsProcessor, LogitsProcessorList
 
-from db.cards import Serving
 from db.errors import EngineError, ItemRefused, PromptTooLong, RequestError
+from db.model_info import Serving
 from workers.decoding import generation, seeded_sampling
 from workers.decoding.prompt import ImageInput
 from workers.decoding.streaming import AnswerStreamer, BatchStreamer
@@ -34,7 +34,7 @@ from workers.families.base import Answer, DecoderName, Prepared
 from workers.families.control_tokens import ControlTokens
 from workers.families.labels import named
 from workers.families.pixels import PixelNormalizer
-from workers.families.prompts import Part, Style, Turn, build
+from workers.families.prompts import PromptPart, Style, Turn, build
 from workers.settings import EngineSettings
 
 log = logging.getLogger(__name__)
@@ -269,7 +269,7 @@ class Pinned(ABC):
         options = self.options(request)
         return options.get("seed", seeded_sampling.new_seed()) if options.get("do_sample") else None
 
-    def _spelled(self, part: Part) -> Part:
+    def _spelled(self, part: PromptPart) -> PromptPart:
         return part if isinstance(part, int) else self._controls.neutralize(part)
 
     def _tail(self, text: str, ids: list[int]) -> str:
@@ -443,7 +443,7 @@ def _patch_pixels(vision_config: Any) -> int:
     return int(height) * int(width)
 
 
-def _content(part: Part) -> dict[str, str]:
+def _content(part: PromptPart) -> dict[str, str]:
     return {"type": "image"} if isinstance(part, int) else {"type": "text", "text": part}
 
 

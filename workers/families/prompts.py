@@ -18,7 +18,7 @@ from db.requests import TEMPLATE_FIELDS
 
 Style = Literal["chat", "plain"]
 #: A text, or the number of an image: the request's images first, then those of its examples.
-Part = str | int
+PromptPart = str | int
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Turn:
     """What one side says. In plain style there is one turn, by "user", which is continued."""
 
     role: str
-    parts: tuple[Part, ...]
+    parts: tuple[PromptPart, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ def build(request: Mapping[str, Any], style: Style, images_given: int) -> Prompt
     return Prompt((*turns, Turn("user", _joined([*head, *asked]))), template.name)
 
 
-def _ends_in_space(parts: list[Part]) -> bool:
+def _ends_in_space(parts: list[PromptPart]) -> bool:
     last = parts[-1] if parts else ""
     return isinstance(last, str) and last[-1:].isspace()
 
@@ -178,8 +178,8 @@ def _with_question(fields: dict[str, str], example: Mapping[str, Any]) -> dict[s
     return {**fields, "question": example.get("question", fields["question"])}
 
 
-def _fill(text: str, fields: Mapping[str, str], images: Iterable[int]) -> list[Part]:
-    parts: list[Part] = []
+def _fill(text: str, fields: Mapping[str, str], images: Iterable[int]) -> list[PromptPart]:
+    parts: list[PromptPart] = []
     for piece in _PLACE.split(text):
         if piece == "{images}":
             parts += images
@@ -188,9 +188,9 @@ def _fill(text: str, fields: Mapping[str, str], images: Iterable[int]) -> list[P
     return parts
 
 
-def _joined(parts: list[Part]) -> tuple[Part, ...]:
+def _joined(parts: list[PromptPart]) -> tuple[PromptPart, ...]:
     """Neighbouring texts as one, so that nothing can be hidden in two of them."""
-    joined: list[Part] = []
+    joined: list[PromptPart] = []
     for part in parts:
         if isinstance(part, str) and joined and isinstance(joined[-1], str):
             joined[-1] += part

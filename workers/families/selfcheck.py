@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from transformers import LogitsProcessor
 
-from db.cards import Checks
 from db.errors import RequestError
+from db.model_info import SelfCheck
 from workers.families import ranking
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
-def run(family: "Pinned") -> Checks:
+def run(family: "Pinned") -> SelfCheck:
     """Check a loaded family.
 
     Raises:
@@ -48,7 +48,7 @@ def run(family: "Pinned") -> Checks:
     alone = torch.cat([_first_logits(family, [item]) for item in items])
     together = _first_logits(family, items)
     tokens = [family.generate_ids([item])[0] for item in items]
-    checks = Checks(
+    checks = SelfCheck(
         image_effect=float((alone[0] - alone[1]).abs().max()),
         batch_noise=float((alone - together).abs().max()),
         batch_equals_singles=family.generate_ids(items) == tokens,

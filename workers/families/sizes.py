@@ -21,7 +21,7 @@ BF16 = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class PartSize:
     """Parameters of one part of a model.
 
     Attributes:
@@ -40,22 +40,22 @@ class Part:
         return self.linear * (NF4_DOUBLE if smaller else BF16) + self.other * BF16
 
 
-def parts(config: Any) -> list[Part]:
+def parts(config: Any) -> list[PartSize]:
     """Count a model's parameters by its parts."""
     model = loading.without_weights(config)
     counted = [
         _part(name, module, sees=is_vision(name)) for _, name, module in loading.parts(model)
     ]
     head = sum(weight.numel() for weight in model.get_output_embeddings().parameters())
-    return [*counted, Part("lm_head", 0, head, sees=False)]
+    return [*counted, PartSize("lm_head", 0, head, sees=False)]
 
 
-def _part(name: str, module: torch.nn.Module, *, sees: bool) -> Part:
+def _part(name: str, module: torch.nn.Module, *, sees: bool) -> PartSize:
     everything = sum(weight.numel() for weight in module.parameters())
     linear = sum(
         layer.weight.numel() for layer in module.modules() if isinstance(layer, torch.nn.Linear)
     )
-    return Part(name, linear, everything - linear, sees)
+    return PartSize(name, linear, everything - linear, sees)
 
 
 def idefics2_8b() -> Idefics2Config:
@@ -106,7 +106,7 @@ def table(config: Any) -> str:
     return "\n".join(lines)
 
 
-def _line(name: str, parameters: int, counted: Sequence[Part]) -> str:
+def _line(name: str, parameters: int, counted: Sequence[PartSize]) -> str:
     cells = " | ".join(
         f"{sum(part.size_bytes(quantize) for part in counted) / 1e9:.2f} GB"
         for quantize in ("none", "nf4", "nf4-all")

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from db.errors import CheckDied, EngineError, ImageTooLarge, ImageUnreadable, ItemError
-from db.verdicts import OK, Verdict
+from db.known_images import OK, CheckResult
 from workers import images, svg
 from workers.settings import IntakeSettings
 
@@ -28,7 +28,7 @@ _SPAWN = multiprocessing.get_context("spawn")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ImageLimits:
     """What an image may be at most. Sizes in bytes and pixels; aspect is long by short side."""
 
     image_bytes: int
@@ -36,17 +36,17 @@ class Limits:
     aspect: float
 
 
-def check(data: bytes, limits: Limits) -> Verdict:
+def check(data: bytes, limits: ImageLimits) -> CheckResult:
     """Measure and decode an image; what is wrong with it is the verdict, not an exception."""
     try:
         return _measure(data, limits)
     except ItemError as error:
-        return Verdict(error.code, str(error))
+        return CheckResult(error.code, str(error))
     except MemoryError:
-        return Verdict(ImageTooLarge.code, "decoding needs more memory than is allowed")
+        return CheckResult(ImageTooLarge.code, "decoding needs more memory than is allowed")
 
 
-def _measure(data: bytes, limits: Limits) -> Verdict:
+def _measure(data: bytes, limits: ImageLimits) -> CheckResult:
     if len(data) > limits.image_bytes:
         raise ImageTooLarge(f"{len(data)} bytes; at most {limits.image_bytes} are accepted")
     image = images.open_image(data)
@@ -59,23 +59,26 @@ def _measure(data: bytes, limits: Limits) -> Verdict:
         raise ImageTooLarge(f"{width}x{height} is narrower than 1:{limits.aspect:g}")
     images.decode(data)
     kind = "JPEG" if image.format == "MPO" else image.format
-    return Verdict(OK, None, kind, width, height)
+    return CheckResult(OK, None, kind, width, height)
 
 
-def draw(data: bytes, limits: Limits) -> bytes | Verdict:
+def draw(data: bytes, limits: ImageLimits) -> bytes | CheckResult:
     """Draw an SVG as a PNG; what is wrong with it is a verdict."""
     try:
         if len(data) > limits.image_bytes:
             raise ImageTooLarge(f"{len(data)} bytes; at most {limits.image_bytes} are accepted")
         return svg.rasterise(data)
     except ItemError as error:
-        return Verdict(error.code, str(error))
+        return CheckResult(error.code, str(error))
     except MemoryError:
-        return Verdict(ImageTooLarge.code, "drawing needs more memory than is allowed")
+        return CheckResult(ImageTooLarge.code, "drawing needs more memory than is allowed")
 
 
 #: What a child can be asked to do.
-_WORK: dict[str, Callable[[bytes, Limits], bytes | Verdict]] = {"check": check, "draw": draw}
+_WORK: dict[str, Callable[[bytes, ImageLimits], bytes | CheckResult]] = {
+    "check": check,
+    "draw": draw,
+}
 
 
 class Checkers:
@@ -87,7 +90,7 @@ class Checkers:
 
     def __init__(self, settings: IntakeSettings) -> None:
         self._settings = settings
-        self._limits = Limits(
+        self._limits = ImageLimits(
             settings.max_image_bytes, settings.max_image_pixels, settings.max_image_aspect
         )
         #: The one used last comes first, so that few of many are busy.
@@ -95,17 +98,17 @@ class Checkers:
         for _ in range(settings.intake_children):
             self._idle.put(_Child(settings.check_memory_bytes))
 
-    def check(self, data: bytes) -> Verdict:
+    def check(self, data: bytes) -> CheckResult:
         """Check bytes in a child; see `_do`."""
-        verdict = self._do("check", data)
-        assert isinstance(verdict, Verdict)
-        return verdict
+        check_result = self._do("check", data)
+        assert isinstance(check_result, CheckResult)
+        return check_result
 
-    def draw(self, data: bytes) -> bytes | Verdict:
+    def draw(self, data: bytes) -> bytes | CheckResult:
         """Draw an SVG in a child; see `_do`."""
         return self._do("draw", data)
 
-    def _do(self, work: str, data: bytes) -> bytes | Verdict:
+    def _do(self, work: str, data: bytes) -> bytes | CheckResult:
         """Have a child do something.
 
         Raises:
@@ -146,7 +149,9 @@ class _Child:
         """Whether it can be given something."""
         return self._process.is_alive()
 
-    def do(self, work: str, data: bytes, limits: Limits, seconds: float) -> bytes | Verdict:
+    def do(
+        self, work: str, data: bytes, limits: ImageLimits, seconds: float
+    ) -> bytes | CheckResult:
         """See Checkers; after CheckDied this child is dead."""
         late = threading.Event()
 
@@ -160,7 +165,7 @@ class _Child:
             timer.start()
             try:
                 self._pipe.send((work, data, limits))
-                done: bytes | Verdict = self._pipe.recv()
+                done: bytes | CheckResult = self._pipe.recv()
             finally:
                 timer.cancel()
         except (EOFError, OSError) as error:

@@ -1,7 +1,7 @@
-"""The intake stage: claim items, bring their images in, hand them on to the engines.
+"""The intake stage: fetch, store and check the images of items, then pass the items to engines.
 
-claim ─▶ known digest ────────────────────────────────▶ advance ─▶ wake(engine)
-     └─▶ read ─▶ store ─▶ check in a child ─▶ verdict ─┘   └─ bad: fail, its neighbours go on
+claim ─▶ known digest ───────────────────────────────────▶ advance ─▶ wake the engines
+     └─▶ fetch ─▶ store ─▶ check in a child ─▶ result ─┘   └─ bad: the item fails, others go on
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from db import failpoints, verdicts
+from db import failpoints, known_images
 from db.blobs import BlobStore, image_key
 from db.database import Database
 from db.errors import (
@@ -25,49 +25,49 @@ from db.errors import (
     ImagePoison,
     ItemError,
 )
+from db.known_images import OK, CheckResult
 from db.leases import Failure, Lease
 from db.requests import blob_digests, image_references
 from db.states import Stage
-from db.verdicts import OK, Verdict
 from workers import svg
 from workers.broker import Wakes, engine_queue
-from workers.ends import LeaseEnds, claim_and_work
 from workers.intake.check import Checkers
-from workers.intake.findings import Findings, Owned
+from workers.intake.check_results import CheckResultBuffer, Owned
 from workers.intake.source import Sources
+from workers.lease_writer import LeaseWriter, claim_and_work
 from workers.loop import ResidentLoop
 from workers.session import Session
 
-#: Items claimed at a time by one lane.
+#: Items in one claim of a lane.
 CLAIM_ITEMS = 64
-#: Finished items are written together after at most this long.
+#: Finished items are written together after this time at most.
 WRITE_SECONDS = 0.05
-#: A second child that dies on the same bytes is no chance any more.
-MAX_DEATHS = 2
+#: Two children that die on the same bytes are no coincidence.
+MAX_CRASHES = 2
 
 T = TypeVar("T")
-Outcome = list[str] | IdefiqError
+IntakeOutcome = list[str] | IdefiqError
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """What the items of one claim have in common.
+    """State shared by the items of one claim.
 
     Attributes:
-        stored: Owners and digests of images that the record knew.
-        verdicts: Those that it had on them, and those that were found since.
-        examples: What became of the examples that a job's items share.
+        stored: Owners and digests of images that the database knew.
+        check_results: Check results from the database, and those found since.
+        examples: Outcome of the examples that a job's items share, by job.
     """
 
     stored: set[Owned]
-    verdicts: dict[Owned, Verdict]
-    examples: dict[str, Outcome] = field(default_factory=dict)
+    check_results: dict[Owned, CheckResult]
+    examples: dict[str, IntakeOutcome] = field(default_factory=dict)
 
 
-class Turn:
-    """A lock, and how many threads hold it or wait for it."""
+class CountedLock:
+    """A lock, and the number of threads that hold it or wait for it."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -75,7 +75,7 @@ class Turn:
 
 
 class Intake:
-    """Does the work of an intake worker; `look` is what its resident loop runs.
+    """Does the work of an intake worker; its resident loop calls `run_once`.
 
     Args:
         fetches: Images fetched at the same time.
@@ -89,21 +89,21 @@ class Intake:
         checkers: Checkers,
         session: Session,
         wakes: Wakes,
-        ends: LeaseEnds,
+        lease_writer: LeaseWriter,
         *,
         fetches: int,
     ) -> None:
         self._database, self._store = database, store
         self._sources, self._checkers = sources, checkers
-        self._session, self._wakes, self._ends = session, wakes, ends
-        self._checking: dict[tuple[int, str], Turn] = {}
+        self._session, self._wakes, self._lease_writer = session, wakes, lease_writer
+        self._checking: dict[tuple[int, str], CountedLock] = {}
         self._checking_lock = threading.Lock()
-        self._findings = Findings(database)
+        self._check_results = CheckResultBuffer(database)
         self._fetches = ThreadPoolExecutor(fetches, thread_name_prefix="fetch")
         self.loop: ResidentLoop | None = None
 
-    def look(self) -> bool:
-        """Claim what is due and bring it in. Returns whether there may be more."""
+    def run_once(self) -> bool:
+        """Claim due items and take their images in. Returns True if there may be more."""
         return claim_and_work(
             self._database,
             self._session,
@@ -123,37 +123,42 @@ class Intake:
         new: list[Lease] = []
         for lease in taken:
             (known if self._is_checked(lease, claimed) else new).append(lease)
-        self._write(session, [(lease, lease.wanted) for lease in known], [])
-        pending = {self._fetches.submit(self._bring_in, lease, claimed): lease for lease in new}
+        self._write(session, [(lease, lease.intake_references) for lease in known], [])
+        pending = {self._fetches.submit(self._take_in, lease, claimed): lease for lease in new}
         while pending:
             self._write_done(session, pending)
             if self.loop and self.loop.stopping.is_set():
                 # What has begun is short and finishes; the rest goes back.
                 unbegun = [future for future in pending if future.cancel()]
-                self._ends.release(session, [pending.pop(future) for future in unbegun])
+                self._lease_writer.release(session, [pending.pop(future) for future in unbegun])
 
     def _look_up(self, taken: Sequence[Lease]) -> Claimed:
         """What is known of the images of a claim."""
         wanted: dict[int, set[str]] = {}
         for lease in taken:
-            wanted.setdefault(lease.owner_id, set()).update(blob_digests(lease.wanted))
+            wanted.setdefault(lease.owner_id, set()).update(blob_digests(lease.intake_references))
         claimed = Claimed(set(), {})
         with self._database.snapshot() as transaction:
             for owner_id, digests in wanted.items():
-                stored = verdicts.stored(transaction, owner_id, digests)
+                stored = known_images.stored(transaction, owner_id, digests)
                 claimed.stored.update((owner_id, digest) for digest in stored)
-                found = verdicts.get(transaction, owner_id, digests)
-                claimed.verdicts.update({(owner_id, d): verdict for d, verdict in found.items()})
+                found = known_images.get(transaction, owner_id, digests)
+                claimed.check_results.update(
+                    {(owner_id, d): check_result for d, check_result in found.items()}
+                )
         return claimed
 
     @staticmethod
     def _is_checked(lease: Lease, claimed: Claimed) -> bool:
-        """Whether all its images were found good before."""
-        images = [(lease.owner_id, reference.removeprefix("blob:")) for reference in lease.wanted]
-        found = [claimed.verdicts.get(image) for image in images]
-        return all(verdict is not None and verdict.code == OK for verdict in found)
+        """True if all images of the item were found good before."""
+        images = [
+            (lease.owner_id, reference.removeprefix("blob:"))
+            for reference in lease.intake_references
+        ]
+        found = [claimed.check_results.get(image) for image in images]
+        return all(check_result is not None and check_result.code == OK for check_result in found)
 
-    def _write_done(self, session: str, pending: dict[Future[Outcome], Lease]) -> None:
+    def _write_done(self, session: str, pending: dict[Future[IntakeOutcome], Lease]) -> None:
         wait(pending, return_when=FIRST_COMPLETED)
         wait(pending, timeout=WRITE_SECONDS)
         arrived: list[tuple[Lease, list[str]]] = []
@@ -172,34 +177,34 @@ class Intake:
         arrived: Sequence[tuple[Lease, list[str]]],
         failures: Sequence[Failure],
     ) -> None:
-        self._findings.write(self._session, session)
-        self._ends.write(session, arrived=arrived, failures=failures)
+        self._check_results.write(self._session, session)
+        self._lease_writer.write(session, arrived=arrived, failures=failures)
         self._wakes.wake(*{engine_queue(lease.model) for lease, _ in arrived})
 
     # ---- one item -------------------------------------------------------------------
 
-    def _bring_in(self, lease: Lease, claimed: Claimed) -> Outcome:
+    def _take_in(self, lease: Lease, claimed: Claimed) -> IntakeOutcome:
         try:
             own = len(image_references(lease.request))
-            wanted = lease.wanted
-            images = [self._bring_in_one(lease.owner_id, ref, claimed) for ref in wanted[:own]]
-            return images + self._bring_in_examples(lease, wanted[own:], claimed)
+            wanted = lease.intake_references
+            images = [self._take_in_image(lease.owner_id, ref, claimed) for ref in wanted[:own]]
+            return images + self._take_in_examples(lease, wanted[own:], claimed)
         except IdefiqError as error:
             return error
-        except Exception:  # nobody's image may take a neighbour down with it
-            log.exception("item %d could not be brought in", lease.item_id)
-            return EngineError("intake failed unexpectedly; the log of the worker says how")
+        except Exception:  # one item must not fail its neighbours
+            log.exception("unexpected error in the intake of item %d", lease.item_id)
+            return EngineError("internal error in intake; see the worker's log")
 
-    def _bring_in_examples(self, lease: Lease, wanted: list[str], claimed: Claimed) -> list[str]:
-        """Examples of the item's own, or those of its job, which a claim brings in once."""
+    def _take_in_examples(self, lease: Lease, wanted: list[str], claimed: Claimed) -> list[str]:
+        """Take in the item's own examples, or those of its job once for the whole claim."""
         if not wanted or not lease.shares_examples:
-            return [self._bring_in_one(lease.owner_id, ref, claimed) for ref in wanted]
+            return [self._take_in_image(lease.owner_id, ref, claimed) for ref in wanted]
         shared = claimed.examples
-        with self._only(lease.owner_id, lease.job_id):
+        with self._exclusive(lease.owner_id, lease.job_id):
             if lease.job_id not in shared:
                 try:
                     shared[lease.job_id] = [
-                        self._bring_in_one(lease.owner_id, ref, claimed) for ref in wanted
+                        self._take_in_image(lease.owner_id, ref, claimed) for ref in wanted
                     ]
                 except IdefiqError as error:
                     shared[lease.job_id] = error
@@ -208,97 +213,97 @@ class Intake:
             raise outcome
         return outcome
 
-    def _bring_in_one(self, owner_id: int, reference: str, claimed: Claimed) -> str:
+    def _take_in_image(self, owner_id: int, reference: str, claimed: Claimed) -> str:
         """Store and check one image; returns its `blob:` reference."""
         digest = reference.removeprefix("blob:") if reference.startswith("blob:") else None
-        if digest and (verdict := claimed.verdicts.get((owner_id, digest))):
-            return _accept(digest, verdict)
+        if digest and (check_result := claimed.check_results.get((owner_id, digest))):
+            return _accept(digest, check_result)
         try:
             data = self._sources.read(owner_id, reference)
         except ImageNotFound:
             if digest:
                 with self._database.transaction() as transaction:
-                    verdicts.forget(transaction, owner_id, digest)
+                    known_images.remove(transaction, owner_id, digest)
             raise
         if digest is None:
-            return self._keep(owner_id, data, reference, claimed)
-        if (owner_id, digest) not in claimed.stored:  # sent straight to the store
+            return self._store_and_check(owner_id, data, reference, claimed)
+        if (owner_id, digest) not in claimed.stored:  # uploaded straight to the store
             with self._database.transaction() as transaction:
-                verdicts.add(transaction, owner_id, {digest: len(data)})
+                known_images.add(transaction, owner_id, {digest: len(data)})
         return self._check(owner_id, digest, data, reference, claimed)
 
-    def _keep(self, owner_id: int, data: bytes, reference: str, claimed: Claimed) -> str:
-        """Store and check bytes, unless that was done."""
+    def _store_and_check(self, owner_id: int, data: bytes, reference: str, claimed: Claimed) -> str:
+        """Store and check bytes, unless both were done before."""
         digest = hashlib.sha256(data).hexdigest()
         with self._database.transaction() as transaction:
-            verdicts.touch(transaction, owner_id, [digest], storing=True)
-            known = verdicts.get(transaction, owner_id, [digest])
-        if verdict := known.get(digest):
-            return _accept(digest, verdict)
+            known_images.mark_used(transaction, owner_id, [digest], storing=True)
+            known = known_images.get(transaction, owner_id, [digest])
+        if check_result := known.get(digest):
+            return _accept(digest, check_result)
         self._store.put(image_key(owner_id, digest), io.BytesIO(data))
-        failpoints.reach("stored", reference)
+        failpoints.trigger("stored", reference)
         with self._database.transaction() as transaction:
-            verdicts.add(transaction, owner_id, {digest: len(data)})
+            known_images.add(transaction, owner_id, {digest: len(data)})
         return self._check(owner_id, digest, data, reference, claimed)
 
     def _check(
         self, owner_id: int, digest: str, data: bytes, reference: str, claimed: Claimed
     ) -> str:
-        """Check what is stored, unless that was done; an SVG is kept as it is drawn, too."""
+        """Check a stored image once. Of an SVG, the PNG drawn from it is stored and checked."""
         owned = (owner_id, digest)
-        with self._only(owner_id, digest):
-            verdict = claimed.verdicts.get(owned) or self._findings.get(owned)
-            if verdict is None and svg.is_svg(data):
+        with self._exclusive(owner_id, digest):
+            check_result = claimed.check_results.get(owned) or self._check_results.get(owned)
+            if check_result is None and svg.is_svg(data):
                 drawn = self._in_child(self._checkers.draw, owner_id, digest, data)
                 if isinstance(drawn, bytes):
-                    # Its own verdict stays open: what models are shown is the drawing.
-                    return self._keep(owner_id, drawn, reference, claimed)
-                verdict = drawn
-            if verdict is None:
-                verdict = self._in_child(self._checkers.check, owner_id, digest, data)
-            failpoints.reach("checked", reference)
-            claimed.verdicts[owned] = verdict
-            self._findings.note(owned, verdict)
-        return _accept(digest, verdict)
+                    # The SVG itself stays unchecked: models are shown the drawing.
+                    return self._store_and_check(owner_id, drawn, reference, claimed)
+                check_result = drawn
+            if check_result is None:
+                check_result = self._in_child(self._checkers.check, owner_id, digest, data)
+            failpoints.trigger("checked", reference)
+            claimed.check_results[owned] = check_result
+            self._check_results.add(owned, check_result)
+        return _accept(digest, check_result)
 
     @contextmanager
-    def _only(self, owner_id: int, name: str) -> Iterator[None]:
-        """Let one thread at a time work on the same digest, or job, so that it is done once."""
+    def _exclusive(self, owner_id: int, name: str) -> Iterator[None]:
+        """Hold a lock for one digest or job inside the block, so that its work is done once."""
         with self._checking_lock:
-            turn = self._checking.setdefault((owner_id, name), Turn())
-            turn.users += 1
+            entry = self._checking.setdefault((owner_id, name), CountedLock())
+            entry.users += 1
         try:
-            with turn.lock:
+            with entry.lock:
                 yield
         finally:
             with self._checking_lock:
-                turn.users -= 1
-                # Not before: whoever came now would not wait for those who wait already.
-                if not turn.users:
+                entry.users -= 1
+                # Not earlier: a new thread would get another lock than those that wait.
+                if not entry.users:
                     del self._checking[owner_id, name]
 
     def _in_child(
         self, work: Callable[[bytes], T], owner_id: int, digest: str, data: bytes
-    ) -> T | Verdict:
+    ) -> T | CheckResult:
         try:
             return work(data)
         except CheckDied as error:
             with self._database.transaction() as transaction:
-                deaths = verdicts.count_death(transaction, owner_id, digest)
-            if deaths < MAX_DEATHS:
+                crashes = known_images.count_crash(transaction, owner_id, digest)
+            if crashes < MAX_CRASHES:
                 raise
-            return Verdict(ImagePoison.code, f"{error}, {deaths} times")
+            return CheckResult(ImagePoison.code, f"{error}, {crashes} times")
 
 
-def _accept(digest: str, verdict: Verdict) -> str:
-    if verdict.code != OK:
-        raise BadImage(verdict)
+def _accept(digest: str, check_result: CheckResult) -> str:
+    if check_result.code != OK:
+        raise BadImage(check_result)
     return f"blob:{digest}"
 
 
 class BadImage(ItemError):
-    """An image that was checked and found bad, perhaps long ago; carries that verdict's code."""
+    """An image that a check found bad, now or earlier; its code is that of the check result."""
 
-    def __init__(self, verdict: Verdict) -> None:
-        super().__init__(verdict.message or "the image is bad")
-        self.code = verdict.code
+    def __init__(self, check_result: CheckResult) -> None:
+        super().__init__(check_result.message or "the image is bad")
+        self.code = check_result.code

@@ -42,51 +42,53 @@ TESTED = Path(__file__).parents[2] / "constraints.txt"
 #: Free memory and disk below these are worth a word.
 LEAST_MEMORY_BYTES, LEAST_DISK_BYTES = 4 * 2**30, 5 * 2**30
 
-State = Literal["ok", "warning", "wrong"]
+DiagnosisState = Literal["ok", "warning", "wrong"]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Diagnosis:
     """What one look found, and what to do about it."""
 
     name: str
-    state: State
+    state: DiagnosisState
     text: str
     remedy: str = ""
 
 
-def versions() -> Iterator[Finding]:
+def versions() -> Iterator[Diagnosis]:
     """idefiq, Python and the libraries; those that differ from the tested ones are marked."""
-    yield Finding("idefiq", "ok", importlib.metadata.version("idefiq"))
-    yield Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}")
+    yield Diagnosis("idefiq", "ok", importlib.metadata.version("idefiq"))
+    yield Diagnosis("python", "ok", f"{platform.python_version()} on {platform.platform()}")
     tested = dict(re.findall(r"^([\w.-]+)==(\S+)$", _read(TESTED), re.MULTILINE))
     tested = {name.lower().replace("_", "-"): version for name, version in tested.items()}
     for name in LIBRARIES:
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            yield Finding(name, "warning", "not installed", "pip install 'idefiq[server]'")
+            yield Diagnosis(name, "warning", "not installed", "pip install 'idefiq[server]'")
             continue
         wanted = tested.get(name)
         same = wanted is None or version.partition("+")[0] == wanted
-        yield Finding(name, "ok", version if same else f"{version} (tested with {wanted})")
+        yield Diagnosis(name, "ok", version if same else f"{version} (tested with {wanted})")
 
 
-def devices() -> Iterator[Finding]:
+def devices() -> Iterator[Diagnosis]:
     """GPUs that torch can use, or why it can use none."""
     try:
         import torch
     except ImportError:
-        yield Finding("gpu", "warning", "torch is not installed", "pip install 'idefiq[server]'")
+        yield Diagnosis("gpu", "warning", "torch is not installed", "pip install 'idefiq[server]'")
         return
     from workers.operator.devices import gpus
 
     here = gpus()
     for gpu in here:
         free, total = gpu.free_bytes / 2**30, gpu.total_bytes / 2**30
-        yield Finding(f"cuda:{gpu.index}", "ok", f"{gpu.name}, {free:.1f} of {total:.1f} GiB free")
+        yield Diagnosis(
+            f"cuda:{gpu.index}", "ok", f"{gpu.name}, {free:.1f} of {total:.1f} GiB free"
+        )
         if gpu.free_bytes < gpu.total_bytes / 2:
-            yield Finding(f"cuda:{gpu.index}", "warning", "another program uses it", "nvidia-smi")
+            yield Diagnosis(f"cuda:{gpu.index}", "warning", "another program uses it", "nvidia-smi")
     if here:
         return
     if torch.version.cuda is None:
@@ -96,31 +98,31 @@ def devices() -> Iterator[Finding]:
         why, remedy = "torch cannot use the driver", f"a driver for CUDA {torch.version.cuda}"
     else:
         why, remedy = "no NVIDIA driver was found", "fine for the demonstration model"
-    yield Finding("gpu", "ok", f"none: {why}", remedy)
+    yield Diagnosis("gpu", "ok", f"none: {why}", remedy)
 
 
-def memory(record: RecordSettings) -> Iterator[Finding]:
+def memory(record: RecordSettings) -> Iterator[Diagnosis]:
     """Main memory, and the disk of the folder store."""
     room = psutil.virtual_memory()
     text = f"{room.available / 2**30:.1f} of {room.total / 2**30:.1f} GiB available"
     short = room.available < LEAST_MEMORY_BYTES
-    yield Finding("memory", "warning" if short else "ok", text, "close programs" if short else "")
+    yield Diagnosis("memory", "warning" if short else "ok", text, "close programs" if short else "")
     if record.store == "folder":
         folder = Path(record.store_folder).absolute()
         there = next(path for path in (folder, *folder.parents) if path.exists())
         free = shutil.disk_usage(there).free
         short = free < LEAST_DISK_BYTES
         remedy = "free some, or set IDEFIQ_STORE_FOLDER to a larger disk" if short else ""
-        state: State = "warning" if short else "ok"
-        yield Finding("disk", state, f"{free / 2**30:.1f} GiB free at {there}", remedy)
+        state: DiagnosisState = "warning" if short else "ok"
+        yield Diagnosis("disk", state, f"{free / 2**30:.1f} GiB free at {there}", remedy)
 
 
-def database(record: RecordSettings) -> Iterator[Finding]:
+def database(record: RecordSettings) -> Iterator[Diagnosis]:
     """Whether the database is there, and at this version's schema."""
     file = record.database_url.removeprefix("sqlite:///")
     if file != record.database_url and not Path(file).exists():
         text = f"{record.database_url} is not there yet"
-        yield Finding("database", "warning", text, "`idefiq up` or `idefiq migrate` makes it")
+        yield Diagnosis("database", "warning", text, "`idefiq up` or `idefiq migrate` makes it")
         return
     made = Database(record.database_url, pool=1)
     shown = made.engine.url.render_as_string(hide_password=True)
@@ -128,17 +130,17 @@ def database(record: RecordSettings) -> Iterator[Finding]:
         with made.snapshot() as transaction:
             current = schema.is_current(transaction)
     except IdefiqError as error:
-        yield Finding("database", "wrong", f"{shown}: {error}", "see IDEFIQ_DATABASE_URL")
+        yield Diagnosis("database", "wrong", f"{shown}: {error}", "see IDEFIQ_DATABASE_URL")
         return
     finally:
         made.dispose()
     if current:
-        yield Finding("database", "ok", shown)
+        yield Diagnosis("database", "ok", shown)
     else:
-        yield Finding("database", "wrong", f"{shown} has another schema", "idefiq migrate")
+        yield Diagnosis("database", "wrong", f"{shown} has another schema", "idefiq migrate")
 
 
-def wakes(settings: EngineSettings) -> Iterator[Finding]:
+def wakes(settings: EngineSettings) -> Iterator[Diagnosis]:
     """Whether Redis is there and takes writes; without it everything works, only later."""
     shown = re.sub(r"//[^/?]*@", "//…@", settings.redis_url)
     polls = "workers poll meanwhile: latency, no loss; see IDEFIQ_REDIS_URL"
@@ -151,20 +153,20 @@ def wakes(settings: EngineSettings) -> Iterator[Finding]:
             # CONFIG is not for everybody where Redis is rented, and this says the same.
             policy = client.info("memory").get("maxmemory_policy", "noeviction")
     except (redis.exceptions.RedisError, OSError) as error:
-        yield Finding("redis server", "warning", f"{shown}: {error}", polls)
+        yield Diagnosis("redis server", "warning", f"{shown}: {error}", polls)
         return
-    yield Finding("redis server", "ok", f"{shown}, version {version}")
+    yield Diagnosis("redis server", "ok", f"{shown}, version {version}")
     if policy != "noeviction":
         text = f"maxmemory-policy is {policy}: wakes may be dropped"
-        yield Finding("redis server", "warning", text, "set it to noeviction")
+        yield Diagnosis("redis server", "warning", text, "set it to noeviction")
 
 
-def store(record: RecordSettings) -> Iterator[Finding]:
+def store(record: RecordSettings) -> Iterator[Diagnosis]:
     """Whether the blob store takes a blob and gives it back."""
     where = record.store_folder if record.store == "folder" else f"s3://{record.s3_bucket}"
     key = f"doctor/{secrets.token_hex(8)}"
     if record.store == "folder" and not Path(record.store_folder).exists():
-        yield Finding("store", "warning", f"{where} is not there yet", "`idefiq up` makes it")
+        yield Diagnosis("store", "warning", f"{where} is not there yet", "`idefiq up` makes it")
         return
     try:
         made = open_store(record)
@@ -173,15 +175,15 @@ def store(record: RecordSettings) -> Iterator[Finding]:
         made.delete(key)
     except (IdefiqError, OSError) as error:
         remedy = "see IDEFIQ_STORE; `idefiq migrate` makes a bucket that is not there"
-        yield Finding("store", "wrong", f"{where}: {error}", remedy)
+        yield Diagnosis("store", "wrong", f"{where}: {error}", remedy)
         return
-    yield Finding("store", "ok" if same else "wrong", str(where))
+    yield Diagnosis("store", "ok" if same else "wrong", str(where))
 
 
-def model(settings: EngineSettings) -> Iterator[Finding]:
+def model(settings: EngineSettings) -> Iterator[Diagnosis]:
     """Whether the checkpoint is here and fits the device."""
     if settings.model == "echo":
-        yield Finding("model", "ok", "echo, which is no model")
+        yield Diagnosis("model", "ok", "echo, which is no model")
         return
     try:
         from workers.families import checkpoints
@@ -189,22 +191,24 @@ def model(settings: EngineSettings) -> Iterator[Finding]:
 
         folder = checkpoints.cached(settings)
     except (ImportError, RequestError) as error:
-        yield Finding("model", "wrong", str(error), "set IDEFIQ_MODEL")
+        yield Diagnosis("model", "wrong", str(error), "set IDEFIQ_MODEL")
         return
     if folder is None:
         token = "set" if os.environ.get("HF_TOKEN") else "not set"  # noqa: TID251 - a fact
         text = f"{settings.model} is not on this machine (HF_TOKEN is {token})"
-        yield Finding("model", "warning", text, f"idefiq models pull {settings.model}")
+        yield Diagnosis("model", "warning", text, f"idefiq models pull {settings.model}")
         return
     needed = fit.weights_bytes(folder, settings)
     size = f", weights of {gib(needed)} on {settings.device}" if needed else ""
     if needed and (advice := fit.advice(needed, settings)):
-        yield Finding("model", "wrong", advice, "see IDEFIQ_DTYPE, IDEFIQ_QUANTIZE, IDEFIQ_DEVICE")
+        yield Diagnosis(
+            "model", "wrong", advice, "see IDEFIQ_DTYPE, IDEFIQ_QUANTIZE, IDEFIQ_DEVICE"
+        )
     else:
-        yield Finding("model", "ok", f"{settings.model}{size}")
+        yield Diagnosis("model", "ok", f"{settings.model}{size}")
 
 
-def service(url: str) -> Iterator[Finding]:
+def service(url: str) -> Iterator[Diagnosis]:
     """Whether the API answers, and what it says of its workers."""
     try:
         with urllib.request.urlopen(f"{url}/readyz", timeout=5) as answer:  # noqa: S310 - its form was checked
@@ -212,23 +216,25 @@ def service(url: str) -> Iterator[Finding]:
     except urllib.error.HTTPError as error:
         told = json.loads(error.read() or b"{}")
         text = f"{url} answers {error.code}: {told}"
-        yield Finding("service", "warning", text, "a model takes a while to load; else see its log")
+        yield Diagnosis(
+            "service", "warning", text, "a model takes a while to load; else see its log"
+        )
         return
     except (OSError, ValueError) as error:
-        yield Finding("service", "warning", f"{url}: {error}", "`idefiq up` starts it")
+        yield Diagnosis("service", "warning", f"{url}: {error}", "`idefiq up` starts it")
         return
     text = f"{url} is ready: {told['engines']} engines, {told['intakes']} intake workers"
-    yield Finding("service", "ok", text)
+    yield Diagnosis("service", "ok", text)
 
 
-def examine(url: str, *, private_redis: bool) -> Iterator[Finding]:
+def examine(url: str, *, private_redis: bool) -> Iterator[Diagnosis]:
     """Everything, in the order of what depends on what. A look that fails is a finding too.
 
     Args:
         private_redis: `idefiq up` has one of its own, which nobody else can reach.
     """
     record, settings = RecordSettings(), EngineSettings()
-    looks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
+    looks: list[tuple[str, Callable[[], Iterator[Diagnosis]]]] = [
         ("versions", versions),
         ("devices", devices),
         ("memory", lambda: memory(record)),
@@ -242,18 +248,18 @@ def examine(url: str, *, private_redis: bool) -> Iterator[Finding]:
         try:
             yield from look()
         except Exception as error:  # the next look may say why
-            yield Finding(name, "wrong", f"{type(error).__name__}: {error}")
+            yield Diagnosis(name, "wrong", f"{type(error).__name__}: {error}")
 
 
-def _private() -> Iterator[Finding]:
-    yield Finding("redis server", "ok", "private to `idefiq up`")
+def _private() -> Iterator[Diagnosis]:
+    yield Diagnosis("redis server", "ok", "private to `idefiq up`")
 
 
 def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def _line(finding: Finding) -> str:
+def _line(finding: Diagnosis) -> str:
     mark = {"ok": "ok     ", "warning": "warning", "wrong": "WRONG  "}[finding.state]
     remedy = f"\n{'':26}→ {finding.remedy}" if finding.remedy else ""
     return f"{mark}  {finding.name:16} {finding.text}{remedy}"

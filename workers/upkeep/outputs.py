@@ -6,9 +6,9 @@ from typing import IO
 from db import batches, files, results
 from db.batches import Batch
 from db.blobs import BlobStore, file_key
-from db.completions import line, usage
 from db.database import Database
 from db.files import NewFile
+from db.openai_rendering import line, usage
 from db.results import Item
 
 #: Items read in one transaction.

@@ -5,11 +5,11 @@ import sqlite3
 import time
 from contextlib import closing
 
-from db import outbox, retention, verdicts
+from db import known_images, retention, webhooks
 from db.blobs import BlobStore, image_key, results_key
 from db.database import Database
 from db.jobs import Job
-from db.states import Origin
+from db.states import SourceApi
 from workers.settings import UpkeepSettings
 
 DAY_SECONDS = 86_400.0
@@ -34,11 +34,11 @@ class Retention:
         self._every_seconds = settings.collect_hours * 3_600
         self._look_at = self._mark_at = 0.0
 
-    def look(self) -> bool:
+    def run_once(self) -> bool:
         """Delete what is too old, now and then. Returns whether there may be more to remove."""
         if time.monotonic() >= self._look_at:
             with self._database.transaction() as transaction:
-                outbox.forget_old(transaction, KEEP_DELIVERIES_SECONDS)
+                webhooks.forget_old(transaction, KEEP_DELIVERIES_SECONDS)
                 forgotten = retention.forget_old_jobs(
                     transaction,
                     keep_seconds=self._keep_jobs,
@@ -70,7 +70,7 @@ class Retention:
             with self._database.transaction() as transaction:
                 removed = retention.remove_items(transaction, job.id, PAGE)
             pages -= removed > 0
-        if job.origin == Origin.JOB:
+        if job.source_api == SourceApi.JOB:
             self._store.delete(results_key(job.owner_id, job.id))
         if job.spool_key:
             self._store.delete(job.spool_key)
@@ -131,5 +131,5 @@ class Retention:
                 # Bytes first, under the lock: whoever stores the image again waits for it.
                 if retention.hold_marked(transaction, owner_id, digest):
                     self._store.delete(image_key(owner_id, digest))
-                    verdicts.forget(transaction, owner_id, digest)
+                    known_images.remove(transaction, owner_id, digest)
         return len(found)

@@ -20,8 +20,8 @@ from db.blobs import BlobStore, results_key
 from db.database import Database
 from db.errors import NotFound, QuotaExceeded, RequestError, StorageError, TooLarge
 from db.jobs import Job
-from db.owners import Limits
-from db.states import Origin
+from db.owners import OwnerLimits
+from db.states import SourceApi
 from db.submissions import NewItem
 from workers.broker import INTAKE, Wakes, engine_queue
 from workers.notices import Notices
@@ -56,7 +56,7 @@ class Upkeep:
         wakes: Wakes,
         notices: Notices,
         settings: UpkeepSettings,
-        limits: Limits,
+        limits: OwnerLimits,
     ) -> None:
         self._database, self._store, self._buckets = database, store, buckets
         self._wakes, self._notices = wakes, notices
@@ -64,7 +64,7 @@ class Upkeep:
         self.retention = Retention(database, store, settings)
         self._limits = limits
 
-    def look(self) -> bool:
+    def run_once(self) -> bool:
         """Run every step that has something to do. Returns whether there may be more.
 
         What goes wrong with one job is logged and keeps none of the others from its step.
@@ -89,7 +89,7 @@ class Upkeep:
         failed = [step for step in steps if not self._did(step)]
         with self._database.transaction() as transaction:
             sessions.forget_dead(transaction)
-        removed = self._did(self.retention.look)
+        removed = self._did(self.retention.run_once)
         return removed or len(failed) < len(steps)
 
     def _did(self, step: Callable[[], bool | None]) -> bool:
@@ -115,7 +115,7 @@ class Upkeep:
         assert job.spool_key
         if job.sealed_at is None:
             try:
-                needless = job.cancelled_at is not None and job.origin != Origin.BATCH
+                needless = job.cancelled_at is not None and job.source_api != SourceApi.BATCH
                 done = needless or self._import_pages(job)
             except (NotFound, RequestError, ValueError) as error:
                 self._give_up(job, error)
@@ -126,7 +126,7 @@ class Upkeep:
                 submissions.seal(transaction, job.id)
                 if not jobs.get(transaction, job.owner_id, job.id).sealed_at:
                     return  # another upkeep is at one of its pages
-            failpoints.reach("sealed", job.id)
+            failpoints.trigger("sealed", job.id)
             self._tell_sealed(job)
         self._store.delete(job.spool_key)
         with self._database.transaction() as transaction:
@@ -145,7 +145,7 @@ class Upkeep:
                 with self._database.transaction() as transaction:
                     imports.import_page(transaction, job, offset, new_items, end)
                 offset += len(page)
-                failpoints.reach("imported", job.id)
+                failpoints.trigger("imported", job.id)
             return next(lines, None) is None
 
     def _give_up(self, job: Job, error: Exception) -> None:
@@ -211,7 +211,7 @@ class Upkeep:
                 file.write(b"".join(item.line() for item in page))
             file.seek(0)
             self._store.put(key, file)
-        failpoints.reach("collected", job.id)
+        failpoints.trigger("collected", job.id)
         with self._database.transaction() as transaction:
             recorded = jobs.record_results(transaction, job.id, key)
         if not recorded:

@@ -20,9 +20,9 @@ from typing import Any
 
 import httpcore2
 
-from db import jobs, outbox
+from db import jobs, webhooks
 from db.database import Database
-from db.outbox import Delivery, Webhook
+from db.webhooks import Delivery, Webhook
 from workers import network
 from workers.network import Refused, Resolver, TooSlow, resolve
 from workers.settings import UpkeepSettings
@@ -41,7 +41,7 @@ def sign(secret: str, delivery_id: str, timestamp: int, body: bytes) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class DeliveryOutcome:
     """What came of an attempt; `wait_seconds` is what the receiver asked for."""
 
     status: int | None
@@ -66,10 +66,10 @@ class Webhooks:
         )
         self._threads = ThreadPoolExecutor(PARALLEL, thread_name_prefix="webhook")
 
-    def look(self) -> bool:
+    def run_once(self) -> bool:
         """Try what is due. Returns whether there was any."""
         with self._database.transaction() as transaction:
-            taken = outbox.take_due(transaction, TAKEN)
+            taken = webhooks.take_due(transaction, TAKEN)
         bodies = self._bodies([delivery for delivery, _ in taken])
         outcomes = self._threads.map(
             lambda one: self._try(one[0], one[1], bodies[one[0].id]), taken
@@ -90,9 +90,9 @@ class Webhooks:
             found = {job.id: job for job in jobs.several(transaction, of_jobs)}
         return {one.id: _encoded(_body(one, found.get(one.subject))) for one in taken}
 
-    def _try(self, delivery: Delivery, webhook: Webhook, body: bytes | None) -> Outcome:
+    def _try(self, delivery: Delivery, webhook: Webhook, body: bytes | None) -> DeliveryOutcome:
         if body is None:
-            return Outcome(None, f"{delivery.subject} was deleted")
+            return DeliveryOutcome(None, f"{delivery.subject} was deleted")
         timestamp = int(time.time())
         secrets = [webhook.secret]
         if webhook.former_secret and _is_ahead(webhook.former_until):
@@ -115,23 +115,23 @@ class Webhooks:
             ) as response:
                 return _outcome(response)
         except Refused as error:
-            return Outcome(None, str(error))
+            return DeliveryOutcome(None, str(error))
         except (TooSlow, httpcore2.TimeoutException):
-            return Outcome(None, f"no answer within {seconds:g} s")
+            return DeliveryOutcome(None, f"no answer within {seconds:g} s")
         except (httpcore2.NetworkError, httpcore2.ProtocolError) as error:
-            return Outcome(None, f"the connection failed: {type(error).__name__}")
+            return DeliveryOutcome(None, f"the connection failed: {type(error).__name__}")
         except Exception:  # one receiver may not keep the others from being told
             log.exception("%s could not be delivered", delivery.id)
-            return Outcome(None, "the attempt failed unexpectedly")
+            return DeliveryOutcome(None, "the attempt failed unexpectedly")
 
-    def _note(self, delivery: Delivery, webhook: Webhook, outcome: Outcome) -> None:
+    def _note(self, delivery: Delivery, webhook: Webhook, outcome: DeliveryOutcome) -> None:
         with self._database.transaction() as transaction:
             if outcome.problem is None and outcome.status is not None:
-                outbox.delivered(transaction, delivery.id, outcome.status)
+                webhooks.delivered(transaction, delivery.id, outcome.status)
                 return
             if outcome.status == 410:
-                outbox.gone(transaction, webhook)
-            outbox.failed(
+                webhooks.gone(transaction, webhook)
+            webhooks.failed(
                 transaction,
                 delivery,
                 outcome.status,
@@ -142,13 +142,13 @@ class Webhooks:
         log.info("%s: attempt %d: %s", delivery.id, delivery.attempts, outcome.problem)
 
 
-def _outcome(response: httpcore2.Response) -> Outcome:
+def _outcome(response: httpcore2.Response) -> DeliveryOutcome:
     if 200 <= response.status < 300:
-        return Outcome(response.status)
+        return DeliveryOutcome(response.status)
     fields = {name.lower(): value for name, value in response.headers}
     said = fields.get(b"retry-after", b"").decode("latin-1")
     wait = float(said) if said.isdecimal() and len(said) < 9 else 0.0
-    return Outcome(response.status, f"the receiver answered {response.status}", wait)
+    return DeliveryOutcome(response.status, f"the receiver answered {response.status}", wait)
 
 
 def _is_ahead(moment: datetime | None) -> bool:

@@ -119,7 +119,7 @@ class TestFiles:
         assert made.expires_at == made.created_at + 3600
 
         _make_past(offered, "files")
-        played.upkeep.look()
+        played.upkeep.run_once()
 
         assert client.files.list().data == []
 
@@ -142,7 +142,7 @@ class TestLife:
         played.fail([bad], ImageUnreadable("no image"))
         played.complete(good, "two kittens")
         between = client.batches.retrieve(batch.id)
-        played.upkeep.look()
+        played.upkeep.run_once()
         ended = client.batches.retrieve(batch.id)
 
         assert (batch.status, between.status) == ("in_progress", "finalizing")
@@ -199,8 +199,8 @@ class TestLife:
         empty = http.post(
             f"/v1/batches/{batch.id}/cancel", headers={"content-type": "application/json"}
         )
-        played.upkeep.look()
-        played.upkeep.look()
+        played.upkeep.run_once()
+        played.upkeep.run_once()
         ended = client.batches.retrieve(batch.id)
 
         assert (first.status, empty.status_code) == ("cancelling", 200)
@@ -216,7 +216,7 @@ class TestLife:
         client.batches.cancel(batch.id)
 
         for _ in range(3):
-            played.upkeep.look()
+            played.upkeep.run_once()
         ended = client.batches.retrieve(batch.id)
 
         assert (ended.status, ended.output_file_id) == ("cancelled", None)
@@ -232,7 +232,7 @@ class TestLife:
 
         with offered.transaction() as transaction:
             batches.expire(transaction, seen)
-        played.upkeep.look()
+        played.upkeep.run_once()
 
         assert client.batches.retrieve(batch.id).status == "completed"
 
@@ -244,7 +244,7 @@ class TestLife:
 
         _make_past(offered, "batches")
         for _ in range(3):
-            played.upkeep.look()
+            played.upkeep.run_once()
         ended = client.batches.retrieve(batch.id)
 
         assert (ended.status, ended.expired_at is not None) == ("expired", True)

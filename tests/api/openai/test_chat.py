@@ -15,7 +15,7 @@ from db import jobs
 from db.database import Database
 from db.errors import ImageUnreadable
 from db.owners import LOCAL_OWNER
-from db.states import JobState, Origin
+from db.states import JobState, SourceApi
 from tests import servers
 from tests.db import builders
 from tests.played import Played
@@ -114,7 +114,7 @@ def test_somebody_who_waits_comes_before_all_jobs(
     played.complete([first])
     waiting.join()
 
-    assert first.origin is Origin.CHAT
+    assert first.source_api is SourceApi.CHAT
     assert [job["counts"]["total"] for job in http.get("/v1/jobs").json()["data"]] == [3]
 
 

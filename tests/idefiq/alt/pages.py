@@ -8,7 +8,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
-from idefiq.alt.site import Finding
+from idefiq.alt.site import SiteImage
 from tests import pictures
 
 SITE = Path(__file__).parent / "site"
@@ -30,13 +30,13 @@ def copy(folder: Path) -> Path:
     return made
 
 
-def expected(finding: Finding) -> str:
+def expected(finding: SiteImage) -> str:
     """What the page says of an image."""
     said = finding.place.element
     return said.get("data-expect") or said.get("title")
 
 
-def found(finding: Finding) -> str:
+def found(finding: SiteImage) -> str:
     """The same of what was found."""
     return f"{finding.role} {finding.state} {finding.problem or '-'}"
 

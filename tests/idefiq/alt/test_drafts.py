@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from idefiq.alt import files
-from idefiq.alt.drafts import Outcome, language_name, language_tag, outcomes
+from idefiq.alt.drafts import DraftOutcome, language_name, language_tag, outcomes
 from idefiq.alt.site import Site
 from idefiq.types import Review
 from tests import pictures
@@ -34,20 +34,20 @@ def site(tmp_path: Path) -> Site:
 @pytest.mark.parametrize(
     ("state", "text", "expected"),
     [
-        ("accepted", "A text.", Outcome("A text.", is_draft=False, language="en")),
-        ("edited", " Ein  Text. ", Outcome("Ein Text.", is_draft=False, language="en")),
-        ("decorative", "", Outcome("", is_draft=False)),
+        ("accepted", "A text.", DraftOutcome("A text.", is_draft=False, language="en")),
+        ("edited", " Ein  Text. ", DraftOutcome("Ein Text.", is_draft=False, language="en")),
+        ("decorative", "", DraftOutcome("", is_draft=False)),
         ("rejected", "A text.", None),
         ("unreviewed", "A text.", None),
     ],
 )
 def test_what_people_have_decided_is_written_and_nothing_else(
-    state: str, text: str, expected: Outcome | None, site: Site
+    state: str, text: str, expected: DraftOutcome | None, site: Site
 ) -> None:
     found = outcomes(site, [review(site.findings[0].key, state, text)], with_drafts=False)
 
     assert found.get(0) == expected
-    assert found[1] == Outcome("", is_draft=False)
+    assert found[1] == DraftOutcome("", is_draft=False)
 
 
 def test_drafts_are_written_on_request_and_marked(site: Site) -> None:

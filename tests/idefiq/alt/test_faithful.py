@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from idefiq.alt import files, markdown
-from idefiq.alt.drafts import Outcome
+from idefiq.alt.drafts import DraftOutcome
 from idefiq.alt.places import Document, Place, in_tags
 from idefiq.alt.site import Site
 from idefiq.alt.tags import Edit, apply, set_attributes
-from idefiq.alt.text import Text
+from idefiq.alt.text import PageText
 from idefiq.alt.tree import html_tree
 from idefiq.types import IdefiqError
 
@@ -190,7 +190,7 @@ class TestBytes:
         page = (f'<meta charset="{encoding}">'.encode() if encoding else b"") + data
 
         try:
-            text = Text.of(page, "a.html")
+            text = PageText.of(page, "a.html")
         except IdefiqError:
             return
 
@@ -203,12 +203,12 @@ class TestBytes:
         page.write_bytes(newline.join(lines).encode())
         site = Site([files.named(str(page))])
         [place] = [finding.place for finding in site]
-        text = Text.of(page.read_bytes(), "a.html").text
+        text = PageText.of(page.read_bytes(), "a.html").text
 
         after = written(text, [place], "A text")
 
         assert after == newline.join([*lines[:2], ' class="b" alt="A text">', lines[3]])
-        assert Outcome("A text", is_draft=False).alt in after
+        assert DraftOutcome("A text", is_draft=False).alt in after
 
 
 @pytest.mark.parametrize(

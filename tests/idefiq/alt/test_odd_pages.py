@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from idefiq.alt import drafts, files, write
-from idefiq.alt.drafts import Outcome
-from idefiq.alt.roles import Role
-from idefiq.alt.site import Finding, Site, State
+from idefiq.alt.drafts import DraftOutcome
+from idefiq.alt.roles import ImageRole
+from idefiq.alt.site import AltState, Site, SiteImage
 from idefiq.alt.wording import lint
 from idefiq.types import IdefiqError
 from tests import pictures
@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def found(folder: Path, text: str | bytes, name: str = "a.html") -> list[Finding]:
+def found(folder: Path, text: str | bytes, name: str = "a.html") -> list[SiteImage]:
     data = text if isinstance(text, bytes) else text.encode(errors="surrogateescape")
     (folder / name).write_bytes(data)
     return Site([files.named(str(folder / name))]).findings
@@ -31,9 +31,9 @@ def written(folder: Path, text: str | bytes, alt: str = "New", name: str = "a.ht
     """The page after a text was accepted for every image that needs one."""
     findings = found(folder, text, name)
     outcomes = {
-        index: Outcome(alt, is_draft=False)
+        index: DraftOutcome(alt, is_draft=False)
         for index, finding in enumerate(findings)
-        if finding.state is State.ASK
+        if finding.state is AltState.ASK
     }
     write.write(write.changes(findings, outcomes))
     return (folder / name).read_bytes()
@@ -82,22 +82,22 @@ class TestPeoplesTexts:
         [finding] = found(folder, f'<img src="a.png" alt="{text}">')
         [in_link] = found(folder, f'<a href="/x">More <img src="a.png" alt="{text}"></a>')
 
-        assert (finding.state, in_link.state) == (State.OK, State.OK)
+        assert (finding.state, in_link.state) == (AltState.OK, AltState.OK)
 
     def test_a_page_that_somebody_has_edited_meanwhile_is_left_alone(self, folder: Path) -> None:
         findings = found(folder, "![](a.png) one ![](a.png)", "a.md")
         (folder / "a.md").write_text("Somebody typed this before. ![](a.png) one ![](a.png)")
 
         with pytest.raises(IdefiqError, match="changed meanwhile"):
-            write.changes(findings, {0: Outcome("New", is_draft=False)})
+            write.changes(findings, {0: DraftOutcome("New", is_draft=False)})
 
     def test_white_space_is_no_text(self, folder: Path) -> None:
         states = [found(folder, f'<img src="a.png" alt="{alt}">')[0] for alt in (" ", "&nbsp;", "")]
 
         assert [(one.problem, one.state) for one in states] == [
-            ("blank", State.ASK),
-            ("blank", State.ASK),
-            ("empty", State.OK),
+            ("blank", AltState.ASK),
+            ("blank", AltState.ASK),
+            ("empty", AltState.OK),
         ]
 
     def test_a_language_that_its_author_wrote_stays(self, folder: Path) -> None:
@@ -125,21 +125,21 @@ class TestMarkdown:
     def test_a_mark_stands_after_the_attributes_of_its_image(self, folder: Path) -> None:
         findings = found(folder, "![](a.png){: .center}", "a.md")
 
-        write.write(write.changes(findings, {0: Outcome("", is_draft=False)}))
+        write.write(write.changes(findings, {0: DraftOutcome("", is_draft=False)}))
 
         assert (folder / "a.md").read_text() == "![](a.png){: .center}<!--decorative-->"
-        assert found(folder, (folder / "a.md").read_text(), "a.md")[0].state is State.OK
+        assert found(folder, (folder / "a.md").read_text(), "a.md")[0].state is AltState.OK
 
     @pytest.mark.parametrize(
         ("text", "role"),
         [
-            ('[<img src="a.png">](x.html)', Role.FUNCTIONAL),
-            ('[<img src="a.png"> Read the report](x.html)', Role.DECORATIVE),
-            ('# Boats\n\n- <img src="a.png">', Role.INFORMATIVE),
+            ('[<img src="a.png">](x.html)', ImageRole.FUNCTIONAL),
+            ('[<img src="a.png"> Read the report](x.html)', ImageRole.DECORATIVE),
+            ('# Boats\n\n- <img src="a.png">', ImageRole.INFORMATIVE),
         ],
     )
     def test_html_stands_in_the_links_of_markdown(
-        self, text: str, role: Role, folder: Path
+        self, text: str, role: ImageRole, folder: Path
     ) -> None:
         [finding] = found(folder, text, "a.md")
 
@@ -196,13 +196,16 @@ class TestBytes:
             '<html xmlns="http://www.w3.org/1999/xhtml"><body>&e;<img src="a.png"/></body></html>'
         )
 
-        assert [one.state for one in found(folder, page, "a.xhtml")] == [State.PERSON, State.ASK]
+        assert [one.state for one in found(folder, page, "a.xhtml")] == [
+            AltState.PERSON,
+            AltState.ASK,
+        ]
 
 
 class TestKeys:
     def test_a_draft_keeps_its_key_when_it_is_written_with_its_language(self, folder: Path) -> None:
         findings = found(folder, '<html lang="de"><img src="a.png">')
-        draft = Outcome("A square", is_draft=True, language="en")
+        draft = DraftOutcome("A square", is_draft=True, language="en")
 
         write.write(write.changes(findings, {0: draft}))
 
@@ -236,7 +239,7 @@ class TestKeys:
             drafts.outcomes([finding], some, with_drafts=True) for some in (said, said[::-1])
         ]
 
-        assert outcomes == [{0: Outcome("Mine", is_draft=False)}] * 2
+        assert outcomes == [{0: DraftOutcome("Mine", is_draft=False)}] * 2
 
 
 class TestWhatIsHandedOver:
@@ -247,7 +250,7 @@ class TestWhatIsHandedOver:
 
         [finding] = found(folder, f'<img src="{name}">')
 
-        assert (finding.state, finding.picture) == (State.PERSON, None)
+        assert (finding.state, finding.picture) == (AltState.PERSON, None)
 
     def test_a_page_that_is_a_link_to_elsewhere_is_not_read(
         self, folder: Path, tmp_path_factory: pytest.TempPathFactory

@@ -3,44 +3,54 @@
 import pytest
 
 from idefiq.alt.places import in_tags, source_of
-from idefiq.alt.roles import Role, sort
+from idefiq.alt.roles import ImageRole, sort
 from idefiq.alt.tree import html_tree
 
 
 @pytest.mark.parametrize(
     ("markup", "role", "reason"),
     [
-        ("<img src=a.png>", Role.INFORMATIVE, "part of the content"),
-        ("<a href=x><img src=a.png></a>", Role.FUNCTIONAL, "all that a link shows"),
-        ("<a href=x><b></b><img src=a.png> </a>", Role.FUNCTIONAL, "all that a link shows"),
-        ("<a href=x><img src=a.png>Words</a>", Role.DECORATIVE, "says it in words"),
-        ("<a href=x><img src=a.png><svg aria-label=Home></svg></a>", Role.DECORATIVE, "in words"),
-        ("<a href=x aria-label=Home><img src=a.png></a>", Role.DECORATIVE, "has a label"),
-        ("<a href=b.jpg><img src=a.png></a>", Role.INFORMATIVE, "in full"),
-        ("<a href='B.JPG?x=1'><img src=a.png></a>", Role.INFORMATIVE, "in full"),
-        ("<a><img src=a.png></a>", Role.INFORMATIVE, "content"),
-        ("<button><img src=a.png></button>", Role.FUNCTIONAL, "all that a button shows"),
-        ("<button><img src=a.png> Go</button>", Role.DECORATIVE, "its button says it"),
-        ("<span role=link><img src=a.png></span>", Role.FUNCTIONAL, "link"),
-        ("<input type=image src=a.png>", Role.FUNCTIONAL, "it is a button"),
-        ("<img src=a.png role=presentation>", Role.DECORATIVE, "role=presentation"),
-        ("<p aria-hidden=true><img src=a.png></p>", Role.DECORATIVE, "hidden"),
-        ("<p aria-hidden=false><img src=a.png></p>", Role.INFORMATIVE, "content"),
-        ("<img src=a.png width=1>", Role.DECORATIVE, "spacer"),
-        ("<img src=a.png width=3 height=2px>", Role.DECORATIVE, "spacer"),
-        ("<img src=a.png height=2px>", Role.INFORMATIVE, "content"),
-        ("<amp-img src=a.png width=1 height=1 layout=fill>", Role.INFORMATIVE, "content"),
-        ("<img src=a.png style='min-width:0px;border-width:1px'>", Role.INFORMATIVE, "content"),
-        ("<a href=x><img src=a.png><i aria-hidden=true>go</i></a>", Role.FUNCTIONAL, "link"),
-        ("<a href=x><img src=a.png> &rarr; </a>", Role.FUNCTIONAL, "link"),
-        ("<img src=a.png width=100%>", Role.INFORMATIVE, "content"),
-        ("<img src=img/spacer_2.gif>", Role.DECORATIVE, "ornament"),
-        ("<img src=/a/bg-1.jpg>", Role.DECORATIVE, "ornament"),
-        ("<img src=bulletin.png>", Role.INFORMATIVE, "content"),
-        ("<a href=x><img src=spacer.gif></a>", Role.FUNCTIONAL, "link"),
+        ("<img src=a.png>", ImageRole.INFORMATIVE, "part of the content"),
+        ("<a href=x><img src=a.png></a>", ImageRole.FUNCTIONAL, "all that a link shows"),
+        ("<a href=x><b></b><img src=a.png> </a>", ImageRole.FUNCTIONAL, "all that a link shows"),
+        ("<a href=x><img src=a.png>Words</a>", ImageRole.DECORATIVE, "says it in words"),
+        (
+            "<a href=x><img src=a.png><svg aria-label=Home></svg></a>",
+            ImageRole.DECORATIVE,
+            "in words",
+        ),
+        ("<a href=x aria-label=Home><img src=a.png></a>", ImageRole.DECORATIVE, "has a label"),
+        ("<a href=b.jpg><img src=a.png></a>", ImageRole.INFORMATIVE, "in full"),
+        ("<a href='B.JPG?x=1'><img src=a.png></a>", ImageRole.INFORMATIVE, "in full"),
+        ("<a><img src=a.png></a>", ImageRole.INFORMATIVE, "content"),
+        ("<button><img src=a.png></button>", ImageRole.FUNCTIONAL, "all that a button shows"),
+        ("<button><img src=a.png> Go</button>", ImageRole.DECORATIVE, "its button says it"),
+        ("<span role=link><img src=a.png></span>", ImageRole.FUNCTIONAL, "link"),
+        ("<input type=image src=a.png>", ImageRole.FUNCTIONAL, "it is a button"),
+        ("<img src=a.png role=presentation>", ImageRole.DECORATIVE, "role=presentation"),
+        ("<p aria-hidden=true><img src=a.png></p>", ImageRole.DECORATIVE, "hidden"),
+        ("<p aria-hidden=false><img src=a.png></p>", ImageRole.INFORMATIVE, "content"),
+        ("<img src=a.png width=1>", ImageRole.DECORATIVE, "spacer"),
+        ("<img src=a.png width=3 height=2px>", ImageRole.DECORATIVE, "spacer"),
+        ("<img src=a.png height=2px>", ImageRole.INFORMATIVE, "content"),
+        ("<amp-img src=a.png width=1 height=1 layout=fill>", ImageRole.INFORMATIVE, "content"),
+        (
+            "<img src=a.png style='min-width:0px;border-width:1px'>",
+            ImageRole.INFORMATIVE,
+            "content",
+        ),
+        ("<a href=x><img src=a.png><i aria-hidden=true>go</i></a>", ImageRole.FUNCTIONAL, "link"),
+        ("<a href=x><img src=a.png> &rarr; </a>", ImageRole.FUNCTIONAL, "link"),
+        ("<img src=a.png width=100%>", ImageRole.INFORMATIVE, "content"),
+        ("<img src=img/spacer_2.gif>", ImageRole.DECORATIVE, "ornament"),
+        ("<img src=/a/bg-1.jpg>", ImageRole.DECORATIVE, "ornament"),
+        ("<img src=bulletin.png>", ImageRole.INFORMATIVE, "content"),
+        ("<a href=x><img src=spacer.gif></a>", ImageRole.FUNCTIONAL, "link"),
     ],
 )
-def test_a_role_follows_from_the_markup_and_says_why(markup: str, role: Role, reason: str) -> None:
+def test_a_role_follows_from_the_markup_and_says_why(
+    markup: str, role: ImageRole, reason: str
+) -> None:
     [place] = in_tags(html_tree(markup))[0]
 
     found = sort(place.element, place.source)

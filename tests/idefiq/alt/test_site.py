@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from idefiq.alt import files, report, write
-from idefiq.alt.drafts import Outcome, groups
-from idefiq.alt.roles import Role
-from idefiq.alt.site import Choices, Finding, Site, State
+from idefiq.alt.drafts import DraftOutcome, groups
+from idefiq.alt.roles import ImageRole
+from idefiq.alt.site import AltState, Site, SiteImage, SiteOptions
 from idefiq.types import IdefiqError
 from tests.idefiq.alt import pages
 
@@ -24,16 +24,18 @@ def site(folder: Path) -> Site:
     return Site([files.named(str(folder))])
 
 
-def texts(site: Site) -> dict[int, Outcome]:
+def texts(site: Site) -> dict[int, DraftOutcome]:
     """A text for everything that needs one, as if a person had accepted it."""
     return {
-        index: Outcome("" if finding.state is State.EMPTY else f"Of {finding.key}", is_draft=False)
+        index: DraftOutcome(
+            "" if finding.state is AltState.EMPTY else f"Of {finding.key}", is_draft=False
+        )
         for index, finding in enumerate(site.findings)
-        if finding.state in (State.ASK, State.EMPTY)
+        if finding.state in (AltState.ASK, AltState.EMPTY)
     }
 
 
-def of(site: Site, page: str) -> list[Finding]:
+def of(site: Site, page: str) -> list[SiteImage]:
     return [finding for finding in site if finding.page == page]
 
 
@@ -89,7 +91,7 @@ class TestWhatIsFound:
 
         found = Site([files.named(str(page))]).findings
 
-        assert [one.state for one in found] == [State.PERSON] * 3
+        assert [one.state for one in found] == [AltState.PERSON] * 3
         assert all(one.picture is None for one in found)
 
     def test_unless_its_folder_is_named_as_a_root(self, folder: Path) -> None:
@@ -100,25 +102,25 @@ class TestWhatIsFound:
         [alone] = Site([files.named(str(page))]).findings
         [rooted] = Site([files.named(str(page), [folder])]).findings
 
-        assert (alone.state, rooted.state) == (State.PERSON, State.ASK)
+        assert (alone.state, rooted.state) == (AltState.PERSON, AltState.ASK)
 
     def test_with_force_a_person_s_text_is_asked_about_too(self, folder: Path) -> None:
-        choices = Choices(force=True)
+        choices = SiteOptions(force=True)
 
         found = Site([files.named(str(folder / "named.html"))], choices).findings
         gull = of(Site([files.named(str(folder))], choices), "index.html")[2]
 
-        assert [one.state for one in found] == [State.OK, State.OK, State.ASK]
-        assert (gull.place.alt, gull.state) == ("A gull sits on a mooring post.", State.ASK)
+        assert [one.state for one in found] == [AltState.OK, AltState.OK, AltState.ASK]
+        assert (gull.place.alt, gull.state) == ("A gull sits on a mooring post.", AltState.ASK)
 
     def test_empty_texts_can_be_asked_about_but_for_ornaments(self, folder: Path) -> None:
-        found = Site([files.named(str(folder))], Choices(describe_empty=True))
+        found = Site([files.named(str(folder))], SiteOptions(describe_empty=True))
 
         states = {(finding.role, finding.state) for finding in found if finding.problem == "empty"}
         assert states == {
-            (Role.INFORMATIVE, State.ASK),
-            (Role.FUNCTIONAL, State.ASK),
-            (Role.DECORATIVE, State.OK),
+            (ImageRole.INFORMATIVE, AltState.ASK),
+            (ImageRole.FUNCTIONAL, AltState.ASK),
+            (ImageRole.DECORATIVE, AltState.OK),
         }
 
 
@@ -165,7 +167,7 @@ class TestKeys:
     def test_the_same_picture_is_asked_about_once_unless_its_role_or_language_differs(
         self, site: Site
     ) -> None:
-        boats = [f for f in site if f.state is State.ASK and f.place.source.endswith("boat.png")]
+        boats = [f for f in site if f.state is AltState.ASK and f.place.source.endswith("boat.png")]
 
         keys = {(f.key, f.role, f.context.language) for f in boats}
 
@@ -174,7 +176,7 @@ class TestKeys:
 
     def test_links_to_different_places_are_asked_about_separately(self, site: Site) -> None:
         maps = [
-            f for f in of(site, "links.html") if f.state is State.ASK and "map" in f.place.source
+            f for f in of(site, "links.html") if f.state is AltState.ASK and "map" in f.place.source
         ]
         elsewhere = of(site, "docs/gfm.md")[4]
 
@@ -205,13 +207,13 @@ class TestWriting:
         for index, outcome in wanted.items():
             finding = again.findings[index]
             assert (finding.place.alt or "") == outcome.alt, (finding.page, finding.line)
-            assert finding.state is State.OK
-        unwritten = [f for f in again.open if f.state is not State.PERSON]
+            assert finding.state is AltState.OK
+        unwritten = [f for f in again.open if f.state is not AltState.PERSON]
         assert unwritten == []
 
     def test_the_patch_is_the_one_that_was_reviewed(self, folder: Path, site: Site) -> None:
         outcomes = {
-            index: Outcome("" if not outcome.alt else "A text: “new” & <good>", is_draft=False)
+            index: DraftOutcome("" if not outcome.alt else "A text: “new” & <good>", is_draft=False)
             for index, outcome in texts(site).items()
         }
 
@@ -242,7 +244,7 @@ class TestWriting:
         index = found.findings.index(letter)
 
         write.write(
-            write.changes(found.findings, {index: Outcome("Jalapeño ☕ 5 €", is_draft=False)})
+            write.changes(found.findings, {index: DraftOutcome("Jalapeño ☕ 5 €", is_draft=False)})
         )
 
         data = (folder / "shop" / "newsletter.html").read_bytes()

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from idefiq.alt import code, files, write
-from idefiq.alt.drafts import Outcome
-from idefiq.alt.site import Choices, Site, State
+from idefiq.alt.drafts import DraftOutcome
+from idefiq.alt.site import AltState, Site, SiteOptions
 from tests import pictures
 
 PERSON = [
@@ -104,12 +104,12 @@ def folder(tmp_path: Path) -> Path:
 
 def read(folder: Path, text: str, name: str = "page.html", *, force: bool = False) -> Site:
     (folder / name).write_text(text, encoding="utf-8")
-    return Site([files.named(str(folder / name))], Choices(force=force))
+    return Site([files.named(str(folder / name))], SiteOptions(force=force))
 
 
 def applied(folder: Path, site: Site, alt: str, name: str = "page.html") -> str:
     """The page after a text was accepted for every image, whatever its state."""
-    outcomes = {index: Outcome(alt, is_draft=False) for index in range(len(site.findings))}
+    outcomes = {index: DraftOutcome(alt, is_draft=False) for index in range(len(site.findings))}
     write.write(write.changes(site.findings, outcomes))
     return (folder / name).read_text(encoding="utf-8")
 
@@ -122,7 +122,7 @@ def test_a_tag_with_code_outside_a_plain_quoted_value_needs_a_person_and_is_neve
     for force in (False, True):
         site = read(folder, page, force=force)
 
-        assert [finding.state for finding in site] == [State.PERSON] * len(site.findings)
+        assert [finding.state for finding in site] == [AltState.PERSON] * len(site.findings)
         assert applied(folder, site, "New") == page
 
 
@@ -133,7 +133,7 @@ def test_a_text_that_a_template_makes_is_right_and_is_never_overwritten(
     for force in (False, True):
         site = read(folder, markup, force=force)
 
-        assert [(finding.state, finding.problem) for finding in site] == [(State.OK, "")]
+        assert [(finding.state, finding.problem) for finding in site] == [(AltState.OK, "")]
         assert [finding.reason for finding in site] == ["a template makes its text"]
         assert applied(folder, site, "New") == markup
 
@@ -144,7 +144,7 @@ def test_code_within_quoted_values_and_around_a_tag_keeps_nobody_from_writing_it
 ) -> None:
     site = read(folder, markup)
 
-    assert [finding.state for finding in site] == [State.ASK]
+    assert [finding.state for finding in site] == [AltState.ASK]
     assert 'alt="New"' in applied(folder, site, "New")
 
 
@@ -179,7 +179,7 @@ def test_a_draft_that_looks_like_code_is_still_a_draft_and_no_code(
     alt: str, name: str, page: str, folder: Path
 ) -> None:
     site = read(folder, page, name)
-    write.write(write.changes(site.findings, {0: Outcome(alt, is_draft=True)}))
+    write.write(write.changes(site.findings, {0: DraftOutcome(alt, is_draft=True)}))
 
     after = (folder / name).read_text(encoding="utf-8")
     [drafted] = read(folder, after, name).findings
@@ -195,14 +195,14 @@ def test_a_draft_that_looks_like_code_is_still_a_draft_and_no_code(
 @pytest.mark.parametrize(
     ("markup", "state"),
     [
-        ('<img src="{% static "a.png" %}" alt="The logo">', State.OK),
-        ('<img src="{% static "a.png" %}" alt="">', State.OK),
-        ('<img src="{% static "a.png" %}" alt="image">', State.PERSON),
-        ('<img src="{% static "a.png" %}">', State.PERSON),
+        ('<img src="{% static "a.png" %}" alt="The logo">', AltState.OK),
+        ('<img src="{% static "a.png" %}" alt="">', AltState.OK),
+        ('<img src="{% static "a.png" %}" alt="image">', AltState.PERSON),
+        ('<img src="{% static "a.png" %}">', AltState.PERSON),
     ],
 )
 def test_a_text_beside_code_is_judged_like_any_other_and_never_written(
-    markup: str, state: State, folder: Path
+    markup: str, state: AltState, folder: Path
 ) -> None:
     site = read(folder, markup)
 
@@ -223,14 +223,14 @@ def test_an_image_of_markdown_whose_address_is_code_is_reported(folder: Path) ->
 def test_a_text_of_markdown_that_a_template_makes_is_left_alone(page: str, folder: Path) -> None:
     site = read(folder, page, "a.md", force=True)
 
-    assert [finding.state for finding in site] == [State.OK]
+    assert [finding.state for finding in site] == [AltState.OK]
     assert applied(folder, site, "New", "a.md") == page
 
 
 def test_an_opening_that_is_never_closed_hides_nothing_behind_it(folder: Path) -> None:
     page = f"<p>{{{{ and {{% and <? and <%</p>{'<p>x</p>' * 1_000}<img src='a.png'>"
 
-    assert [finding.state for finding in read(folder, page)] == [State.ASK]
+    assert [finding.state for finding in read(folder, page)] == [AltState.ASK]
 
 
 @pytest.mark.parametrize("piece", ["{{", "{{ }", "<?", "{%", "{{ x }}"])
@@ -248,4 +248,4 @@ def test_a_page_full_of_openings_is_read_in_time_that_grows_with_its_length(piec
 def test_a_tag_of_very_many_attributes_with_code_is_looked_at_once() -> None:
     tag = "<img " + " ".join(f'a{n}="{{{{ x }}}}"' for n in range(20_000)) + ">"
 
-    assert code.Code(tag).obstacle(0) == ""
+    assert code.TemplateCode(tag).obstacle(0) == ""

@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from idefiq.alt import files, write
-from idefiq.alt.drafts import Outcome
-from idefiq.alt.site import Site, State
+from idefiq.alt.drafts import DraftOutcome
+from idefiq.alt.site import AltState, Site
 from idefiq.types import IdefiqError
 
 PAGE = b'<html lang="en"><title>Home</title><img src="a.png"><img src="//example.org/b.png">'
@@ -48,13 +48,13 @@ def test_its_pictures_are_named_from_where_the_page_was_found(web: str) -> None:
         f"{web}/deep/a.png",
         "http://example.org/b.png",
     ]
-    assert [one.state for one in site] == [State.ASK, State.ASK]
+    assert [one.state for one in site] == [AltState.ASK, AltState.ASK]
     assert site.findings[0].context.page_title == "Home"
 
 
 def test_it_is_reported_and_cannot_be_written(web: str) -> None:
     site = Site([files.named(f"{web}/deep/page")])
-    changed = write.changes(site.findings, {0: Outcome("New", is_draft=False)})
+    changed = write.changes(site.findings, {0: DraftOutcome("New", is_draft=False)})
 
     for refused in (write.write, write.patch):
         with pytest.raises(IdefiqError, match=r"on the web|cannot be patched"):

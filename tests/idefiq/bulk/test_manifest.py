@@ -86,7 +86,7 @@ def test_answers_and_errors_are_taken_page_by_page_and_once(manifest: Manifest) 
     [opened] = again.open_chunks()
     assert (opened.job_id, opened.cursor) == ("job_1", "after 2")
     assert again.counts() == {"done": 1, "failed": 1, "sent": 1}
-    assert [image.said for image in again.images("done")] == ["yes"]
+    assert [image.answer_text for image in again.images("done")] == ["yes"]
     again.take(opened, [result(2)], "after 3")
     again.end(opened)
     assert (again.open_chunks(), again.counts()) == ([], {"done": 2, "failed": 1})
@@ -96,7 +96,7 @@ def test_a_label_that_is_none_of_those_asked_for_is_a_failure(manifest: Manifest
     chunk = sent(manifest)
     manifest.take(chunk, [result(0, "A cat.", label="cat"), result(1, "?", label=None)], "x")
 
-    assert [image.said for image in manifest.images("done")] == ["cat"]
+    assert [image.answer_text for image in manifest.images("done")] == ["cat"]
     [failed] = manifest.images("failed")
     assert failed.error == "the answer names none of the labels: '?'"
 
@@ -242,9 +242,7 @@ class TestIdentity:
 
         again.begin(PLAN)
         assert again.plan() == PLAN
-        with pytest.raises(
-            IdefiqError, match="another question: choose another --out, or --restart"
-        ):
+        with pytest.raises(IdefiqError, match="another question: choose another --out, or --fresh"):
             again.begin(other)
 
     def test_what_is_on_its_way_holds_its_question_even_if_no_job_is_known(

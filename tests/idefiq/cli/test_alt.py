@@ -158,7 +158,7 @@ class TestDrafting:
         def cancel() -> None:
             for job in client.jobs():
                 client.cancel(job)
-            played.upkeep.look()
+            played.upkeep.run_once()
 
         with played.meanwhile(cancel):
             cancelled = command("alt", "site")
@@ -371,8 +371,8 @@ class TestReviewing:
         text = Path("queue.csv").read_text().replace("\r\n", "\n")
         Path("queue.csv").write_text(re.sub(r",$", ",accept", text, flags=re.M))
 
-        first = self.answered(command, "", "--from", "queue.csv")
-        second = self.answered(command, "", "--from", "queue.csv")
+        first = self.answered(command, "", "--import-csv", "queue.csv")
+        second = self.answered(command, "", "--import-csv", "queue.csv")
 
         assert "2 decisions taken, 0 refused" in first
         assert "0 decisions taken, 0 refused" in second
@@ -398,7 +398,7 @@ class TestReviewing:
             writer.writeheader()
             writer.writerows(rows)
 
-        said = self.answered(command, "", "--from", "queue.csv", "--reviewer", "Cy")
+        said = self.answered(command, "", "--import-csv", "queue.csv", "--reviewer", "Cy")
 
         assert "2 decisions taken, 0 refused" in said
         found = {one.state: one for one in client.reviews(job_id)}
@@ -416,7 +416,7 @@ class TestReviewing:
         [first, _] = client.reviews(job_id)
         client.decide(first, "edit", text="Theirs", reviewer="Bo")
 
-        result = command("review", "--from", "queue.csv")
+        result = command("review", "--import-csv", "queue.csv")
 
         assert result.exit_code == 1
         assert "1 decisions taken, 1 refused" in result.stdout
@@ -438,7 +438,7 @@ class TestReviewing:
         path = tmp_path / "queue.csv"
         path.write_text(text)
 
-        result = command("review", "--from", path)
+        result = command("review", "--import-csv", path)
 
         assert result.exit_code == 1
         assert said in result.stderr + str(result.exception)

@@ -171,7 +171,7 @@ class TestGoingOn:
         with played.running("second"):
             other = command("ask", "What?", "in", "--out", "out.jsonl")
             restarted = command(
-                "ask", "What?", "in", "--out", "out.jsonl", "--restart", "--existing", "overwrite"
+                "ask", "What?", "in", "--out", "out.jsonl", "--fresh", "--existing", "overwrite"
             )
 
         assert "'out.jsonl' is of a run with another question" in str(other.exception)
@@ -184,7 +184,7 @@ class TestGoingOn:
         with played.running("first"):
             command("caption", "in", "--out", "out.jsonl")
 
-        dry = command("caption", "in", "--out", "out.jsonl", "--restart", "--dry-run", "--json")
+        dry = command("caption", "in", "--out", "out.jsonl", "--fresh", "--dry-run", "--json")
         kept = command("caption", "in", "--out", "out.jsonl", "--dry-run", "--json")
 
         assert (json.loads(dry.stdout)["to_ask"], json.loads(kept.stdout)["done"]) == (3, 3)

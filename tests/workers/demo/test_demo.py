@@ -10,7 +10,7 @@ from transformers import AutoProcessor
 
 from workers import families
 from workers.demo import evaluate, followups, formats, pairs, pool, scenes, texts
-from workers.demo.dialogue import DialogueEncoder, Turn
+from workers.demo.dialogue import DialogueEncoder, DialogueTurn
 from workers.demo.train import JOINT_STEPS, STEPS, VISION_STEPS, Trainer, learning_rate
 from workers.families.base import Family
 from workers.families.checkpoints import DEMO
@@ -93,17 +93,20 @@ def _text(words: str) -> dict[str, str]:
 
 SHOWN = {"type": "image"}
 DIALOGUES = [
-    [Turn("Describe the image.", "a small red star", pictures=1), Turn("How many?", "one")],
-    [Turn("What changed?", "nothing changed", pictures=2)],
     [
-        Turn("Describe the image.", "red star", pictures=1, is_learnt=False),
-        Turn("Describe the image.", "blue cross", pictures=1),
+        DialogueTurn("Describe the image.", "a small red star", pictures=1),
+        DialogueTurn("How many?", "one"),
+    ],
+    [DialogueTurn("What changed?", "nothing changed", pictures=2)],
+    [
+        DialogueTurn("Describe the image.", "red star", pictures=1, is_learnt=False),
+        DialogueTurn("Describe the image.", "blue cross", pictures=1),
     ],
 ]
 
 
 @pytest.mark.parametrize("turns", DIALOGUES)
-def test_what_training_reads_is_what_the_processor_makes(turns: list[Turn]) -> None:
+def test_what_training_reads_is_what_the_processor_makes(turns: list[DialogueTurn]) -> None:
     processor = AutoProcessor.from_pretrained(DEMO)
     encoder = DialogueEncoder(processor.tokenizer)
     images = [scenes.draw(scenes.sample(random.Random(n)), n) for n in range(2)]
@@ -199,7 +202,7 @@ def test_a_format_is_told_by_what_the_example_shows() -> None:
 
 
 def test_no_scene_that_is_evaluated_was_shown_in_training() -> None:
-    sampled = {evaluate.Sampler(1).scene().key for _ in range(30)}
+    sampled = {evaluate.SceneSampler(1).scene().key for _ in range(30)}
 
     assert len(evaluate.trained()) > 50_000
     assert not sampled & evaluate.trained()
@@ -263,19 +266,19 @@ SLACK = 0.12
 
 @pytest.mark.parametrize("name", list(CLAIMED))
 def test_the_checkpoint_does_what_its_card_claims(model: Family, name: str) -> None:
-    cases = evaluate.Sampler(41).cases(48, evaluate.FIGURES[name])
+    cases = evaluate.SceneSampler(41).cases(48, evaluate.FIGURES[name])
 
     assert evaluate.share(evaluate.answers(model, cases), cases) >= CLAIMED[name] - SLACK
 
 
 def test_the_checkpoint_names_pairs_that_training_held_out(model: Family) -> None:
-    cases = evaluate.Sampler(42, "held_out").cases(48, evaluate.FIGURES["caption"])
+    cases = evaluate.SceneSampler(42, "held_out").cases(48, evaluate.FIGURES["caption"])
 
     assert evaluate.share(evaluate.answers(model, cases), cases) >= 0.78 - SLACK
 
 
 def test_the_checkpoint_looks_at_the_picture(model: Family) -> None:
-    cases = evaluate.Sampler(43).cases(32, evaluate.FIGURES["caption"])
+    cases = evaluate.SceneSampler(43).cases(32, evaluate.FIGURES["caption"])
     swapped = list(evaluate.with_wrong_pictures(cases))
 
     assert evaluate.share(evaluate.answers(model, swapped), swapped) <= 0.1

@@ -5,20 +5,20 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
-from db.cards import Limits, ModelCard
 from db.errors import EngineError
 from db.leases import Lease
-from db.states import Origin
-from workers.engine.device import Device, Outcome
-from workers.engine.schedule import Loaded, Schedule
+from db.model_info import ModelInfo, ModelLimits
+from db.states import SourceApi
+from workers.engine.device import Device, ItemOutcome
+from workers.engine.schedule import Schedule, ScheduledItem
 from workers.families.base import Answer, Prepared
 
-CARD = ModelCard(
+CARD = ModelInfo(
     name="small",
     family="echo",
     kinds=["caption"],
-    limits=Limits(max_images=1, max_new_tokens=8),
-    licence="Apache-2.0",
+    limits=ModelLimits(max_images=1, max_new_tokens=8),
+    license="Apache-2.0",
 )
 _numbers = count(1)
 
@@ -32,7 +32,7 @@ def loaded(
     alone: bool = False,
     chat: bool = False,
     in_slot: bool = False,
-) -> Loaded:
+) -> ScheduledItem:
     """An item with a lease of its own.
 
     Args:
@@ -42,10 +42,10 @@ def loaded(
     request = {"tokens": tokens, "says": says}
     lease = Lease(
         item_id=next(_numbers),
-        attempt=1,
-        tries=0,
+        claim_number=1,
+        attempts=0,
         rescues=0,
-        deaths=0,
+        hang_count=0,
         job_id="job",
         owner_id=1,
         model="small",
@@ -54,10 +54,10 @@ def loaded(
         images=[],
         examples=[],
         shares_examples=False,
-        origin=Origin.CHAT if chat else Origin.JOB,
+        source_api=SourceApi.CHAT if chat else SourceApi.JOB,
     )
     item = Prepared(request, tokens, breaks)
-    return Loaded(lease, "session", item, in_slot, tokens, alone)
+    return ScheduledItem(lease, "session", item, in_slot, tokens, alone)
 
 
 def answer(item: Prepared) -> Answer:
@@ -147,7 +147,7 @@ class Run:
         self,
         family: SmallFamily,
         *,
-        may_start: Callable[[Loaded], bool] = lambda one: True,
+        may_start: Callable[[ScheduledItem], bool] = lambda one: True,
         stuck_seconds: float = 60.0,
         probe: Callable[[], None] = lambda: None,
         on_broken: Callable[[], None] = lambda: None,
@@ -162,17 +162,19 @@ class Run:
             probe=probe,
             on_broken=on_broken,
         )
-        self._ended: queue.SimpleQueue[tuple[Loaded, Outcome | None]] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[tuple[ScheduledItem, ItemOutcome | None]] = (
+            queue.SimpleQueue()
+        )
         self.device.start(may_start, lambda one, outcome: self._ended.put((one, outcome)))
 
-    def put(self, items: Sequence[Loaded]) -> None:
+    def put(self, items: Sequence[ScheduledItem]) -> None:
         """Hand items over, none of them before all are there."""
         self.device.expect(len(items) + 1)
         for one in items:
             self.device.put(one)
         self.device.expect(-1)
 
-    def ends(self, items: Sequence[Loaded]) -> list[str]:
+    def ends(self, items: Sequence[ScheduledItem]) -> list[str]:
         """What each of the items ended with, once all have: text, code of an error, or "back"."""
         found: dict[int, str] = {}
         while len(found) < len(items):
@@ -183,13 +185,13 @@ class Run:
         return [found[one.lease.item_id] for one in items]
 
 
-def _show(outcome: Outcome | None) -> str:
+def _show(outcome: ItemOutcome | None) -> str:
     if outcome is None:
         return "back"
     return outcome.text if isinstance(outcome, Answer) else outcome.code
 
 
-def ends(family: SmallFamily, *items: Loaded, **options: Any) -> list[str]:
+def ends(family: SmallFamily, *items: ScheduledItem, **options: Any) -> list[str]:
     """What items end with that are put together on a device of their own."""
     run = Run(family, **options)
     run.put(items)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from db.errors import EngineError, OutOfMemory
 from tests.workers.engine.device_parts import Run, SmallFamily, SmallSlots, ends, loaded
-from workers.engine.schedule import Loaded
+from workers.engine.schedule import ScheduledItem
 from workers.families.base import Answer, Prepared, SlotFull
 
 
@@ -194,7 +194,7 @@ class TestSlots:
         st.integers(2, 20),
     )
     def test_whatever_comes_each_item_ends_once_with_its_own_answer_or_error(
-        self, items: list[Loaded], slots: int, budget: int
+        self, items: list[ScheduledItem], slots: int, budget: int
     ) -> None:
         said = ends(SmallFamily(fits=10, slots=slots), *items, budget=budget, batch_items=4)
 

@@ -41,7 +41,7 @@ def make(database: Database, folder: Path, family: Family) -> tuple[Engine, Sess
             on_broken=lambda: None,
         ),
         session,
-        parts.ends(database, session),
+        parts.lease_writer(database, session),
         parts.notices(),
         batch_items=8,
         loaders=2,
@@ -70,7 +70,7 @@ def submit(database: Database, folder: Path, count: int) -> str:
 
 
 def answer_all(engine: Engine) -> None:
-    while engine.look():
+    while engine.run_once():
         pass
     engine.wait_until_idle()
 
@@ -157,7 +157,7 @@ def test_an_item_that_hangs_the_device_is_given_up_and_its_neighbours_are_answer
         engine, session = make(database, tmp_path, family)
 
         def work() -> None:
-            while not family.hangs.is_set() and engine.look():
+            while not family.hangs.is_set() and engine.run_once():
                 pass
             engine.wait_until_idle()
 
@@ -166,7 +166,7 @@ def test_an_item_that_hangs_the_device_is_given_up_and_its_neighbours_are_answer
         servers.wait_until(lambda: family.hangs.is_set() or not thread.is_alive())
         hung = family.hangs.is_set()
         if hung:
-            engine.blame()  # from here on a real process is gone
+            engine.mark_suspects()  # from here on a real process is gone
         family.goes_on.set()
         thread.join()
         engine.close()
@@ -188,5 +188,5 @@ def test_a_worker_without_a_session_that_holds_claims_nothing(
     engine._session.stop()
     engine._session.abandon(engine._session.id)
 
-    assert engine.look() is False
+    assert engine.run_once() is False
     assert builders.counts(database, job_id) == {"queued": 1}

@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL.Image import Image
 
-from db import retention, reuse, submissions
+from db import answer_cache, retention, submissions
 from db.blobs import image_key
-from db.cards import ModelCard
 from db.database import Database
 from db.errors import EngineError
 from db.leases import Lease
-from db.states import Origin
+from db.model_info import ModelInfo
+from db.states import SourceApi
 from db.submissions import NewItem, NewJob
 from tests import pictures
 from tests.db import builders
@@ -26,7 +26,7 @@ from tests.workers.engine.device_parts import CARD, loaded
 from tests.workers.engine.test_engine import answer_all, items, make
 from workers import families
 from workers.engine.engine import Engine
-from workers.engine.reuse import Flights, key_of
+from workers.engine.single_flight import SingleFlight, request_key
 from workers.families import checkpoints
 from workers.families.base import Answer, Prepared
 from workers.settings import EngineSettings
@@ -41,7 +41,7 @@ class Counting:
 
     def __init__(self, fingerprint: str = "f", failures: int = 0) -> None:
         self._family = families.load(EngineSettings(model="echo"))
-        self.card: ModelCard = self._family.card.model_copy(update={"fingerprint": fingerprint})
+        self.card: ModelInfo = self._family.card.model_copy(update={"fingerprint": fingerprint})
         self.answered, self._failures = 0, failures
 
     def prepare(self, request: dict[str, Any], images: Sequence[Image]) -> Prepared:
@@ -167,12 +167,12 @@ class TestAnEngine:
         job_id = submit(database, tmp_path, {}, {})
         elsewhere = builders.session(database)
         [first] = builders.claim(database, elsewhere, limit=1)
-        key = key_of(first, family.card)
+        key = request_key(first, family.card)
         assert key
         with database.transaction() as transaction:
-            reuse.note(transaction, [(first, key)])
+            answer_cache.store_keys(transaction, [(first, key)])
 
-        engine.look()
+        engine.run_once()
         engine.wait_until_idle()
         assert family.answered == 0
         assert builders.counts(database, job_id) == {"queued": 1, "running": 1}
@@ -230,7 +230,7 @@ class TestKeys:
     def test_what_cannot_change_an_answer_changes_no_key(
         self, one: dict[str, Any], other: dict[str, Any]
     ) -> None:
-        assert key_of(lease(**one), KNOWN) == key_of(lease(**other), KNOWN) is not None
+        assert request_key(lease(**one), KNOWN) == request_key(lease(**other), KNOWN) is not None
 
     @pytest.mark.parametrize(
         "other",
@@ -245,29 +245,29 @@ class TestKeys:
         ],
     )
     def test_what_can_does(self, other: dict[str, Any]) -> None:
-        keys = {key_of(lease(), KNOWN), key_of(lease(**other), KNOWN)}
+        keys = {request_key(lease(), KNOWN), request_key(lease(**other), KNOWN)}
 
         assert len(keys) == 2
 
     def test_other_pictures_and_other_models_have_other_keys(self) -> None:
         first = lease(images=["https://a.example/1"])
         keys = {
-            key_of(first, KNOWN),
-            key_of(replace(first, images=["blob:b"]), KNOWN),
-            key_of(replace(first, examples=["blob:c"]), KNOWN),
-            key_of(first, KNOWN.model_copy(update={"fingerprint": "def"})),
+            request_key(first, KNOWN),
+            request_key(replace(first, images=["blob:b"]), KNOWN),
+            request_key(replace(first, examples=["blob:c"]), KNOWN),
+            request_key(first, KNOWN.model_copy(update={"fingerprint": "def"})),
         }
 
         assert len(keys) == 4
 
     def test_what_is_drawn_anew_and_what_is_said_to_somebody_has_none(self) -> None:
-        assert key_of(lease(options={"do_sample": True}), KNOWN) is None
-        assert key_of(replace(lease(), origin=Origin.CHAT), KNOWN) is None
-        assert key_of(lease(), CARD) is None
+        assert request_key(lease(options={"do_sample": True}), KNOWN) is None
+        assert request_key(replace(lease(), source_api=SourceApi.CHAT), KNOWN) is None
+        assert request_key(lease(), CARD) is None
 
 
 def test_one_leads_until_it_has_landed_and_the_next_when_it_fails() -> None:
-    flights, three = Flights(2), [lease(), lease(), lease()]
+    flights, three = SingleFlight(2), [lease(), lease(), lease()]
 
     def join(number: int, *, may_lead: bool = True) -> str:
         return flights.join(three[number], "s", "key", may_lead=may_lead)
@@ -276,8 +276,8 @@ def test_one_leads_until_it_has_landed_and_the_next_when_it_fails() -> None:
     assert [join(number) for number in range(3)] == ["leads", "follows", "follows"]
     assert flights.join(lease(), "s", "key", may_lead=True) == "waits"
     assert flights.fail(three[0]) == (three[1], "s")
-    assert flights.land(three[1]) == [(three[2], "s")]
-    assert flights.land(three[1]) == []
+    assert flights.complete(three[1]) == [(three[2], "s")]
+    assert flights.complete(three[1]) == []
     assert join(0) == "leads"
     assert flights.fail(three[0]) is None
     assert join(1) == "leads"

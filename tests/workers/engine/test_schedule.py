@@ -4,22 +4,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.workers.engine.device_parts import loaded
-from workers.engine.schedule import PATIENCE, STEP, Admit, Generate, Loaded, Schedule, Step
+from workers.engine.schedule import (
+    ACTIONS_BETWEEN_BATCHES,
+    DECODE_STEP,
+    Admit,
+    DecodeStep,
+    Generate,
+    Schedule,
+    ScheduledItem,
+)
 
 
-def schedule(*items: Loaded, slots: int = 8, budget: int = 100, batch: int = 4) -> Schedule:
+def schedule(*items: ScheduledItem, slots: int = 8, budget: int = 100, batch: int = 4) -> Schedule:
     made = Schedule(slots=slots, budget=budget, batch_items=batch)
     made.put(items)
     return made
 
 
-def slot(tokens: int = 1, *, alone: bool = False, chat: bool = False) -> Loaded:
+def slot(tokens: int = 1, *, alone: bool = False, chat: bool = False) -> ScheduledItem:
     return loaded(tokens, alone=alone, chat=chat, in_slot=True)
 
 
 def test_nothing_waits_nothing_is_done_and_what_is_in_slots_goes_on() -> None:
     assert schedule().next(0) is None
-    assert schedule().next(3) is STEP
+    assert schedule().next(3) is DECODE_STEP
 
 
 def test_what_waits_joins_while_others_are_answered() -> None:
@@ -44,11 +52,11 @@ def test_what_costs_more_than_a_pass_should_goes_by_itself() -> None:
 def test_slots_are_refilled_together_if_more_is_about_to_come() -> None:
     items = [slot() for _ in range(8)]
     made = schedule(*items[:4], slots=32)
-    made.coming = 5
+    made.expected = 5
 
-    assert made.next(8) is STEP
+    assert made.next(8) is DECODE_STEP
     made.put(items[4:])
-    assert made.next(30) is STEP
+    assert made.next(30) is DECODE_STEP
     assert made.next(8) == Admit(items)
 
 
@@ -62,7 +70,7 @@ def test_the_last_join_as_soon_as_no_more_come() -> None:
 def test_somebody_who_reads_along_comes_first_and_at_once() -> None:
     chat = slot(chat=True)
     made = schedule(slot(), slot(), chat, slots=64)
-    made.coming = 9
+    made.expected = 9
 
     act = made.next(32)
 
@@ -75,9 +83,9 @@ def test_a_suspect_runs_when_everybody_before_it_has_gone_and_nobody_joins_it() 
     made = schedule(before, suspect, after)
 
     assert made.next(0) == Admit([before])
-    assert made.next(1) is STEP
+    assert made.next(1) is DECODE_STEP
     assert made.next(0) == Admit([suspect])
-    assert made.next(1) is STEP
+    assert made.next(1) is DECODE_STEP
     assert made.next(0) == Admit([after])
 
 
@@ -92,14 +100,14 @@ def test_like_items_that_no_slot_takes_go_together() -> None:
 def test_batches_and_what_is_in_slots_take_turns() -> None:
     made = schedule(*(loaded() for _ in range(5)))
 
-    acts = [made.next(3) for _ in range(2 * PATIENCE + 2)]
+    acts = [made.next(3) for _ in range(2 * ACTIONS_BETWEEN_BATCHES + 2)]
 
-    assert [type(act) for act in acts] == 2 * [*[Step] * PATIENCE, Generate]
+    assert [type(act) for act in acts] == 2 * [*[DecodeStep] * ACTIONS_BETWEEN_BATCHES, Generate]
 
 
 def test_with_nothing_in_slots_a_batch_waits_until_it_is_full_or_nothing_more_comes() -> None:
     made = schedule(*(loaded() for _ in range(3)))
-    made.coming = 1
+    made.expected = 1
 
     assert made.next(0) is None
     last = loaded()
@@ -107,7 +115,7 @@ def test_with_nothing_in_slots_a_batch_waits_until_it_is_full_or_nothing_more_co
     assert isinstance(full := made.next(0), Generate)
     assert len(full.items) == 4
     assert made.next(0) is None
-    made.coming = 0
+    made.expected = 0
     assert isinstance(made.next(0), Generate)
 
 
@@ -117,7 +125,7 @@ def test_who_reads_along_comes_in_order_but_after_a_suspect_whose_turn_it_is() -
     made.put([first])
     made.put([second])
 
-    assert made.next(1) is STEP
+    assert made.next(1) is DECODE_STEP
     assert made.next(0) == Admit([suspect])
     assert made.next(0) == Admit([first, second])
 
@@ -143,10 +151,10 @@ def test_the_last_free_slots_are_taken_when_nobody_else_waits() -> None:
     st.integers(1, 8),
 )
 def test_everything_that_waits_has_its_turn_once_and_suspects_have_theirs_alone(
-    items: list[Loaded], slots: int
+    items: list[ScheduledItem], slots: int
 ) -> None:
     made = schedule(*items, slots=slots)
-    in_slots, turns = list[Loaded](), list[Loaded]()
+    in_slots, turns = list[ScheduledItem](), list[ScheduledItem]()
 
     for _ in range(10 * len(items) + 1):
         act = made.next(len(in_slots))
@@ -155,11 +163,11 @@ def test_everything_that_waits_has_its_turn_once_and_suspects_have_theirs_alone(
             assert len({one.lease.options_digest for one in act.items}) == 1 or isinstance(
                 act, Admit
             )
-            if any(one.alone for one in act.items):
+            if any(one.runs_alone for one in act.items):
                 assert (len(act.items), len(in_slots)) == (1, 0)
         if isinstance(act, Admit):
             in_slots += act.items
-        if isinstance(act, Step):
+        if isinstance(act, DecodeStep):
             in_slots.pop()
         assert len(in_slots) <= slots
 

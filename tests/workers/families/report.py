@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 import transformers
 
-from db.cards import ModelCard, check_effective
 from db.errors import RequestError
+from db.model_info import ModelInfo
+from db.request_validation import validate_request
 from tests.workers.families import exact, tiny
 from workers.families import sizes
 
@@ -51,10 +52,10 @@ def compare(root: Path) -> dict[str, list[exact.ActiveSequence | str]]:
     return rows
 
 
-def refusal(card: ModelCard, kind: str) -> str:
+def refusal(card: ModelInfo, kind: str) -> str:
     """What the API says to a kind that a model cannot do."""
     try:
-        check_effective({"kind": kind}, card)
+        validate_request({"kind": kind}, card)
     except RequestError as error:
         return f"refused: {error}"
     raise AssertionError(f"{card.name} takes {kind} and has no case of it")

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from db.cards import Limits, ModelCard
 from db.errors import PromptTooLong
+from db.model_info import ModelInfo, ModelLimits
 from tests.workers.answering import generated
 from workers import families
 from workers.decoding.generation import LogprobRecorder, confidence
@@ -18,12 +18,12 @@ from workers.families.base import Answer, Prepared
 from workers.settings import EngineSettings
 
 PICTURE = Image.new("RGB", (32, 32), "red")
-CARD = ModelCard(
+CARD = ModelInfo(
     name="said",
     family="said",
     kinds=["caption"],
-    limits=Limits(max_images=1, max_new_tokens=60),
-    licence="",
+    limits=ModelLimits(max_images=1, max_new_tokens=60),
+    license="",
     languages=["English", "French"],
 )
 
@@ -33,7 +33,7 @@ class Said:
 
     slot_engine = target_size = None
 
-    def __init__(self, *texts: str, card: ModelCard = CARD, confidence: float = 0.9) -> None:
+    def __init__(self, *texts: str, card: ModelInfo = CARD, confidence: float = 0.9) -> None:
         self.card, self._texts, self._confidence = card, list(texts), confidence
         self.asked: list[dict[str, Any]] = []
 
@@ -109,8 +109,8 @@ class TestTheWording:
 
         answer = draft(Said("A red square", card=card), role="functional")
 
-        assert [one["code"] for one in told(answer)["objections"]] == ["describes"]
-        assert told(answer)["certainty"] == 0.45
+        assert [one["code"] for one in told(answer)["issues"]] == ["describes"]
+        assert told(answer)["confidence"] == 0.45
 
 
 class TestTheLanguage:
@@ -146,10 +146,12 @@ class TestRewriting:
 
         assert answer.text == "A red square on white."
         assert told(answer) == {
-            "objections": [],
+            "issues": [],
             "rewritten": False,
-            "certainty": 0.9,
+            "confidence": 0.9,
             "language": "English",
+            "objections": [],  # for readers of release 0.1, as is the next
+            "certainty": 0.9,
         }
         assert len(family.asked) == 1
 
@@ -160,7 +162,7 @@ class TestRewriting:
 
         assert answer.text == "A red square."
         assert told(answer)["rewritten"] is True
-        assert told(answer)["objections"] == []
+        assert told(answer)["issues"] == []
         assert "IMG_1234.jpg" in family.asked[1]["prompt"]
         assert "is the name of a file" in family.asked[1]["prompt"]
         assert answer.completion_tokens == 10
@@ -179,8 +181,8 @@ class TestRewriting:
         answer = draft(family)
 
         assert len(family.asked) == 2
-        assert [one["code"] for one in told(answer)["objections"]] == ["placeholder"]
-        assert told(answer)["certainty"] == 0.45
+        assert [one["code"] for one in told(answer)["issues"]] == ["placeholder"]
+        assert told(answer)["confidence"] == 0.45
 
     def test_a_caller_can_do_without(self) -> None:
         family = Said("photo")
@@ -204,7 +206,7 @@ class TestRewriting:
         answer = draft(Short("a red square and"))
 
         assert answer.text == "A red square and"
-        assert [one["code"] for one in told(answer)["objections"]] == ["unfinished"]
+        assert [one["code"] for one in told(answer)["issues"]] == ["unfinished"]
 
 
 class TestLongDescriptions:
@@ -236,7 +238,7 @@ class TestOverRealFamilies:
 
         assert answer.template == "alt-text/1 caption/1"
         assert told(answer)["language"] == "English"
-        assert 0.0 < told(answer)["certainty"] <= 1.0
+        assert 0.0 < told(answer)["confidence"] <= 1.0
         assert answer.text[0].isupper()
         assert "confidence" not in answer.record("caption")
         assert answer.record("caption")["alt_text"] == told(answer)
@@ -248,7 +250,7 @@ class TestOverRealFamilies:
         answer = generated(family, alttext.prepare(family, request, [PICTURE]))
 
         assert "Write alternative text" in answer.text
-        assert told(answer)["certainty"] == 1.0
+        assert told(answer)["confidence"] == 1.0
 
     def test_confidence_is_that_of_the_tokens_taken_whatever_the_batch(self) -> None:
         family = families.load(EngineSettings(model="demo", torch_threads=1))

@@ -50,7 +50,7 @@ CAPTION = {"kind": "caption"}
 def test_the_card_says_what_the_family_is(family: Family) -> None:
     assert family.card.family in {*families.FAMILIES, "chat"}
     assert {"caption", "vqa", "classify", "generate"} <= {*family.card.kinds}
-    assert family.card.licence
+    assert family.card.license
 
 
 def test_the_card_says_what_was_seen_when_it_was_loaded(family: Family) -> None:

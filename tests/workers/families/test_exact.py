@@ -37,7 +37,7 @@ def test_every_answer_equals_that_of_transformers_alone_and_in_any_batch(
 
     if isinstance(row, str):
         assert kind == "chat"
-        assert f"model {name!r} cannot do 'chat'; it can do caption" in row
+        assert f"model {name!r} does not support kind 'chat'; it supports caption" in row
         return
     assert row.cases >= 2
     assert (row.single, row.batch, row.slots) == (row.cases, row.batched, row.slotted)

@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 from db.errors import CheckDied, EngineError
-from db.verdicts import OK, Verdict
+from db.known_images import OK, CheckResult
 from tests import pictures, servers
 from workers.intake import check
-from workers.intake.check import Checkers, Limits
+from workers.intake.check import Checkers, ImageLimits
 from workers.settings import IntakeSettings
 
-LIMITS = Limits(image_bytes=100_000, pixels=10_000, aspect=10.0)
+LIMITS = ImageLimits(image_bytes=100_000, pixels=10_000, aspect=10.0)
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +29,9 @@ def checkers() -> Iterator[Checkers]:
 
 
 def test_a_good_image_is_measured() -> None:
-    verdict = check.check(pictures.plain(size=(8, 6)), LIMITS)
+    check_result = check.check(pictures.plain(size=(8, 6)), LIMITS)
 
-    assert verdict == Verdict(OK, None, "PNG", 8, 6)
+    assert check_result == CheckResult(OK, None, "PNG", 8, 6)
 
 
 @pytest.mark.parametrize(
@@ -49,23 +49,23 @@ def test_a_good_image_is_measured() -> None:
 def test_a_bad_image_has_a_verdict_with_its_code_and_a_sentence(
     data: bytes, code: str, says: str
 ) -> None:
-    verdict = check.check(data, LIMITS)
+    check_result = check.check(data, LIMITS)
 
-    assert verdict.code == code
-    assert says in (verdict.message or "")
+    assert check_result.code == code
+    assert says in (check_result.message or "")
 
 
 def test_a_child_gives_the_same_verdict(checkers: Checkers) -> None:
-    assert checkers.check(pictures.plain(size=(8, 6))) == Verdict(OK, None, "PNG", 8, 6)
+    assert checkers.check(pictures.plain(size=(8, 6))) == CheckResult(OK, None, "PNG", 8, 6)
 
 
 def test_an_image_that_eats_memory_is_too_large_and_harms_nobody(checkers: Checkers) -> None:
     bomb = pictures.encode(Image.new("1", (30_000, 30_000)))
 
     with ThreadPoolExecutor(4) as threads:
-        verdicts = list(threads.map(checkers.check, [bomb, pictures.plain()]))
+        check_results = list(threads.map(checkers.check, [bomb, pictures.plain()]))
 
-    assert [verdict.code for verdict in verdicts] == ["image_too_large", OK]
+    assert [check_result.code for check_result in check_results] == ["image_too_large", OK]
 
 
 def next_child(checkers: Checkers) -> int:

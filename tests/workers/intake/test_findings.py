@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event
 
-from db import verdicts
+from db import known_images
 from db.database import Database
+from db.known_images import OK, CheckResult
 from db.states import Stage
-from db.verdicts import OK, Verdict
 from tests.db import builders
 from tests.workers import parts
-from workers.intake.findings import Findings
+from workers.intake.check_results import CheckResultBuffer
 from workers.session import Session
 
-GOOD = Verdict(OK, None, "PNG", 8, 6)
+GOOD = CheckResult(OK, None, "PNG", 8, 6)
 
 
 @pytest.fixture
@@ -29,64 +29,64 @@ def stored(database: Database, count: int) -> tuple[int, list[str]]:
     """An owner's images, not checked yet."""
     owner_id, digests = builders.owner(database), [f"{number:064x}" for number in range(count)]
     with database.transaction() as transaction:
-        verdicts.add(transaction, owner_id, dict.fromkeys(digests, 100))
+        known_images.add(transaction, owner_id, dict.fromkeys(digests, 100))
     return owner_id, digests
 
 
 def test_many_verdicts_are_written_in_one_transaction(database: Database, session: Session) -> None:
     owner_id, digests = stored(database, 50)
-    findings = Findings(database)
+    check_results = CheckResultBuffer(database)
     commits: list[object] = []
     for digest in digests:
-        findings.note((owner_id, digest), GOOD)
+        check_results.add((owner_id, digest), GOOD)
 
     event.listen(database.engine, "commit", commits.append)
-    findings.write(session, session.id)
-    findings.write(session, session.id)  # nothing is left
+    check_results.write(session, session.id)
+    check_results.write(session, session.id)  # nothing is left
 
     assert len(commits) == 1
     with database.snapshot() as transaction:
-        assert verdicts.get(transaction, owner_id, digests) == dict.fromkeys(digests, GOOD)
+        assert known_images.get(transaction, owner_id, digests) == dict.fromkeys(digests, GOOD)
 
 
 def test_the_first_verdict_on_an_image_stays(database: Database, session: Session) -> None:
     owner_id, [digest] = stored(database, 1)
-    findings = Findings(database)
-    for verdict in (GOOD, Verdict("image_truncated", "it ends too early")):
-        findings.note((owner_id, digest), verdict)
-        findings.write(session, session.id)
+    check_results = CheckResultBuffer(database)
+    for check_result in (GOOD, CheckResult("image_truncated", "it ends too early")):
+        check_results.add((owner_id, digest), check_result)
+        check_results.write(session, session.id)
 
     with database.snapshot() as transaction:
-        assert verdicts.get(transaction, owner_id, [digest]) == {digest: GOOD}
+        assert known_images.get(transaction, owner_id, [digest]) == {digest: GOOD}
 
 
 def test_a_verdict_on_an_image_that_was_deleted_meanwhile_brings_it_not_back(
     database: Database, session: Session
 ) -> None:
     owner_id, [digest] = stored(database, 1)
-    findings = Findings(database)
-    findings.note((owner_id, digest), GOOD)
+    check_results = CheckResultBuffer(database)
+    check_results.add((owner_id, digest), GOOD)
 
     with database.transaction() as transaction:
-        verdicts.forget(transaction, owner_id, digest)
-    findings.write(session, session.id)
+        known_images.remove(transaction, owner_id, digest)
+    check_results.write(session, session.id)
 
-    assert findings.get((owner_id, digest)) is None
+    assert check_results.get((owner_id, digest)) is None
     with database.snapshot() as transaction:
-        assert verdicts.stored(transaction, owner_id, [digest]) == set()
+        assert known_images.stored(transaction, owner_id, [digest]) == set()
 
 
 def test_words_of_a_decoder_that_cannot_be_stored_are_made_storable(
     database: Database, session: Session
 ) -> None:
     owner_id, [digest] = stored(database, 1)
-    findings = Findings(database)
-    findings.note((owner_id, digest), Verdict("image_broken", "a \0 in it" + "!" * 1000))
+    check_results = CheckResultBuffer(database)
+    check_results.add((owner_id, digest), CheckResult("image_broken", "a \0 in it" + "!" * 1000))
 
-    findings.write(session, session.id)
+    check_results.write(session, session.id)
 
     with database.snapshot() as transaction:
-        found = verdicts.get(transaction, owner_id, [digest])[digest].message or ""
+        found = known_images.get(transaction, owner_id, [digest])[digest].message or ""
     assert found.startswith("a \ufffd in it!")
     assert len(found) == 500
 
@@ -95,13 +95,13 @@ def test_a_verdict_that_the_record_refuses_does_not_stand_in_the_way_of_others(
     database: Database, session: Session
 ) -> None:
     owner_id, [refused, digest] = stored(database, 2)
-    findings = Findings(database)
-    findings.note((owner_id, refused), Verdict(OK))  # without a size
+    check_results = CheckResultBuffer(database)
+    check_results.add((owner_id, refused), CheckResult(OK))  # without a size
 
     with pytest.raises(Exception, match="ok_is_measured"):
-        findings.write(session, session.id)
-    findings.note((owner_id, digest), GOOD)
-    findings.write(session, session.id)
+        check_results.write(session, session.id)
+    check_results.add((owner_id, digest), GOOD)
+    check_results.write(session, session.id)
 
     with database.snapshot() as transaction:
-        assert verdicts.get(transaction, owner_id, [refused, digest]) == {digest: GOOD}
+        assert known_images.get(transaction, owner_id, [refused, digest]) == {digest: GOOD}

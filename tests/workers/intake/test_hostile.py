@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from db.errors import CheckDied
-from db.verdicts import OK
+from db.known_images import OK
 from tests import pictures
 from workers import images
 from workers.intake.check import Checkers

@@ -11,15 +11,15 @@ from typing import ClassVar
 import pytest
 from sqlalchemy import select
 
-from db import claims, leases, owners, results, submissions, verdicts
+from db import claims, known_images, leases, owners, results, submissions
 from db.blobs import image_key
 from db.database import Database
 from db.errors import CheckDied
+from db.known_images import CheckResult
 from db.s3 import S3Store
 from db.states import Stage
 from db.submissions import NewItem, NewJob
 from db.tables import jobs
-from db.verdicts import Verdict
 from tests import pictures
 from tests.db import builders
 from tests.db.test_blobs import s3_settings
@@ -93,7 +93,7 @@ def intake(database: Database, tmp_path: Path, checkers: Checkers, web: str) -> 
         checkers,
         session,
         parts.wakes(),
-        parts.ends(database, session),
+        parts.lease_writer(database, session),
         fetches=4,
     )
     yield made
@@ -142,7 +142,7 @@ def test_good_images_go_on_and_bad_ones_fail_alone(
         "s3://photos/a.png",
     )
 
-    intake.look()
+    intake.run_once()
 
     assert outcomes(database, job_id) == [
         ("generate", None),
@@ -162,7 +162,7 @@ def test_what_was_fetched_is_kept_as_a_blob_and_its_reference_in_the_item(
 ) -> None:
     job_id = submit(database, f"{web}/green.png")
 
-    intake.look()
+    intake.run_once()
 
     digest = hashlib.sha256(pictures.plain("green")).hexdigest()
     with database.snapshot() as transaction:
@@ -179,7 +179,7 @@ def test_an_svg_is_handed_on_as_the_picture_that_it_draws_and_a_bad_one_fails_al
     good, bad = (upload(database, tmp_path, data) for data in (SQUARE, outside))
     job_id = submit(database, good, bad, good)
 
-    intake.look()
+    intake.run_once()
 
     drawn = svg.rasterise(SQUARE)
     assert outcomes(database, job_id) == [
@@ -199,12 +199,12 @@ def test_an_svg_that_was_fetched_is_in_the_record_as_itself_and_as_it_is_drawn(
 ) -> None:
     job_id = submit(database, f"{web}/square.svg")
 
-    intake.look()
+    intake.run_once()
 
     digests = {hashlib.sha256(data).hexdigest() for data in (SQUARE, svg.rasterise(SQUARE))}
     assert outcomes(database, job_id) == [("generate", None)]
     with database.snapshot() as transaction:
-        assert verdicts.stored(transaction, builders.owner(database), digests) == digests
+        assert known_images.stored(transaction, builders.owner(database), digests) == digests
 
 
 def test_an_image_is_checked_once_however_many_items_share_it(
@@ -213,7 +213,7 @@ def test_an_image_is_checked_once_however_many_items_share_it(
     checked: list[bytes] = []
     real = intake._checkers.check
 
-    def counted(data: bytes) -> Verdict:
+    def counted(data: bytes) -> CheckResult:
         checked.append(data)
         return real(data)
 
@@ -221,7 +221,7 @@ def test_an_image_is_checked_once_however_many_items_share_it(
     image = upload(database, tmp_path, pictures.plain())
     first = submit(database, *[image] * 20)
 
-    intake.look()
+    intake.run_once()
     second = submit(database, image)
 
     assert outcomes(database, first) == [("generate", None)] * 20
@@ -234,7 +234,7 @@ def test_an_image_on_which_two_children_die_is_poison_and_one_death_is_none(
 ) -> None:
     died: list[bytes] = []
 
-    def die(data: bytes) -> Verdict:
+    def die(data: bytes) -> CheckResult:
         died.append(data)
         raise CheckDied("the process that checked the image died")
 
@@ -242,18 +242,18 @@ def test_an_image_on_which_two_children_die_is_poison_and_one_death_is_none(
     image = upload(database, tmp_path, pictures.plain())
     job_id = submit(database, image)
 
-    intake.look()
+    intake.run_once()
     after_one = outcomes(database, job_id)
     builders.make_due(database)
-    intake.look()
+    intake.run_once()
 
     assert after_one == [("intake", None)]
     assert outcomes(database, job_id) == [("intake", "image_poison")]
     with database.snapshot() as transaction:
         owner_id, digest = builders.owner(database), image.removeprefix("blob:")
-        assert verdicts.get(transaction, owner_id, [digest])[digest].code == "image_poison"
+        assert known_images.get(transaction, owner_id, [digest])[digest].code == "image_poison"
     another = submit(database, image)
-    intake.look()
+    intake.run_once()
     assert outcomes(database, another) == [("intake", "image_poison")]
     assert len(died) == 2
 
@@ -295,7 +295,7 @@ def test_a_verdict_is_kept_for_each_owner_apart(database: Database) -> None:
 
     with database.snapshot() as transaction:
         eve = builders.owner(database, "eve") if not database.is_sqlite else 999
-        assert verdicts.checked(transaction, eve, {builders.IMAGE}) == set()
+        assert known_images.checked(transaction, eve, {builders.IMAGE}) == set()
 
 
 def test_advancing_starts_the_tries_afresh(database: Database, tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_advancing_starts_the_tries_afresh(database: Database, tmp_path: Path) -
     [again] = builders.claim(database, builders.session(database))
     session.stop()
 
-    assert (again.attempt, again.tries, again.images) == (2, 0, [image])
+    assert (again.claim_number, again.attempts, again.images) == (2, 0, [image])
 
 
 def shots(job_id: str, database: Database) -> tuple[list[list[str] | None], object]:
@@ -333,7 +333,7 @@ def test_examples_that_a_job_shares_are_fetched_and_stored_once(
             transaction, new, [NewItem({"images": [image]}) for image in images]
         )
 
-    intake.look()
+    intake.run_once()
     shown, shared = shots(job_id, database)
     green = f"blob:{hashlib.sha256(pictures.plain('green')).hexdigest()}"
 
@@ -362,7 +362,7 @@ def test_an_item_with_examples_of_its_own_keeps_them_to_itself(
     with database.transaction() as transaction:
         job_id = submissions.submit(transaction, new, items)
 
-    intake.look()
+    intake.run_once()
     first = builders.claim(database, builders.session(database))
     # Once all of it is checked, another job needs no intake.
     with database.transaction() as transaction:
@@ -385,7 +385,7 @@ def test_a_shared_example_that_is_not_there_fails_its_items_with_the_reason(
     with database.transaction() as transaction:
         job_id = submissions.submit(transaction, new, [NewItem({"images": [image]})] * 2)
 
-    intake.look()
+    intake.run_once()
 
     assert outcomes(database, job_id) == [("intake", "image_not_found")] * 2
     assert asked == ["/missing.png"]

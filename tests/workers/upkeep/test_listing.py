@@ -9,7 +9,7 @@ import pytest
 
 from db import jobs, owners
 from db.database import Database
-from db.owners import LOCAL_OWNER, Limits
+from db.owners import LOCAL_OWNER, OwnerLimits
 from db.s3 import s3_client
 from db.settings import RecordSettings
 from tests import pictures
@@ -48,7 +48,7 @@ def look(record: Database, folder: Path, bucket: RecordSettings, times: int = 1)
     s3 = {name: value for name, value in bucket.model_dump().items() if name.startswith("s3_")}
     upkeep = parts.upkeep(record, folder, **{**s3, "s3_bucket": "own"})
     for _ in range(times):
-        upkeep.look()
+        upkeep.run_once()
 
 
 def test_the_images_below_a_prefix_become_items_page_by_page(
@@ -105,7 +105,7 @@ def test_a_source_excludes_items_and_is_checked_against_the_model(
     neither = http.post("/v1/jobs", json={"defaults": {}})
 
     assert [response.status_code for response in (both, lacking, neither)] == [422, 422, 422]
-    assert "needs 'question'" in lacking.json()["detail"]
+    assert "requires 'question'" in lacking.json()["detail"]
     assert "say which items, or a source" in neither.json()["detail"]
 
 
@@ -158,7 +158,7 @@ class TestQuotas:
         grant(offered)
         job = submit(http).json()["id"]
         with offered.transaction() as transaction:
-            owners.limit(transaction, LOCAL_OWNER, Limits(**{quota: 5}))
+            owners.limit(transaction, LOCAL_OWNER, OwnerLimits(**{quota: 5}))
 
         look(offered, tmp_path, bucket, times=3)
 
@@ -173,7 +173,7 @@ class TestQuotas:
         full = http.post("/v1/jobs", json={"items": [{"images": [builders.IMAGE]}] * 9}).json()
         job = submit(http).json()["id"]
         with offered.transaction() as transaction:
-            owner = owners.limit(transaction, LOCAL_OWNER, Limits(max_queued_items=10))
+            owner = owners.limit(transaction, LOCAL_OWNER, OwnerLimits(max_queued_items=10))
 
         look(offered, tmp_path, bucket, times=2)
         waiting = http.get(f"/v1/jobs/{job}").json()["state"]

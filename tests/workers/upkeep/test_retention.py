@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from db import batches, jobs, outbox, retention, submissions, verdicts
+from db import batches, jobs, known_images, retention, submissions, webhooks
 from db.batches import NewBatch
 from db.blobs import image_key, results_key
 from db.database import Database
 from db.errors import NotFound, NotReady
-from db.states import Origin
+from db.states import SourceApi
 from db.submissions import NewItem, NewJob
 from tests.db import builders
 from tests.workers import parts
@@ -42,7 +42,7 @@ def is_stored(database: Database, folder: Path, reference: str) -> bool:
     """Whether the bytes are there; row and bytes have to agree."""
     owner_id, digest = builders.owner(database), reference.removeprefix("blob:")
     with database.transaction() as transaction:
-        row = digest in verdicts.stored(transaction, owner_id, [digest])
+        row = digest in known_images.stored(transaction, owner_id, [digest])
     try:
         parts.store(folder).get(image_key(owner_id, digest))
     except NotFound:
@@ -90,16 +90,16 @@ class TestJobs:
     ) -> None:
         owner_id = builders.owner(database)
         with database.transaction() as transaction:
-            outbox.add(transaction, owner_id, "https://example.com/", ())
+            webhooks.add(transaction, owner_id, "https://example.com/", ())
         job_id = run(database, [image(database, tmp_path, f"{n}") for n in range(8)])
-        parts.upkeep(database, tmp_path).look()
+        parts.upkeep(database, tmp_path).run_once()
         parts.store(tmp_path).get(results_key(owner_id, job_id))
 
         delete(database, job_id)
 
         with pytest.raises(NotFound), database.snapshot() as transaction:
             jobs.get(transaction, owner_id, job_id)
-        keeper(database, tmp_path).look()
+        keeper(database, tmp_path).run_once()
         assert [rows(database, table) for table in ("jobs", "items", "deliveries")] == [0, 0, 0]
         with pytest.raises(NotFound):
             parts.store(tmp_path).get(results_key(owner_id, job_id))
@@ -126,14 +126,14 @@ class TestJobs:
     ) -> None:
         reference = image(database, tmp_path, "a")
         run(database, [reference])
-        run(database, [reference], origin=Origin.CHAT)
+        run(database, [reference], source_api=SourceApi.CHAT)
         waiting = submit(database, [reference])
         settings = {"keep_jobs_days": 10, "keep_chats_days": 2}
 
         left = []
         for days in (1, 5, 9):  # 1, 6, 15 days old
             age(database, days)
-            keeper(database, tmp_path, **settings).look()
+            keeper(database, tmp_path, **settings).run_once()
             left.append(rows(database, "jobs"))
 
         assert left == [3, 2, 1]
@@ -144,16 +144,16 @@ class TestJobs:
     ) -> None:
         owner_id = builders.owner(database)
         with database.transaction() as transaction:
-            outbox.add(transaction, owner_id, "https://example.com/", ())
+            webhooks.add(transaction, owner_id, "https://example.com/", ())
         run(database, [image(database, tmp_path, "a")])
         age(database, 9)
 
-        keeper(database, tmp_path, keep_jobs_days=1).look()
+        keeper(database, tmp_path, keep_jobs_days=1).run_once()
         before = rows(database, "jobs")
         with database.transaction() as transaction:
-            [(delivery, _)] = outbox.take_due(transaction, 10)
-            outbox.delivered(transaction, delivery.id, 204)
-        keeper(database, tmp_path, keep_jobs_days=1).look()
+            [(delivery, _)] = webhooks.take_due(transaction, 10)
+            webhooks.delivered(transaction, delivery.id, 204)
+        keeper(database, tmp_path, keep_jobs_days=1).run_once()
 
         assert (before, rows(database, "jobs")) == (1, 0)
 
@@ -163,7 +163,7 @@ class TestJobs:
         owner_id = builders.owner(database)
         new = NewBatch(owner_id, "file-1", "/v1/chat/completions", "24h", 86400, None, None,
                        request_key="a", body_digest="b")  # fmt: skip
-        job = NewJob(owner_id, builders.MODEL, {}, origin=Origin.BATCH)
+        job = NewJob(owner_id, builders.MODEL, {}, source_api=SourceApi.BATCH)
         with database.transaction() as transaction:
             batch, _ = batches.create_once(transaction, new, job, again=False)
             submissions.seal(transaction, str(batch.job_id))
@@ -175,7 +175,7 @@ class TestJobs:
             )
 
         delete(database, str(batch.job_id))
-        keeper(database, tmp_path).look()
+        keeper(database, tmp_path).run_once()
 
         assert [rows(database, table) for table in ("jobs", "batches")] == [0, 0]
 
@@ -187,12 +187,12 @@ class TestImages:
         free, used, gone = (image(database, tmp_path, name) for name in ("free", "used", "gone"))
         run(database, [used])
         delete(database, run(database, [gone]))
-        keeper(database, tmp_path).look()
+        keeper(database, tmp_path).run_once()
         left = []
 
         for days in (20, 20, 1):
             age(database, days)
-            keeper(database, tmp_path, keep_images_days=30).look()
+            keeper(database, tmp_path, keep_images_days=30).run_once()
             left.append([is_stored(database, tmp_path, one) for one in (free, used, gone)])
 
         assert left == [[True] * 3, [True] * 3, [False, True, False]]
@@ -205,7 +205,7 @@ class TestImages:
 
         for _ in range(2):
             age(database, 40)
-            keeper(database, tmp_path).look()
+            keeper(database, tmp_path).run_once()
 
         assert is_stored(database, tmp_path, example)
 
@@ -217,7 +217,7 @@ class TestImages:
 
         for _ in range(2):
             age(database, 40)
-            keeper(database, tmp_path).look()
+            keeper(database, tmp_path).run_once()
 
         assert [is_stored(database, tmp_path, one) for one in made] == [True, False] * 5 + [True]
 
@@ -227,15 +227,15 @@ class TestImages:
     ) -> None:
         reference, owner_id = image(database, tmp_path, "a"), builders.owner(database)
         age(database, 40)
-        keeper(database, tmp_path).look()
+        keeper(database, tmp_path).run_once()
 
         if use == "submit":
             submit(database, [reference])
         else:
             with database.transaction() as transaction:
-                verdicts.touch(transaction, owner_id, [reference.removeprefix("blob:")])
+                known_images.mark_used(transaction, owner_id, [reference.removeprefix("blob:")])
         age(database, 1)
-        keeper(database, tmp_path).look()
+        keeper(database, tmp_path).run_once()
 
         assert is_stored(database, tmp_path, reference)
         if use == "submit":
@@ -245,12 +245,12 @@ class TestImages:
     def test_a_marked_image_is_not_known(self, database: Database, tmp_path: Path) -> None:
         reference, owner_id = image(database, tmp_path, "a"), builders.owner(database)
         age(database, 40)
-        keeper(database, tmp_path).look()
+        keeper(database, tmp_path).run_once()
 
         with database.snapshot() as transaction:
             digest = reference.removeprefix("blob:")
-            assert verdicts.stored(transaction, owner_id, [digest]) == set()
-            assert verdicts.get(transaction, owner_id, [digest]) == {}
+            assert known_images.stored(transaction, owner_id, [digest]) == set()
+            assert known_images.get(transaction, owner_id, [digest]) == {}
 
     def test_an_image_is_removed_at_once_on_request(
         self, database: Database, tmp_path: Path
@@ -259,9 +259,11 @@ class TestImages:
         digest = reference.removeprefix("blob:")
         with database.transaction() as transaction:
             retention.forget_image(transaction, owner_id, digest)
-            verdicts.touch(transaction, owner_id, [digest])  # naming it does not bring it back
+            known_images.mark_used(
+                transaction, owner_id, [digest]
+            )  # naming it does not bring it back
 
-        keeper(database, tmp_path, keep_images_days=0).look()
+        keeper(database, tmp_path, keep_images_days=0).run_once()
 
         assert not is_stored(database, tmp_path, reference)
         with pytest.raises(NotFound), database.transaction() as transaction:
@@ -272,14 +274,14 @@ class TestImages:
         reference, owner_id = image(database, tmp_path, "a"), builders.owner(database)
         digest = reference.removeprefix("blob:")
         age(database, 40)
-        keeper(database, tmp_path).look()
+        keeper(database, tmp_path).run_once()
         parts.store(tmp_path).delete(image_key(owner_id, digest))
         age(database, 1)
 
         with database.transaction() as transaction:
-            verdicts.touch(transaction, owner_id, [digest])
-            assert verdicts.stored(transaction, owner_id, [digest]) == set()
-            verdicts.touch(transaction, owner_id, [digest], storing=True)
+            known_images.mark_used(transaction, owner_id, [digest])
+            assert known_images.stored(transaction, owner_id, [digest]) == set()
+            known_images.mark_used(transaction, owner_id, [digest], storing=True)
 
         assert image(database, tmp_path, "a") == reference
         assert is_stored(database, tmp_path, reference)
@@ -292,13 +294,13 @@ class TestImages:
             assert is_stored(database, tmp_path, reference)
             for _ in range(2):
                 age(database, 40)
-                keeper(database, tmp_path).look()
+                keeper(database, tmp_path).run_once()
             assert not is_stored(database, tmp_path, reference)
 
     def test_with_0_days_images_are_kept_for_ever(self, database: Database, tmp_path: Path) -> None:
         reference = image(database, tmp_path, "a")
         for _ in range(2):
             age(database, 4000)
-            keeper(database, tmp_path, keep_images_days=0).look()
+            keeper(database, tmp_path, keep_images_days=0).run_once()
 
         assert is_stored(database, tmp_path, reference)

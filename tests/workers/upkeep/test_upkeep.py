@@ -34,7 +34,7 @@ def line(number: int, **fields: object) -> dict[str, object]:
 
 
 def look(database: Database, folder: Path) -> None:
-    parts.upkeep(database, folder).look()
+    parts.upkeep(database, folder).run_once()
 
 
 def state(database: Database, job: Job) -> JobState:

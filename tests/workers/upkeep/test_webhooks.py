@@ -13,12 +13,12 @@ import standardwebhooks
 from openai.types.webhooks import BatchCancelledWebhookEvent, BatchCompletedWebhookEvent
 from sqlalchemy import text
 
-from db import batches, jobs, outbox, rescues, submissions
+from db import batches, jobs, rescues, submissions, webhooks
 from db.batches import NewBatch
 from db.database import Database
-from db.outbox import Delivery, Webhook
-from db.states import Origin
+from db.states import SourceApi
 from db.submissions import NewJob
+from db.webhooks import Delivery, Webhook
 from tests import servers
 from tests.db import builders
 from workers.settings import UpkeepSettings
@@ -76,7 +76,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def webhooks(database: Database, receiver: Receiver) -> Iterator[Webhooks]:
+def deliverer(database: Database, receiver: Receiver) -> Iterator[Webhooks]:
     made = sender(database, receiver)
     yield made
     made.close()
@@ -95,7 +95,7 @@ def sender(database: Database, receiver: Receiver, **settings: Any) -> Webhooks:
 def hook(database: Database, url: str, *events: str, owner: str = "ada") -> Webhook:
     owner_id = builders.owner(database, owner)
     with database.transaction() as transaction:
-        return outbox.add(transaction, owner_id, url, events)
+        return webhooks.add(transaction, owner_id, url, events)
 
 
 def finish(database: Database, job_id: str | None = None, **job: Any) -> str:
@@ -109,7 +109,7 @@ def finish(database: Database, job_id: str | None = None, **job: Any) -> str:
 
 def log(database: Database, webhook: Webhook) -> list[Delivery]:
     with database.snapshot() as transaction:
-        return outbox.log(transaction, webhook.owner_id, webhook.id, before=None, limit=100)
+        return webhooks.log(transaction, webhook.owner_id, webhook.id, before=None, limit=100)
 
 
 def make_due(database: Database) -> None:
@@ -124,12 +124,12 @@ def make_due(database: Database) -> None:
 
 
 def test_the_end_of_a_job_is_told_and_the_official_verifier_accepts_it(
-    webhooks: Webhooks, database: Database, receiver: Receiver
+    deliverer: Webhooks, database: Database, receiver: Receiver
 ) -> None:
     webhook = hook(database, receiver.url)
     job_id = finish(database, items=3, name="of mine")
 
-    webhooks.look()
+    deliverer.run_once()
 
     [(headers, body)] = receiver.told
     told = standardwebhooks.Webhook(webhook.secret).verify(body, headers)
@@ -146,27 +146,27 @@ def test_the_end_of_a_job_is_told_and_the_official_verifier_accepts_it(
 
 
 def test_a_changed_body_is_not_accepted(
-    webhooks: Webhooks, database: Database, receiver: Receiver
+    deliverer: Webhooks, database: Database, receiver: Receiver
 ) -> None:
     webhook = hook(database, receiver.url)
     finish(database)
-    webhooks.look()
+    deliverer.run_once()
     [(headers, body)] = receiver.told
 
     with pytest.raises(standardwebhooks.WebhookVerificationError):
         standardwebhooks.Webhook(webhook.secret).verify(body + b" ", headers)
     with pytest.raises(standardwebhooks.WebhookVerificationError):
-        standardwebhooks.Webhook(outbox.new_secret()).verify(body, headers)
+        standardwebhooks.Webhook(webhooks.new_secret()).verify(body, headers)
 
 
 @pytest.mark.parametrize("status", ["completed", "cancelled"])
 def test_the_end_of_a_batch_is_told_as_openais_client_unwraps_it(
-    status: str, webhooks: Webhooks, database: Database, receiver: Receiver
+    status: str, deliverer: Webhooks, database: Database, receiver: Receiver
 ) -> None:
     webhook = hook(database, receiver.url)
     new = NewBatch(webhook.owner_id, "file-1", "/v1/chat/completions", "24h", 86400, None, None,
                    request_key="a", body_digest="b")  # fmt: skip
-    job = NewJob(webhook.owner_id, builders.MODEL, {}, origin=Origin.BATCH)
+    job = NewJob(webhook.owner_id, builders.MODEL, {}, source_api=SourceApi.BATCH)
     with database.transaction() as transaction:
         batch, _ = batches.create_once(transaction, new, job, again=False)
         if status == "cancelled":
@@ -174,7 +174,7 @@ def test_the_end_of_a_batch_is_told_as_openais_client_unwraps_it(
         submissions.seal(transaction, str(batch.job_id))
         batches.finalize(transaction, batch.id, output_file_id=None, error_file_id=None, usage={})
 
-    webhooks.look()
+    deliverer.run_once()
 
     [(headers, body)] = receiver.told
     client = openai.OpenAI(api_key="none", webhook_secret=webhook.secret)
@@ -184,7 +184,7 @@ def test_the_end_of_a_batch_is_told_as_openais_client_unwraps_it(
 
 
 def test_only_what_a_webhook_wants_is_told_and_to_its_owner_alone(
-    webhooks: Webhooks, database: Database, receiver: Receiver
+    deliverer: Webhooks, database: Database, receiver: Receiver
 ) -> None:
     hook(database, receiver.url, "job.cancelled")
     hook(database, receiver.url, owner="eve")
@@ -194,23 +194,23 @@ def test_only_what_a_webhook_wants_is_told_and_to_its_owner_alone(
     with database.transaction() as transaction:
         jobs.cancel(transaction, owner_id, cancelled)
         jobs.settle_cancelled(transaction, cancelled, 100)
-    webhooks.look()
+    deliverer.run_once()
 
     assert [json.loads(body)["data"]["id"] for _, body in receiver.told] == [cancelled]
 
 
 def test_a_conversation_is_told_to_nobody(
-    webhooks: Webhooks, database: Database, receiver: Receiver
+    deliverer: Webhooks, database: Database, receiver: Receiver
 ) -> None:
     hook(database, receiver.url)
 
-    finish(database, origin=Origin.CHAT)
+    finish(database, source_api=SourceApi.CHAT)
 
-    assert webhooks.look() is False
+    assert deliverer.run_once() is False
 
 
 def test_what_fails_is_tried_again_under_the_same_id_later_each_time(
-    webhooks: Webhooks, database: Database, receiver: Receiver
+    deliverer: Webhooks, database: Database, receiver: Receiver
 ) -> None:
     webhook = hook(database, receiver.url)
     finish(database)
@@ -218,7 +218,7 @@ def test_what_fails_is_tried_again_under_the_same_id_later_each_time(
     waits = []
 
     for _ in range(4):
-        webhooks.look()
+        deliverer.run_once()
         [delivery] = log(database, webhook)
         if delivery.due_at:
             waits.append((delivery.due_at - delivery.created_at).total_seconds())
@@ -232,35 +232,35 @@ def test_what_fails_is_tried_again_under_the_same_id_later_each_time(
 
 
 def test_after_more_than_three_days_it_is_given_up_and_can_be_sent_again(
-    webhooks: Webhooks, database: Database, receiver: Receiver
+    deliverer: Webhooks, database: Database, receiver: Receiver
 ) -> None:
     webhook = hook(database, receiver.url)
     finish(database)
     receiver.answers = [(503, {})] * 99
-    while webhooks.look():
+    while deliverer.run_once():
         make_due(database)
     [given_up] = log(database, webhook)
 
     receiver.answers = []
     with database.transaction() as transaction:
-        outbox.redeliver(transaction, webhook.owner_id, webhook.id, given_up.id)
-    webhooks.look()
+        webhooks.redeliver(transaction, webhook.owner_id, webhook.id, given_up.id)
+    deliverer.run_once()
 
-    assert sum(outbox.SCHEDULE) > 3 * 86_400
-    assert (given_up.attempts, given_up.due_at) == (len(outbox.SCHEDULE) + 1, None)
+    assert sum(webhooks.SCHEDULE) > 3 * 86_400
+    assert (given_up.attempts, given_up.due_at) == (len(webhooks.SCHEDULE) + 1, None)
     assert given_up.problem == "the receiver answered 503"
     assert len(set(receiver.ids)) == 1
     assert log(database, webhook)[0].delivered_at is not None
 
 
 def test_a_receiver_may_ask_for_a_longer_wait(
-    webhooks: Webhooks, database: Database, receiver: Receiver
+    deliverer: Webhooks, database: Database, receiver: Receiver
 ) -> None:
     webhook = hook(database, receiver.url)
     finish(database)
     receiver.answers = [(429, {"Retry-After": "4000"})]
 
-    webhooks.look()
+    deliverer.run_once()
 
     [delivery] = log(database, webhook)
     assert delivery.due_at is not None
@@ -268,30 +268,30 @@ def test_a_receiver_may_ask_for_a_longer_wait(
 
 
 def test_a_receiver_that_is_gone_is_told_nothing_more(
-    webhooks: Webhooks, database: Database, receiver: Receiver
+    deliverer: Webhooks, database: Database, receiver: Receiver
 ) -> None:
     webhook = hook(database, receiver.url)
     receiver.answers = [(410, {})]
     finish(database)
-    webhooks.look()
+    deliverer.run_once()
     make_due(database)
     finish(database)
 
-    assert webhooks.look() is False
+    assert deliverer.run_once() is False
     with database.snapshot() as transaction:
-        assert outbox.get(transaction, webhook.owner_id, webhook.id).disabled_at is not None
+        assert webhooks.get(transaction, webhook.owner_id, webhook.id).disabled_at is not None
 
 
 def test_a_receiver_that_hangs_costs_its_time_and_no_more(
     database: Database, receiver: Receiver
 ) -> None:
-    webhooks = sender(database, receiver, webhook_seconds=0.2)
+    deliverer = sender(database, receiver, webhook_seconds=0.2)
     webhook = hook(database, receiver.url)
     finish(database)
     receiver.silent.clear()
 
-    webhooks.look()
-    webhooks.close()
+    deliverer.run_once()
+    deliverer.close()
 
     [delivery] = log(database, webhook)
     assert (delivery.problem, delivery.delivered_at) == ("no answer within 0.2 s", None)
@@ -305,26 +305,26 @@ def test_a_receiver_that_hangs_costs_its_time_and_no_more(
 def test_our_own_network_is_never_asked(
     settings: dict[str, Any], says: str, database: Database, receiver: Receiver
 ) -> None:
-    webhooks = sender(database, receiver, **settings)
+    deliverer = sender(database, receiver, **settings)
     webhook = hook(database, receiver.url)
     finish(database)
 
-    webhooks.look()
-    webhooks.close()
+    deliverer.run_once()
+    deliverer.close()
 
     assert receiver.told == []
     assert says in str(log(database, webhook)[0].problem)
 
 
 def test_while_a_secret_is_changed_both_are_signed_with(
-    webhooks: Webhooks, database: Database, receiver: Receiver
+    deliverer: Webhooks, database: Database, receiver: Receiver
 ) -> None:
     before = hook(database, receiver.url)
     with database.transaction() as transaction:
-        now = outbox.rotate(transaction, before.owner_id, before.id)
+        now = webhooks.rotate(transaction, before.owner_id, before.id)
     finish(database)
 
-    webhooks.look()
+    deliverer.run_once()
 
     [(headers, body)] = receiver.told
     for webhook in (before, now):
@@ -332,15 +332,15 @@ def test_while_a_secret_is_changed_both_are_signed_with(
 
 
 def test_an_end_that_is_written_twice_is_told_once(
-    webhooks: Webhooks, database: Database, receiver: Receiver
+    deliverer: Webhooks, database: Database, receiver: Receiver
 ) -> None:
     webhook = hook(database, receiver.url)
     job_id = finish(database)
     with database.transaction() as transaction:
-        outbox.announce(transaction, [outbox.End(webhook.owner_id, job_id, "job.succeeded")])
+        webhooks.announce(transaction, [webhooks.End(webhook.owner_id, job_id, "job.succeeded")])
         rescues.rescue(transaction)
 
-    while webhooks.look():
+    while deliverer.run_once():
         pass
 
     assert len(receiver.told) == len(log(database, webhook)) == 1
@@ -354,7 +354,7 @@ def test_a_webhook_that_is_removed_while_a_job_ends_keeps_no_answer_from_its_job
     ending = threading.Thread(target=finish, args=(database, job_id))
 
     with database.transaction() as transaction:
-        outbox.remove(transaction, webhook.owner_id, webhook.id)
+        webhooks.remove(transaction, webhook.owner_id, webhook.id)
         ending.start()
         servers.wait_until(lambda: waits_for_a_lock(database))
         assert ending.is_alive()
@@ -377,16 +377,16 @@ def waits_for_a_lock(database: Database) -> bool:
 
 
 def test_a_worker_that_dies_while_it_tells_leaves_that_to_the_next(
-    webhooks: Webhooks, database: Database, receiver: Receiver
+    deliverer: Webhooks, database: Database, receiver: Receiver
 ) -> None:
     hook(database, receiver.url)
     finish(database)
     with database.transaction() as transaction:
-        [(taken, _)] = outbox.take_due(transaction, 10)  # and is never heard of again
+        [(taken, _)] = webhooks.take_due(transaction, 10)  # and is never heard of again
 
-    early = webhooks.look()
+    early = deliverer.run_once()
     make_due(database)
-    webhooks.look()
+    deliverer.run_once()
 
     assert early is False
     assert receiver.ids == [taken.id]
@@ -403,7 +403,7 @@ def test_a_webhook_with_much_to_hear_keeps_no_other_waiting(
     finish(database)
 
     with database.transaction() as transaction:
-        taken = outbox.take_due(transaction, 8)
+        taken = webhooks.take_due(transaction, 8)
 
     assert other.id in {webhook.id for _, webhook in taken}
-    assert len(taken) == outbox.OF_WEBHOOK + 1
+    assert len(taken) == webhooks.OF_WEBHOOK + 1

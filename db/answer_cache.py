@@ -1,12 +1,11 @@
-"""The same asked twice is answered once: by whoever was first, for all who ask.
+"""The answer cache: equal requests of one owner are answered once.
 
-    claimed ─▶ its key is noted ─▶ an item with this key has an answer   it is this one's too
-                                ─▶ one is being answered now             wait for it
-                                ─▶ neither                               answer it
+    claim ─▶ store_keys ─▶ lookup ─▶ an item with this key is answered     reuse its answer
+                                  ─▶ another session is answering one      wait for it
+                                  ─▶ neither                               generate the answer
 
-Only within an owner, and only from items that are still there: deleting a job takes its answers
-out of use. Nothing here is a lock: two that begin at the same moment may both wait a
-second, or both be answered.
+The cache is the table of items itself, so deleting a job removes its answers from it. It is not a
+lock: two sessions that start at the same moment may both wait a second, or both generate.
 """
 
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from db.leases import Lease
 from db.sql import Statement
 from db.tables import items
 
-_NOTE = Statement(
+_STORE_KEYS = Statement(
     """
     UPDATE items SET answer_key = records.key
     FROM {records:id bigint, attempt integer, key text}
@@ -40,7 +39,7 @@ _ANSWERED = Statement(
     items.c.id,
     items.c.answer,
 )
-_UNDER_WAY = Statement(
+_IN_PROGRESS = Statement(
     """
     SELECT records.id FROM {records:id bigint, owner bigint, key text}
     WHERE EXISTS (
@@ -51,37 +50,41 @@ _UNDER_WAY = Statement(
     )
     """
 )
-#: An answer that takes longer is waited for no more.
+#: An item does not wait for another that has taken longer than this.
 PATIENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What others with the same keys have, by the ids of the items that ask.
+class CachedAnswers:
+    """What the cache holds for some items.
 
     Attributes:
-        answers: Of those that have been answered.
-        under_way: Ids of those that another session is answering now.
+        answers: Answers of equal requests, by the id of the item that asks.
+        in_progress: Ids of items whose equal request another session is answering now.
     """
 
     answers: dict[int, dict[str, Any]]
-    under_way: frozenset[int]
+    in_progress: frozenset[int]
 
 
-def note(transaction: Connection, keyed: Sequence[tuple[Lease, str]]) -> None:
-    """Note what leased items ask for; to be committed before `look`."""
+def store_keys(transaction: Connection, keyed: Sequence[tuple[Lease, str]]) -> None:
+    """Store the request keys of leased items. Must be committed before `lookup`."""
     counts.lock(transaction, {lease.job_id for lease, _ in keyed})
-    _NOTE.run(
+    _STORE_KEYS.run(
         transaction,
-        records=[{"id": one.item_id, "attempt": one.attempt, "key": key} for one, key in keyed],
+        records=[
+            {"id": one.item_id, "attempt": one.claim_number, "key": key} for one, key in keyed
+        ],
     )
 
 
-def look(transaction: Connection, keyed: Sequence[tuple[Lease, str]], session: str) -> Found:
-    """Find who has, or makes, the answers that items ask for which a session has leased."""
+def lookup(
+    transaction: Connection, keyed: Sequence[tuple[Lease, str]], session: str
+) -> CachedAnswers:
+    """Look up answers for the items that a session has leased."""
     records = [{"id": one.item_id, "owner": one.owner_id, "key": key} for one, key in keyed]
     answers = {row.id: row.answer for row in _ANSWERED.run(transaction, records=records)}
-    under_way = _UNDER_WAY.run(
+    in_progress = _IN_PROGRESS.run(
         transaction, records=records, session=session, since=-PATIENCE_SECONDS
     ).scalars()
-    return Found(answers, frozenset(under_way))
+    return CachedAnswers(answers, frozenset(in_progress))

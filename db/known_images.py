@@ -1,6 +1,6 @@
-"""What is known of an owner's images: which bytes are stored, and what checking them found.
+"""The table of known images: which bytes an owner has stored, and the results of checking them.
 
-    touch ─▶ store ─▶ add ─▶ unchecked ──judge──▶ ok (format, width, height), or an error code
+    mark_used ─▶ store the bytes ─▶ add ─▶ unchecked ──record_checks──▶ ok, or an error code
 
 A digest is checked once for each owner, however many items refer to it.
 """
@@ -15,18 +15,18 @@ from db.clock import after, now
 from db.requests import blob_digests
 from db.tables import blobs
 
-#: Most digests looked up in one statement.
+#: Most digests in one statement.
 LOOKUP = 5_000
 OK = "ok"
-#: A marked image is removed so much later.
+#: Time between marking an unused image and its garbage collection.
 GRACE_SECONDS = 3_600.0
-#: A use is not noted again so soon.
+#: A use is not recorded again within this time.
 TOUCH_SECONDS = 3_600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a check found. `code` is "ok" or that of an ItemError; sizes are pixels."""
+class CheckResult:
+    """Result of checking an image: "ok" or the code of an ItemError; sizes in pixels."""
 
     code: str
     message: str | None = None
@@ -36,7 +36,7 @@ class Verdict:
 
 
 def add(transaction: Connection, owner_id: int, sizes: dict[str, int]) -> None:
-    """Note that blobs are stored: digest → size in bytes. Safe to repeat."""
+    """Record that blobs are stored: digest → size in bytes. Safe to repeat."""
     rows = [
         {"owner_id": owner_id, "digest": digest, "size_bytes": size}
         for digest, size in sorted(sizes.items())
@@ -49,16 +49,16 @@ def add(transaction: Connection, owner_id: int, sizes: dict[str, int]) -> None:
     transaction.execute(statement, rows)
 
 
-def touch(
+def mark_used(
     transaction: Connection, owner_id: int, digests: Collection[str], *, storing: bool = False
 ) -> None:
-    """Say that an owner's images are used, so that they are not collected. Safe to repeat.
+    """Record that images are in use, so that they are not garbage-collected. Safe to repeat.
 
-    What was marked so long ago that its bytes may be gone stays as it is, and is not known.
+    An image that was marked so long ago that its bytes may be gone stays marked and unknown.
 
     Args:
-        storing: The bytes are about to be stored: what is being collected at this moment is
-            waited for, and what would be soon is forgotten, so that it is not collected then.
+        storing: The caller is about to store the bytes. Waits for a collection that runs now, and
+            deletes the row of an image that would be collected soon, so that it is not.
     """
     for some in _chunks(sorted(digests)):
         stale = or_(blobs.c.collecting_at.is_not(None), blobs.c.used_at < after(-TOUCH_SECONDS))
@@ -74,12 +74,12 @@ def touch(
             )
 
 
-def expect(transaction: Connection, owner_id: int, digests: Collection[str]) -> None:
-    """Say that images may be stored within minutes: what waits to be collected waits anew.
+def expect_upload(transaction: Connection, owner_id: int, digests: Collection[str]) -> None:
+    """Record that images may be uploaded within minutes, which delays their garbage collection.
 
-    They are not known until they are used, because their bytes may never come.
+    They stay unknown until they are used, because their bytes may never arrive.
     """
-    touch(transaction, owner_id, digests)
+    mark_used(transaction, owner_id, digests)
     for some in _chunks(sorted(digests)):
         marked = and_(
             blobs.c.owner_id == owner_id,
@@ -91,20 +91,20 @@ def expect(transaction: Connection, owner_id: int, digests: Collection[str]) -> 
 
 
 def _lock(transaction: Connection, chosen: ColumnElement[bool]) -> bool:
-    """Lock rows in order, so that two who share images do not wait in a circle. False if none."""
+    """Lock rows in order, so that two transactions cannot deadlock. False if there are none."""
     found = transaction.execute(
         select(blobs.c.digest).where(chosen).order_by(blobs.c.digest).with_for_update()
     )
     return bool(found.all())
 
 
-def forget(transaction: Connection, owner_id: int, digest: str) -> None:
-    """Forget an image whose bytes are not there, so that it is stored again. Safe to repeat."""
+def remove(transaction: Connection, owner_id: int, digest: str) -> None:
+    """Delete the row of an image whose bytes are missing, so that it is stored again."""
     transaction.execute(delete(blobs).where(blobs.c.owner_id == owner_id, blobs.c.digest == digest))
 
 
-def get(transaction: Connection, owner_id: int, digests: Collection[str]) -> dict[str, Verdict]:
-    """The verdicts there are on an owner's blobs, by digest."""
+def get(transaction: Connection, owner_id: int, digests: Collection[str]) -> dict[str, CheckResult]:
+    """Return the check results of an owner's images, by digest."""
     columns = [blobs.c.verdict, blobs.c.verdict_message, blobs.c.format, blobs.c.width]
     found = {}
     for some in _chunks(sorted(digests)):
@@ -116,12 +116,12 @@ def get(transaction: Connection, owner_id: int, digests: Collection[str]) -> dic
                 blobs.c.collecting_at.is_(None),
             )
         )
-        found.update({digest: Verdict(*values) for digest, *values in rows})
+        found.update({digest: CheckResult(*values) for digest, *values in rows})
     return found
 
 
 def stored(transaction: Connection, owner_id: int, digests: Collection[str]) -> set[str]:
-    """Those of `digests` whose bytes this owner has stored."""
+    """Return those of `digests` whose bytes this owner has stored."""
     found: set[str] = set()
     for some in _chunks(sorted(digests)):
         rows = transaction.execute(
@@ -136,38 +136,42 @@ def stored(transaction: Connection, owner_id: int, digests: Collection[str]) -> 
 
 
 def checked(transaction: Connection, owner_id: int, references: Collection[str]) -> set[str]:
-    """Those `blob:` references whose bytes were checked and found good."""
-    verdicts = get(transaction, owner_id, blob_digests(references))
-    return {f"blob:{digest}" for digest, verdict in verdicts.items() if verdict.code == OK}
+    """Return those `blob:` references whose bytes were checked and found good."""
+    check_results = get(transaction, owner_id, blob_digests(references))
+    return {
+        f"blob:{digest}"
+        for digest, check_result in check_results.items()
+        if check_result.code == OK
+    }
 
 
-def judge(transaction: Connection, found: Mapping[tuple[int, str], Verdict]) -> None:
-    """Record verdicts by owner and digest. The first on a blob stays; safe to repeat."""
+def record_checks(transaction: Connection, found: Mapping[tuple[int, str], CheckResult]) -> None:
+    """Record check results by owner and digest. The first of an image stays; safe to repeat."""
     if not found:
         return
     rows = [
         {
             "owner": owner_id,
             "judged": digest,
-            "verdict": verdict.code,
-            "verdict_message": verdict.message,
-            "format": verdict.format,
-            "width": verdict.width,
-            "height": verdict.height,
+            "verdict": check_result.code,
+            "verdict_message": check_result.message,
+            "format": check_result.format,
+            "width": check_result.width,
+            "height": check_result.height,
         }
-        # In order: two workers that found the same must not wait in a circle.
-        for (owner_id, digest), verdict in sorted(found.items())
+        # In order, so that two workers with the same images cannot deadlock.
+        for (owner_id, digest), check_result in sorted(found.items())
     ]
-    unjudged = and_(
+    unchecked = and_(
         blobs.c.owner_id == bindparam("owner"),
         blobs.c.digest == bindparam("judged"),
         blobs.c.verdict.is_(None),
     )
-    transaction.execute(update(blobs).where(unjudged), rows)
+    transaction.execute(update(blobs).where(unchecked), rows)
 
 
-def count_death(transaction: Connection, owner_id: int, digest: str) -> int:
-    """Count a child process that died on a blob. Returns how many did so far."""
+def count_crash(transaction: Connection, owner_id: int, digest: str) -> int:
+    """Count a child process that died on an image. Returns how many have so far."""
     row = transaction.execute(
         update(blobs)
         .where(blobs.c.owner_id == owner_id, blobs.c.digest == digest)

@@ -1,8 +1,8 @@
-"""Every lease ends, whatever happens to the worker's own code or to the database.
+"""The lease writer: ends every lease, whatever happens to the worker's code or to the database.
 
-A write is tried for as long as the session holds: after that the items belong to others. When
-anything goes wrong between the claim and the last write, the session is abandoned, and what it
-had is rescued: a lease that nobody ends would otherwise live as long as the heartbeat.
+A write is retried for as long as the session holds; after that other workers have the items. If
+anything fails between the claim and the last write, the session is abandoned, so that its items
+are rescued: a lease that nobody ends would otherwise live as long as the heartbeat.
 """
 
 import logging
@@ -20,13 +20,13 @@ from workers.session import Session
 log = logging.getLogger(__name__)
 
 
-class LeaseEnds:
-    """Writes the ends of leases, again and again while the database is away.
+class LeaseWriter:
+    """Writes how leases end, and retries while the database is unavailable.
 
     Args:
-        session: Tells for how long writing makes sense.
-        policy: What becomes of retryable errors.
-        notices: Tell those who wait for the jobs.
+        session: Holds the leases; writes are retried until it is lost.
+        policy: How often retryable errors are tried again.
+        notices: Notifies those who wait for the jobs.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class LeaseEnds:
         arrived: Sequence[tuple[Lease, list[str]]] = (),
         failures: Sequence[Failure] = (),
     ) -> None:
-        """Complete, advance and fail, in one transaction."""
+        """Complete, advance and fail items in one transaction."""
         ended = [lease for lease, _ in (*answers, *arrived)]
         ended += [failure.lease for failure in failures]
         if not ended:
@@ -51,34 +51,34 @@ class LeaseEnds:
 
         def work(transaction: Transaction) -> int:
             if bool(answers) + bool(arrived) + bool(failures) > 1:
-                # All at once and in one order, or two workers could wait for each other.
+                # All jobs at once and in one order, so that two workers cannot deadlock.
                 counts.lock(transaction, {lease.job_id for lease in ended})
             ours = leases.complete(transaction, answers)
             ours |= leases.advance(transaction, arrived)
             ours |= leases.fail(transaction, failures, self._policy)
-            failpoints.reach("writing")
+            failpoints.trigger("writing")
             return len(ours)
 
         written = self._database.retrying(work, while_=lambda: self._session.holds(session_id))
-        failpoints.reach("written")
+        failpoints.trigger("written")
         self._notices.changed(*{lease.job_id for lease in ended})
         if lost := len(ended) - written:
-            log.info("%d leases were lost; what was found for them is dropped", lost)
+            log.info("%d leases were lost; their results are dropped", lost)
 
     def release(
-        self, session_id: str, given_back: Sequence[Lease], *, wait_seconds: float = 0.0
+        self, session_id: str, released: Sequence[Lease], *, wait_seconds: float = 0.0
     ) -> None:
-        """Hand items back, charged to nobody."""
-        released = self._database.retrying(
-            lambda transaction: leases.release(transaction, given_back, wait_seconds=wait_seconds),
+        """Release items to the queue without charging an attempt."""
+        ids = self._database.retrying(
+            lambda transaction: leases.release(transaction, released, wait_seconds=wait_seconds),
             while_=lambda: self._session.holds(session_id),
         )
-        log.info("released %d items that had not begun", len(released))
+        log.info("released %d items that had not started", len(ids))
 
-    def blame(self, session_id: str, running: Sequence[Lease], *, alone: bool) -> None:
-        """Say on what the device hung, and end the session: the process is about to end."""
+    def mark_suspects(self, session_id: str, running: Sequence[Lease], *, alone: bool) -> None:
+        """Mark the items on which the device hung, and end the session of the dying process."""
         with self._database.transaction() as transaction:
-            leases.blame(transaction, running, alone=alone)
+            leases.mark_suspects(transaction, running, alone=alone)
             sessions.end(transaction, session_id)
 
 
@@ -91,10 +91,10 @@ def claim_and_work(
     model: str | None,
     limit: int,
 ) -> bool:
-    """Claim what is due and hand it to `work`, with the session that holds it.
+    """Claim due items and pass them to `work`, with the session that holds them.
 
     Returns:
-        Whether there may be more.
+        True if there may be more.
     """
     with holding(session) as session_id:
         if not session.holds(session_id):
@@ -106,16 +106,16 @@ def claim_and_work(
         if not taken:
             with database.snapshot() as transaction:
                 return claims.is_due(transaction, stage=stage, model=model)
-        failpoints.reach("claimed", taken)
+        failpoints.trigger("claimed", taken)
         work(taken, session_id)
     return True
 
 
 @contextmanager
 def holding(session: Session) -> Iterator[str]:
-    """Claim and work inside the block, under the session whose id it yields.
+    """Yield the session's id for a block that claims and works.
 
-    If the block raises, the session is abandoned with whatever it has leased.
+    If the block raises, the session is abandoned with all its leases.
     """
     session_id = session.id
     try:
