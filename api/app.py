@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from api import errors, events, health, images, jobs, keys, models, reviews, webhooks
-from api.guard import CountBody, NameRequests
+from api.guard import BodyLimit, RequestIds
 from api.openai import batches, chat, files
 from api.openai.requests import ChatIn
 from api.services import Services
@@ -55,8 +55,8 @@ def create_app(record: RecordSettings, settings: ApiSettings) -> FastAPI:
         record.limits,
         local_owner,
     )
-    app.add_middleware(CountBody, settings=settings)
-    app.add_middleware(NameRequests)
+    app.add_middleware(BodyLimit, settings=settings)
+    app.add_middleware(RequestIds)
     errors.install(app)
     for part in (
         events,

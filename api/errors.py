@@ -1,15 +1,18 @@
-"""Errors as problem+json (RFC 9457); the one place that knows HTTP statuses.
+"""Errors as HTTP responses: problem+json (RFC 9457), or the error objects of OpenAI's API.
 
 {"type": "urn:idefiq:error:unknown_model", "title": …, "status": 422, "code": "unknown_model",
- "detail": "one sentence", "errors": [{"field": "items.3.question", "line": 4, "message": …}]}
+ "detail": "one sentence", "request_id": "req_…",
+ "errors": [{"field": "items.3.question", "line": 4, "message": …}]}
 
-OpenAI's clients read another form, with statuses of its own:
+OpenAI's clients read another form, with other statuses:
 
-{"error": {"message": "one sentence", "type": "invalid_request_error", "param": …, "code": …}}
+{"error": {"message": "one sentence", "type": "invalid_request_error", "param": …, "code": …,
+           "request_id": "req_…"}}
 """
 
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -39,16 +42,28 @@ STATUS: Mapping[type[errors.IdefiqError], int] = {
     errors.QuotaExceeded: 429,
     errors.StorageError: 503,
 }
-#: Sent with what will pass, and short enough that clients do wait.
+#: Retry-After of errors that will pass; short, so that clients do wait.
 RETRY_AFTER_SECONDS = 2
 
-#: Where OpenAI's form is spoken.
+#: Paths whose errors have the form of OpenAI's API.
 OPENAI_PATHS = ("/v1/files", "/v1/batches", "/v1/chat/")
-#: A 409 or 503 of ours may pass, but a conflict is not mended by sending the same again.
+#: Tells OpenAI's clients that sending the same request again does not help.
 _NOT_AGAIN = {"x-should-retry": "false"}
 
-#: Most mistakes that one answer names.
-MOST_ERRORS = 10
+#: Most errors in one response.
+MAX_ERRORS = 10
+
+#: Codes that belong to no class of db/errors.py: status and meaning.
+OTHER_CODES: Mapping[str, tuple[int, str]] = {
+    "internal": (500, "Unexpected error; the service's log has it under the request id."),
+    "method_not_allowed": (405, "The route does not support this HTTP method."),
+    "headers_too_large": (431, "The request's headers are longer than 64 KiB."),
+    "timeout": (504, "A chat completion took too long and was cancelled."),
+    "cancelled": (400, "A chat completion was cancelled before it was answered."),
+    "restarted": (500, "A streamed answer was generated again with another text; retry."),
+    "batch_expired": (200, "In a batch's error file: the batch expired before this line."),
+    "batch_cancelled": (200, "In a batch's error file: the batch was cancelled before this line."),
+}
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +75,9 @@ def problem(
     *,
     errors: list[dict[str, Any]] | None = None,
     headers: Mapping[str, str] | None = None,
+    request_id: str = "",
 ) -> JSONResponse:
-    """One problem document."""
+    """Build a problem document."""
     body: dict[str, Any] = {
         "type": f"urn:idefiq:error:{code}",
         "title": HTTPStatus(status).phrase,
@@ -69,6 +85,8 @@ def problem(
         "code": code,
         "detail": detail,
     }
+    if request_id:
+        body["request_id"] = request_id
     if errors:
         body["errors"] = errors
     return JSONResponse(
@@ -83,28 +101,71 @@ def envelope(
     *,
     param: str | None = None,
     headers: Mapping[str, str] | None = None,
+    request_id: str = "",
 ) -> JSONResponse:
-    """One error in OpenAI's form."""
+    """Build an error in the form of OpenAI's API."""
     if status == 422:
         status = 404 if code == errors.UnknownModel.code else 400
     if param:  # clients show the message alone
         message = f"{param}: {message}"
-    said = dict(headers or {}) | (_NOT_AGAIN if status in (409, 504) else {})
-    return JSONResponse(error_body(message, code, status=status, param=param), status, headers=said)
+    sent = dict(headers or {}) | (_NOT_AGAIN if status in (409, 504) else {})
+    body = error_body(message, code, status=status, param=param)
+    if request_id:
+        body["error"]["request_id"] = request_id
+    return JSONResponse(body, status, headers=sent)
 
 
-def request_error(error: ValidationError, *, line: int | None = None) -> errors.RequestError:
-    """The first complaint of a validation as a RequestError that names its field."""
-    first = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in first["loc"]) or None
-    message = str(first["msg"]).removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
+def request_error(
+    error: ValidationError,
+    sent: bytes | Mapping[str, Any] | None = None,
+    *,
+    line: int | None = None,
+) -> errors.RequestError:
+    """Turn a failed validation into a RequestError that names the field as it was sent.
+
+    Args:
+        sent: The JSON that was validated, as text or as an object; None if it is not what the
+            caller sent.
+    """
+    if isinstance(sent, bytes):
+        try:
+            sent = json.loads(sent)
+        except (ValueError, RecursionError):
+            sent = None
+    field, message = _first_error(error.errors(include_url=False), sent)
+    return errors.RequestError(message, field=field or None, line=line)
+
+
+def _first_error(found: Sequence[Any], sent: object) -> tuple[str, str]:
+    """Return field and message of the first error; of a union, of its most specific branch."""
+    first = _path_sent(found[0]["loc"], sent)
+    branches = [one for one in found if _path_sent(one["loc"], sent)[: len(first)] == first]
+    chosen = max(branches, key=lambda one: len(_path_sent(one["loc"], sent)))
+    message = str(chosen["msg"]).removeprefix("Value error, ")
+    if chosen["type"] == "extra_forbidden":
         message = "unknown field"
-    return errors.RequestError(message, field=field, line=line)
+    return ".".join(map(str, _path_sent(chosen["loc"], sent))), message
+
+
+def _path_sent(location: Sequence[int | str], sent: object) -> list[int | str]:
+    """Leave out of a pydantic location what is not in the JSON, such as branches of a union."""
+    if sent is None:
+        return list(location)
+    path: list[int | str] = []
+    here: Any = sent
+    for number, part in enumerate(location):
+        try:
+            here = here[part]
+        except (TypeError, LookupError):
+            is_missing_field = isinstance(here, dict) and number == len(location) - 1
+            if not is_missing_field:
+                continue
+        path.append(part)
+    return path
 
 
 def install(app: FastAPI) -> None:
-    """Render every error of `app` as a problem."""
+    """Install the handlers that render every error of `app`."""
     app.add_exception_handler(errors.IdefiqError, _ours)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
@@ -139,30 +200,49 @@ def _ours(request: Request, error: Exception) -> JSONResponse:
     detail = ": ".join([*places, str(error)])
     if _speaks_openai(request):
         param = str(where["field"]) if "field" in where else None
-        return envelope(status, error.code, str(error), param=param, headers=headers)
-    return problem(status, error.code, detail, errors=listed, headers=headers)
+        return envelope(
+            status,
+            error.code,
+            str(error),
+            param=param,
+            headers=headers,
+            request_id=_request_id(request),
+        )
+    return problem(
+        status,
+        error.code,
+        detail,
+        errors=listed,
+        headers=headers,
+        request_id=_request_id(request),
+    )
 
 
 def _quota_headers(error: errors.QuotaExceeded) -> dict[str, str]:
-    """In the form of the draft on RateLimit header fields."""
+    """Headers of the IETF draft on RateLimit header fields."""
     return {
         "Retry-After": str(quotas.RETRY_SECONDS),
-        "RateLimit-Policy": f'"{error.quota}";q={error.most}',
+        "RateLimit-Policy": f'"{error.quota}";q={error.limit}',
         "RateLimit": f'"{error.quota}";r={error.left};t={quotas.RETRY_SECONDS}',
     }
 
 
 def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    listed = [
-        {"field": ".".join(str(part) for part in one["loc"][1:]), "message": one["msg"]}
-        for one in error.errors()[:MOST_ERRORS]
-    ]
+    listed = []
+    for one in error.errors()[:MAX_ERRORS]:
+        source, *location = one["loc"]
+        sent = error.body if source == "body" else dict.fromkeys(location[:1], 0)
+        field, message = _first_error([{**one, "loc": location}], sent)
+        listed.append({"field": field, "message": message})
     detail = "; ".join(": ".join(filter(None, one.values())) for one in listed[:3])
     if _speaks_openai(request):
         code, param = errors.RequestError.code, listed[0]["field"]
-        return envelope(422, code, listed[0]["message"], param=param)
-    return problem(422, errors.RequestError.code, detail, errors=listed)
+        message = listed[0]["message"]
+        return envelope(422, code, message, param=param, request_id=_request_id(request))
+    return problem(
+        422, errors.RequestError.code, detail, errors=listed, request_id=_request_id(request)
+    )
 
 
 def _http(request: Request, error: Exception) -> JSONResponse:
@@ -172,22 +252,33 @@ def _http(request: Request, error: Exception) -> JSONResponse:
     codes = {404: errors.NotFound.code, 405: "method_not_allowed"}
     code = codes.get(error.status_code, errors.RequestError.code)
     render = envelope if _speaks_openai(request) else problem
-    return render(error.status_code, code, str(error.detail), headers=error.headers)
+    return render(
+        error.status_code,
+        code,
+        str(error.detail),
+        headers=error.headers,
+        request_id=_request_id(request),
+    )
 
 
 def _gone(request: Request, error: Exception) -> Response:
-    """Whoever asked went away before the request was read: nobody is told, nothing is logged."""
+    """The client has disconnected before the request was read: send and log nothing."""
     return Response(status_code=499)
 
 
 def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    name = request.state.request_id
+    name = _request_id(request)
     log.error("%s: %s %s failed", name, request.method, request.url.path, exc_info=error)
     render = envelope if _speaks_openai(request) else problem
-    return render(500, errors.IdefiqError.code, "the service failed; its log says how")
+    message = f"internal error (request {name}); see the service's log"
+    return render(500, errors.IdefiqError.code, message, request_id=name)
+
+
+def _request_id(request: Request) -> str:
+    return str(request.state.request_id)
 
 
 def _speaks_openai(request: Request) -> bool:
-    # Theirs name themselves, so that they are understood elsewhere too.
+    # OpenAI's own clients name themselves, so they get their form on all paths.
     theirs = "x-stainless-lang" in request.headers
     return theirs or request.url.path.startswith(OPENAI_PATHS)

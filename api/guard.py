@@ -30,7 +30,7 @@ NDJSON = "application/x-ndjson"
 FORM = "multipart/form-data"
 
 
-class CountBody:
+class BodyLimit:
     """Ends a request whose body grows past its limit with TooLarge, however it is sent.
 
     One whose headers are longer than anybody needs is refused as it is.
@@ -40,12 +40,17 @@ class CountBody:
         self._app, self._settings = app, settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Count, and hand on."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MOST_HEADER_BYTES:
-            refusal = problem(431, "headers_too_large", f"more than {MOST_HEADER_BYTES} bytes")
+            refusal = problem(
+                431,
+                "headers_too_large",
+                f"the headers are longer than {MOST_HEADER_BYTES} bytes",
+                request_id=scope["state"]["request_id"],
+            )
             await refusal(scope, receive, send)
             return
         await self._app(scope, _counting(receive, self._most(scope)), send)
@@ -63,17 +68,17 @@ class CountBody:
         }.get((scope["path"], media_type), self._settings.max_body_bytes)
 
 
-class NameRequests:
-    """Gives every answer its headers: who it is, and what a browser may make of it.
+class RequestIds:
+    """Gives every request an id, and every response its `x-request-id` and hardening headers.
 
-    By its `x-request-id` a log line and a complaint can meet.
+    Error bodies and log lines carry the same id.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Name, and hand on."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -156,7 +156,7 @@ def submit_json(services: Services, envelope: Envelope, body: bytes) -> str:
     try:
         submission = SubmissionIn.model_validate_json(body)
     except ValidationError as error:
-        raise request_error(error) from error
+        raise request_error(error, body) from error
     most = services.settings.max_items
     if len(submission.items) > most:
         raise TooLarge(f"{len(submission.items)} items; send more than {most} as NDJSON")
@@ -320,7 +320,7 @@ class Spool:
             checker = self._checker or self._open_checker()
             item = checker.check(ItemIn.model_validate_json(line))
         except ValidationError as error:
-            raise request_error(error, line=self._line) from error
+            raise request_error(error, line, line=self._line) from error
         except RequestError as error:
             error.line = self._line
             raise

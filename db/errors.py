@@ -1,29 +1,29 @@
-"""What can go wrong, and what follows from it.
+"""Error classes of the service, and what follows from each.
 
-    RequestError   the caller can fix it     → HTTP 4xx, nothing stored
-    ItemError      this input is at fault    → its item fails, neighbours are untouched
-    EngineError    the batch or the device   → retried, bounded
-    StorageError   database or store away    → retried, charged to nobody
+    RequestError   the caller can fix it            → HTTP 4xx, nothing stored
+    ItemError      the item is the cause            → the item fails, others are untouched
+    EngineError    the batch or the device failed   → retried, a limited number of times
+    StorageError   database or store unavailable    → retried, no attempt is charged
 
-`code` is on the wire and in the row and is never reused for something else. The HTTP status of
-each lives in api/errors.py alone.
+`code` is in responses and in the database, and never changes its meaning. api/errors.py maps each
+class to its HTTP status.
 """
 
 from typing import ClassVar
 
 
 class IdefiqError(Exception):
-    """Base of all errors of this service; its message is one sentence for a user."""
+    """Base of all errors of the service; the message is one sentence for a user."""
 
     code: str = "internal"
     retryable: ClassVar[bool] = False
 
 
-# ---- the caller can fix it ----------------------------------------------------------
+# ---- of requests ----------------------------------------------------------
 
 
 class RequestError(IdefiqError):
-    """The request cannot be accepted as it is."""
+    """The request is invalid."""
 
     code = "invalid_request"
 
@@ -34,19 +34,19 @@ class RequestError(IdefiqError):
 
 
 class NotFound(RequestError):
-    """It does not exist, or it is another owner's."""
+    """The resource does not exist, or belongs to another owner."""
 
     code = "not_found"
 
 
 class UnknownModel(RequestError):
-    """No worker has ever offered this model."""
+    """No engine has ever offered this model."""
 
     code = "unknown_model"
 
 
 class UnsupportedKind(RequestError):
-    """The model cannot do this kind of item."""
+    """The model does not support this kind of item."""
 
     code = "unsupported_kind"
 
@@ -58,128 +58,128 @@ class IdempotencyConflict(RequestError):
 
 
 class Unauthorized(RequestError):
-    """No API key, or one that is unknown, revoked or expired."""
+    """The API key is missing, unknown, revoked or expired."""
 
     code = "unauthorized"
 
 
 class Forbidden(RequestError):
-    """This caller may not ask for it in this way."""
+    """The caller is not allowed to do this."""
 
     code = "forbidden"
 
 
 class WrongMediaType(RequestError):
-    """The body's Content-Type is none of those that are understood here."""
+    """The Content-Type of the body is not supported by this route."""
 
     code = "wrong_media_type"
 
 
 class TooLarge(RequestError):
-    """More bytes than the limit allows."""
+    """The body, or something in it, is larger than its limit."""
 
     code = "too_large"
 
 
 class QuotaExceeded(RequestError):
-    """As much as this owner may have is there already.
+    """The owner's quota is exceeded.
 
     Attributes:
-        quota: Which one: queued-items or stored-bytes.
-        most: What it allows.
+        quota: Name of the quota: queued-items or stored-bytes.
+        limit: What the quota allows.
         left: How much of it is left.
     """
 
     code = "quota_exceeded"
 
-    def __init__(self, message: str, *, quota: str, most: int, left: int) -> None:
+    def __init__(self, message: str, *, quota: str, limit: int, left: int) -> None:
         super().__init__(message)
-        self.quota, self.most, self.left = quota, most, left
+        self.quota, self.limit, self.left = quota, limit, left
 
 
 class NotReady(RequestError):
-    """It will be there, but is not yet."""
+    """Not ready yet; try again later."""
 
     code = "not_ready"
 
 
 class ReviewConflict(RequestError):
-    """Somebody else has decided since the caller looked."""
+    """Somebody else has decided since the caller read the review."""
 
     code = "review_conflict"
 
 
 class Unsupported(RequestError):
-    """The service, as it is set up, cannot do this."""
+    """The service, as it is configured, cannot do this."""
 
     code = "unsupported"
 
 
-# ---- this input is at fault ---------------------------------------------------------
+# ---- of items ---------------------------------------------------------
 
 
 class ItemError(IdefiqError):
-    """The item can never be answered; it is not tried again."""
+    """The item can never be answered and is not retried."""
 
     code = "item_invalid"
 
 
 class ImageUnreadable(ItemError):
-    """The bytes are no image of an accepted format, or a broken one."""
+    """The bytes are not an image of an accepted format, or are damaged."""
 
     code = "image_unreadable"
 
 
 class ImageTooLarge(ItemError):
-    """More bytes, more pixels or a more extreme shape than the limits allow."""
+    """The image has more bytes, more pixels or a more extreme shape than allowed."""
 
     code = "image_too_large"
 
 
 class ImageNotFound(ItemError):
-    """The reference leads nowhere."""
+    """No image exists at the reference."""
 
     code = "image_not_found"
 
 
 class ImageForbidden(ItemError):
-    """The reference leads where this owner, or this service, may not read."""
+    """The owner, or the service, may not read the reference."""
 
     code = "image_forbidden"
 
 
 class ImageMismatch(ItemError):
-    """The stored bytes do not have the digest by which they are named."""
+    """The stored bytes do not have the digest that names them."""
 
     code = "image_mismatch"
 
 
 class PromptTooLong(ItemError):
-    """Prompt and images together do not fit the model's context."""
+    """Prompt and images do not fit the model's context."""
 
     code = "prompt_too_long"
 
 
 class ItemRefused(ItemError):
-    """The model's own processor or chat template does not take such an item."""
+    """The model's processor or chat template rejects the item."""
 
     code = "item_refused"
 
 
 class OutOfMemory(ItemError):
-    """The item does not fit the device even alone."""
+    """The item does not fit the device, even alone."""
 
     code = "out_of_memory"
 
 
 class Poison(ItemError):
-    """Workers died or gave up, again and again, while they had the item."""
+    """Workers died or gave up repeatedly while they had the item."""
 
     code = "poison"
 
 
 class ImagePoison(ItemError):
-    """The process that checked the image died or ran out of time, twice."""
+    """The process that checked the image died or timed out twice."""
 
     code = "image_poison"
 
@@ -188,37 +188,37 @@ class ImagePoison(ItemError):
 
 
 class FetchFailed(IdefiqError):
-    """The image's server is busy, slow or away."""
+    """The image's server is slow, busy or unreachable."""
 
     code = "fetch_failed"
     retryable = True
 
 
 class EngineError(IdefiqError):
-    """A batch or the device failed; nothing is known against any single item."""
+    """A batch or the device failed; the item itself may be good."""
 
     code = "engine_error"
     retryable = True
 
 
 class CheckDied(IdefiqError):
-    """The process that checked an image died; once may be chance."""
+    """The process that checked an image died for the first time."""
 
     code = "image_check_died"
     retryable = True
 
 
-# ---- nobody's fault -----------------------------------------------------------------
+# ---- of the storage -----------------------------------------------------------------
 
 
 class StorageError(IdefiqError):
-    """The database or the blob store is away or failing."""
+    """The database or the blob store is unavailable."""
 
     code = "storage_unavailable"
     retryable = True
 
 
 class HostBusy(StorageError):
-    """This service fetches from the image's host as much as it allows itself."""
+    """The service already fetches as much from the image's host as it allows itself."""
 
     code = "host_busy"

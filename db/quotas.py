@@ -140,6 +140,6 @@ def _exceeded(quota: str, state: str, has: int, more: int, most: int) -> QuotaEx
         f"{state} already and {more} more would pass the {most} that this owner may have"
         f"{_REMEDIES[quota]}",
         quota=quota,
-        most=most,
+        limit=most,
         left=max(0, most - has),
     )

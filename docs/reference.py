@@ -1,10 +1,12 @@
-"""`make docs`: writes what docs/api.md and docs/cli.md know from the code itself.
+"""`make docs`: writes the parts of the reference pages that follow from the code.
 
-OpenAPI document ─▶ every route, with the examples of docs/examples.txt ─┐
-errors           ─▶ every code with its status                          ├─▶ between the markers
-commands         ─▶ every argument and option                           ─┘   of the two pages
+OpenAPI document ─▶ every route, with the examples of docs/examples.txt ─▶ api.md
+error classes    ─▶ every code with its status                          ─▶ errors.md
+settings classes ─▶ every environment variable                          ─▶ settings.md
+commands         ─▶ every argument and option                           ─▶ cli.md
 """
 
+import json
 import re
 import tempfile
 from collections.abc import Iterator
@@ -14,14 +16,24 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from pydantic_settings import BaseSettings
 
 from api import errors as statuses
 from api.app import create_app
 from api.settings import ApiSettings
 from db import errors
 from db.settings import RecordSettings
+from workers.settings import EngineSettings, IntakeSettings, UpkeepSettings
 
 DOCS = Path(__file__).parent
+#: Heading → settings that a process reads.
+SETTINGS: dict[str, type[BaseSettings]] = {
+    "Every process": RecordSettings,
+    "The API": ApiSettings,
+    "Intake workers": IntakeSettings,
+    "Engine workers": EngineSettings,
+    "Upkeep workers": UpkeepSettings,
+}
 _MARKER = "<!-- {}: written by `make docs` -->\n"
 
 
@@ -119,17 +131,44 @@ def _sentence(text: str) -> str:
 
 
 def codes() -> str:
-    """Every code of an error, with what its class says."""
-    of_requests = ["| of a request | status | meaning |", "|---|---|---|"]
-    of_items = ["| of an item | meaning |", "|---|---|"]
+    """Tables of every error code, with the first sentence of its class."""
+    of_requests = ["## Of requests", "", "| code | status | meaning |", "|---|---|---|"]
+    of_items = ["## Of items", "", "| code | retried | meaning |", "|---|---|---|"]
     for kind in _below(errors.IdefiqError):
         said = _sentence((kind.__doc__ or "").partition("\n\n")[0])
         status = next((statuses.STATUS[k] for k in kind.__mro__ if k in statuses.STATUS), None)
         if issubclass(kind, errors.RequestError | errors.StorageError) and "code" in vars(kind):
             of_requests.append(f"| `{kind.code}` | {status} | {said} |")
         elif "code" in vars(kind):
-            of_items.append(f"| `{kind.code}` | {said} |")
+            retried = "yes" if kind.retryable else "no"
+            of_items.append(f"| `{kind.code}` | {retried} | {said} |")
+    others = [
+        f"| `{code}` | {status} | {said} |" for code, (status, said) in statuses.OTHER_CODES.items()
+    ]
+    of_requests += others
     return "\n".join([*of_requests, "", *of_items])
+
+
+def settings() -> str:
+    """A table of every setting, by the process that reads it."""
+    sections = []
+    for heading, model in SETTINGS.items():
+        rows = ["| variable | default | meaning |", "|---|---|---|"]
+        for name, field in model.model_fields.items():
+            if heading != "Every process" and name in RecordSettings.model_fields:
+                continue
+            default = "" if field.is_required() else field.get_default(call_default_factory=True)
+            shown = f"`{_value(default)}`" if _value(default) else ""
+            meaning = _sentence(field.description or "")
+            rows.append(f"| `IDEFIQ_{name.upper()}` | {shown} | {meaning} |")
+        sections.append("\n".join([f"## {heading}", "", *rows]))
+    return "\n\n".join(sections)
+
+
+def _value(default: object) -> str:
+    if isinstance(default, bool | list | tuple | dict):
+        return json.dumps(default)
+    return "" if default is None else str(default)
 
 
 def _below(kind: type[errors.IdefiqError]) -> Iterator[type[errors.IdefiqError]]:
@@ -210,12 +249,14 @@ def written(page: str, **parts: str) -> str:
 
 
 def pages() -> dict[Path, str]:
-    """Both pages as they should be."""
-    api, cli = DOCS / "api.md", DOCS / "cli.md"
-    return {
-        api: written(api.read_text(), routes=routes(), codes=codes()),
-        cli: written(cli.read_text(), commands=commands()),
+    """All pages with generated parts, as they should be."""
+    parts = {
+        "api.md": {"routes": routes()},
+        "cli.md": {"commands": commands()},
+        "errors.md": {"codes": codes()},
+        "settings.md": {"settings": settings()},
     }
+    return {DOCS / name: written((DOCS / name).read_text(), **each) for name, each in parts.items()}
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ async def create_batch(
     try:
         asked = BatchIn.model_validate_json(body)
     except ValidationError as error:
-        raise request_error(error) from error
+        raise request_error(error, body) from error
     digest = hashlib.sha256(asked.model_dump_json().encode()).hexdigest()
     expires = asked.output_expires_after
     new = NewBatch(
@@ -182,7 +182,7 @@ class Input:
             try:
                 self._take(line)
             except ValidationError as error:
-                self._note(number, request_error(error))
+                self._note(number, request_error(error, line))
             except RequestError as error:
                 if not _is_of_a_line(error):
                     raise

@@ -62,7 +62,7 @@ async def complete(request: Request, services: Parts, owner: CurrentOwner) -> Re
         # Images in it make it long: not on the loop that all others share.
         asked = await run_in_threadpool(ChatIn.model_validate_json, body)
     except ValidationError as error:
-        raise request_error(error) from error
+        raise request_error(error, body) from error
     job_id, model = await run_in_threadpool(_submit, services, owner.id, asked)
     call = ChatCall(services, owner.id, job_id, model)
     if asked.stream:

@@ -72,7 +72,7 @@ async def upload(request: Request, services: Parts, owner: CurrentOwner) -> File
         try:
             said = FileIn.model_validate(fields)
         except ValidationError as error:
-            raise request_error(error) from error
+            raise request_error(error, fields) from error
         return await run_in_threadpool(_store, services, owner.id, file, said)
 
 

@@ -28,24 +28,25 @@ def whole(text: str) -> str:
 
 
 def shown() -> list[dict[str, Any]]:
-    """Every request of the README's `ask '…'` lines."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    """Every request of the `ask '…'` lines of docs/kinds.md."""
+    text = (ROOT / "docs" / "kinds.md").read_text(encoding="utf-8")
     return [json.loads(whole(asked)) for asked in re.findall(r"^ +ask '(.+?)'$", text, re.M | re.S)]
 
 
 @pytest.mark.parametrize("request_", shown(), ids=lambda request: str(request["kind"]))
-def test_every_kind_in_the_readme_is_accepted(request_: dict[str, Any]) -> None:
+def test_every_kind_on_the_page_of_kinds_is_accepted(request_: dict[str, Any]) -> None:
     item = ItemIn.model_validate(request_)
 
     validate_request(effective({}, item.canonical()), CARD)
 
 
-def test_the_readme_shows_each_kind() -> None:
+def test_the_page_of_kinds_shows_each_kind() -> None:
     assert {request["kind"] for request in shown()} == {*CARD.kinds}
 
 
-def test_the_job_in_the_readme_is_accepted() -> None:
-    text = whole((ROOT / "README.md").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("page", ["README.md", "docs/kinds.md"])
+def test_the_job_on_a_page_is_accepted(page: str) -> None:
+    text = whole((ROOT / page).read_text(encoding="utf-8"))
     [body] = re.findall(r"-d '(\{\n.+?\})'$", text, re.M | re.S)
     job = json.loads(body)
     defaults = JobIn.model_validate({"defaults": job["defaults"]}).defaults.canonical()

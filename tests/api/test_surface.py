@@ -161,3 +161,44 @@ def test_logs_hold_no_key_no_prompt_and_no_image(
     for word in ("5e5e5e5e", "my secret question", "c2VjcmV0"):
         ours = [one for one in caplog.records if not one.name.startswith(("httpx2", "httpcore2"))]
         assert not any(word in one.getMessage() for one in ours), word
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/v1/chat/completions", {"content": [{"type": "text", "text": 3}]}, "text"),
+        ("/v1/chat/completions", {"content": [{"type": "film"}]}, ""),
+        ("/v1/jobs", {"content": [{"type": "image"}]}, "index"),
+    ],
+)
+def test_an_error_names_the_field_as_it_was_sent(
+    http_sqlite: httpx2.Client, path: str, body: dict[str, Any], field: str
+) -> None:
+    messages = [{"role": "user", **body}]
+    item = {"kind": "chat", "messages": messages, "images": []}
+    is_chat = path.endswith("completions")
+
+    answer = http_sqlite.post(
+        path, json={"model": "m", "messages": messages} if is_chat else {"items": [item]}
+    ).json()
+
+    named = answer["error"]["param"] if is_chat else answer["errors"][0]["field"]
+    where = "messages.0.content.0" if is_chat else "items.0.messages.0.content.0"
+    assert named == f"{where}.{field}".strip(".")
+
+
+def test_every_error_body_carries_the_id_of_its_request(http_sqlite: httpx2.Client) -> None:
+    answers = [
+        http_sqlite.get("/v1/jobs/job_none"),
+        http_sqlite.post("/v1/jobs", json={"items": 3}),
+        http_sqlite.get("/v1/jobs", params={"limit": "many"}),
+        http_sqlite.delete("/healthz"),
+        http_sqlite.get("/v1/jobs", headers={"x-long": "x" * 70_000}),
+        http_sqlite.post("/v1/chat/completions", json={}),
+    ]
+
+    for answer in answers:
+        assert answer.status_code >= 400
+        body = answer.json()
+        assert body.get("error", body)["request_id"] == answer.headers["x-request-id"]
+    assert [answer.status_code for answer in answers] == [404, 422, 422, 405, 431, 400]

@@ -14,7 +14,7 @@ from tests import servers
 from tests.e2e.conftest import Env, Start
 
 ROOT = Path(__file__).parents[2]
-TUTORIALS = ROOT / "docs" / "tutorials"
+TUTORIALS = ROOT / "docs"
 #: What a reader has done with the clone, and a test has no need for.
 SET_UP = (". .venv/bin/activate", "pip install openai")
 URL = "http://127.0.0.1:8000"
@@ -83,7 +83,7 @@ def test_a_site_without_texts_gets_them_reviewed_and_passes_its_check(
     folder.mkdir()
 
     with start("demo", embedded) as (stack, client):
-        printed = Reader("site.md", folder, stack.url).read()
+        printed = Reader("alt-text-for-a-site.md", folder, stack.url).read()
         reviews = list(client.reviews())
 
     assert "5 images on 2 pages: 1 are fine, 3 need a text, 1 are decorative" in printed
@@ -113,7 +113,7 @@ def test_a_folder_becomes_a_parquet_file_although_it_is_interrupted_three_times(
     stopped: list[int] = []
 
     with start("demo", embedded) as (stack, client):
-        text_decoder = Reader("folder.md", folder, stack.url)
+        text_decoder = Reader("caption-a-folder.md", folder, stack.url)
 
         def interrupted(command: list[str]) -> None:
             for number, how in enumerate((signal.SIGINT, signal.SIGKILL, signal.SIGINT), 1):
@@ -147,7 +147,7 @@ def test_a_batch_script_runs_with_another_base_url_alone(
     aliases = json.dumps({"gpt-4o-mini": "demo"})
 
     with start("demo", embedded, model_aliases=aliases) as (stack, _):
-        printed = Reader("openai.md", folder, stack.url).read()
+        printed = Reader("openai-batches.md", folder, stack.url).read()
 
     rows = dict(line.split("\t") for line in (folder / "captions.tsv").read_text().splitlines())
     assert sorted(rows) == [f"{number:04}.png" for number in range(40)]

@@ -139,7 +139,7 @@ def test_a_picture_that_the_processor_cannot_take_fails_its_own_item_only(
 ) -> None:
     cutting_in_four = pinned("idefics2-splitting")
 
-    with pytest.raises(ItemRefused, match=r"cannot take the item \(pictures: 1x1\)"):
+    with pytest.raises(ItemRefused, match=r"cannot take the item \(images: 1x1\)"):
         cutting_in_four.prepare(CAPTION, [Image.new("RGB", (1, 1))])
 
 
