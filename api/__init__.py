@@ -1,1 +1,1 @@
-"""The HTTP face: takes jobs, tells of them, and loads no model."""
+"""The HTTP interface: accepts jobs, reports on them, and loads no model."""

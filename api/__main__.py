@@ -1,11 +1,12 @@
-"""`python -m api serve|migrate|keys|grant|limit`: the API and its operator's commands.
+"""`python -m api serve|migrate|keys|grant|limit`: the API, and commands for its operator.
 
-`idefiq serve`, `idefiq migrate` and `idefiq admin` run these where the server is installed.
+`idefiq serve`, `idefiq migrate` and `idefiq admin` run these.
 """
 
 import logging
 import os
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
@@ -22,15 +23,15 @@ from db.owners import LOCAL_OWNER, OwnerLimits
 from db.settings import CONFIG_STATUS, UNREADABLE, RecordSettings, explain
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
-keys = typer.Typer(no_args_is_help=True, help="API keys.")
-app.add_typer(keys, name="keys")
+keys = typer.Typer(no_args_is_help=True)
+app.add_typer(keys, name="keys", help="Manage API keys.")
 Quota = Annotated[int | None, typer.Option(min=0)]
 
 
 def _database() -> Database:
     database = Database(RecordSettings().database_url, pool=1)
     shown = database.engine.url.render_as_string(hide_password=True)
-    print(f"in {shown} (IDEFIQ_DATABASE_URL)", file=sys.stderr)
+    print(f"database: {shown} (IDEFIQ_DATABASE_URL)", file=sys.stderr)
     schema.migrate(database)
     return database
 
@@ -59,7 +60,7 @@ def serve() -> None:
 
 @app.command()
 def migrate() -> None:
-    """Bring the database up to date, and make the bucket if there is none."""
+    """Migrate the database, and create the bucket if it is missing."""
     _database().dispose()
     open_store(RecordSettings()).prepare()
     print("the database and the blob store are ready")
@@ -67,11 +68,11 @@ def migrate() -> None:
 
 @app.command()
 def grant(owner: str, prefix: Annotated[str, typer.Argument(help="s3://bucket/prefix")]) -> None:
-    """Let an owner's s3:// references read below a prefix."""
+    """Allow an owner to read s3:// images below a prefix."""
     form, _, rest = prefix.partition("://")
     bucket, _, path = rest.partition("/")
     if form != "s3" or not bucket:
-        raise RequestError(f"{prefix!r} is not of the form s3://bucket/prefix")
+        raise RequestError(f"invalid prefix: {prefix!r}; expected s3://bucket/prefix")
     with _database().transaction() as transaction:
         found = owners.get_or_create(transaction, owner)
         owners.grant(transaction, found, bucket=bucket, prefix=path)
@@ -82,39 +83,59 @@ def grant(owner: str, prefix: Annotated[str, typer.Argument(help="s3://bucket/pr
 def limit(
     owner: str,
     weight: Annotated[
-        float, typer.Option(min=0.01, help="Share of the workers, beside those of others")
-    ] = 1.0,
+        float | None, typer.Option(min=0.01, help="Share of the workers relative to other owners")
+    ] = None,
     queued_items: Quota = None,
     job_items: Quota = None,
     stored_bytes: Quota = None,
 ) -> None:
-    """Set what an owner gets; a quota that is not named is that of the settings, 0 is none."""
-    limits = OwnerLimits(weight, queued_items, job_items, stored_bytes)
+    """Set the weight and the quotas of an owner. What is not named stays; 0 is no limit."""
     with _database().transaction() as transaction:
+        found = owners.get_or_create(transaction, owner)
+        before = owners.limits(transaction, found.id)
+        limits = OwnerLimits(
+            before.weight if weight is None else weight,
+            before.max_queued_items if queued_items is None else queued_items,
+            before.max_job_items if job_items is None else job_items,
+            before.max_stored_bytes if stored_bytes is None else stored_bytes,
+        )
         owners.limit(transaction, owner, limits)
-    print(f"{owner}: {limits}")
+    shown = {key: "default" if value is None else value for key, value in asdict(limits).items()}
+    print(f"{owner}: " + ", ".join(f"{key} {value}" for key, value in shown.items()))
 
 
 @keys.command("create")
 def create_key(
-    owner: str = LOCAL_OWNER,
-    note: str = "",
-    days: Annotated[int, typer.Option(help="Valid for so many days; 0 is for ever")] = 0,
-    scopes: Annotated[
-        str, typer.Option(help="What it may do: submit, read, review and, for operators, admin")
-    ] = ",".join(owners.USUAL_SCOPES),
+    owner: Annotated[str | None, typer.Argument(help=f"Owner (default: {LOCAL_OWNER})")] = None,
+    note: Annotated[str, typer.Option(help="A note for people")] = "",
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="submit, read, review or admin; repeatable (default: all but admin)"),
+    ] = None,
+    days: Annotated[int, typer.Option(help="Days until it expires; 0 for never")] = 0,
+    old_owner: Annotated[str | None, typer.Option("--owner", hidden=True)] = None,
+    old_scopes: Annotated[str, typer.Option("--scopes", hidden=True)] = "",
 ) -> None:
-    """Make a key and print it: it is shown this once."""
+    """Create an API key and print it. It cannot be shown again."""
     expires_at = datetime.now(UTC) + timedelta(days=days) if days else None
     with _database().transaction() as transaction:
-        found = owners.get_or_create(transaction, owner)
-        said = [scope.strip() for scope in scopes.split(",")]
-        print(owners.create_key(transaction, found, note=note, scopes=said, expires_at=expires_at))
+        found = owners.get_or_create(transaction, owner or old_owner or LOCAL_OWNER)
+        # --owner and --scopes a,b are the options of release 0.1.
+        scopes = scope or [word.strip() for word in old_scopes.split(",") if word.strip()]
+        print(
+            owners.create_key(
+                transaction,
+                found,
+                note=note,
+                scopes=scopes or owners.USUAL_SCOPES,
+                expires_at=expires_at,
+            )
+        )
 
 
 @keys.command("list")
 def list_keys() -> None:
-    """List keys, without their secrets."""
+    """List API keys without their secrets."""
     with _database().snapshot() as transaction:
         for key in owners.keys(transaction):
             until = f"{key.expires_at:%Y-%m-%d}" if key.expires_at else "revoked"
@@ -126,10 +147,10 @@ def list_keys() -> None:
 
 @keys.command("revoke")
 def revoke_key(key_id: str) -> None:
-    """Make a key invalid at once."""
+    """Revoke an API key at once."""
     with _database().transaction() as transaction:
         owners.revoke_key(transaction, key_id)
-    print(f"{key_id} is revoked")
+    print(f"{key_id}: revoked")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The application: parts in, endpoints out. No work at import."""
+"""The FastAPI application. Nothing happens at import."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,7 +25,7 @@ from workers.notices import Notices
 
 
 def create_app(record: RecordSettings, settings: ApiSettings) -> FastAPI:
-    """Build the API and bring its database up to date."""
+    """Build the API and migrate its database."""
     database = Database(record.database_url, pool=record.database_pool)
     schema.migrate(database)
     watch = Watch(database, settings.redis_url)
@@ -77,7 +77,7 @@ def create_app(record: RecordSettings, settings: ApiSettings) -> FastAPI:
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's document, with the schemas that only hand-written bodies refer to."""
+    """Build FastAPI's document, with the schemas that only hand-written bodies refer to."""
     if not app.openapi_schema:
         document = get_openapi(
             title=app.title,

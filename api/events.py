@@ -1,4 +1,4 @@
-"""Server-sent events: a job's counts and results as they come.
+"""Server-sent events: counts and results of a job as they come.
 
 event: counts   data: the job                     whenever they have changed
 event: item     data: a result      id: N         in the order in which items finish
@@ -33,7 +33,7 @@ END = "end"
 
 
 def event(data: str, *, name: str | None = None, number: str | None = None) -> bytes:
-    """One event. `data` is JSON and so has no line breaks."""
+    """Render one event. `data` is JSON and so has no line breaks."""
     head = f"event: {name}\n" if name else ""
     head += f"id: {number}\n" if number else ""
     return f"{head}data: {data}\n\n".encode()
@@ -68,7 +68,7 @@ async def get_events(
 
 def _number(last_event_id: str | None) -> int:
     if last_event_id and not re.fullmatch(r"[0-9]{1,18}", last_event_id):
-        raise RequestError(f"{last_event_id!r} is no event's id", field="Last-Event-ID")
+        raise RequestError(f"invalid Last-Event-ID: {last_event_id!r}", field="Last-Event-ID")
     return int(last_event_id or 0)
 
 

@@ -1,4 +1,4 @@
-"""What is looked at before any endpoint: who may talk to us, and how much a body may hold.
+"""Checks before any endpoint: who may send requests, and how large a body may be.
 
 Plain ASGI, because a body has to be counted while it streams.
 """
@@ -31,7 +31,7 @@ FORM = "multipart/form-data"
 
 
 class BodyLimit:
-    """Ends a request whose body grows past its limit with TooLarge, however it is sent.
+    """Rejects a request whose body grows past its limit, however it is sent.
 
     One whose headers are longer than anybody needs is refused as it is.
     """
@@ -56,7 +56,7 @@ class BodyLimit:
         await self._app(scope, _counting(receive, self._most(scope)), send)
 
     def _most(self, scope: Scope) -> int:
-        """Bytes that such a request may have."""
+        """Byte limit of a request's body."""
         if scope["path"] == "/v1/chat/completions":
             return self._settings.max_line_bytes
         media_type = Headers(scope=scope).get("content-type", "").partition(";")[0].strip()
@@ -110,7 +110,7 @@ def _counting(receive: Receive, most: int) -> Callable[[], Any]:
 
 
 def check_local(headers: Headers) -> None:
-    """Refuse what a web page could send to a service that asks for no key.
+    """Reject requests that a web page could send to a service without API keys.
 
     A page in the user's browser can reach loopback: under its own name after rebinding its DNS,
     or with a plain form. Neither names this host, or says that it comes from here.
@@ -123,6 +123,8 @@ def check_local(headers: Headers) -> None:
     if name not in _LOCAL_NAMES:
         raise Forbidden("without API keys only requests to localhost are answered")
     if _PROXIED & set(headers.keys()):
-        raise Forbidden("without API keys no request through a proxy is answered: require keys")
+        raise Forbidden(
+            "requests through a proxy are refused without API keys: set IDEFIQ_KEYS=always"
+        )
     if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-        raise Forbidden("without API keys requests from other web sites are refused")
+        raise Forbidden("requests from other web sites are refused without API keys")

@@ -1,4 +1,4 @@
-"""Health: alive, and ready to answer."""
+"""Health: liveness and readiness."""
 
 from fastapi import APIRouter, Response
 from fastapi.responses import RedirectResponse
@@ -13,19 +13,19 @@ router = APIRouter(tags=["health"])
 
 @router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
 async def root() -> RedirectResponse:
-    """A browser that opens the service's address sees the interactive documentation."""
+    """Redirect a browser that opens the service's address to the interactive documentation."""
     return RedirectResponse("docs")  # relative, for a proxy that serves it below a path
 
 
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
-    """The process answers; nothing else is asked."""
+    """Liveness: the process answers; nothing else is checked."""
     return {"status": "ok"}
 
 
 @router.get("/readyz")
 def readyz(services: Parts, response: Response) -> dict[str, object]:
-    """200 when the record is there and a worker with a loaded model and an intake are alive."""
+    """Readiness: 200 if the database, a worker with a loaded model and an intake are there."""
     try:
         with services.database.snapshot() as transaction:
             current = schema.is_current(transaction)

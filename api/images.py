@@ -1,4 +1,4 @@
-"""Images: upload them through the API, or straight to the store where it can."""
+"""Images: upload through the API, or straight to the store if it supports that."""
 
 import hashlib
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ _BODY = {
 
 @router.post("", status_code=201, openapi_extra=_BODY)
 async def upload(request: Request, services: Parts, owner: CurrentOwner) -> ImagesOut:
-    """Upload one image or many as multipart parts named `file`.
+    """Upload one or more images as multipart parts named `file`.
 
     The bytes are stored under their SHA-256 and checked by intake when an item uses them.
     """
@@ -69,7 +69,7 @@ def _store(services: Services, owner_id: int, files: list[UploadFile]) -> Images
     for part in files:
         name = part.filename or ""
         if (part.size or 0) > most:
-            raise TooLarge(f"{name!r} has {part.size} bytes; at most {most} are taken", field=name)
+            raise TooLarge(f"{name!r} has {part.size} bytes; the limit is {most}", field=name)
         digest, size = _digest(part.file)
         if size == 0:
             raise RequestError(f"{name!r} is empty", field=name)
@@ -95,7 +95,7 @@ def _touch(
 
 
 def check_room(services: Services, owner_id: int, size_bytes: int) -> None:
-    """Refuse bytes for which an owner has no room.
+    """Reject bytes that exceed the owner's quota.
 
     Raises:
         QuotaExceeded: Not before something is deleted.
@@ -105,7 +105,7 @@ def check_room(services: Services, owner_id: int, size_bytes: int) -> None:
 
 
 def _digest(file: IO[bytes]) -> tuple[str, int]:
-    """SHA-256 and size of a file that is read to its end."""
+    """SHA-256 and size of a file, which is read to its end."""
     digest, size = hashlib.sha256(), 0
     while piece := file.read(PIECE_BYTES):
         digest.update(piece)
@@ -115,12 +115,12 @@ def _digest(file: IO[bytes]) -> tuple[str, int]:
 
 @router.post("/presign")
 def presign(wanted: PresignIn, services: Parts, owner: CurrentOwner) -> PresignOut:
-    """URLs to which the bytes of images can be PUT without passing through the API."""
+    """Create URLs to which images can be PUT without passing through the API."""
     most, shown = services.settings.max_upload_bytes, []
     check_room(services, owner.id, sum(one.size_bytes for one in wanted))
     for index, one in enumerate(wanted):
         if one.size_bytes > most:
-            raise TooLarge(f"at most {most} bytes are taken", field=f"{index}.size_bytes")
+            raise TooLarge(f"larger than the limit of {most} bytes", field=f"{index}.size_bytes")
         url = services.store.presign_put(
             image_key(owner.id, one.sha256), PRESIGN_SECONDS, one.size_bytes
         )
@@ -138,12 +138,12 @@ def presign(wanted: PresignIn, services: Parts, owner: CurrentOwner) -> PresignO
 
 @router.get("/{image}", response_class=StreamingResponse)
 def get(image: Reference, services: Parts, owner: Seer) -> StreamingResponse:
-    """The bytes of an image that was checked, for whoever judges what was said about it."""
+    """Return the bytes of an image that was checked, for a person who judges its text."""
     digest = image.removeprefix("blob:")
     with services.database.snapshot() as transaction:
         check_result = known_images.get(transaction, owner.id, [digest]).get(digest)
     if check_result is None or check_result.code != known_images.OK:
-        raise NotFound(f"there is no image {digest} that was checked and found good")
+        raise NotFound(f"no such image: {digest}, or it was not found good")
     headers = {"Cache-Control": "private, max-age=3600, immutable"}
     stored = services.store.open(image_key(owner.id, digest))
     media_type = MEDIA_TYPES.get(check_result.format or "", "application/octet-stream")
@@ -154,13 +154,13 @@ def get(image: Reference, services: Parts, owner: Seer) -> StreamingResponse:
 def delete(image: Reference, services: Parts, owner: CurrentOwner) -> None:
     """Delete an image within seconds; items that still need it fail with `image_not_found`."""
     with services.database.transaction() as transaction:
-        retention.forget_image(transaction, owner.id, image.removeprefix("blob:"))
+        retention.delete_image(transaction, owner.id, image.removeprefix("blob:"))
     services.wakes.wake(UPKEEP)
 
 
 @router.post("/known")
 def known(digests: Digests, services: Parts, owner: CurrentOwner) -> list[str]:
-    """Those of some SHA-256 digests that need no upload, because the owner has them stored."""
+    """Return those of some SHA-256 digests that the owner has stored already."""
     with services.database.transaction() as transaction:
         known_images.mark_used(transaction, owner.id, digests)
         stored = known_images.stored(transaction, owner.id, digests)

@@ -1,4 +1,4 @@
-"""Jobs: submit, look, read results, steer."""
+"""Jobs: submit, inspect, read results, steer."""
 
 import re
 from collections.abc import Iterator
@@ -90,7 +90,7 @@ async def submit(
 
 
 async def _spool(request: Request, services: Services, envelope: Envelope) -> str:
-    """Take a stream in pieces. No thread and no transaction waits for a slow client."""
+    """Receive a stream in pieces. No thread and no transaction waits for a slow client."""
     spool = Spool(services, envelope)
     piece = bytearray()
     try:
@@ -109,7 +109,7 @@ async def _spool(request: Request, services: Services, envelope: Envelope) -> st
 def list_jobs(
     services: Parts, owner: CurrentOwner, limit: Limit = 20, after: After = None
 ) -> JobPage:
-    """The owner's jobs, newest first."""
+    """List the owner's jobs, newest first."""
     before = decode_cursor(after) if after else None
     with services.database.snapshot() as transaction:
         found = jobs.page(transaction, owner.id, before=before, limit=limit + 1)
@@ -125,7 +125,7 @@ def list_jobs(
 async def get_job(
     job_id: str, services: Parts, owner: CurrentOwner, prefer: Prefer = None
 ) -> Response:
-    """A job with its counts, rate and time left; with `Prefer: wait=n`, when it has finished."""
+    """Return a job with counts, rate and time left; with `Prefer: wait=n`, when it has finished."""
     return await _shown(services, owner.id, job_id, prefer, created=False)
 
 
@@ -167,7 +167,7 @@ def get_results(
     limit: Limit = 100,
     after: After = None,
 ) -> ResultPage:
-    """Results so far, in the order in which items finished; a cursor never misses one.
+    """Return results so far, in the order in which items finished; a cursor misses none.
 
     With `Accept: application/x-ndjson` all of them from the cursor on, one a line; the header
     `X-Incomplete` says whether more will come.
@@ -193,7 +193,7 @@ def get_results(
 def _number(after: str | None) -> int:
     text = decode_cursor(after) if after else "0"
     if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise RequestError(f"{after!r} is no cursor of results", field="after")
+        raise RequestError(f"invalid cursor of results: {after!r}", field="after")
     return int(text)
 
 
@@ -205,7 +205,7 @@ def _lines(services: Services, job_id: str, number: int) -> Iterator[bytes]:
 
 @router.get("/{job_id}/results.jsonl", response_class=StreamingResponse)
 def get_results_file(job_id: str, services: Parts, owner: CurrentOwner) -> StreamingResponse:
-    """All results of a finished job, in the order of the submission."""
+    """Return all results of a finished job, in the order of the submission."""
     with services.database.snapshot() as transaction:
         job = jobs.get(transaction, owner.id, job_id)
     if job.finished_at is None:
@@ -225,7 +225,7 @@ def _lines_in_order(services: Services, job_id: str) -> Iterator[bytes]:
 
 @router.get("/{job_id}/items/{index}")
 def get_item(job_id: str, index: Index, services: Parts, owner: CurrentOwner) -> dict[str, Any]:
-    """One item, whatever its state."""
+    """Return one item in any state."""
     with services.database.snapshot() as transaction:
         item: Item = results.get(transaction, owner.id, job_id, index)
     return {**item.public(), "stage": item.stage, "request": item.request}
@@ -233,22 +233,22 @@ def get_item(job_id: str, index: Index, services: Parts, owner: CurrentOwner) ->
 
 @router.patch("/{job_id}")
 def change(job_id: str, wanted: JobPatch, services: Parts, owner: CurrentOwner) -> JobOut:
-    """Give a job another priority, from the next claim on."""
+    """Change the priority of a job, from the next claim on."""
     with services.database.transaction() as transaction:
         return JobOut.of(jobs.prioritize(transaction, owner.id, job_id, wanted.priority))
 
 
 @router.delete("/{job_id}", status_code=204)
 def delete(job_id: str, services: Parts, owner: CurrentOwner) -> None:
-    """Delete a finished job with its items and results. Its images go when nothing uses them."""
+    """Delete a finished job with its items and results. Its unused images are collected later."""
     with services.database.transaction() as transaction:
-        retention.forget_job(transaction, owner.id, job_id)
+        retention.soft_delete_job(transaction, owner.id, job_id)
     services.wakes.wake(UPKEEP)
 
 
 @router.post("/{job_id}/cancel")
 def cancel(job_id: str, services: Parts, owner: CurrentOwner) -> JobOut:
-    """Start no more items of the job. Answers there are stay; running items finish."""
+    """Cancel a job: start no more of its items. Answers are kept; running items finish."""
     with services.database.transaction() as transaction:
         job = jobs.cancel(transaction, owner.id, job_id)
     services.wakes.wake(UPKEEP)
@@ -258,7 +258,7 @@ def cancel(job_id: str, services: Parts, owner: CurrentOwner) -> JobOut:
 
 @router.post("/{job_id}/pause")
 def pause(job_id: str, services: Parts, owner: CurrentOwner) -> JobOut:
-    """Start nothing new of the job until it is resumed."""
+    """Pause a job: start no more of its items until it is resumed."""
     with services.database.transaction() as transaction:
         job = jobs.pause(transaction, owner.id, job_id, paused=True)
     services.notices.changed(job_id)
@@ -267,7 +267,7 @@ def pause(job_id: str, services: Parts, owner: CurrentOwner) -> JobOut:
 
 @router.post("/{job_id}/resume")
 def resume(job_id: str, services: Parts, owner: CurrentOwner) -> JobOut:
-    """Go on with a paused job."""
+    """Resume a paused job."""
     with services.database.transaction() as transaction:
         job = jobs.pause(transaction, owner.id, job_id, paused=False)
     services.wakes.wake(INTAKE, engine_queue(job.model))
@@ -298,7 +298,7 @@ def retry(
 
 
 def _unquoted(idempotency_key: str | None) -> str | None:
-    """The standard's form is a quoted string; most clients leave the quotes out."""
+    """Accept the key with or without the quotes of the standard's form."""
     return idempotency_key.strip('"') if idempotency_key else None
 
 

@@ -1,4 +1,4 @@
-"""Keys and owners: what an operator may do, with a key of the scope `admin`."""
+"""API keys and owners, for operators with a key of the scope `admin`."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
@@ -19,7 +19,7 @@ Quota = Annotated[int, Field(ge=0, lt=2**53)]
 
 
 class KeyIn(BaseModel):
-    """A key that is wanted."""
+    """A key to create."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -47,7 +47,7 @@ class KeyOut(BaseModel):
 
     @classmethod
     def of(cls, key: ApiKey) -> "KeyOut":
-        """Show a key."""
+        """Build from a key."""
         return cls(
             id=key.id,
             owner=key.owner,
@@ -61,13 +61,13 @@ class KeyOut(BaseModel):
 
 
 class NewKeyOut(KeyOut):
-    """A key that was made just now."""
+    """A key that was just created."""
 
     key: str = Field(description="The key itself; shown this once")
 
 
 class LimitsIn(BaseModel):
-    """What an owner gets; a quota of null is that of the settings, 0 is none."""
+    """Limits of an owner; null uses the default of the settings, 0 is no limit."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -80,7 +80,7 @@ class LimitsIn(BaseModel):
 
 
 class OwnerOut(BaseModel):
-    """An owner, with what it gets and has."""
+    """An owner with its limits and its usage."""
 
     owner: str
     limits: LimitsIn
@@ -90,7 +90,7 @@ class OwnerOut(BaseModel):
 
 @router.post("/keys", status_code=201)
 def create_key(wanted: KeyIn, services: Parts, _: Admin) -> NewKeyOut:
-    """Make a key, and its owner if there is none of that name."""
+    """Create an API key, and its owner if there is none of that name."""
     expires_at = datetime.now(UTC) + timedelta(days=wanted.days) if wanted.days else None
     with services.database.transaction() as transaction:
         owner = owners.get_or_create(transaction, wanted.owner)
@@ -103,21 +103,21 @@ def create_key(wanted: KeyIn, services: Parts, _: Admin) -> NewKeyOut:
 
 @router.get("/keys")
 def list_keys(services: Parts, _: Admin) -> list[KeyOut]:
-    """All keys of all owners, oldest first."""
+    """List all keys of all owners, oldest first."""
     with services.database.snapshot() as transaction:
         return [KeyOut.of(key) for key in owners.keys(transaction)]
 
 
 @router.delete("/keys/{key_id}", status_code=204)
 def revoke_key(key_id: str, services: Parts, _: Admin) -> None:
-    """Make a key invalid at once."""
+    """Revoke an API key at once."""
     with services.database.transaction() as transaction:
         owners.revoke_key(transaction, key_id)
 
 
 @router.get("/owners/{owner}")
 def get_owner(owner: str, services: Parts, _: Admin) -> OwnerOut:
-    """What an owner gets, and what it has waiting and stored."""
+    """Return an owner's limits, and what it has queued and stored."""
     with services.database.snapshot() as transaction:
         found = owners.named(transaction, owner)
         limits = owners.limits(transaction, found.id)
@@ -132,7 +132,7 @@ def get_owner(owner: str, services: Parts, _: Admin) -> OwnerOut:
 
 @router.put("/owners/{owner}")
 def limit_owner(owner: str, wanted: LimitsIn, services: Parts, admin: Admin) -> OwnerOut:
-    """Set what an owner gets, from its next submission and the next claim on."""
+    """Set an owner's limits, from its next submission and the next claim on."""
     with services.database.transaction() as transaction:
         owners.limit(transaction, owner, OwnerLimits(**wanted.model_dump()))
     return get_owner(owner, services, admin)

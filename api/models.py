@@ -1,4 +1,4 @@
-"""Models: what workers have offered, and whether it can be used now."""
+"""Models: what engines have offered, and whether it can be used now."""
 
 from fastapi import APIRouter
 
@@ -13,20 +13,20 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 @router.get("")
 def list_models(services: Parts, owner: CurrentOwner) -> ModelsOut:
-    """Every model with its family, kinds, limits, license and state."""
+    """List every model with its family, kinds, limits, license and state."""
     with services.database.snapshot() as transaction:
         return ModelsOut(data=[_shown(offer) for offer in sessions.offers(transaction)])
 
 
 @router.get("/{name:path}")
 def get_model(name: str, services: Parts, owner: CurrentOwner) -> ModelOut:
-    """One model."""
+    """Return one model."""
     with services.database.snapshot() as transaction:
         offers = sessions.offers(transaction)
     for offer in offers:
         if offer.card.name == name:
             return _shown(offer)
-    raise NotFound(f"there is no model {name!r}")
+    raise NotFound(f"no such model: {name!r}")
 
 
 def _shown(offer: Offer) -> ModelOut:

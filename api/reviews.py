@@ -1,4 +1,4 @@
-"""Reviews: the queue of drafts of alternative text, and what people decide about them."""
+"""Reviews: the queue of drafts of alternative text, and decisions about them."""
 
 import json
 from datetime import datetime
@@ -28,7 +28,7 @@ JobId = Annotated[str, AfterValidator(no_nul)]
 
 
 class DecisionIn(BaseModel):
-    """What a reviewer decides."""
+    """A reviewer's decision."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -78,7 +78,7 @@ class StepOut(BaseModel):
 
     @classmethod
     def of(cls, step: Step) -> "StepOut":
-        """Show a step."""
+        """Build from a step."""
         return cls(
             revision=step.revision,
             action=step.action.value,
@@ -90,7 +90,7 @@ class StepOut(BaseModel):
 
 
 class ReviewOut(BaseModel):
-    """A draft, what has become of it, and what is needed to judge it."""
+    """A draft, its decision, and what is needed to judge it."""
 
     job: str
     index: int
@@ -109,7 +109,7 @@ class ReviewOut(BaseModel):
 
     @classmethod
     def of(cls, review: Review) -> "ReviewOut":
-        """Show a review."""
+        """Build from a review."""
         told, now_there = review.answer["alt_text"], review.content
         issues = told["issues"] if "issues" in told else told["objections"]  # of release 0.1
         return cls(
@@ -140,13 +140,13 @@ class ReviewOut(BaseModel):
 
 
 class ReviewWithHistory(ReviewOut):
-    """The same with every step so far."""
+    """A review with every step so far."""
 
     history: list[StepOut]
 
 
 class ReviewPage(BaseModel):
-    """Reviews, those first about which nobody has decided."""
+    """A page of reviews, undecided first."""
 
     data: list[ReviewOut]
     has_more: bool
@@ -170,7 +170,7 @@ def list_reviews(  # noqa: PLR0913 - what a queue can be asked for
     limit: Limit = 100,
     after: After = None,
 ) -> ReviewPage:
-    """The queue of drafts: the undecided first, by page or by confidence."""
+    """List drafts, undecided first, by page or least confident first."""
     with services.database.snapshot() as transaction:
         found = reviews.page(
             transaction,
@@ -200,14 +200,14 @@ def _position(after: str, order: Order) -> list[Any]:
             return [decided, key, item_id]
     except (ValueError, TypeError):
         pass
-    raise RequestError(f"{after!r} is no cursor of reviews in this order", field="after")
+    raise RequestError(f"invalid cursor of reviews in this order: {after!r}", field="after")
 
 
 @router.get("/v1/jobs/{job_id}/items/{index}/review")
 def get_review(
     job_id: Annotated[JobId, Path()], index: Index, services: Parts, owner: Seer
 ) -> ReviewWithHistory:
-    """One draft, with everything that was decided about it."""
+    """Return one draft with its history."""
     with services.database.snapshot() as transaction:
         review = reviews.get(transaction, owner.id, job_id, index)
         steps = decisions.history(transaction, review)
@@ -225,7 +225,7 @@ def decide(
     """Accept, edit, mark as decorative, reject, or undo the last step."""
     for field in ("text", "long_description", "language"):
         if decision.action is not Action.EDIT and getattr(decision, field) is not None:
-            raise RequestError(f"{field!r} is for an edit", field=field)
+            raise RequestError(f"{field!r} is allowed for the action 'edit' only", field=field)
     taken = Decision(
         action=decision.action,
         revision=decision.revision,

@@ -1,4 +1,4 @@
-"""The JSON that goes in and out. Requests are db.requests; here is what surrounds them."""
+"""JSON of requests and responses around db.requests, which defines the items themselves."""
 
 import base64
 from datetime import UTC, datetime
@@ -42,7 +42,7 @@ Digests = Annotated[list[Digest], Field(max_length=10_000), FailFast()]
 
 
 class ItemIn(Request):
-    """An item: its request, and the caller's own id for it."""
+    """An item: its request, and the caller's own id."""
 
     custom_id: CustomId | None = None
 
@@ -72,7 +72,7 @@ class FirstLine(BaseModel):
 
 
 class SubmissionIn(JobIn):
-    """A whole job as JSON."""
+    """A complete job as JSON."""
 
     items: Annotated[list[ItemIn], Field(max_length=MOST_ITEMS), FailFast()] = Field(
         [], description="What is asked"
@@ -86,12 +86,12 @@ class SubmissionIn(JobIn):
     @model_validator(mode="after")
     def _some(self) -> Self:
         if self.source is None and "items" not in self.model_fields_set:
-            raise ValueError("say which items, or a source")
+            raise ValueError("items or source is required")
         return self
 
 
 class JobPatch(BaseModel):
-    """What of a job can be changed."""
+    """Fields of a job that can be changed."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -99,7 +99,7 @@ class JobPatch(BaseModel):
 
 
 class Counts(BaseModel):
-    """Items by state; total is always the sum of the others."""
+    """Items by state; total is the sum of the others."""
 
     total: int
     queued: int
@@ -129,7 +129,7 @@ class JobOut(BaseModel):
 
     @classmethod
     def of(cls, job: Job, now: datetime | None = None) -> "JobOut":
-        """Show a job as it is at `now`."""
+        """Build from a job as it is at `now`."""
         done = job.succeeded + job.failed + job.cancelled
         rate = _rate(job, done, now or datetime.now(UTC))
         left = job.total - done if job.sealed_at else None
@@ -174,7 +174,7 @@ class JobPage(BaseModel):
 
 
 class ResultPage(BaseModel):
-    """Results in the order in which items finished."""
+    """A page of results in the order in which items finished."""
 
     data: list[dict[str, Any]]
     complete: bool = Field(description="No more results will come after this page")
@@ -208,7 +208,7 @@ PresignIn = Annotated[list[PresignOne], Field(min_length=1, max_length=1_000), F
 
 
 class PresignedOut(BaseModel):
-    """Where to PUT the bytes; what is there under another digest is refused by intake."""
+    """A URL for the bytes of an image; intake rejects bytes with another digest."""
 
     image: str
     url: str
@@ -217,13 +217,13 @@ class PresignedOut(BaseModel):
 
 
 class PresignOut(BaseModel):
-    """The same for several, in the order of the request."""
+    """URLs for several images, in the order of the request."""
 
     data: list[PresignedOut]
 
 
 class ModelOut(BaseModel):
-    """A model and whether it can be used now; the first fields are those of OpenAI's."""
+    """A model and its state; the first fields are those of OpenAI's API."""
 
     id: str
     object: str = "model"
@@ -235,14 +235,14 @@ class ModelOut(BaseModel):
 
 
 class ModelsOut(BaseModel):
-    """All models that workers have ever offered."""
+    """All models that engines have ever offered."""
 
     object: str = "list"
     data: list[ModelOut]
 
 
 class WebhookIn(BaseModel):
-    """Where to be told of what."""
+    """A webhook to create: its URL and events."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -253,7 +253,7 @@ class WebhookIn(BaseModel):
 
 
 class WebhookPatch(BaseModel):
-    """What of a webhook can be changed."""
+    """Fields of a webhook that can be changed."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -271,7 +271,7 @@ class WebhookOut(BaseModel):
 
     @classmethod
     def of(cls, webhook: Webhook) -> "WebhookOut":
-        """Show it without its secret."""
+        """Build without the secret."""
         return cls(
             id=webhook.id,
             url=webhook.url,
@@ -282,13 +282,13 @@ class WebhookOut(BaseModel):
 
 
 class WebhookWithSecret(WebhookOut):
-    """A webhook that was made just now, or whose secret was."""
+    """A webhook with its secret, when either was just created."""
 
     secret: str = Field(description="whsec_…, as Standard Webhooks has it; shown this once")
 
 
 class DeliveryOut(BaseModel):
-    """What a webhook was told, and whether it has listened."""
+    """A delivery of a webhook and its attempts."""
 
     id: str = Field(description="The header `webhook-id`, the same in every attempt")
     event: str
@@ -302,7 +302,7 @@ class DeliveryOut(BaseModel):
 
     @classmethod
     def of(cls, delivery: Delivery) -> "DeliveryOut":
-        """Show a delivery."""
+        """Build from a delivery."""
         return cls(
             id=delivery.id,
             event=delivery.event,
@@ -325,12 +325,12 @@ class DeliveryPage(BaseModel):
 
 
 def encode_cursor(value: str) -> str:
-    """Make a position opaque, so that nobody builds one."""
+    """Encode a position as an opaque cursor."""
     return base64.urlsafe_b64encode(value.encode()).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str) -> str:
-    """Read a cursor back.
+    """Decode a cursor.
 
     Raises:
         RequestError: It is not one of ours.
@@ -339,4 +339,4 @@ def decode_cursor(cursor: str) -> str:
         padded = cursor + "=" * (-len(cursor) % 4)
         return no_nul(base64.b64decode(padded, altchars=b"-_", validate=True).decode())
     except ValueError as error:
-        raise RequestError(f"{cursor!r} is no cursor", field="after") from error
+        raise RequestError(f"invalid cursor: {cursor!r}", field="after") from error

@@ -1,4 +1,4 @@
-"""What endpoints work with, and who is asking."""
+"""Dependencies of endpoints: the parts of the running API, and the caller."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -63,7 +63,7 @@ def _caller(request: Request, services: Parts) -> Caller:
 def _with(caller: Caller, scope: Scope) -> Owner:
     if scope not in caller.scopes:
         has = ", ".join(sorted(caller.scopes))
-        raise Forbidden(f"this needs a key with the scope {scope}; this one has {has}")
+        raise Forbidden(f"requires a key with the scope {scope}; this one has {has}")
     return caller.owner
 
 

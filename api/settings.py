@@ -14,7 +14,7 @@ MOST_ITEMS = 10_000
 
 
 class ApiSettings(BrokerSettings):
-    """Where the API listens and how much it takes at once."""
+    """Where the API listens, and its limits."""
 
     model_config = SettingsConfigDict(env_prefix="IDEFIQ_", frozen=True, extra="ignore")
 
@@ -49,7 +49,7 @@ class ApiSettings(BrokerSettings):
 
     @property
     def keys_required(self) -> bool:
-        """Whether a request without an API key is refused."""
+        """True if a request without an API key is refused."""
         return self.keys == "always" or not _is_loopback(self.host)
 
 

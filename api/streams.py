@@ -1,4 +1,4 @@
-"""Bytes on their way out, piece by piece."""
+"""Streaming of blobs to clients, piece by piece."""
 
 from collections.abc import Iterator
 from typing import IO
@@ -7,7 +7,7 @@ PIECE_BYTES = 256 * 1024
 
 
 def pieces(stream: IO[bytes]) -> Iterator[bytes]:
-    """A blob's bytes; closes it at the end."""
+    """Yield a blob's bytes, and close it at the end."""
     with stream:
         while piece := stream.read(PIECE_BYTES):
             yield piece

@@ -1,4 +1,4 @@
-"""From a body to a job: checked whole before anything is stored.
+"""Submissions: from a body to a job, checked completely before anything is stored.
 
     JSON     ─▶ check every item ─────────────────────────▶ one transaction ─▶ 202
              or a bucket to be listed by upkeep
@@ -42,14 +42,14 @@ MOST_REQUEST_BYTES = 256 * 2**10
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What a submission says outside its body."""
+    """Facts of a submission outside its body."""
 
     owner_id: int
     idempotency_key: str | None
 
 
 def choose_model(offers: list[Offer], name: str | None) -> ModelInfo:
-    """The card of the model that a job names, or of the only one there is.
+    """Return the info of the model that a job names, or of the only one.
 
     Raises:
         UnknownModel: There is no such model, or the choice is not clear.
@@ -60,7 +60,7 @@ def choose_model(offers: list[Offer], name: str | None) -> ModelInfo:
     if name in known:
         return known[name]
     listed = ", ".join(sorted(known)) or "none yet; start an engine worker"
-    wrong = f"there is no model {name!r}" if name else "say which model"
+    wrong = f"no such model: {name!r}" if name else "say which model"
     raise UnknownModel(f"{wrong}; known models: {listed}", field="model")
 
 
@@ -74,7 +74,7 @@ class ItemChecker:
         self.defaults = self._store_data(job.defaults.canonical())
 
     def check(self, item: ItemIn) -> NewItem:
-        """The item as it is stored.
+        """Return the item in the form that is stored.
 
         Raises:
             RequestError: The model cannot answer it; `field` says what is wrong.
@@ -85,7 +85,7 @@ class ItemChecker:
         return NewItem(self._store_data(request), custom_id)
 
     def _store_data(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Replace `data:` references by those of the blobs that they become.
+        """Replace `data:` references by those of stored blobs.
 
         All else is bounded: pages of items are held in memory at once.
         """
@@ -127,13 +127,13 @@ class ItemChecker:
 
 
 def tell_submitted(services: Services, model: str) -> None:
-    """Wake whoever has work with a job that was submitted whole."""
+    """Wake the workers that have work with a job that was submitted completely."""
     failpoints.trigger("submitted")
     services.wakes.wake(INTAKE, engine_queue(model))
 
 
 def check_quota(transaction: Transaction, services: Services, job: NewJob, new_items: int) -> None:
-    """Refuse a job for which its owner has no room; one that was submitted before has it.
+    """Reject a job that exceeds its owner's quotas, unless it was submitted before.
 
     Raises:
         QuotaExceeded: Not now.
@@ -197,10 +197,10 @@ def submit_json(services: Services, envelope: Envelope, body: bytes) -> str:
 def _check_source(
     services: Services, owner_id: int, submission: SubmissionIn, checker: ItemChecker
 ) -> None:
-    """Refuse a bucket that this owner may not read, and defaults that no image there could have."""
+    """Reject a bucket that the owner may not read, and defaults that suit no image there."""
     assert submission.source
     if submission.items:
-        raise RequestError("a job has either items or a source", field="source")
+        raise RequestError("items and source exclude each other", field="source")
     bucket, _, prefix = submission.source.removeprefix("s3://").partition("/")
     with services.database.snapshot() as transaction:
         granted = owners.may_read(transaction, owner_id, bucket, prefix)
@@ -224,20 +224,20 @@ class SpoolWriter:
         self.count = 0
 
     def add(self, item: NewItem) -> None:
-        """Keep one more."""
+        """Add one item."""
         kept = {"request": item.request, "custom_id": item.custom_id}
         self._file.write(orjson.dumps(kept) + b"\n")
         self.count += 1
 
     def store(self, store: BlobStore, owner_id: int) -> str:
-        """Make them durable. Returns their key."""
+        """Store the items durably. Returns their key."""
         key = spool_key(owner_id, secrets.token_hex(16))
         self._file.seek(0)
         store.put(key, self._file)
         return key
 
     def close(self) -> None:
-        """Forget what was kept here."""
+        """Discard the items that were not stored."""
         self._file.close()
 
 
@@ -303,7 +303,7 @@ class Spool:
         return job_id
 
     def discard(self) -> None:
-        """Forget what was kept."""
+        """Discard the submission."""
         self._lines.close()
 
     def _open_checker(self) -> ItemChecker:
@@ -329,7 +329,7 @@ class Spool:
             raise TooLarge(f"more than {self.services.settings.max_lines} items", line=self._line)
 
     def _took_job(self, line: bytes) -> bool:
-        """Whether this first line is {"job": …}, which then is taken."""
+        """Take the first line if it is {"job": …}. Returns True if it was."""
         if not _FIRST_LINE.match(line):
             return False
         self._job = FirstLine.model_validate_json(line).job

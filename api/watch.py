@@ -1,4 +1,4 @@
-"""Watching jobs without holding a thread or asking the database each.
+"""Watching of jobs: requests wait without a thread, and share one query.
 
     Redis ──notice──▶ ┐
                       ├─▶ one look at all watched jobs ─▶ Watched ─▶ everybody who waits for it
@@ -41,7 +41,7 @@ ResultsPage = list[tuple[int, bytes]]
 
 @dataclass
 class Watched:
-    """A job as it was last seen; `text` is the beginning of its one answer, if it is told."""
+    """A watched job as last seen; `text` is its one answer so far, if it is streamed."""
 
     job: Job | None = None
     text: str = ""
@@ -49,7 +49,7 @@ class Watched:
     event: asyncio.Event = field(default_factory=asyncio.Event)
 
     def update(self, job: Job | None = None, text: str | None = None) -> None:
-        """Take news, and wake everybody who waits for some."""
+        """Update, and wake everybody who waits."""
         if (job is None or job == self.job) and (text is None or text == self.text):
             return
         self.job, self.text = job or self.job, text if text is not None else self.text
@@ -66,7 +66,7 @@ class Watched:
 
 
 class Watch:
-    """Lets requests wait for what happens to jobs."""
+    """Lets requests wait for changes of jobs."""
 
     def __init__(self, database: Database, redis_url: str) -> None:
         self._database = database
@@ -80,7 +80,7 @@ class Watch:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Look, and listen to Redis, inside the block."""
+        """Poll, and listen to Redis, inside the block."""
         self._tasks = [asyncio.create_task(self._look()), asyncio.create_task(self._listen())]
         try:
             yield
@@ -92,7 +92,7 @@ class Watch:
 
     @contextlib.asynccontextmanager
     async def watching(self, job_id: str) -> AsyncIterator[Watched]:
-        """A job that is looked at inside the block. Whose it is, has been asked before."""
+        """Watch a job inside the block. The caller must have checked its owner."""
         watched = self._watched.setdefault(job_id, Watched())
         watched.watchers += 1
         try:
@@ -119,7 +119,7 @@ class Watch:
                 await watched.news(event, left)
 
     async def results(self, job_id: str, number: int) -> ResultsPage:
-        """Results after a number. Whoever asks for the same at the same time shares one query."""
+        """Return results after a number; requests for the same share one query."""
         key = (job_id, number)
         task = self._pages.get(key)
         if task is None:

@@ -1,4 +1,4 @@
-"""Webhooks: be told when jobs and batches end."""
+"""Webhooks: notifications when jobs and batches end."""
 
 from fastapi import APIRouter
 
@@ -23,7 +23,7 @@ router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 
 @router.post("", status_code=201)
 def create(wanted: WebhookIn, services: Parts, owner: CurrentOwner) -> WebhookWithSecret:
-    """Be told at a URL. The secret with which it is signed is shown this once."""
+    """Create a webhook. Its secret is shown this once."""
     with services.database.transaction() as transaction:
         made = webhooks.add(transaction, owner.id, str(wanted.url), wanted.events)
     return WebhookWithSecret(secret=made.secret, **WebhookOut.of(made).model_dump())
@@ -31,14 +31,14 @@ def create(wanted: WebhookIn, services: Parts, owner: CurrentOwner) -> WebhookWi
 
 @router.get("")
 def list_webhooks(services: Parts, owner: CurrentOwner) -> list[WebhookOut]:
-    """The owner's webhooks, oldest first."""
+    """List the owner's webhooks, oldest first."""
     with services.database.snapshot() as transaction:
         return [WebhookOut.of(one) for one in webhooks.of_owner(transaction, owner.id)]
 
 
 @router.get("/{webhook_id}")
 def get_webhook(webhook_id: str, services: Parts, owner: CurrentOwner) -> WebhookOut:
-    """One webhook."""
+    """Return one webhook."""
     with services.database.snapshot() as transaction:
         return WebhookOut.of(webhooks.get(transaction, owner.id, webhook_id))
 
@@ -47,7 +47,7 @@ def get_webhook(webhook_id: str, services: Parts, owner: CurrentOwner) -> Webhoo
 def change(
     webhook_id: str, wanted: WebhookPatch, services: Parts, owner: CurrentOwner
 ) -> WebhookOut:
-    """Stop telling a webhook, or go on; one that answered 410 was stopped by itself."""
+    """Enable or disable a webhook; one that answered 410 was disabled by itself."""
     with services.database.transaction() as transaction:
         found = webhooks.enable(transaction, owner.id, webhook_id, enabled=wanted.enabled)
     services.wakes.wake(UPKEEP)
@@ -56,14 +56,14 @@ def change(
 
 @router.delete("/{webhook_id}", status_code=204)
 def delete(webhook_id: str, services: Parts, owner: CurrentOwner) -> None:
-    """Forget a webhook and everything it was told."""
+    """Delete a webhook and its deliveries."""
     with services.database.transaction() as transaction:
         webhooks.remove(transaction, owner.id, webhook_id)
 
 
 @router.post("/{webhook_id}/rotate")
 def rotate(webhook_id: str, services: Parts, owner: CurrentOwner) -> WebhookWithSecret:
-    """Get another secret. For a day what is sent is signed with the one before, too."""
+    """Create another secret. For a day, deliveries are signed with the old one too."""
     with services.database.transaction() as transaction:
         made = webhooks.rotate(transaction, owner.id, webhook_id)
     return WebhookWithSecret(secret=made.secret, **WebhookOut.of(made).model_dump())
@@ -77,7 +77,7 @@ def list_deliveries(
     limit: Limit = 20,
     after: After = None,
 ) -> DeliveryPage:
-    """What a webhook was told in the last 30 days, newest first."""
+    """List a webhook's deliveries of the last 30 days, newest first."""
     before = decode_cursor(after) if after else None
     with services.database.snapshot() as transaction:
         found = webhooks.log(transaction, owner.id, webhook_id, before=before, limit=limit + 1)
@@ -93,7 +93,7 @@ def list_deliveries(
 def redeliver(
     webhook_id: str, delivery_id: str, services: Parts, owner: CurrentOwner
 ) -> DeliveryOut:
-    """Send one again, under the same `webhook-id`."""
+    """Deliver one again, under the same `webhook-id`."""
     with services.database.transaction() as transaction:
         found = webhooks.redeliver(transaction, owner.id, webhook_id, delivery_id)
     services.wakes.wake(UPKEEP)

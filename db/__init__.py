@@ -1,1 +1,1 @@
-"""The record: what a job is, in which states it can be, and every SQL statement."""
+"""The database: states, errors and every SQL statement of a job's life."""

@@ -1,4 +1,4 @@
-"""Batches of OpenAI's interface: a job with an input file, a window and two files of answers.
+"""Batches of OpenAI's API: a job with an input file, a completion window and two output files.
 
     create ─▶ in_progress ─▶ finalizing ─▶ completed          failed: the input has mistakes,
                   │  └─cancel─▶ cancelling ─▶ cancelled       and there is no job
@@ -27,7 +27,7 @@ from db.webhooks import End
 
 
 class BatchStatus(StrEnum):
-    """What OpenAI's clients know."""
+    """States of a batch, as OpenAI's clients know them."""
 
     FAILED = "failed"
     IN_PROGRESS = "in_progress"
@@ -40,7 +40,7 @@ class BatchStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A batch, and its job if its input had no mistakes."""
+    """A batch, and its job unless its input had errors."""
 
     id: str
     owner_id: int
@@ -65,7 +65,7 @@ class Batch:
 
     @property
     def status(self) -> BatchStatus:
-        """See the module."""
+        """Derive the status as the module describes."""
         if self.job is None:
             return BatchStatus.FAILED
         if self.expired_at:
@@ -79,7 +79,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class NewBatch:
-    """A batch as it was asked for.
+    """A batch to be created.
 
     Attributes:
         lines: Of the input file, the empty ones left out.
@@ -121,12 +121,12 @@ def _batch(row: Row[Any]) -> Batch:
 
 
 def part_id(batch_id: str, part: str) -> str:
-    """The id of a batch's file: `part` is "output" or "errors"."""
+    """Return the id of a batch's file: `part` is "output" or "errors"."""
     return f"file-{batch_id.removeprefix('batch_')}-{part}"
 
 
 def batch_of_part(file_id: str) -> tuple[str, str] | None:
-    """The batch and the part that such an id stands for, if it has that form."""
+    """Parse the id of a batch's file into batch and part; None if it is another id."""
     name, _, part = file_id.removeprefix("file-").rpartition("-")
     return (f"batch_{name}", part) if name and part in ("output", "errors") else None
 
@@ -134,7 +134,7 @@ def batch_of_part(file_id: str) -> tuple[str, str] | None:
 def create_once(
     transaction: Connection, new: NewBatch, job: NewJob | None, *, again: bool
 ) -> tuple[Batch, bool]:
-    """Create a batch with its job, or find the one that the same request made before.
+    """Create a batch with its job, or return the one that the same request created before.
 
     Args:
         job: None if the input has errors.
@@ -143,14 +143,14 @@ def create_once(
     Returns:
         The batch, and whether it was created now.
     """
-    if earlier := asked_before(transaction, new, again=again):
+    if earlier := find_same(transaction, new, again=again):
         return earlier, False
     try:
         with transaction.begin_nested():
             return _create(transaction, new, submissions.create(transaction, job) if job else None)
     except IntegrityError:
         # Asked at the same moment by somebody else, who was first.
-        earlier = asked_before(transaction, new, again=True)
+        earlier = find_same(transaction, new, again=True)
         if earlier is None:
             raise
         return earlier, False
@@ -175,8 +175,8 @@ def _create(transaction: Connection, new: NewBatch, job_id: str | None) -> tuple
     return get(transaction, new.owner_id, batch_id), True
 
 
-def asked_before(transaction: Connection, new: NewBatch, *, again: bool) -> Batch | None:
-    """The batch that this very request made before, if it counts.
+def find_same(transaction: Connection, new: NewBatch, *, again: bool) -> Batch | None:
+    """Return the batch that the same request created before, if it counts as the same.
 
     It does while it runs, and later too if the request says of itself that it is sent `again`.
     Otherwise the same is to be done anew, and the earlier batch gives up its claim to the key.
@@ -201,7 +201,7 @@ def asked_before(transaction: Connection, new: NewBatch, *, again: bool) -> Batc
 
 
 def get(transaction: Connection, owner_id: int, batch_id: str) -> Batch:
-    """A batch of this owner.
+    """Return a batch of this owner.
 
     Raises:
         NotFound: There is none, or it is another owner's.
@@ -212,12 +212,12 @@ def get(transaction: Connection, owner_id: int, batch_id: str) -> Batch:
         .where(batches.c.id == batch_id, batches.c.owner_id == owner_id)
     ).first()
     if row is None:
-        raise NotFound(f"there is no batch {batch_id!r}")
+        raise NotFound(f"no such batch: {batch_id!r}")
     return _batch(row)
 
 
 def page(transaction: Connection, owner_id: int, *, before: str | None, limit: int) -> list[Batch]:
-    """An owner's batches, newest first; `before` is the last id of the page before this one."""
+    """Return an owner's batches, newest first; `before` is the last id of the previous page."""
     query = select(*_COLUMNS).select_from(_FROM).where(batches.c.owner_id == owner_id)
     if before is not None:
         query = query.where(batches.c.id < before)
@@ -226,7 +226,7 @@ def page(transaction: Connection, owner_id: int, *, before: str | None, limit: i
 
 
 def cancel(transaction: Connection, owner_id: int, batch_id: str) -> Batch:
-    """Start no more of a batch. Safe to repeat, and without effect on one that has ended."""
+    """Cancel a batch. Safe to repeat, and without effect on one that has finished."""
     found = get(transaction, owner_id, batch_id)
     if found.job_id:
         job_statements.cancel(transaction, owner_id, found.job_id)
@@ -237,7 +237,7 @@ def cancel(transaction: Connection, owner_id: int, batch_id: str) -> Batch:
 
 
 def to_expire(transaction: Connection) -> list[Batch]:
-    """Batches that run although their window is over."""
+    """Return batches that still run after the end of their window."""
     return _batches(
         transaction,
         batches.c.expired_at.is_(None),
@@ -248,7 +248,7 @@ def to_expire(transaction: Connection) -> list[Batch]:
 
 
 def expire(transaction: Connection, batch: Batch) -> None:
-    """Start no more of a batch whose window is over. Safe to repeat.
+    """Expire a batch whose window is over: start no more of it. Safe to repeat.
 
     Writes only if its job has neither finished nor been cancelled by now.
     """
@@ -267,7 +267,7 @@ def expire(transaction: Connection, batch: Batch) -> None:
 
 
 def to_finalize(transaction: Connection) -> list[Batch]:
-    """Batches whose jobs have finished and whose files are not written yet."""
+    """Return batches whose jobs have finished and whose files are not written yet."""
     return _batches(transaction, jobs.c.finished_at.is_not(None))
 
 
@@ -279,7 +279,7 @@ def finalize(
     error_file_id: str | None,
     usage: dict[str, Any],
 ) -> None:
-    """Note that a batch's files are written; one without a line is None. Safe to repeat."""
+    """Record that a batch's files are written; None for one without lines. Safe to repeat."""
     finalized = transaction.execute(
         update(batches)
         .where(batches.c.id == batch_id, batches.c.finalized_at.is_(None))

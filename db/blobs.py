@@ -22,33 +22,33 @@ from db.settings import RecordSettings
 
 
 def image_key(owner_id: int, digest: str) -> str:
-    """Where an owner's image is kept."""
+    """Key of an owner's image."""
     return f"{owner_id}/images/{digest[:2]}/{digest}"
 
 
 def spool_key(owner_id: int, name: str) -> str:
-    """Where a streamed submission waits for its import."""
+    """Key of a streamed submission that waits for its import."""
     return f"{owner_id}/spool/{name}.jsonl"
 
 
 def results_key(owner_id: int, job_id: str) -> str:
-    """Where the results of a finished job are kept."""
+    """Key of the results file of a finished job."""
     return f"{owner_id}/results/{job_id}.jsonl"
 
 
 def file_key(owner_id: int, file_id: str) -> str:
-    """Where a file of OpenAI's interface is kept."""
+    """Key of a file of OpenAI's API."""
     return f"{owner_id}/files/{file_id}"
 
 
 class BlobStore(Protocol):
-    """What both stores can do. Every method raises StorageError when the store is away."""
+    """Interface of both stores. Every method raises StorageError if the store is unavailable."""
 
     def put(self, key: str, source: IO[bytes]) -> None:
-        """Store everything that `source` has left; durable when it returns."""
+        """Store what `source` still holds; durable when it returns."""
 
     def get(self, key: str, most: int | None = None) -> bytes:
-        """The whole blob, of at most `most` bytes.
+        """Return a whole blob of at most `most` bytes.
 
         Raises:
             NotFound: There is none.
@@ -56,24 +56,24 @@ class BlobStore(Protocol):
         """
 
     def open(self, key: str, offset: int = 0) -> IO[bytes]:
-        """Read a blob from `offset` on, as a stream to be closed.
+        """Open a blob from `offset` on as a stream, which the caller closes.
 
         Raises:
             NotFound: There is none.
         """
 
     def delete(self, key: str) -> None:
-        """Remove a blob; one that is not there is no error."""
+        """Delete a blob; a missing one is no error."""
 
     def presign_put(self, key: str, seconds: int, size_bytes: int) -> str | None:
-        """A URL to which a client may PUT that many bytes itself, or None if there is none."""
+        """Return a URL for a PUT of that many bytes by a client, or None if unsupported."""
 
     def prepare(self) -> None:
-        """Make the bucket or folder if it is not there. Safe to repeat."""
+        """Create the bucket or folder if it is missing. Safe to repeat."""
 
 
 class FolderStore:
-    """Blobs as files below a folder, each written aside and renamed into place."""
+    """Stores blobs as files below a folder, each written aside and renamed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -116,15 +116,15 @@ class FolderStore:
             (self.folder / key).unlink(missing_ok=True)
 
     def presign_put(self, key: str, seconds: int, size_bytes: int) -> str | None:
-        """A folder cannot be written to from elsewhere."""
+        """Return None: a folder takes no uploads."""
         return None
 
     def prepare(self) -> None:
-        """The folder was made when the store was opened."""
+        """Do nothing: the folder was created with the store."""
 
 
 def _sync_folders(folder: Path, root: Path) -> None:
-    """Make a new name durable, and those of the folders that may have been made for it."""
+    """Make a new name durable, with those of the folders that may be new."""
     for parent in (folder, *folder.parents):
         descriptor = os.open(parent, os.O_RDONLY)
         try:
@@ -140,23 +140,23 @@ def _file_errors(key: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise NotFound(f"there is no blob {key!r}") from error
+        raise NotFound(f"no such blob: {key!r}") from error
     except OSError as error:
         raise StorageError(f"the blob store failed: {error.strerror}") from error
 
 
 def check_size(size: int, most: int | None) -> None:
-    """Refuse to read a blob of `size` bytes where at most `most` are wanted.
+    """Reject a blob of `size` bytes if it is larger than `most`.
 
     Raises:
         ImageTooLarge: It has more.
     """
     if most is not None and size > most:
-        raise ImageTooLarge(f"{size} bytes; at most {most} are accepted")
+        raise ImageTooLarge(f"{size} bytes; the limit is {most}")
 
 
 def open_store(settings: RecordSettings) -> BlobStore:
-    """The store that the settings name."""
+    """Open the store that the settings name."""
     if settings.store == "folder":
         return FolderStore(settings.store_folder)
     from db.s3 import S3Store  # half a second of imports that others do without

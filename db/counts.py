@@ -1,4 +1,4 @@
-"""The counts of jobs, and the lock under which they change.
+"""Item counts of jobs, and the lock under which they change.
 
 Whoever changes items locks their jobs first, in id order, and changes the counts in the same
 transaction: so they agree in every snapshot, and nobody waits in a circle.
@@ -29,7 +29,7 @@ _MOVES = {
 
 
 def lock(transaction: Connection, job_ids: Iterable[str]) -> dict[str, int]:
-    """Lock jobs in id order until the transaction ends. SQLite's writer holds all anyway.
+    """Lock jobs in id order until the transaction ends. SQLite's single writer holds all anyway.
 
     Returns:
         The last result number of each.
@@ -71,7 +71,7 @@ def move(
 
 
 def finish_if_done(transaction: Connection, job_ids: Iterable[str]) -> None:
-    """Finish those sealed jobs that have nothing open any more. Safe to repeat.
+    """Finish those sealed jobs that have no open items any more. Safe to repeat.
 
     Their webhooks are written into the outbox in the same transaction.
     """

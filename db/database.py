@@ -1,4 +1,4 @@
-"""One database behind one door: `Database(url).transaction()`.
+"""A connection pool and its transactions: `Database(url).transaction()`.
 
 SQLite (WAL) and Postgres 15+ take the same statements. On SQLite every transaction begins as a
 writer, so that two of them wait for each other instead of failing half-way; reads that need no
@@ -69,7 +69,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
-        """A transaction that commits at the end of the block, or leaves nothing behind.
+        """Open a transaction that commits at the end of the block, or rolls back.
 
         Raises:
             StorageError: The database is away or refuses to work; nothing was committed, or,
@@ -80,7 +80,7 @@ class Database:
 
     @contextmanager
     def snapshot(self) -> Iterator[Transaction]:
-        """A transaction that only reads and sees one moment of the record."""
+        """Open a read-only transaction that sees one moment of the database."""
         with _translated():
             reader = self.engine.execution_options(idefiq_reads=True)
             if not self.is_sqlite:  # one moment is all that a transaction of SQLite ever sees
@@ -91,7 +91,7 @@ class Database:
     def retrying(
         self, work: Callable[[Transaction], Result], *, while_: Callable[[], bool]
     ) -> Result:
-        """Run `work` in a transaction, again after a StorageError as long as `while_` says so.
+        """Run `work` in a transaction, and again after a StorageError while `while_` is true.
 
         Only for work that may run twice.
         """
@@ -107,13 +107,13 @@ class Database:
                 pause = min(pause * 2, 2.0)
 
     def dispose(self) -> None:
-        """Close every connection."""
+        """Close all connections."""
         self.engine.dispose()
 
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Turn "the database is away" into StorageError; leave programming errors as they are."""
+    """Turn errors of an unavailable database into StorageError; others pass unchanged."""
     try:
         yield
     except (OperationalError, PoolTimeout) as error:

@@ -1,4 +1,4 @@
-"""What people decide about drafts of alternative text, with every step kept.
+"""Decisions of people about drafts of alternative text, with their history.
 
     draft ──▶ unreviewed ──accept──▶ accepted       each step: who, when, what it led to
                   │  ├─────edit────▶ edited         and each can be undone, back to the draft
@@ -35,7 +35,7 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a reviewer does, having seen a revision.
+    """A decision of a reviewer, who has seen `revision`.
 
     Attributes:
         text: With "edit": the new text; the others have none.
@@ -68,7 +68,7 @@ _OF_CONTENT = ("state", "text", "long_description", "language")
 
 
 def history(transaction: Connection, review: Review) -> list[Step]:
-    """The steps of a review, oldest first."""
+    """Return the steps of a review, oldest first."""
     rows = transaction.execute(
         select(review_steps)
         .where(review_steps.c.item_id == review.item_id)
@@ -83,7 +83,7 @@ def history(transaction: Connection, review: Review) -> list[Step]:
 def decide(
     transaction: Connection, owner_id: int, job_id: str, ordinal: int, decision: Decision
 ) -> Review:
-    """Take a decision. Writes only if the review is still at the revision that was seen.
+    """Apply a decision. Writes only if the review is still at the revision that was seen.
 
     Raises:
         NotFound: See `get`.
@@ -130,7 +130,7 @@ def decide(
 def _outcome(
     transaction: Connection, review: Review, decision: Decision
 ) -> tuple[Content, int | None]:
-    """What a decision leads to, and the revision that undoing it leads back to."""
+    """Return what a decision leads to, and the revision to which undo returns."""
     if decision.action is Action.UNDO:
         return _before(transaction, review, decision.revision)
     drafted = _drafted(review)
@@ -141,7 +141,9 @@ def _outcome(
             content = _with_state(now_there, ReviewState.ACCEPTED)
         case Action.EDIT:
             if not (decision.text or "").strip():
-                raise RequestError("an edit needs a text; or decide 'decorative'", field="text")
+                raise RequestError(
+                    "an edit requires a text; for none, decide 'decorative'", field="text"
+                )
             content = Content(
                 ReviewState.EDITED,
                 decision.text,

@@ -75,7 +75,7 @@ _armed: dict[str, _Failpoint] = {}
 
 
 def arm(spec: Mapping[str, str]) -> None:
-    """Arm places as `ACTION[:TIMES[:ABOUT]]`; TIMES 0 acts each time. Replaces what was armed.
+    """Arm places as `ACTION[:TIMES[:ITEMS]]`; TIMES 0 acts each time. Replaces what was armed.
 
     Raises:
         RequestError: There is no such place or action.
@@ -90,12 +90,12 @@ def arm(spec: Mapping[str, str]) -> None:
 
 
 def hook(place: str, action: Callable[[], None]) -> None:
-    """Call something of the test's own, once, at the next time."""
+    """Call `action` once, the next time the place is reached. For tests."""
     _armed[place] = _Failpoint(action, 1, "")
 
 
 def trigger(place: str, items: object = "") -> None:
-    """Say that a place is reached; `about` is what the work there is on."""
+    """Trigger failpoint `place` if it is armed for one of `items`."""
     if _armed:
         _act(place, items)
 

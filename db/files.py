@@ -1,4 +1,4 @@
-"""Files of OpenAI's interface: what was uploaded, and what batches wrote.
+"""Files of OpenAI's API: uploaded inputs, and outputs of batches.
 
 The bytes are in the blob store before the row is there, and leave it before the row does.
 """
@@ -37,7 +37,7 @@ def _file(row: Row[Any]) -> File:
 
 @dataclass(frozen=True, slots=True)
 class NewFile:
-    """A file whose bytes are stored. `expires_seconds` counts from now; None is never."""
+    """A file whose bytes are stored. `expires_seconds` counts from now; None never expires."""
 
     id: str
     owner_id: int
@@ -48,7 +48,7 @@ class NewFile:
 
 
 def add(transaction: Connection, new: NewFile) -> File:
-    """Note a file. Safe to repeat; the first one stays."""
+    """Record a file. Safe to repeat; the first one stays."""
     try:
         with transaction.begin_nested():
             transaction.execute(
@@ -68,7 +68,7 @@ def add(transaction: Connection, new: NewFile) -> File:
 
 
 def get(transaction: Connection, owner_id: int, file_id: str) -> File:
-    """A file of this owner.
+    """Return a file of this owner.
 
     Raises:
         NotFound: There is none, or it is another owner's.
@@ -77,7 +77,7 @@ def get(transaction: Connection, owner_id: int, file_id: str) -> File:
         select(*_COLUMNS).where(files.c.id == file_id, files.c.owner_id == owner_id)
     ).first()
     if row is None:
-        raise NotFound(f"there is no file {file_id!r}")
+        raise NotFound(f"no such file: {file_id!r}")
     return _file(row)
 
 
@@ -90,7 +90,7 @@ def page(
     beyond: str | None,
     limit: int,
 ) -> list[File]:
-    """An owner's files by the time of their ids; `beyond` is the last id of the page before."""
+    """Return an owner's files by id; `beyond` is the last id of the previous page."""
     query = select(*_COLUMNS).where(files.c.owner_id == owner_id)
     if purpose is not None:
         query = query.where(files.c.purpose == purpose)
@@ -101,11 +101,11 @@ def page(
 
 
 def expired(transaction: Connection, limit: int) -> list[File]:
-    """Files of any owner whose time is over."""
+    """Return expired files of all owners."""
     rows = transaction.execute(select(*_COLUMNS).where(files.c.expires_at < now()).limit(limit))
     return [_file(row) for row in rows]
 
 
 def remove(transaction: Connection, owner_id: int, file_id: str) -> None:
-    """Forget a file whose bytes are gone. Safe to repeat."""
+    """Delete the row of a file whose bytes are deleted. Safe to repeat."""
     transaction.execute(delete(files).where(files.c.id == file_id, files.c.owner_id == owner_id))

@@ -1,4 +1,4 @@
-"""From a spool or a bucket to items, page by page, as upkeep does it.
+"""Imports of spools and buckets into items, page by page, by upkeep.
 
 Every page says where it belongs and moves the job on in the same transaction: it may be written
 twice and at two places, and counts once.
@@ -19,7 +19,7 @@ from db.tables import jobs
 def import_page(
     transaction: Connection, job: Job, offset: int, new_items: Sequence[NewItem], end: int
 ) -> bool:
-    """Add one page of a spooled submission, from line number `offset` to byte number `end`.
+    """Add one page of a spool, from line number `offset` to byte number `end`.
 
     Writes only if the job still waits for exactly this page, so it may run twice and at two
     places. Returns whether it was this call that wrote it.
@@ -45,7 +45,7 @@ def import_page(
 def list_page(
     transaction: Connection, job: Job, new_items: Sequence[NewItem], *, last: str | None
 ) -> bool:
-    """Add the images found on one page of a job's source; `last` is its last key.
+    """Add the images of one page of a job's bucket; `last` is its last key.
 
     Writes only if the job's listing still stands where `job` says, so it may run twice and at
     two places. None for `last` says that there are no more. Returns whether it was this call
@@ -72,7 +72,7 @@ def list_page(
 
 
 def to_import(transaction: Connection) -> list[Job]:
-    """Jobs whose spool is still there, to be imported or deleted, oldest first."""
+    """Return jobs whose spool is to be imported or deleted, oldest first."""
     rows = transaction.execute(
         select(*JOB_COLUMNS).where(jobs.c.spool_key.is_not(None)).order_by(jobs.c.id)
     )
@@ -80,7 +80,7 @@ def to_import(transaction: Connection) -> list[Job]:
 
 
 def to_list(transaction: Connection) -> list[Job]:
-    """Jobs whose source is still to be listed, oldest first."""
+    """Return jobs whose bucket is still to be listed, oldest first."""
     rows = transaction.execute(
         select(*JOB_COLUMNS)
         .where(jobs.c.source.is_not(None), jobs.c.sealed_at.is_(None))
@@ -89,8 +89,8 @@ def to_list(transaction: Connection) -> list[Job]:
     return [as_job(row) for row in rows]
 
 
-def forget_spool(transaction: Connection, job_id: str) -> None:
-    """Note that a sealed job's spool is deleted. Safe to repeat."""
+def spool_deleted(transaction: Connection, job_id: str) -> None:
+    """Record that a sealed job's spool is deleted. Safe to repeat."""
     transaction.execute(
         update(jobs)
         .where(jobs.c.id == job_id, jobs.c.sealed_at.is_not(None))
@@ -99,7 +99,7 @@ def forget_spool(transaction: Connection, job_id: str) -> None:
 
 
 def give_up_import(transaction: Connection, job: Job) -> bool:
-    """Cancel a job that can never be imported whole, so that it ends. Safe to repeat.
+    """Cancel a job that cannot be imported completely. Safe to repeat.
 
     Returns whether it was: a spool is gone as well when somebody else has imported all of it.
     """

@@ -1,4 +1,4 @@
-"""A job after its submission: looking at it, steering it, and what upkeep does for it."""
+"""Jobs after their submission: reading, steering, and the maintenance that upkeep does."""
 
 import secrets
 import time
@@ -18,7 +18,7 @@ from db.tables import jobs
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job's facts and counts at one moment; `results` is the highest result number so far."""
+    """Facts and counts of a job at one moment; `results` is the highest result number so far."""
 
     id: str
     owner_id: int
@@ -53,7 +53,7 @@ class Job:
 
     @property
     def state(self) -> JobState:
-        """What users see; see db/states.py."""
+        """State that users see; see db/states.py."""
         if self.finished_at:
             return ended_as(
                 cancelled_at=self.cancelled_at, expires_at=self.expires_at, failed=self.failed
@@ -76,12 +76,12 @@ PRIORITY_SECONDS = 600.0
 
 
 def as_job(row: Row[Any]) -> Job:
-    """Read a row of JOB_COLUMNS."""
+    """Turn a row of JOB_COLUMNS into a Job."""
     return Job(**row._mapping)
 
 
 def new_id(prefix: str) -> str:
-    """An id that sorts by the time it was made: 48 bits of milliseconds, 64 of chance."""
+    """Return an id that sorts by creation time: 48 bits of milliseconds, 64 random bits."""
     return f"{prefix}{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
 
 
@@ -89,7 +89,7 @@ def new_id(prefix: str) -> str:
 
 
 def get(transaction: Connection, owner_id: int, job_id: str) -> Job:
-    """A job of this owner.
+    """Return a job of this owner.
 
     Raises:
         NotFound: There is none, or it is another owner's.
@@ -100,12 +100,12 @@ def get(transaction: Connection, owner_id: int, job_id: str) -> Job:
         )
     ).first()
     if row is None:
-        raise NotFound(f"there is no job {job_id!r}")
+        raise NotFound(f"no such job: {job_id!r}")
     return as_job(row)
 
 
 def page(transaction: Connection, owner_id: int, *, before: str | None, limit: int) -> list[Job]:
-    """An owner's jobs, newest first; `before` is the last id of the page before this one.
+    """Return an owner's jobs, newest first; `before` is the last id of the previous page.
 
     Single conversations are left out.
     """
@@ -121,7 +121,7 @@ def page(transaction: Connection, owner_id: int, *, before: str | None, limit: i
 
 
 def several(transaction: Connection, job_ids: Iterable[str]) -> list[Job]:
-    """Jobs of whatever owner, for those who have looked at them before."""
+    """Return jobs of any owner. The caller must have checked that the owner may see them."""
     rows = transaction.execute(select(*JOB_COLUMNS).where(jobs.c.id.in_(list(job_ids))))
     return [as_job(row) for row in rows]
 
@@ -130,7 +130,7 @@ def several(transaction: Connection, job_ids: Iterable[str]) -> list[Job]:
 
 
 def cancel(transaction: Connection, owner_id: int, job_id: str) -> Job:
-    """Let no more items of the job start; answers there are stay. Safe to repeat.
+    """Cancel a job: start no more of its items. Answers are kept. Safe to repeat.
 
     Queued items are settled by `settle_cancelled`; running ones finish as they would have.
     """
@@ -144,7 +144,7 @@ def cancel(transaction: Connection, owner_id: int, job_id: str) -> Job:
 
 
 def pause(transaction: Connection, owner_id: int, job_id: str, *, paused: bool) -> Job:
-    """Start nothing new of the job, or go on. Safe to repeat.
+    """Pause or resume a job. Safe to repeat.
 
     Raises:
         RequestError: The job has finished or was cancelled.
@@ -161,7 +161,7 @@ def pause(transaction: Connection, owner_id: int, job_id: str, *, paused: bool) 
 
 
 def prioritize(transaction: Connection, owner_id: int, job_id: str, priority: int) -> Job:
-    """Give a job another rank among its owner's, from the next claim on. Safe to repeat."""
+    """Change a job's rank among its owner's, from the next claim on. Safe to repeat."""
     job = get(transaction, owner_id, job_id)
     head_start = timedelta(seconds=PRIORITY_SECONDS * priority)
     transaction.execute(
@@ -176,7 +176,7 @@ def prioritize(transaction: Connection, owner_id: int, job_id: str, priority: in
 
 
 def to_write(transaction: Connection, limit: int) -> list[Job]:
-    """Finished jobs whose results object is not written yet, oldest first."""
+    """Return finished jobs whose results file is not written yet, oldest first."""
     rows = transaction.execute(
         select(*JOB_COLUMNS)
         .where(
@@ -192,7 +192,7 @@ def to_write(transaction: Connection, limit: int) -> list[Job]:
 
 
 def record_results(transaction: Connection, job_id: str, key: str) -> bool:
-    """Remember where a finished job's results object is; False if the job is deleted by now."""
+    """Record the key of a finished job's results file; False if the job was deleted."""
     recorded = transaction.execute(
         update(jobs)
         .where(jobs.c.id == job_id, jobs.c.finished_at.is_not(None), jobs.c.deleted_at.is_(None))
@@ -202,7 +202,7 @@ def record_results(transaction: Connection, job_id: str, key: str) -> bool:
 
 
 def expire(transaction: Connection) -> list[str]:
-    """Start no more of jobs whose time is over. Safe to repeat; returns their ids."""
+    """Expire jobs whose time is over: start no more of them. Safe to repeat; returns their ids."""
     over = transaction.execute(
         select(jobs.c.id)
         .where(
@@ -220,7 +220,7 @@ def expire(transaction: Connection) -> list[str]:
 
 
 def to_settle(transaction: Connection) -> list[str]:
-    """Sealed, cancelled jobs that still have queued items."""
+    """Return sealed, cancelled jobs that still have queued items."""
     rows = transaction.execute(
         select(jobs.c.id).where(
             jobs.c.finished_at.is_(None),

@@ -255,7 +255,7 @@ def mark_suspects(transaction: Connection, running: Sequence[Lease], *, alone: b
         alone: True if the item ran with nothing else on the device.
     """
     if alone and running[0].hang_count + 1 >= MAX_HANGS:
-        error = Poison(f"the device hung {MAX_HANGS} times with nothing else on it")
+        error = Poison(f"the device hung {MAX_HANGS} times while the item ran alone")
         return _fail_for_good(transaction, [Failure(running[0], error)])
     records = [{"id": lease.item_id, "attempt": lease.claim_number} for lease in running]
     charge = {"rescues": 0, "deaths": 1} if alone else {"rescues": SUSPECT_RESCUES, "deaths": 0}

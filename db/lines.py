@@ -1,4 +1,4 @@
-"""JSON as the record and every reader of lines have it."""
+"""JSON as the database and all readers of JSON Lines use it."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ _ENDS = [(end.encode(), f"\\u{ord(end):04x}".encode()) for end in "\u0085\u2028\
 
 
 def json_text(value: Any) -> str:
-    """A value as JSON."""
+    """Serialize a value as JSON."""
     return orjson.dumps(value).decode()
 
 
 def json_line(value: Any) -> bytes:
-    """A value as JSON without a line break of any kind."""
+    """Serialize a value as JSON without line breaks of any kind."""
     line = orjson.dumps(value)
     for end, escaped in _ENDS:
         line = line.replace(end, escaped)

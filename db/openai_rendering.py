@@ -18,12 +18,12 @@ _OURS = frozenset(kind.code for kind in (EngineError, FetchFailed, OutOfMemory, 
 
 
 def completion_id(job_id: str, ordinal: int = 0) -> str:
-    """The id of an item's completion."""
+    """Id of an item's completion."""
     return f"chatcmpl-{job_id.removeprefix('job_')}-{ordinal}"
 
 
 def usage(answer: dict[str, Any]) -> dict[str, int]:
-    """Tokens of an answer."""
+    """Token counts of an answer."""
     prompt, said = answer["prompt_tokens"], answer["completion_tokens"]
     return {
         "prompt_tokens": prompt,
@@ -33,12 +33,12 @@ def usage(answer: dict[str, Any]) -> dict[str, int]:
 
 
 def finish_reason(answer: dict[str, Any]) -> str:
-    """One of those that OpenAI's clients know."""
+    """Finish reason of an answer, as OpenAI's clients know it."""
     return "length" if answer["finish_reason"] == "length" else "stop"
 
 
 def completion(item: Item, job_id: str, model: str) -> dict[str, Any]:
-    """An answered item as a chat.completion."""
+    """Render an answered item as a chat.completion."""
     assert item.answer is not None
     assert item.finished_at is not None
     return {
@@ -60,20 +60,20 @@ def completion(item: Item, job_id: str, model: str) -> dict[str, Any]:
 
 
 def error_body(message: str, code: str, *, status: int, param: str | None = None) -> dict[str, Any]:
-    """The envelope of an error."""
+    """Render an error object."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def failure(item: Item) -> tuple[int, dict[str, Any]]:
-    """A failed item as the HTTP status and the body under which it is shown."""
+    """Render a failed item: its HTTP status and body."""
     code = str(item.error_code)
     status = 500 if code in _OURS else 400
     return status, error_body(str(item.error_message), code, status=status)
 
 
 def line(item: Item, job_id: str, model: str, *, expired: bool) -> bytes:
-    """A final item as a line of a batch's files."""
+    """Render a final item as a line of a batch's files."""
     name = f"{job_id.removeprefix('job_')}_{item.ordinal}"
     shown: dict[str, Any] = {
         "id": f"batch_req_{name}",

@@ -1,4 +1,4 @@
-"""Owners, their API keys, what they get and what they may read.
+"""Owners, their API keys, limits and grants.
 
 A key is `idq_ID_SECRET`: looked up by its id, compared by the SHA-256 of the whole, shown once.
 160 bits of chance need no slow hash.
@@ -22,7 +22,7 @@ from db.tables import api_keys, grants, owners
 
 
 class Scope(StrEnum):
-    """What a key may do."""
+    """What an API key may do."""
 
     #: Send and steer: jobs, images, files, webhooks.
     SUBMIT = "submit"
@@ -52,7 +52,7 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class OwnerLimits:
-    """What an owner gets; None leaves a quota to the settings.
+    """Weight and quotas of an owner; None uses the default of the settings.
 
     Attributes:
         weight: Share of the workers, beside those of others who want some.
@@ -80,7 +80,7 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sends a request, with which key; `is_noted` says that its use is written down."""
+    """Who sends a request, and with which key; `is_noted` means that the use was recorded."""
 
     owner: Owner
     scopes: frozenset[str]
@@ -89,7 +89,7 @@ class Caller:
 
 
 def get_or_create(transaction: Connection, name: str) -> Owner:
-    """The owner of this name, made if there is none.
+    """Return the owner of this name, creating it if needed.
 
     Raises:
         RequestError: The name is not 1 to 63 of a-z, 0-9, dot, dash and underscore.
@@ -112,7 +112,7 @@ def get_or_create(transaction: Connection, name: str) -> Owner:
 
 
 def named(transaction: Connection, name: str) -> Owner:
-    """The owner of this name.
+    """Return the owner of this name.
 
     Raises:
         NotFound: There is none.
@@ -121,18 +121,18 @@ def named(transaction: Connection, name: str) -> Owner:
         select(owners.c.id, owners.c.name).where(owners.c.name == name)
     ).first()
     if row is None:
-        raise NotFound(f"there is no owner {name!r}")
+        raise NotFound(f"no such owner: {name!r}")
     return Owner(row.id, row.name)
 
 
 def limits(transaction: Connection, owner_id: int) -> OwnerLimits:
-    """What an owner gets."""
+    """Return the limits of an owner."""
     columns = [owners.c[field.name] for field in fields(OwnerLimits)]
     return OwnerLimits(*transaction.execute(select(*columns).where(owners.c.id == owner_id)).one())
 
 
 def limit(transaction: Connection, name: str, limits: OwnerLimits) -> Owner:
-    """Set what an owner gets, from the next claim and the next submission on."""
+    """Set the limits of an owner, from the next claim and submission on."""
     owner = get_or_create(transaction, name)
     transaction.execute(update(owners).where(owners.c.id == owner.id).values(asdict(limits)))
     return owner
@@ -146,7 +146,7 @@ def create_key(
     scopes: Sequence[str] = USUAL_SCOPES,
     expires_at: datetime | None = None,
 ) -> str:
-    """Make a key and return it whole: the only time that anybody sees it.
+    """Create a key and return it with its secret, which is never shown again.
 
     Raises:
         RequestError: There is no such scope.
@@ -230,7 +230,7 @@ def revoke_key(transaction: Connection, key_id: str) -> None:
         .values(revoked_at=now())
     )
     if not revoked.rowcount:
-        raise NotFound(f"there is no key {key_id!r} that could be revoked")
+        raise NotFound(f"no such key, or it is revoked already: {key_id!r}")
 
 
 _KEYS = select(

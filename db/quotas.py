@@ -73,7 +73,7 @@ def _stored(transaction: Connection, owner_id: int) -> int:
 def check_submission(
     transaction: Connection, owner_id: int, usual: OwnerLimits, new_items: int
 ) -> None:
-    """Refuse a submission that is more than an owner may have waiting.
+    """Reject a submission that exceeds what its owner may have queued.
 
     Raises:
         TooLarge: No job may have so many items.
@@ -86,7 +86,7 @@ def check_submission(
 
 
 def check_page(transaction: Connection, job: Job, usual: OwnerLimits, new_items: int) -> None:
-    """Refuse one more page of a job whose items are found bit by bit.
+    """Reject one more page of a job whose items are added bit by bit.
 
     Raises:
         TooLarge: The job would have more items than any may have.
@@ -103,7 +103,7 @@ def check_page(transaction: Connection, job: Job, usual: OwnerLimits, new_items:
 def check_upload(
     transaction: Connection, owner_id: int, usual: OwnerLimits, size_bytes: int
 ) -> None:
-    """Refuse bytes beyond what an owner may have stored.
+    """Reject bytes beyond what an owner may have stored.
 
     Raises:
         QuotaExceeded: Not before something is deleted.

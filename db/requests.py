@@ -1,4 +1,4 @@
-"""What an item asks for: one canonical JSON, whatever face it came through.
+"""Requests of items: one canonical JSON, whichever interface it came through.
 
     job.defaults   {"kind": "caption", "options": {...}}
     item.request   {"images": ["blob:…"], "prompt": "…"}           laid over the defaults
@@ -52,13 +52,13 @@ _REFERENCE_FORMS = "blob:SHA256, http(s)://…, s3://bucket/key or data:image/�
 
 
 def no_nul(text: str) -> str:
-    """Refuse the one character that Postgres cannot store.
+    """Reject the one character that Postgres cannot store.
 
     Raises:
         ValueError: There is one.
     """
     if "\0" in text:
-        raise ValueError("the character NUL cannot be stored")
+        raise ValueError("the character NUL is not allowed")
     return text
 
 
@@ -79,7 +79,7 @@ def check_reference(reference: str) -> str:
     too_long = len(reference) > MAX_REFERENCE and not reference.startswith("data:")
     if too_long or "\0" in reference or not _matches(reference):
         shown = reference if len(reference) <= 60 else f"{reference[:57]}…"
-        raise ValueError(f"{shown!r} is no image reference; use {_REFERENCE_FORMS}")
+        raise ValueError(f"invalid image reference: {shown!r}; expected {_REFERENCE_FORMS}")
     return reference
 
 
@@ -96,7 +96,7 @@ class _Strict(BaseModel):
 
 
 class Options(_Strict):
-    """How an answer is generated. What is left out is the checkpoint's own default."""
+    """Generation options. What is left out is the checkpoint's default."""
 
     max_new_tokens: Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)] | None = Field(
         None, description="Most tokens of an answer; a model's own limit is in /v1/models"
@@ -140,7 +140,7 @@ class Options(_Strict):
 
 
 class Example(_Strict):
-    """One solved example shown to the model before the item.
+    """A solved example that the model sees before the item.
 
     A question's example may have a question of its own; otherwise the item's is meant.
     """
@@ -158,7 +158,7 @@ Passage = Annotated[str, StringConstraints(max_length=2_000), AfterValidator(no_
 
 
 class AltText(_Strict):
-    """Caption: write alternative text, as for a page with the image on it.
+    """For `caption`: write alternative text, as for a page that contains the image.
 
     What a page says around the image helps a model to say what matters there; all of it may be
     left out.
@@ -192,7 +192,7 @@ class AltText(_Strict):
 
 
 class TextPart(_Strict):
-    """Text of a message."""
+    """A text of a message."""
 
     type: Literal["text"]
     text: Text
@@ -255,16 +255,16 @@ class Request(_Strict):
     def _distinct(cls, value: list[str] | None) -> list[str] | None:
         for label, times in Counter(value or ()).items():
             if times > 1:
-                raise ValueError(f"the label {label!r} is there {times} times")
+                raise ValueError(f"duplicate label: {label!r}")
         return value
 
     def canonical(self) -> dict[str, Any]:
-        """The JSON that is stored: only what was said."""
+        """Return the JSON that is stored: only the fields that were set."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
 def effective(defaults: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
-    """Lay an item's request over its job's defaults: options and alt_text field by field."""
+    """Merge an item's request over its job's defaults; options and alt_text field by field."""
     merged = {"kind": "caption", **defaults, **request}
     for name in ("options", "alt_text"):
         if name in merged:
@@ -273,7 +273,7 @@ def effective(defaults: dict[str, Any], request: dict[str, Any]) -> dict[str, An
 
 
 def options_digest(effective_request: dict[str, Any]) -> str:
-    """Equal for items that may share a batch: a digest of kind, method and shared options."""
+    """Digest of kind, method and shared options: equal for items that may share a batch."""
     chosen = {key: effective_request.get(key) for key in ("kind", "method")}
     if alt_text := alt_text_of(effective_request):
         chosen["alt_text"] = alt_text["long_description"]
@@ -283,7 +283,7 @@ def options_digest(effective_request: dict[str, Any]) -> str:
 
 
 def alt_text_of(request: dict[str, Any]) -> dict[str, Any] | None:
-    """What an effective request says of alternative text, with what is usual filled in."""
+    """Return the alt_text of an effective request with its defaults filled in, or None."""
     said = request.get("alt_text")
     return None if said is None else {**USUAL_ALT_TEXT, **said}
 
@@ -294,10 +294,10 @@ def image_references(request: dict[str, Any]) -> list[str]:
 
 
 def example_references(request: dict[str, Any]) -> list[str]:
-    """References of the images of a request's examples."""
+    """References of the images in a request's examples."""
     return [example["image"] for example in request.get("examples", ())]
 
 
 def blob_digests(references: Iterable[str]) -> set[str]:
-    """Digests of the `blob:` references among some."""
+    """Digests of the `blob:` references among some references."""
     return {name.removeprefix("blob:") for name in references if name.startswith("blob:")}

@@ -1,4 +1,4 @@
-"""Items of sessions that died: taken back, charged to nobody.
+"""Rescues: items of dead sessions return to the queue, without a charged attempt.
 
 A death says nothing against any item. One that is rescued again and again waits a little longer
 each time, so that what crashes every worker in a way that nobody sees leaves them time for others.
@@ -38,7 +38,7 @@ _RESCUE = Statement(
 
 
 def rescue(transaction: Connection, limit: int = 1_000) -> int:
-    """Take back items of dead sessions, charged to nobody. Safe to repeat; returns how many."""
+    """Return items of dead sessions to the queue. Safe to repeat; returns how many."""
     affected = sorted({row.job_id for row in _DEAD.run(transaction, limit=limit)})
     if not affected:
         return 0

@@ -1,4 +1,4 @@
-"""Reading items: one at a time, or an owner's job in the order in which its items finished.
+"""Reading items: one at a time, or all of a job in the order in which they finished.
 
 A page starts after a result number and never misses one: numbers are given under the lock of
 the job's row, so none appears below one that a reader has already seen.
@@ -40,7 +40,7 @@ class Item:
     request: dict[str, Any] | None = None
 
     def public(self) -> dict[str, Any]:
-        """The JSON that owners get, in pages, streams and results objects alike."""
+        """The JSON that owners get, in pages, streams and results files alike."""
         error = {"code": self.error_code, "message": self.error_message}
         return {
             "index": self.ordinal,
@@ -74,7 +74,7 @@ def _item(row: Any) -> Item:
 
 
 def get(transaction: Connection, owner_id: int, job_id: str, ordinal: int) -> Item:
-    """One item of an owner's job.
+    """Return one item of an owner's job.
 
     Raises:
         NotFound: There is no such job of this owner, or no such item in it.
@@ -93,7 +93,7 @@ def get(transaction: Connection, owner_id: int, job_id: str, ordinal: int) -> It
 def finished_after(
     transaction: Connection, job_id: str, *, number: int, limit: int
 ) -> Sequence[Item]:
-    """Up to `limit` final items with result numbers above `number`, in that order."""
+    """Return up to `limit` final items with result numbers above `number`, in order."""
     rows = transaction.execute(
         select(*_COLUMNS)
         .where(items.c.job_id == job_id, items.c.result_number > number)
@@ -106,7 +106,7 @@ def finished_after(
 def pages_as_finished(
     database: Database, job_id: str, limit: int, *, number: int = 0
 ) -> Iterator[Sequence[Item]]:
-    """All final items with result numbers above `number`, in that order, `limit` at a time.
+    """Yield all final items with result numbers above `number`, `limit` at a time.
 
     Each page is a snapshot of its own, so that no transaction waits for whoever reads.
     """
@@ -120,7 +120,7 @@ def pages_as_finished(
 
 
 def in_order(transaction: Connection, job_id: str, *, first: int, limit: int) -> Sequence[Item]:
-    """Up to `limit` items from ordinal `first` on, in the order of the submission."""
+    """Return up to `limit` items from ordinal `first` on, in the order of the submission."""
     rows = transaction.execute(
         select(*_COLUMNS)
         .where(items.c.job_id == job_id, items.c.ordinal >= first)
@@ -131,7 +131,7 @@ def in_order(transaction: Connection, job_id: str, *, first: int, limit: int) ->
 
 
 def pages_in_order(database: Database, job_id: str, limit: int) -> Iterator[Sequence[Item]]:
-    """All items of a job in the order of the submission, `limit` at a time.
+    """Yield all items of a job in the order of the submission, `limit` at a time.
 
     Each page is a snapshot of its own, so that no transaction waits for whoever reads.
     """

@@ -1,4 +1,4 @@
-"""What is kept no longer: jobs by their age or on request, and images that nothing refers to.
+"""Retention: soft delete and purge of jobs, and garbage collection of images.
 
     finished job ─▶ deleted (nobody sees it) ─▶ items, page by page ─▶ results ─▶ row
     image ─▶ unused for long, and in no item ─▶ marked ─▶ an hour later: bytes, then row
@@ -23,8 +23,8 @@ from db.tables import batches, blobs, deliveries, items, jobs, webhooks
 # ---- jobs ---------------------------------------------------------------------------
 
 
-def forget_job(transaction: Connection, owner_id: int, job_id: str) -> None:
-    """Delete a finished job: nobody sees it from now on, and upkeep removes what it has.
+def soft_delete_job(transaction: Connection, owner_id: int, job_id: str) -> None:
+    """Delete a finished job: it is invisible from now on, and upkeep purges its rows.
 
     Raises:
         NotFound: There is none, or it is another owner's.
@@ -32,12 +32,14 @@ def forget_job(transaction: Connection, owner_id: int, job_id: str) -> None:
     """
     job = get(transaction, owner_id, job_id)
     if job.finished_at is None:
-        raise NotReady(f"job {job_id} is {job.state}: cancel it, and delete it when it has ended")
-    if not _forget(transaction, jobs.c.id == job_id):
+        raise NotReady(
+            f"job {job_id} is {job.state}: cancel it first, and delete it when it has finished"
+        )
+    if not _soft_delete(transaction, jobs.c.id == job_id):
         raise NotReady(f"job {job_id} is a batch whose files are being written")
 
 
-def forget_old_jobs(
+def soft_delete_old_jobs(
     transaction: Connection, *, keep_seconds: float, keep_chat_seconds: float, limit: int
 ) -> int:
     """Delete some jobs that finished long ago; 0 keeps them for ever. Returns how many."""
@@ -57,15 +59,15 @@ def forget_old_jobs(
         )
     )
     some = select(jobs.c.id).where(or_(*old), jobs.c.deleted_at.is_(None), ~untold.exists())
-    return _forget(transaction, jobs.c.id.in_(some.limit(limit)))
+    return _soft_delete(transaction, jobs.c.id.in_(some.limit(limit)))
 
 
-def _forget(transaction: Connection, *conditions: Any) -> int:
+def _soft_delete(transaction: Connection, *conditions: Any) -> int:
     unwritten = select(batches.c.id).where(
         batches.c.job_id == jobs.c.id, batches.c.finalized_at.is_(None)
     )
     # Its key is free again: the same submission would be a new job.
-    forgotten = transaction.execute(
+    deleted = transaction.execute(
         update(jobs)
         .where(
             jobs.c.finished_at.is_not(None),
@@ -75,26 +77,26 @@ def _forget(transaction: Connection, *conditions: Any) -> int:
         )
         .values(deleted_at=now(), idempotency_key=None)
     )
-    return int(forgotten.rowcount)
+    return int(deleted.rowcount)
 
 
-def to_remove(transaction: Connection, limit: int) -> list[Job]:
-    """Deleted jobs that are still there."""
+def deleted_jobs(transaction: Connection, limit: int) -> list[Job]:
+    """Return deleted jobs whose rows are still there."""
     rows = transaction.execute(
         select(*JOB_COLUMNS).where(jobs.c.deleted_at.is_not(None)).order_by(jobs.c.id).limit(limit)
     )
     return [as_job(row) for row in rows]
 
 
-def remove_items(transaction: Connection, job_id: str, limit: int) -> int:
-    """Remove some items of a deleted job. Returns how many; safe to repeat."""
+def purge_items(transaction: Connection, job_id: str, limit: int) -> int:
+    """Delete some items of a deleted job. Returns how many; safe to repeat."""
     some = select(items.c.id).where(items.c.job_id == job_id).limit(limit)
     removed = transaction.execute(delete(items).where(items.c.id.in_(some)))
     return int(removed.rowcount)
 
 
-def remove_job(transaction: Connection, job_id: str) -> None:
-    """Remove a deleted job that has no items any more, and what was told of it."""
+def purge_job(transaction: Connection, job_id: str) -> None:
+    """Delete the row of a deleted job without items, with its deliveries and batch."""
     batch_ids = select(batches.c.id).where(batches.c.job_id == job_id)
     transaction.execute(
         delete(deliveries).where(
@@ -109,7 +111,7 @@ def remove_job(transaction: Connection, job_id: str) -> None:
 
 
 def owners_with_unused(transaction: Connection, keep_seconds: float) -> list[int]:
-    """Owners of images that nobody has used for so long, and that are not marked."""
+    """Owners of unmarked images that were not used for `keep_seconds`."""
     rows = transaction.execute(
         select(blobs.c.owner_id)
         .where(blobs.c.used_at < after(-keep_seconds), blobs.c.collecting_at.is_(None))
@@ -121,7 +123,7 @@ def owners_with_unused(transaction: Connection, keep_seconds: float) -> list[int
 def references(
     transaction: Connection, *, beyond: int, limit: int
 ) -> tuple[set[tuple[int, str]], int | None]:
-    """Owners and digests that one page of all items refers to, and the last id of the page."""
+    """Owners and digests that one page of all items refers to, and the page's last id."""
     rows = transaction.execute(
         select(
             items.c.id,
@@ -165,7 +167,7 @@ def _named(request: dict[str, Any]) -> list[str]:
 def unused(
     transaction: Connection, owner_id: int, keep_seconds: float, *, beyond: str, limit: int
 ) -> list[str]:
-    """Some digests that nobody has used for so long, in order."""
+    """Some digests that were not used for `keep_seconds`, in order."""
     rows = transaction.execute(
         select(blobs.c.digest)
         .where(
@@ -180,10 +182,10 @@ def unused(
     return list(rows.scalars())
 
 
-def mark(
+def mark_for_collection(
     transaction: Connection, owner_id: int, digests: Sequence[str], keep_seconds: float
 ) -> int:
-    """Mark images to be removed, unless somebody has used them meanwhile. Returns how many."""
+    """Mark unused images for garbage collection. Returns how many."""
     unused = and_(
         blobs.c.owner_id == owner_id,
         blobs.c.digest.in_(list(digests)),
@@ -197,23 +199,23 @@ def mark(
     return int(marked.rowcount)
 
 
-def forget_image(transaction: Connection, owner_id: int, digest: str) -> None:
-    """Have an image removed as soon as upkeep looks, whoever still names it.
+def delete_image(transaction: Connection, owner_id: int, digest: str) -> None:
+    """Have an image collected at the next round, whoever still refers to it.
 
     Raises:
         NotFound: The owner has none of this digest.
     """
-    forgotten = transaction.execute(
+    deleted = transaction.execute(
         update(blobs)
         .where(blobs.c.owner_id == owner_id, blobs.c.digest == digest)
         .values(collecting_at=after(-2 * GRACE_SECONDS))
     )
-    if not forgotten.rowcount:
-        raise NotFound(f"there is no image {digest}")
+    if not deleted.rowcount:
+        raise NotFound(f"no such image: {digest}")
 
 
-def to_collect(transaction: Connection, limit: int) -> list[tuple[int, str]]:
-    """Owners and digests of images that were marked long enough ago."""
+def marked_images(transaction: Connection, limit: int) -> list[tuple[int, str]]:
+    """Return owners and digests of images that were marked long enough ago."""
     rows = transaction.execute(
         select(blobs.c.owner_id, blobs.c.digest)
         .where(blobs.c.collecting_at < after(-GRACE_SECONDS))
@@ -223,7 +225,7 @@ def to_collect(transaction: Connection, limit: int) -> list[tuple[int, str]]:
 
 
 def hold_marked(transaction: Connection, owner_id: int, digest: str) -> bool:
-    """Hold a marked image until the transaction ends; False if it is not marked any more."""
+    """Lock a marked image until the transaction ends; False if it is not marked any more."""
     held = transaction.execute(
         select(blobs.c.digest)
         .where(

@@ -1,4 +1,4 @@
-"""Drafts of alternative text, queued for people, and where they stand; see db/decisions.py.
+"""The review queue: drafts of alternative text and their state; see db/decisions.py.
 
 The item's own answer never changes.
 """
@@ -17,7 +17,7 @@ from db.tables import items, jobs, reviews
 
 
 class ReviewState(StrEnum):
-    """What has been decided about a draft."""
+    """State of a draft."""
 
     UNREVIEWED = "unreviewed"
     ACCEPTED = "accepted"
@@ -39,7 +39,7 @@ class Order(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """An item that was answered just now with alternative text; `request` is its effective one."""
+    """An item that was just answered with alternative text; `request` is its effective one."""
 
     item_id: int
     owner_id: int
@@ -50,7 +50,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a review says at one revision. An empty text is that of a decorative image."""
+    """Text of a review at one revision; empty for a decorative image."""
 
     state: ReviewState
     text: str | None
@@ -60,7 +60,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """A draft and what has become of it, with what a person needs to judge it.
+    """A draft, its decisions, and what a person needs to judge it.
 
     Attributes:
         request: The item's effective request.
@@ -100,7 +100,7 @@ _KEYS = {Order.PAGE: reviews.c.page, Order.CONFIDENCE: reviews.c.certainty}
 
 
 def queue(transaction: Connection, drafts: Sequence[Draft]) -> None:
-    """Queue drafts in the transaction that answers their items."""
+    """Queue drafts, in the transaction that answers their items."""
     rows = [
         {
             "item_id": draft.item_id,
@@ -131,7 +131,7 @@ def page(  # noqa: PLR0913 - what a queue can be asked for
     beyond: Sequence[Any] | None,
     limit: int,
 ) -> list[Review]:
-    """An owner's reviews, the undecided first; `beyond` is `position` of the last one seen."""
+    """Return an owner's reviews, undecided first; `beyond` is `position` of the last one seen."""
     key = (reviews.c.decided, _KEYS[order], reviews.c.item_id)
     query = _SELECT.where(reviews.c.owner_id == owner_id)
     if states:
@@ -146,13 +146,13 @@ def page(  # noqa: PLR0913 - what a queue can be asked for
 
 
 def position(review: Review, order: Order) -> list[Any]:
-    """Where a review stands in an order, to go on from."""
+    """Position of a review in an order, for the next page."""
     key = review.page if order is Order.PAGE else review.confidence
     return [int(review.content.state is not ReviewState.UNREVIEWED), key, review.item_id]
 
 
 def get(transaction: Connection, owner_id: int, job_id: str, ordinal: int) -> Review:
-    """The review of one item.
+    """Return the review of one item.
 
     Raises:
         NotFound: There is no such item of this owner, or it is no draft of alternative text.
@@ -170,7 +170,7 @@ def get(transaction: Connection, owner_id: int, job_id: str, ordinal: int) -> Re
 
 
 def content_of(row: Row[Any]) -> Content:
-    """What a row of a review, or of a step to it, says."""
+    """Read the content of a row of a review, or of a step."""
     return Content(ReviewState(row.state), row.text, row.long_description, row.language)
 
 

@@ -1,4 +1,4 @@
-"""The blob store in a bucket of S3, or of anything that speaks its protocol."""
+"""The blob store in a bucket of S3, or of any store with its protocol."""
 
 import io
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ PIECE_TRIES = 3
 
 
 class S3Store:
-    """Blobs as objects of one bucket.
+    """Stores blobs as objects of one bucket.
 
     Checksums are sent only where the protocol demands them, because R2, OVH, MinIO and Swift
     refuse the newer ones (botocore#3352).
@@ -78,7 +78,7 @@ class S3Store:
 
 
 def s3_client(settings: RecordSettings, *, attempts: int = 3) -> Any:
-    """A boto3 client with this service's endpoint, credentials, timeouts and retries."""
+    """Create a boto3 client with the service's endpoint, credentials, timeouts and retries."""
     return boto3.client(
         "s3",
         endpoint_url=settings.s3_endpoint or None,
@@ -99,7 +99,7 @@ def s3_client(settings: RecordSettings, *, attempts: int = 3) -> Any:
 
 
 class _Object(io.RawIOBase):
-    """An object from `offset` on; each read is a request for a range of its bytes."""
+    """An object from `offset` on; each read requests a range of its bytes."""
 
     def __init__(self, store: S3Store, key: str, offset: int) -> None:
         self._client, self._key, self._next = store.client, key, offset
@@ -108,15 +108,15 @@ class _Object(io.RawIOBase):
             self._size = int(self._client.head_object(**self._of)["ContentLength"])
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def readall(self) -> bytes:
-        """What is left; in pieces larger than the few bytes that a raw stream asks for."""
+        """Read the rest, in pieces larger than the few bytes that a raw stream asks for."""
         return b"".join(iter(lambda: self.read(PIECE_BYTES), b""))
 
     def readinto(self, buffer: Any) -> int:
-        """Fill the buffer as far as there is something; 0 at the end."""
+        """Fill the buffer as far as there is data; 0 at the end."""
         end = min(self._next + len(buffer), self._size)
         if end <= self._next:
             return 0
@@ -144,7 +144,7 @@ def _s3_errors(key: str) -> Iterator[None]:
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")
         if code in _MISSING:
-            raise NotFound(f"there is no blob {key!r}") from error
+            raise NotFound(f"no such blob: {key!r}") from error
         raise StorageError(f"the blob store answered {code}") from error
     except (BotoCoreError, Boto3Error, OSError) as error:
-        raise StorageError(f"the blob store is away: {type(error).__name__}") from error
+        raise StorageError(f"the blob store is unavailable: {type(error).__name__}") from error

@@ -1,4 +1,4 @@
-"""The schema's version: bring a database up to date, or say whether it is."""
+"""The schema's version: migrate a database, or check its version."""
 
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ _LOCK = 7_261_015
 
 
 def migrate(database: Database) -> None:
-    """Run the migrations that are missing. Safe to repeat, and at two places at once."""
+    """Run missing migrations. Safe to repeat, and from two processes at once."""
     with database.snapshot() as transaction:
         if is_current(transaction):
             return
@@ -30,7 +30,7 @@ def migrate(database: Database) -> None:
 
 
 def is_current(transaction: Connection) -> bool:
-    """Whether the database has exactly the schema that this code expects."""
+    """True if the database has exactly the schema that this code expects."""
     if not inspect(transaction).has_table("alembic_version"):
         return False
     return transaction.execute(text("SELECT version_num FROM alembic_version")).scalar() == head()
@@ -38,12 +38,12 @@ def is_current(transaction: Connection) -> bool:
 
 @cache
 def head() -> str:
-    """The newest revision: each is a file that begins with its number."""
+    """Return the newest revision: each is a file that begins with its number."""
     return max(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("0*.py"))
 
 
 def config(connection: Connection | None = None) -> "Config":
-    """Alembic's configuration, without a file."""
+    """Build Alembic's configuration without a file."""
     from alembic.config import Config
 
     alembic = Config()

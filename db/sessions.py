@@ -1,4 +1,4 @@
-"""Workers' sessions and what engines offer.
+"""Sessions of workers, and the models that engines offer.
 
 A session is one start of a worker. Its heartbeat carries the leases of all its items at once:
 past `alive_until` it is dead for good, its items are rescued, and a heartbeat that comes too
@@ -25,7 +25,7 @@ KEPT_SECONDS = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A model that some engine worker has offered, and how many workers have it loaded now."""
+    """A model that an engine has offered, and how many engines serve it now."""
 
     card: ModelInfo
     offered_at: datetime
@@ -35,7 +35,7 @@ class Offer:
 def start(
     transaction: Connection, *, worker: str, stage: Stage, model: str | None, lease_seconds: float
 ) -> str:
-    """Open a session for a worker and end those that an earlier start of it left behind.
+    """Open a session for a worker, and end those that an earlier start of it left behind.
 
     The name says which worker it is, so two live workers must not share one: the items of the
     older are queued again at once, and what it still answers is dropped.
@@ -64,7 +64,7 @@ def start(
 
 
 def heartbeat(transaction: Connection, session: str, lease_seconds: float) -> bool:
-    """Prolong a session that is alive. False: it has expired, and its items are lost."""
+    """Extend a live session. False if it has expired and its items are lost."""
     renewed = transaction.execute(
         update(sessions)
         .where(sessions.c.id == session, sessions.c.alive_until >= now())
@@ -74,21 +74,21 @@ def heartbeat(transaction: Connection, session: str, lease_seconds: float) -> bo
 
 
 def end(transaction: Connection, session: str) -> None:
-    """End a session in good order; items that are still leased to it are rescued next."""
+    """End a session; items that are still leased to it are rescued next."""
     transaction.execute(
         update(sessions).where(sessions.c.id == session).values(alive_until=after(-1.0))
     )
 
 
 def alive(transaction: Connection, stage: Stage) -> int:
-    """How many sessions of a stage are alive."""
+    """Number of live sessions of a stage."""
     rows = transaction.execute(
         select(sessions.c.id).where(sessions.c.stage == stage.value, sessions.c.alive_until > now())
     )
     return len(rows.all())
 
 
-def forget_dead(transaction: Connection) -> int:
+def delete_dead(transaction: Connection) -> int:
     """Delete sessions that died long ago and hold nothing. Returns how many."""
     held = select(items.c.session_id).where(items.c.state == "running")
     gone = transaction.execute(
@@ -100,7 +100,7 @@ def forget_dead(transaction: Connection) -> int:
 
 
 def offer(transaction: Connection, card: ModelInfo) -> None:
-    """Record that an engine has a model loaded and what it can do. Safe to repeat."""
+    """Record the model that an engine has loaded. Safe to repeat."""
     dialect = postgresql if transaction.dialect.name == "postgresql" else sqlite
     described = {"card": card.model_dump(mode="json"), "offered_at": now()}
     transaction.execute(
@@ -111,7 +111,7 @@ def offer(transaction: Connection, card: ModelInfo) -> None:
 
 
 def offers(transaction: Connection) -> list[Offer]:
-    """Every model ever offered, by name, with the workers that have it loaded now."""
+    """Return every model ever offered, by name, with the engines that serve it now."""
     loaded: list[str] = list(
         transaction.execute(
             select(sessions.c.model).where(

@@ -1,4 +1,4 @@
-"""Settings of the record and the blob store, read once at each entry point."""
+"""Settings of the database and the blob store, read once at each entry point."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,7 +16,7 @@ CONFIG_STATUS = 78
 
 
 def explain(error: ValidationError | SettingsError) -> str:
-    """What is wrong with which variable, in a sentence."""
+    """Say in a sentence which environment variable is wrong, and how."""
     if isinstance(error, ValidationError):
         return "; ".join(
             f"IDEFIQ_{str(each['loc'][0]).upper() if each['loc'] else '…'}: {each['msg']}"
@@ -26,7 +26,7 @@ def explain(error: ValidationError | SettingsError) -> str:
 
 
 class RecordSettings(BaseSettings):
-    """Where jobs, items and blobs are kept. Environment variables start with `IDEFIQ_`."""
+    """Where jobs, items and blobs are stored. Environment variables start with `IDEFIQ_`."""
 
     model_config = SettingsConfigDict(env_prefix="IDEFIQ_", frozen=True, extra="ignore")
 
@@ -78,7 +78,7 @@ class RecordSettings(BaseSettings):
 
     @property
     def limits(self) -> OwnerLimits:
-        """What an owner gets for whom nothing else was said."""
+        """Limits of owners without limits of their own."""
         return OwnerLimits(
             max_queued_items=self.max_queued_items,
             max_job_items=self.max_job_items,

@@ -1,4 +1,4 @@
-"""SQL text that both databases take, with the few words in which they differ filled in.
+"""SQL text for both databases, with the few words in which they differ filled in.
 
     {now}             the database's clock
     {after:name}      that many seconds later; the number is the bound parameter :name

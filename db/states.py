@@ -1,4 +1,4 @@
-"""The life of an item, and what users see of a job.
+"""States of an item, and what users see of a job.
 
     queued ──claim──▶ running ──complete──▶ succeeded
       ▲                 │  └────fail──────▶ failed
@@ -22,7 +22,7 @@ class Stage(StrEnum):
 
 
 class SourceApi(StrEnum):
-    """Through which door a job came."""
+    """The API through which a job was submitted."""
 
     JOB = "job"
     #: A batch of OpenAI's interface; its answers go into files of that form.
@@ -32,7 +32,7 @@ class SourceApi(StrEnum):
 
 
 class ItemState(StrEnum):
-    """Where an item is. The last three are final."""
+    """State of an item. The last three are final."""
 
     #: Waiting for a worker. Entered by submit, release, rescue and a retryable failure.
     QUEUED = "queued"
@@ -50,7 +50,7 @@ FINAL_STATES = (ItemState.SUCCEEDED, ItemState.FAILED, ItemState.CANCELLED)
 
 
 class JobState(StrEnum):
-    """What users see; derived from the job's facts, never stored."""
+    """State of a job that users see, derived from its facts and never stored."""
 
     #: Accepted and durable; its items are still being imported from the spool.
     IMPORTING = "importing"
@@ -80,7 +80,7 @@ FINAL_JOB_STATES = (
 def ended_as(
     *, cancelled_at: datetime | None, expires_at: datetime | None, failed: int
 ) -> JobState:
-    """What a finished job has come to."""
+    """State of a finished job."""
     if cancelled_at:
         expired = expires_at is not None and cancelled_at >= expires_at
         return JobState.EXPIRED if expired else JobState.CANCELLED

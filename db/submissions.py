@@ -1,4 +1,4 @@
-"""From a submission to claimable items.
+"""Submissions: jobs and their items become claimable.
 
     create ─▶ one page, or many from a spool ─▶ seal ─▶ claimable
 
@@ -37,7 +37,7 @@ COPY_ROWS = 200
 
 @dataclass(frozen=True, slots=True)
 class NewItem:
-    """An item as submitted: a canonical request and the caller's own id for it."""
+    """A submitted item: a canonical request and the caller's own id."""
 
     request: dict[str, Any]
     custom_id: str | None = None
@@ -45,7 +45,7 @@ class NewItem:
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A job as submitted.
+    """A submitted job.
 
     Attributes:
         body_digest: SHA-256 of the whole submission; with `idempotency_key` it tells a repeated
@@ -72,7 +72,7 @@ class NewJob:
 
 
 def create(transaction: Connection, job: NewJob) -> str:
-    """Insert a job that is not sealed yet and has no items. Returns its id."""
+    """Insert an unsealed job without items. Returns its id."""
     job_id = new_id("job_")
     values = {field.name: getattr(job, field.name) for field in fields(NewJob)}
     expires_seconds = values.pop("expires_seconds")
@@ -90,7 +90,7 @@ def create(transaction: Connection, job: NewJob) -> str:
 
 
 def create_once(transaction: Connection, job: NewJob) -> tuple[str, bool]:
-    """Create a job, or find the one that an earlier submission under the same key made.
+    """Create a job, or return the one that an earlier submission with the same key created.
 
     Returns:
         The job's id, and whether it was created now.
@@ -112,7 +112,7 @@ def create_once(transaction: Connection, job: NewJob) -> tuple[str, bool]:
 
 
 def submit(transaction: Connection, job: NewJob, new_items: Sequence[NewItem]) -> str:
-    """Submit a small job whole: create it once, with all its items, sealed. Returns its id."""
+    """Submit a small job completely: create it once, with all its items, sealed. Returns its id."""
     job_id, created = create_once(transaction, job)
     if not created:
         return job_id
@@ -142,7 +142,7 @@ def retry(
     key: str | None,
     limits: OwnerLimits,
 ) -> str:
-    """Submit the failed items of a finished job as a job of their own. Returns its id.
+    """Submit the failed items of a finished job as a new job. Returns its id.
 
     Args:
         codes: Only those that failed with one of these; all if there are none.
@@ -156,7 +156,7 @@ def retry(
         QuotaExceeded: They are more than the owner may have waiting.
     """
     if earlier.finished_at is None:
-        raise NotReady(f"job {earlier.id} is {earlier.state}: what fails is known when it ends")
+        raise NotReady(f"job {earlier.id} is {earlier.state}: retry it when it has finished")
     asked = json.dumps(["retry", earlier.id, sorted(codes)])
     digest = hashlib.sha256(asked.encode()).hexdigest()
     new = NewJob(
@@ -175,7 +175,7 @@ def retry(
     count = _RETRY.run(transaction, job=job_id, earlier=earlier.id, codes=listed).rowcount
     if not count:
         wanted = f" with {' or '.join(codes)}" if codes else ""
-        raise RequestError(f"job {earlier.id} has no items that failed{wanted}")
+        raise RequestError(f"job {earlier.id} has no failed items{wanted}")
     quotas.check_submission(transaction, earlier.owner_id, limits, count)
     shared = select(jobs.c.examples).where(jobs.c.id == earlier.id).scalar_subquery()
     transaction.execute(
@@ -186,7 +186,7 @@ def retry(
 
 
 def submitted_before(transaction: Connection, job: NewJob) -> str | None:
-    """The job that an earlier submission under the same key made, if any.
+    """Return the job that an earlier submission with the same key created, if any.
 
     Raises:
         IdempotencyConflict: The key was used with another body.
@@ -208,7 +208,7 @@ def submitted_before(transaction: Connection, job: NewJob) -> str | None:
 
 
 def seal(transaction: Connection, job_id: str) -> None:
-    """Say that no more items will come. Safe to repeat; without items a job is finished at once.
+    """Seal a job: no more items will come. Safe to repeat; a job without items finishes at once.
 
     Writes only if the whole spool was imported and the whole source listed, or the job was
     cancelled before that.
@@ -238,7 +238,7 @@ def insert_items(
     offset: int,
     new_items: Sequence[NewItem],
 ) -> None:
-    """Add items to a job that is not sealed, and count them; the first has number `offset`."""
+    """Add items to an unsealed job and count them; the first has number `offset`."""
     due = transaction.execute(select(now())).scalar_one()
     asked = [effective(job.defaults, item.request) for item in new_items]
     shared = example_references(job.defaults)

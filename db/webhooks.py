@@ -1,4 +1,4 @@
-"""Webhooks and their outbox: told in the transaction that ends a job, delivered afterwards.
+"""Webhooks and their outbox: deliveries are written in the transaction that ends a job.
 
     job ends ─▶ a delivery for each webhook that wants it ─▶ due ─▶ tried ─▶ delivered
                                                               ▲       │        or given up
@@ -43,7 +43,7 @@ TRY_SECONDS = 180.0
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """Where an owner wants to be told of which events."""
+    """An owner's URL, and the events that are delivered to it."""
 
     id: str
     owner_id: int
@@ -58,7 +58,7 @@ class Webhook:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One end, told to one webhook.
+    """One event for one webhook.
 
     Attributes:
         subject: The job or batch that has ended.
@@ -88,12 +88,12 @@ _DELIVERY = [deliveries.c[field.name] for field in fields(Delivery)]
 
 
 def new_secret() -> str:
-    """A secret in the form of Standard Webhooks."""
+    """Create a secret in the form of Standard Webhooks."""
     return f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}"
 
 
 def add(transaction: Connection, owner_id: int, url: str, events: Sequence[str]) -> Webhook:
-    """Tell an owner of these events from now on, or of all if there are none.
+    """Add a webhook for these events, or for all if there are none.
 
     Raises:
         RequestError: The owner has as many as it may have.
@@ -102,7 +102,7 @@ def add(transaction: Connection, owner_id: int, url: str, events: Sequence[str])
         select(func.count()).where(webhooks.c.owner_id == owner_id)
     ).scalar_one()
     if count >= MAX_WEBHOOKS:
-        raise RequestError(f"there are {count} webhooks already; delete one")
+        raise RequestError(f"the limit of {count} webhooks is reached; delete one")
     webhook_id = f"whk_{secrets.token_hex(10)}"
     transaction.execute(
         insert(webhooks).values(
@@ -118,7 +118,7 @@ def add(transaction: Connection, owner_id: int, url: str, events: Sequence[str])
 
 
 def get(transaction: Connection, owner_id: int, webhook_id: str) -> Webhook:
-    """A webhook of this owner.
+    """Return a webhook of this owner.
 
     Raises:
         NotFound: There is none, or it is another owner's.
@@ -127,12 +127,12 @@ def get(transaction: Connection, owner_id: int, webhook_id: str) -> Webhook:
         select(*_WEBHOOK).where(webhooks.c.id == webhook_id, webhooks.c.owner_id == owner_id)
     ).first()
     if row is None:
-        raise NotFound(f"there is no webhook {webhook_id!r}")
+        raise NotFound(f"no such webhook: {webhook_id!r}")
     return Webhook(*row)
 
 
 def of_owner(transaction: Connection, owner_id: int) -> list[Webhook]:
-    """An owner's webhooks, oldest first."""
+    """Return an owner's webhooks, oldest first."""
     rows = transaction.execute(
         select(*_WEBHOOK)
         .where(webhooks.c.owner_id == owner_id)
@@ -142,7 +142,7 @@ def of_owner(transaction: Connection, owner_id: int) -> list[Webhook]:
 
 
 def remove(transaction: Connection, owner_id: int, webhook_id: str) -> None:
-    """Forget a webhook and everything it was told."""
+    """Delete a webhook and its deliveries."""
     get(transaction, owner_id, webhook_id)
     # Nothing is announced to it from here on: what is being announced is waited for.
     transaction.execute(select(webhooks.c.id).where(webhooks.c.id == webhook_id).with_for_update())
@@ -151,7 +151,7 @@ def remove(transaction: Connection, owner_id: int, webhook_id: str) -> None:
 
 
 def rotate(transaction: Connection, owner_id: int, webhook_id: str) -> Webhook:
-    """Give a webhook another secret; the one before is signed with too for a day."""
+    """Give a webhook another secret; for a day the old one signs too."""
     found = get(transaction, owner_id, webhook_id)
     transaction.execute(
         update(webhooks)
@@ -162,7 +162,7 @@ def rotate(transaction: Connection, owner_id: int, webhook_id: str) -> Webhook:
 
 
 def enable(transaction: Connection, owner_id: int, webhook_id: str, *, enabled: bool) -> Webhook:
-    """Tell a webhook something, or nothing until it is enabled again. Safe to repeat."""
+    """Enable or disable a webhook. Safe to repeat."""
     get(transaction, owner_id, webhook_id)
     transaction.execute(
         update(webhooks)
@@ -190,7 +190,7 @@ _ANNOUNCE = Statement(
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """What has ended, a job or a batch, whose it is, and one of EVENTS."""
+    """The end of a job or batch: its owner, its id, and one of EVENTS."""
 
     owner: int
     subject: str
@@ -198,7 +198,7 @@ class End:
 
 
 def announce(transaction: Connection, ends: Iterable[End]) -> None:
-    """Tell of what has just ended. Safe to repeat."""
+    """Queue deliveries of what has just ended. Safe to repeat."""
     if records := [asdict(end) for end in ends]:
         _ANNOUNCE.run(transaction, records=records)
 
@@ -218,7 +218,7 @@ _DUE = Statement(
 
 
 def take_due(transaction: Connection, limit: int) -> list[tuple[Delivery, Webhook]]:
-    """Deliveries to be tried now, a few of each webhook, so that a slow one holds up no other.
+    """Take due deliveries, a few of each webhook, so that a slow one delays no other.
 
     Whoever takes them may die: then they are due again after TRY_SECONDS.
     """
@@ -236,7 +236,7 @@ def take_due(transaction: Connection, limit: int) -> list[tuple[Delivery, Webhoo
 
 
 def delivered(transaction: Connection, delivery_id: str, status: int) -> None:
-    """Note that the receiver has taken it. Safe to repeat."""
+    """Record a successful delivery. Safe to repeat."""
     transaction.execute(
         update(deliveries)
         .where(deliveries.c.id == delivery_id)
@@ -253,7 +253,7 @@ def failed(
     jitter: float,
     wait_seconds: float = 0.0,
 ) -> None:
-    """Note what went wrong, and when it is tried next, if it is. Safe to repeat.
+    """Record a failed attempt, and when the next one is due. Safe to repeat.
 
     Args:
         jitter: The wait until then as a share of the schedule's.
@@ -275,7 +275,7 @@ def failed(
 
 
 def gone(transaction: Connection, webhook: Webhook) -> None:
-    """Disable a webhook whose receiver says that it is gone. Safe to repeat."""
+    """Disable a webhook whose receiver answered 410. Safe to repeat."""
     transaction.execute(
         update(webhooks).where(webhooks.c.id == webhook.id).values(disabled_at=now())
     )
@@ -284,7 +284,7 @@ def gone(transaction: Connection, webhook: Webhook) -> None:
 def log(
     transaction: Connection, owner_id: int, webhook_id: str, *, before: str | None, limit: int
 ) -> list[Delivery]:
-    """What a webhook was told, newest first; `before` is the last id of the page before."""
+    """Return a webhook's deliveries, newest first; `before` is the last id of the previous page."""
     get(transaction, owner_id, webhook_id)
     query = select(*_DELIVERY).where(deliveries.c.webhook_id == webhook_id)
     if before is not None:
@@ -299,7 +299,7 @@ def log(
 def redeliver(
     transaction: Connection, owner_id: int, webhook_id: str, delivery_id: str
 ) -> Delivery:
-    """Try a delivery again now, under its id, with all attempts before it.
+    """Queue a delivery again under its id, keeping its attempts.
 
     Raises:
         NotFound: There is none, or it is another owner's.
@@ -312,12 +312,12 @@ def redeliver(
         .returning(*_DELIVERY)
     ).first()
     if row is None:
-        raise NotFound(f"there is no delivery {delivery_id!r}")
+        raise NotFound(f"no such delivery: {delivery_id!r}")
     return Delivery(*row)
 
 
-def forget_old(transaction: Connection, seconds: float) -> int:
-    """Delete deliveries that are over, or for nobody, and older than that. Returns how many."""
+def delete_old(transaction: Connection, seconds: float) -> int:
+    """Delete deliveries that have ended, or have no webhook, and are older. Returns how many."""
     disabled = select(webhooks.c.id).where(webhooks.c.disabled_at.is_not(None))
     over = or_(deliveries.c.due_at.is_(None), deliveries.c.webhook_id.in_(disabled))
     removed = transaction.execute(

@@ -205,6 +205,8 @@ def commands() -> str:
 def _all(group: Any, above: str = "") -> Iterator[tuple[str, Any]]:
     """Every command with its whole name, those of groups included."""
     for name, command in group.commands.items():
+        if command.hidden:
+            continue
         if command.params or not hasattr(command, "commands"):
             yield f"{above}{name}", command
         yield from _all(command, f"{above}{name} ") if hasattr(command, "commands") else ()

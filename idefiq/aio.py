@@ -1,4 +1,4 @@
-"""The client for asyncio: does what `Client` does, and holds no thread while it waits.
+"""The client for asyncio: the methods of `Client`, without a thread that waits.
 
 Only files are read in threads.
 """
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """Talks to one service; see `idefiq.Client`.
+    """Client of one service for asyncio; see `idefiq.Client`.
 
     Args:
         url: Where the service is; IDEFIQ_URL, or this machine's port 8000, if None.
@@ -63,7 +63,7 @@ class AsyncClient:
     # ---- images ---------------------------------------------------------------------
 
     async def upload(self, paths: Iterable[str | Path] | str | Path) -> list[str]:
-        """Upload one image or many and return their references; see `Client.upload`."""
+        """Upload images and return their references; see `Client.upload`."""
         rest = iter([paths] if isinstance(paths, str | Path) else paths)
         references: list[str] = []
         while some := [Path(path) for path in islice(rest, protocol.ASKED_FILES)]:
@@ -122,11 +122,11 @@ class AsyncClient:
         return await self._do(job.streamed(_lines(job, items)))
 
     async def job(self, job_id: str, *, wait_seconds: int = 0) -> Job:
-        """A job as it is now, or when it has finished if that is within `wait_seconds`."""
+        """Return a job as it is now, or when it has finished if that is within `wait_seconds`."""
         return await self._do(protocol.job(job_id, wait_seconds=wait_seconds))
 
     async def jobs(self) -> AsyncIterator[Job]:
-        """All jobs, newest first, page by page."""
+        """Yield all jobs, newest first."""
         after: str | None = None
         while True:
             page = await self._do(protocol.jobs(after))
@@ -150,7 +150,7 @@ class AsyncClient:
                 await asyncio.sleep(protocol.LOOK_SECONDS)
 
     async def results(self, job: Job | str) -> AsyncIterator[Result]:
-        """Results so far, in the order in which items finished; of a finished job, all."""
+        """Yield results so far, in the order in which items finished; of a finished job, all."""
         after: str | None = None
         while True:
             page = await self._do(protocol.results(job, after))
@@ -161,11 +161,11 @@ class AsyncClient:
             after = page.after
 
     async def results_page(self, job: Job | str, after: str | None = None) -> ListPage[Result]:
-        """Up to 1,000 results after a page's `after`, which goes on even from the last so far."""
+        """Return up to 1,000 results after a page's `after`."""
         return await self._do(protocol.results(job, after))
 
     async def events(self, job: Job | str, *, last_id: str | None = None) -> AsyncIterator[Event]:
-        """What happens to a job, as it happens, up to its end; see `Client.events`."""
+        """Yield events of a job as they happen, until its end; see `Client.events`."""
         reader, attempt = protocol.EventReader(last_id), 1
         while True:
             try:
@@ -192,19 +192,19 @@ class AsyncClient:
                     yield event
 
     async def cancel(self, job: Job | str) -> Job:
-        """Start no more items of a job; what is answered stays."""
+        """Cancel a job. Answers so far are kept."""
         return await self._do(protocol.steer(job, "cancel"))
 
     async def pause(self, job: Job | str) -> Job:
-        """Start nothing new of a job until it is resumed."""
+        """Pause a job: start no more of its items until it is resumed."""
         return await self._do(protocol.steer(job, "pause"))
 
     async def resume(self, job: Job | str) -> Job:
-        """Go on with a paused job."""
+        """Resume a paused job."""
         return await self._do(protocol.steer(job, "resume"))
 
     async def prioritize(self, job: Job | str, priority: int) -> Job:
-        """Give a job another rank among its owner's, from -10 to 10, from now on."""
+        """Set a job's priority among its owner's, from -10 to 10."""
         return await self._do(protocol.prioritize(job, priority))
 
     async def delete(self, job: Job | str) -> None:
@@ -225,7 +225,7 @@ class AsyncClient:
         custom_ids: Sequence[str] = (),
         order: str = "page",
     ) -> AsyncIterator[Review]:
-        """Drafts of alternative text, those first about which nobody has decided.
+        """Yield drafts of alternative text, undecided first.
 
         Args:
             job: Only of this job.
@@ -243,7 +243,7 @@ class AsyncClient:
                 return
 
     async def review(self, job: Job | str, index: int) -> Review:
-        """One draft, with everything that was decided about it."""
+        """Return one draft with its history."""
         return await self._do(reviews.get(job, index))
 
     async def decide(
@@ -282,7 +282,7 @@ class AsyncClient:
         return await self._do(call)
 
     async def image(self, reference: str) -> bytes:
-        """The bytes of an image that the service has checked.
+        """Return the bytes of an image that the service has checked.
 
         Raises:
             ApiError: There is none.
@@ -293,13 +293,13 @@ class AsyncClient:
         return response.content
 
     async def models(self) -> list[Model]:
-        """The models that the service knows."""
+        """List the models of the service."""
         return await self._do(protocol.models())
 
     async def create_api_key(
         self, owner: str, *, note: str = "", scopes: Sequence[str] = (), days: int | None = None
     ) -> ApiKey:
-        """Make an API key; for operators. Its `key` is shown this once.
+        """Create an API key; for operators. Its `key` is shown this once.
 
         Args:
             owner: Whose jobs it is for; made if there is none of that name.
@@ -310,15 +310,15 @@ class AsyncClient:
         return await self._do(protocol.create_key(owner, note, scopes, days))
 
     async def api_keys(self) -> list[ApiKey]:
-        """All API keys, without their secrets; for operators."""
+        """List all API keys without their secrets; for operators."""
         return await self._do(protocol.keys())
 
     async def revoke_api_key(self, key_id: str) -> None:
-        """Make an API key invalid at once; for operators."""
+        """Revoke an API key at once; for operators."""
         await self._do(protocol.revoke_key(key_id))
 
     async def is_ready(self) -> bool:
-        """Whether the service has a worker with a loaded model."""
+        """True if the service has a worker with a loaded model."""
         try:
             return (await self._http.get("/readyz")).status_code == 200
         except httpx2.TransportError:

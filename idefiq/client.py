@@ -1,4 +1,4 @@
-"""A typed client of the service's HTTP API; idefiq/aio.py has the same for asyncio.
+"""The typed client of the HTTP API; idefiq/aio.py has the same for asyncio.
 
 Everything that may be sent twice is: a submission carries an Idempotency-Key, so a retry after a
 lost answer finds the job that the first attempt made.
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class Client:
-    """Talks to one service. May be used by several threads.
+    """Client of one service. Thread-safe.
 
     Args:
         url: Where the service is; IDEFIQ_URL, or this machine's port 8000, if None.
@@ -66,7 +66,7 @@ class Client:
     # ---- images ---------------------------------------------------------------------
 
     def upload(self, paths: Iterable[str | Path] | str | Path) -> list[str]:
-        """Upload one image or many and return their references, in order.
+        """Upload one or more images and return their references, in order.
 
         Only bytes that the service does not have yet are sent, several files at once, and
         straight to the blob store where it can take them.
@@ -146,11 +146,11 @@ class Client:
         return self._do(job.streamed(_lines(job, items)))
 
     def job(self, job_id: str, *, wait_seconds: int = 0) -> Job:
-        """A job as it is now, or when it has finished if that is within `wait_seconds`."""
+        """Return a job as it is now, or when it has finished if that is within `wait_seconds`."""
         return self._do(protocol.job(job_id, wait_seconds=wait_seconds))
 
     def jobs(self) -> Iterator[Job]:
-        """All jobs, newest first, page by page."""
+        """Yield all jobs, newest first."""
         after: str | None = None
         while True:
             page = self._do(protocol.jobs(after))
@@ -181,7 +181,7 @@ class Client:
                 time.sleep(protocol.LOOK_SECONDS)
 
     def results(self, job: Job | str) -> Iterator[Result]:
-        """Results so far, in the order in which items finished; of a finished job, all."""
+        """Yield results so far, in the order in which items finished; of a finished job, all."""
         after: str | None = None
         while True:
             page = self._do(protocol.results(job, after))
@@ -191,11 +191,11 @@ class Client:
             after = page.after
 
     def results_page(self, job: Job | str, after: str | None = None) -> ListPage[Result]:
-        """Up to 1,000 results after a page's `after`, which goes on even from the last so far."""
+        """Return up to 1,000 results after a page's `after`."""
         return self._do(protocol.results(job, after))
 
     def events(self, job: Job | str, *, last_id: str | None = None) -> Iterator[Event]:
-        """What happens to a job, as it happens, up to its end.
+        """Yield events of a job as they happen, until its end.
 
         A connection that breaks is made again and goes on after the last event.
 
@@ -229,19 +229,19 @@ class Client:
                     yield event
 
     def cancel(self, job: Job | str) -> Job:
-        """Start no more items of a job; what is answered stays."""
+        """Cancel a job. Answers so far are kept."""
         return self._do(protocol.steer(job, "cancel"))
 
     def pause(self, job: Job | str) -> Job:
-        """Start nothing new of a job until it is resumed."""
+        """Pause a job: start no more of its items until it is resumed."""
         return self._do(protocol.steer(job, "pause"))
 
     def resume(self, job: Job | str) -> Job:
-        """Go on with a paused job."""
+        """Resume a paused job."""
         return self._do(protocol.steer(job, "resume"))
 
     def prioritize(self, job: Job | str, priority: int) -> Job:
-        """Give a job another rank among its owner's, from -10 to 10, from now on."""
+        """Set a job's priority among its owner's, from -10 to 10."""
         return self._do(protocol.prioritize(job, priority))
 
     def delete(self, job: Job | str) -> None:
@@ -268,7 +268,7 @@ class Client:
         custom_ids: Sequence[str] = (),
         order: str = "page",
     ) -> Iterator[Review]:
-        """Drafts of alternative text, those first about which nobody has decided.
+        """Yield drafts of alternative text, undecided first.
 
         Args:
             job: Only of this job.
@@ -285,7 +285,7 @@ class Client:
                 return
 
     def review(self, job: Job | str, index: int) -> Review:
-        """One draft, with everything that was decided about it."""
+        """Return one draft with its history."""
         return self._do(reviews.get(job, index))
 
     def decide(
@@ -324,7 +324,7 @@ class Client:
         return self._do(call)
 
     def image(self, reference: str) -> bytes:
-        """The bytes of an image that the service has checked.
+        """Return the bytes of an image that the service has checked.
 
         Raises:
             ApiError: There is none.
@@ -335,13 +335,13 @@ class Client:
         return response.content
 
     def models(self) -> list[Model]:
-        """The models that the service knows."""
+        """List the models of the service."""
         return self._do(protocol.models())
 
     def create_api_key(
         self, owner: str, *, note: str = "", scopes: Sequence[str] = (), days: int | None = None
     ) -> ApiKey:
-        """Make an API key; for operators. Its `key` is shown this once.
+        """Create an API key; for operators. Its `key` is shown this once.
 
         Args:
             owner: Whose jobs it is for; made if there is none of that name.
@@ -352,15 +352,15 @@ class Client:
         return self._do(protocol.create_key(owner, note, scopes, days))
 
     def api_keys(self) -> list[ApiKey]:
-        """All API keys, without their secrets; for operators."""
+        """List all API keys without their secrets; for operators."""
         return self._do(protocol.keys())
 
     def revoke_api_key(self, key_id: str) -> None:
-        """Make an API key invalid at once; for operators."""
+        """Revoke an API key at once; for operators."""
         self._do(protocol.revoke_key(key_id))
 
     def is_ready(self) -> bool:
-        """Whether the service has a worker with a loaded model."""
+        """True if the service has a worker with a loaded model."""
         try:
             return self._http.get("/readyz").status_code == 200
         except httpx2.TransportError:
@@ -388,7 +388,7 @@ class Client:
 
 
 def read(path: Path) -> Upload:
-    """A file's digest and size."""
+    """Return a file's digest and size."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         if not (size := file.tell()):

@@ -24,7 +24,7 @@ class EngineProcess:
 def engines(
     models: Sequence[str], gpus: Sequence[int], *, host: str, dtype: str | None
 ) -> list[EngineProcess]:
-    """Engines for models on GPUs; both are handed out in turn, so that none is left out.
+    """Assign models to GPUs in turn, so that none is left out.
 
     Args:
         models: To serve, one at least.

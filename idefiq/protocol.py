@@ -1,4 +1,4 @@
-"""What both clients say and how they read the answers; nothing here talks to a network.
+"""Requests and responses of both clients; nothing here touches the network.
 
 Client ────┐                    ┌─▶ one request, with what reads its answer
            ├─▶ protocol.Call ───┤
@@ -43,7 +43,7 @@ LOOK_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """One request and how its answer is read."""
+    """One request, and how its response is read."""
 
     method: str
     path: str
@@ -62,7 +62,7 @@ class Where:
 
     @classmethod
     def of(cls, url: str | None, api_key: str | None) -> "Where":
-        """From arguments, or else from IDEFIQ_URL and IDEFIQ_API_KEY.
+        """Build from arguments, or from IDEFIQ_URL and IDEFIQ_API_KEY.
 
         Raises:
             IdefiqError: It is no URL.
@@ -70,9 +70,9 @@ class Where:
         url = url or os.environ.get("IDEFIQ_URL") or DEFAULT_URL  # noqa: TID251 - an entry point
         api_key = api_key or os.environ.get("IDEFIQ_API_KEY")  # noqa: TID251 - an entry point
         if not url.startswith(("http://", "https://")):
-            raise IdefiqError(f"{url!r} is no URL: it starts with http:// or https://")
+            raise IdefiqError(f"invalid URL: {url!r}; it must start with http:// or https://")
         if api_key and not api_key.isascii():
-            raise IdefiqError("the API key has characters that no key has")
+            raise IdefiqError("the API key contains invalid characters")
         return cls(url, {"Authorization": f"Bearer {api_key}"} if api_key else {})
 
 
@@ -80,7 +80,7 @@ class Where:
 
 
 def pause_seconds(attempt: int, response: httpx2.Response | None) -> float:
-    """As long as the service says, or a growing, jittered while."""
+    """Wait before the next attempt: what the service says, or growing with jitter."""
     said = response.headers.get("Retry-After") if response is not None else None
     if said and said.isdecimal():
         return min(float(said), LONGEST_PAUSE_SECONDS)
@@ -89,19 +89,19 @@ def pause_seconds(attempt: int, response: httpx2.Response | None) -> float:
 
 
 def is_last(call: Call[Any], attempt: int) -> bool:
-    """Whether an attempt that fails is the end of it."""
+    """True if a failed attempt is not repeated."""
     return attempt == ATTEMPTS or not call.repeatable
 
 
 def unreachable(url: object, error: Exception) -> IdefiqError:
-    """What a connection that cannot be made is told as."""
+    """Build the error for a connection that cannot be made."""
     return IdefiqError(
         f"{url} cannot be reached ({error}): is the service up, and is this its URL?"
     )
 
 
 def answer(call: Call[T], response: httpx2.Response) -> T:
-    """What a response says.
+    """Read a response.
 
     Raises:
         ApiError: The service refused the request.
@@ -112,7 +112,7 @@ def answer(call: Call[T], response: httpx2.Response) -> T:
 
 
 def refusal(response: httpx2.Response) -> ApiError:
-    """A response that is no success, as an error."""
+    """Turn an error response into an exception."""
     try:
         body = response.json()
         return ApiError(response.status_code, body["code"], body["detail"], body.get("errors"))
@@ -134,18 +134,18 @@ class Upload:
 
     @property
     def reference(self) -> str:
-        """What an item names it by."""
+        """Reference of the image in items."""
         return f"blob:{self.digest}"
 
 
 def known(uploads: Sequence[Upload]) -> Call[set[str]]:
-    """Digests of those that need not be sent."""
+    """Ask which digests need not be sent."""
     digests = sorted({upload.digest for upload in uploads})
     return Call("POST", "/v1/images/known", set, {"json": digests})
 
 
 def presign(uploads: Sequence[Upload]) -> Call[list[str]]:
-    """URLs to send them to, in order; refused with `unsupported` where the store has none."""
+    """Request upload URLs, in order; refused with `unsupported` if the store has none."""
     wanted = [{"sha256": upload.digest, "size_bytes": upload.size} for upload in uploads]
     return Call(
         "POST",
@@ -156,29 +156,29 @@ def presign(uploads: Sequence[Upload]) -> Call[list[str]]:
 
 
 def upload_group(uploads: Sequence[Upload]) -> Call[None]:
-    """Send some through the API."""
+    """Upload some files through the API."""
     files = [("file", (_name(upload.path), upload.path.read_bytes())) for upload in uploads]
     return Call("POST", "/v1/images", lambda _: None, {"files": files})
 
 
 def image(reference: str) -> Call[None]:
-    """An image's bytes."""
+    """Request an image's bytes."""
     return Call("GET", f"/v1/images/{quote(reference, safe=':')}", lambda _: None)
 
 
 def _name(path: Path) -> str:
-    """A file's name as text that can be sent."""
+    """Turn a file's name into text that can be sent."""
     return path.name.encode(errors="replace").decode()
 
 
 def distinct(uploads: Iterable[Upload], without: set[str]) -> list[Upload]:
-    """One for each digest that is not among those to leave out."""
+    """Return one upload for each digest, without those to leave out."""
     found = {upload.digest: upload for upload in uploads if upload.digest not in without}
     return list(found.values())
 
 
 def groups(uploads: Sequence[Upload]) -> Iterator[list[Upload]]:
-    """Cut into groups that fit one upload request."""
+    """Split uploads into groups that fit one request."""
     group: list[Upload] = []
     size = 0
     for upload in uploads:
@@ -215,7 +215,7 @@ class Submission:
     expires_after_seconds: int | None = None
 
     def body(self) -> Item:
-        """As JSON."""
+        """Body as JSON."""
         job: Item = {"name": self.name, "defaults": self.defaults or {}}
         said = {
             "model": self.model,
@@ -225,81 +225,81 @@ class Submission:
         return {**job, **{name: value for name, value in said.items() if value}}
 
     def headers(self) -> dict[str, str]:
-        """What makes sending it again safe."""
+        """Headers that make repeating it safe."""
         return {"Idempotency-Key": self.key or uuid.uuid4().hex}
 
     def whole(self, **fields: Any) -> Call[Job]:
-        """With its items, or its source, as one document."""
+        """Request with its items, or its source, as one document."""
         arguments = {"json": {**self.body(), **fields}, "headers": self.headers()}
         return Call("POST", "/v1/jobs", Job.of, arguments)
 
     def streamed(self, content: Any) -> Call[Job]:
-        """With its items as lines; `content` begins with `first_line`."""
+        """Request with its items as lines; `content` begins with `first_line`."""
         headers = {**self.headers(), "Content-Type": NDJSON}
         return Call(
             "POST", "/v1/jobs", Job.of, {"content": content, "headers": headers}, repeatable=False
         )
 
     def first_line(self) -> bytes:
-        """What a stream begins with."""
+        """First line of a stream."""
         return line({"job": self.body()})
 
 
 def line(value: Item) -> bytes:
-    """A line of a stream."""
+    """One line of a stream."""
     return json.dumps(value).encode() + b"\n"
 
 
 def job_id(job: Job | str) -> str:
-    """The id of a job that may be given as itself or by its id."""
+    """Return the id of a job that is given as itself or by its id."""
     return job if isinstance(job, str) else job.id
 
 
 def job(job: Job | str, *, wait_seconds: int = 0) -> Call[Job]:
-    """A job as it is now, or when it has finished."""
+    """Request a job as it is now, or when it has finished."""
     headers = {"Prefer": f"wait={wait_seconds}"} if wait_seconds else {}
     return Call("GET", f"/v1/jobs/{job_id(job)}", Job.of, {"headers": headers})
 
 
 def wait_seconds(left: float | None) -> int:
-    """How long a request of `wait` is to be held with so much patience left."""
+    """How long one request of `wait` is to be held, given the time left."""
     return WAIT_SECONDS if left is None else max(0, min(WAIT_SECONDS, math.ceil(left)))
 
 
 def steer(job: Job | str, verb: str) -> Call[Job]:
-    """Cancel, pause or resume."""
+    """Cancel, pause or resume a job."""
     return Call("POST", f"/v1/jobs/{job_id(job)}/{verb}", Job.of)
 
 
 def prioritize(job: Job | str, priority: int) -> Call[Job]:
-    """Another rank for a job."""
+    """Set a job's priority."""
     return Call("PATCH", f"/v1/jobs/{job_id(job)}", Job.of, {"json": {"priority": priority}})
 
 
 def delete(job: Job | str) -> Call[None]:
-    """A finished job, away with it."""
+    """Delete a finished job."""
     return Call("DELETE", f"/v1/jobs/{job_id(job)}", lambda _: None)
 
 
 def create_key(owner: str, note: str, scopes: Sequence[str], days: int | None) -> Call[ApiKey]:
-    """A new key. Not sent again: each time it would make another."""
+    """Create a key. Never repeated: each time would create another."""
     said = {"owner": owner, "note": note, "scopes": list(scopes), "days": days}
     body = {name: value for name, value in said.items() if value}
     return Call("POST", "/v1/keys", ApiKey.of, {"json": body}, repeatable=False)
 
 
 def keys() -> Call[list[ApiKey]]:
-    """All keys."""
+    """List all keys."""
     return Call("GET", "/v1/keys", lambda body: [ApiKey.of(one) for one in body])
 
 
 def revoke_key(key_id: str) -> Call[None]:
-    """A key, invalid from now on."""
+    """Revoke a key."""
     return Call("DELETE", f"/v1/keys/{quote(key_id, safe='')}", lambda _: None)
 
 
 def retry(job: Job | str, codes: Sequence[str], key: str | None) -> Call[Job]:
-    """The failed items of a job as a new one."""
+    """Submit the failed items of a job as a new one."""
     headers = {"Idempotency-Key": key or uuid.uuid4().hex}
     arguments = {"params": {"code": list(codes)}, "headers": headers}
     return Call("POST", f"/v1/jobs/{job_id(job)}/retry", Job.of, arguments)
@@ -307,14 +307,14 @@ def retry(job: Job | str, codes: Sequence[str], key: str | None) -> Call[Job]:
 
 @dataclass(frozen=True)
 class ListPage(Generic[T]):
-    """Some of a list, and where to go on if there is more."""
+    """A page of a list, and where the next one starts."""
 
     data: list[T]
     after: str | None
 
 
 def jobs(after: str | None) -> Call[ListPage[Job]]:
-    """A page of jobs, newest first."""
+    """Request a page of jobs, newest first."""
     query = {"limit": 100, **({"after": after} if after else {})}
     return Call(
         "GET",
@@ -325,7 +325,7 @@ def jobs(after: str | None) -> Call[ListPage[Job]]:
 
 
 def results(job: Job | str, after: str | None) -> Call[ListPage[Result]]:
-    """A page of results; `after` goes on from it even when it is the last so far."""
+    """Request a page of results; `after` continues it, even from the last so far."""
     query = {"limit": RESULTS, **({"after": after} if after else {})}
     return Call(
         "GET",
@@ -336,7 +336,7 @@ def results(job: Job | str, after: str | None) -> Call[ListPage[Result]]:
 
 
 def models() -> Call[list[Model]]:
-    """The models that the service knows."""
+    """Request the models of the service."""
     return Call("GET", "/v1/models", lambda body: [Model.of(one) for one in body["data"]])
 
 
@@ -344,7 +344,7 @@ def models() -> Call[list[Model]]:
 
 
 class EventReader:
-    """Makes events of the lines of a stream, and remembers where it was."""
+    """Parses a stream of events, and remembers its position."""
 
     def __init__(self, last_id: str | None = None) -> None:
         self.last_id = last_id
@@ -352,19 +352,19 @@ class EventReader:
         self._fields: dict[str, str] = {}
 
     def request(self, job: Job | str) -> tuple[str, str, dict[str, str]]:
-        """Method, path and headers of a stream that goes on where this one was."""
+        """Method, path and headers of a stream that continues at the position."""
         headers = {"Accept": "text/event-stream"}
         if self.last_id:
             headers["Last-Event-ID"] = self.last_id
         return "GET", f"/v1/jobs/{job_id(job)}/events", headers
 
     def connected(self, response: httpx2.Response) -> None:
-        """Forget an event that was cut off; 204 says that the end was seen."""
+        """Forget an event that was cut off; 204 means that the end was seen."""
         self._fields = {}
         self.ended = response.status_code == 204
 
     def broke_off(self, error: Exception, attempt: int, url: object) -> None:
-        """Bear a connection that broke, or a service that is busy, for some attempts.
+        """Accept a broken connection or a busy service for some attempts.
 
         Raises:
             IdefiqError: It was the last, or the service refused.
@@ -376,7 +376,7 @@ class EventReader:
             raise unreachable(url, error) from None
 
     def take(self, text: str) -> Event | None:
-        """A line; returns the event that it ends."""
+        """Parse a line; returns the event that it completes."""
         if text:
             name, _, value = text.partition(": ")
             self._fields[name] = value

@@ -1,4 +1,4 @@
-"""Calls about reviews of alternative text, as both clients send them."""
+"""Requests about reviews of alternative text, for both clients."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,14 +12,14 @@ PAGE = 500
 def wanted(
     job: Job | str | None, states: Sequence[str], custom_ids: Sequence[str], order: str
 ) -> dict[str, Any]:
-    """Which reviews, as a query."""
+    """Build the query for some reviews."""
     states = [states] if isinstance(states, str) else list(states)
     query: dict[str, Any] = {"order": order, "state": states, "custom_id": list(custom_ids)}
     return query if job is None else {**query, "job": job_id(job)}
 
 
 def page(wanted: dict[str, Any], after: str | None) -> Call[ListPage[Review]]:
-    """A page of the queue."""
+    """Request a page of the queue."""
     query = {**wanted, "limit": PAGE, **({"after": after} if after else {})}
     return Call(
         "GET",
@@ -30,12 +30,12 @@ def page(wanted: dict[str, Any], after: str | None) -> Call[ListPage[Review]]:
 
 
 def get(job: Job | str, index: int) -> Call[Review]:
-    """One review with its history."""
+    """Request one review with its history."""
     return Call("GET", f"/v1/jobs/{job_id(job)}/items/{index}/review", Review.of)
 
 
 def decide(job: Job | str, index: int, action: str, **said: Any) -> Call[Review]:
-    """A decision. Not sent again: the second time it would be a conflict with the first."""
+    """Send a decision. Never repeated: the second time would conflict with the first."""
     body = {"action": action, **{name: value for name, value in said.items() if value is not None}}
     path = f"/v1/jobs/{job_id(job)}/items/{index}/review"
     return Call("POST", path, Review.of, {"json": body}, repeatable=False)

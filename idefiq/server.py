@@ -27,7 +27,7 @@ _NEEDED = {
 
 
 def folder() -> Path:
-    """The folder that holds `api`, `db` and `workers`.
+    """Return the folder that holds `api`, `db` and `workers`.
 
     Raises:
         IdefiqError: They are not here.
@@ -35,11 +35,11 @@ def folder() -> Path:
     for found in (_HERE / "_server", _HERE.parent):
         if all((found / name / "__init__.py").is_file() for name in ("api", "db", "workers")):
             return found
-    raise IdefiqError("this installation has no server: pip install 'idefiq[server]'")
+    raise IdefiqError("the server is not installed: pip install 'idefiq[server]'")
 
 
 def check_installed(*programs: str) -> None:
-    """Say early that libraries of the server are missing.
+    """Raise early if libraries of the server are missing.
 
     Raises:
         IdefiqError: Some are.
@@ -54,7 +54,7 @@ def check_installed(*programs: str) -> None:
 
 
 def command(*words: str) -> list[str]:
-    """The command of a server's process: a module of its packages, and arguments.
+    """Build the command of a server's process: a module of its packages, and arguments.
 
     `-P` keeps the current folder off the path, in which there may be another `api`.
     """
@@ -62,13 +62,13 @@ def command(*words: str) -> list[str]:
 
 
 def environment(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a server's process."""
+    """Build the environment of a server's process."""
     path = [str(folder()), *filter(None, [env.get("PYTHONPATH")])]
     return {**env, "PYTHONPATH": os.pathsep.join(path)}
 
 
 def become(*words: str) -> NoReturn:
-    """Let a server's process take this one's place.
+    """Replace this process by one of the server.
 
     Raises:
         IdefiqError: It is not installed.

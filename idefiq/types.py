@@ -1,4 +1,4 @@
-"""What the service says, as frozen dataclasses, and what can go wrong."""
+"""Responses of the service as frozen dataclasses, and the client's errors."""
 
 import warnings
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class ApiError(IdefiqError):
 
 
 class WaitTimeout(IdefiqError):
-    """The job had not finished when the patience of `wait` ran out; it goes on."""
+    """The job had not finished when the time of `wait` was over. The job continues."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,13 @@ class Counts:
 
     @property
     def finished(self) -> int:
-        """Items that will not change any more."""
+        """Items in a final state."""
         return self.succeeded + self.failed + self.cancelled
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job at the moment it was asked for."""
+    """A job when it was requested."""
 
     id: str
     state: str
@@ -70,12 +70,12 @@ class Job:
 
     @property
     def is_final(self) -> bool:
-        """Whether the job has finished, in whatever way."""
+        """True if the job has finished, in any way."""
         return self.state in FINAL_STATES
 
     @classmethod
     def of(cls, body: dict[str, Any]) -> "Job":
-        """Read the service's JSON."""
+        """Build from the service's JSON."""
         return cls(
             id=body["id"],
             state=body["state"],
@@ -93,7 +93,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key of the service, for operators; `key` is there only when it was made just now."""
+    """An API key; `key` is set only if it was just created."""
 
     id: str
     owner: str
@@ -107,7 +107,7 @@ class ApiKey:
 
     @classmethod
     def of(cls, body: dict[str, Any]) -> "ApiKey":
-        """Read the service's JSON."""
+        """Build from the service's JSON."""
         times = {
             name: _time(body[name]) if body[name] else None
             for name in ("expires_at", "revoked_at", "last_used_at")
@@ -125,7 +125,7 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one item.
+    """Outcome of one item.
 
     Attributes:
         index: Its place in the submission, from 0.
@@ -150,7 +150,7 @@ class Result:
 
     @property
     def label(self) -> str | None:
-        """Classify: the label that the answer names, None if it names none."""
+        """Label of a `classify` item, None if the answer names none."""
         return (self.detail or {}).get("label")
 
     @property
@@ -166,7 +166,7 @@ class Result:
 
     @classmethod
     def of(cls, body: dict[str, Any]) -> "Result":
-        """Read the service's JSON."""
+        """Build from the service's JSON."""
         answer, error = body["answer"], body["error"] or {}
         return cls(
             index=body["index"],
@@ -182,7 +182,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened to a job.
+    """An event of a job.
 
     Attributes:
         name: "counts" when the job has changed, "item" for a result, "end" when it has finished.
@@ -199,7 +199,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """A draft of alternative text, and what people have made of it.
+    """A draft of alternative text, and its decision.
 
     Attributes:
         index: The item's place in its job, from 0.
@@ -233,7 +233,7 @@ class Review:
 
     @classmethod
     def of(cls, body: dict[str, Any]) -> "Review":
-        """Read the service's JSON."""
+        """Build from the service's JSON."""
         known = {name: body[name] for name in cls.__dataclass_fields__ if name in body}
         at, draft = body["reviewed_at"], known["draft"]
         if "issues" not in draft:  # a service of release 0.1
@@ -243,7 +243,7 @@ class Review:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model that the service knows."""
+    """A model of the service."""
 
     name: str
     family: str
@@ -256,7 +256,7 @@ class Model:
 
     @classmethod
     def of(cls, body: dict[str, Any]) -> "Model":
-        """Read the service's JSON."""
+        """Build from the service's JSON."""
         card = body["card"]
         return cls(
             name=card["name"],

@@ -1,4 +1,4 @@
-"""`idefiq up`: the whole service on one machine, as one supervisor of real processes.
+"""`idefiq up`: the whole service on one machine, as a supervisor of real processes.
 
     idefiq up ─┬─ redis-server     private, on a unix socket; not with IDEFIQ_REDIS_URL
                ├─ api
@@ -51,7 +51,7 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass
 class Service:
-    """One process that is kept running."""
+    """One supervised process."""
 
     name: str
     command: Sequence[str]
@@ -76,7 +76,7 @@ class Service:
         self.started = time.monotonic()
 
     def look(self) -> str | None:
-        """Start it again if it has ended and its pause is over; returns what happened, if so."""
+        """Restart it if it has ended and its pause is over. Returns what happened."""
         now = time.monotonic()
         if self.process is None:
             if now >= self.due:
@@ -87,14 +87,14 @@ class Service:
             return None
         self.process = None
         if status == CONFIG_STATUS:
-            raise IdefiqError(f"{self.name} cannot run with these settings; its log says why")
+            raise IdefiqError(f"{self.name} cannot run with these settings; see its log")
         self.pause = 0.5 if now - self.started > HEALTHY_SECONDS else self.pause * 2
         self.pause = min(self.pause, MAX_PAUSE_SECONDS)
         self.due = now + self.pause
         return f"{self.name} ended with {status}; starting it again in {self.pause:g} s"
 
     def stop(self, deadline: float) -> None:
-        """Wait for the end it was asked for, or kill it."""
+        """Wait for its end, or kill it at the deadline."""
         if self.process is None:
             return
         try:
@@ -110,7 +110,7 @@ class Service:
 
 
 def _end_with_parent() -> None:
-    """Have the kernel end this process when the supervisor is killed."""
+    """Make the kernel end this process when the supervisor is killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -140,7 +140,7 @@ class Stack:
     url: str = ""
 
     def start(self) -> None:
-        """Start every process; `wait_ready` tells when they can be used.
+        """Start every process; `wait_ready` returns when they can be used.
 
         Raises:
             IdefiqError: The server's code is not here, the port is taken, or there is no Redis.
@@ -177,7 +177,7 @@ class Stack:
             service.start()
 
     def _lock(self) -> None:
-        """Keep a second supervisor out: its workers would have the same names as ours."""
+        """Keep out a second supervisor, whose workers would have the same names."""
         self._locked = (self.data / "lock").open("w")
         try:
             fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -202,7 +202,7 @@ class Stack:
         self.services.append(Service(name, command, env, self._output))
 
     def _make_key(self, env: Mapping[str, str]) -> None:
-        """Make an API key at the first start, readable by this user alone."""
+        """Create an API key at the first start, readable by this user alone."""
         path = self.data / "api-key"
         if path.exists():
             return
@@ -213,19 +213,19 @@ class Stack:
             text=True,
         )
         if made.returncode:
-            raise IdefiqError(f"the record cannot be used: {made.stderr.strip()[-500:]}")
+            raise IdefiqError(f"the database cannot be used: {made.stderr.strip()[-500:]}")
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(made.stdout)
 
     def look(self) -> Iterator[str]:
-        """Start again what has ended; yields a line for each event."""
+        """Restart what has ended; yields a line for each event."""
         for service in self.services:
             if happened := service.look():
                 yield happened
 
     def is_ready(self) -> bool:
-        """Whether the service can answer: a worker with a loaded model is there."""
+        """True if the service can answer: a worker with a loaded model is there."""
         try:
             with urllib.request.urlopen(f"{self.url}/readyz", timeout=5) as answer:  # noqa: S310
                 return bool(answer.status == 200)
@@ -247,7 +247,7 @@ class Stack:
             time.sleep(LOOK_SECONDS)
 
     def stop(self) -> None:
-        """Stop every process in good order, Redis last."""
+        """Stop every process in order, Redis last."""
         deadline = time.monotonic() + STOP_SECONDS
         waves = [
             [service for service in self.services if service.name != "redis"],
@@ -265,7 +265,7 @@ class Stack:
 
     @contextlib.contextmanager
     def running(self, *, seconds: float = 180) -> Iterator["Stack"]:
-        """Started and ready inside the block, stopped after it."""
+        """Keep the service started and ready inside the block."""
         self.start()
         try:
             self.wait_ready(seconds)

@@ -1,1 +1,1 @@
-"""What Celery runs: intake, engines and upkeep, all driven by the record in db/."""
+"""What Celery runs: intake, engines and upkeep, all driven by the database."""

@@ -37,7 +37,7 @@ log = logging.getLogger("workers")
 
 
 def main() -> int:
-    """Parse the role and run it."""
+    """Parse the kind of worker and run it."""
     parser = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
     parser.add_argument("role", choices=["engine", "intake", "upkeep"])
     role = parser.parse_args().role
@@ -70,7 +70,7 @@ def main() -> int:
 
 
 def run_engine(record: RecordSettings) -> int:
-    """Pin a model, say so in the record, and answer its items."""
+    """Load a model, offer it in the database, and answer its items."""
     from workers import families
     from workers.engine.device import Device, device_thread
     from workers.engine.engine import Engine
@@ -131,7 +131,7 @@ def run_engine(record: RecordSettings) -> int:
 
 
 def run_intake(record: RecordSettings) -> int:
-    """Bring images in."""
+    """Fetch, store and check images."""
     from workers.intake.check import Checkers
     from workers.intake.fetch import Fetcher
     from workers.intake.intake import Intake
@@ -174,7 +174,7 @@ def run_intake(record: RecordSettings) -> int:
 
 
 def run_upkeep(record: RecordSettings) -> int:
-    """Import, list, settle, write results; deliver webhooks beside all that."""
+    """Import, list, settle and write results; deliver webhooks beside that."""
     from workers.upkeep.listing import Buckets
     from workers.upkeep.upkeep import Upkeep
     from workers.upkeep.webhooks import Webhooks
@@ -218,7 +218,7 @@ def _policy(record: RecordSettings) -> RetryPolicy:
 
 
 def _end_when_stuck(is_stuck: Callable[[], bool], blame: Callable[[], None]) -> None:
-    """End the process when a generation hangs, with a word on what: others take over."""
+    """Run the watchdog: end the process when a generation hangs, marking its items."""
 
     def watch() -> None:
         while not is_stuck():

@@ -1,4 +1,4 @@
-"""Wakes: "this queue has work", sent through Celery and Redis, and nothing else.
+"""Wakes: messages that a queue has work, sent through Celery and Redis.
 
 The items themselves never travel: Celery pops a message first and notes it second, so a killed
 worker can lose it. With the record in SQL a lost wake is a delay of one poll, and a doubled one
@@ -32,12 +32,12 @@ log = logging.getLogger(__name__)
 
 
 def engine_queue(model: str) -> str:
-    """The queue of a model's engine workers."""
+    """Name of the queue of a model's engines."""
     return f"engine.{model}"
 
 
 class WakeChannel(kombu.transport.redis.Channel):  # type: ignore[misc]  # kombu has no types
-    """Takes what comes from Redis, and survives what is no message or an error.
+    """Kombu's Redis channel, which survives invalid messages and errors of Redis.
 
     Whoever can write to Redis can put anything into a queue; kombu lets the worker end with the
     exception of its parser. It also lets it end when Redis answers an error: a replica that
@@ -66,7 +66,7 @@ class WakeChannel(kombu.transport.redis.Channel):  # type: ignore[misc]  # kombu
 
 @contextmanager
 def _errors_as_lost_connection() -> Iterator[None]:
-    """Pause, then say that the connection is lost, if Redis answers an error inside the block."""
+    """Pause, then raise a lost connection, if Redis answers an error inside the block."""
     try:
         yield
     except (redis.exceptions.ResponseError, redis.exceptions.InvalidResponse) as error:
@@ -77,13 +77,13 @@ def _errors_as_lost_connection() -> Iterator[None]:
 
 
 class WakeTransport(kombu.transport.redis.Transport):  # type: ignore[misc]
-    """Kombu's own, with that channel."""
+    """Kombu's Redis transport with that channel."""
 
     Channel = WakeChannel
 
 
 def make_app(settings: BrokerSettings, queue: str | None = None) -> Celery:
-    """The Celery application, consuming `queue` when it is a worker's.
+    """Build the Celery application, which consumes `queue` if it is a worker's.
 
     Each transport option answers a failure that was met: without `max_retries: 0` a publish
     blocks for 2 s while Redis is away; with acknowledgements kept in Redis a worker goes deaf

@@ -34,7 +34,7 @@ def open_image(data: bytes) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # decoders of broken files raise whatever they meet
-        raise ImageUnreadable(f"broken image: {error}") from error
+        raise ImageUnreadable(f"damaged image: {error}") from error
 
 
 def decode(data: bytes, wanted: Callable[[int, int], tuple[int, int]] | None = None) -> Image.Image:
@@ -56,7 +56,7 @@ def decode(data: bytes, wanted: Callable[[int, int], tuple[int, int]] | None = N
     except MemoryError:
         raise
     except Exception as error:  # decoders of broken files raise whatever they meet
-        raise ImageUnreadable(f"broken image: {error}") from error
+        raise ImageUnreadable(f"damaged image: {error}") from error
     bare = _rgb(upright)
     bare.info = {}
     return bare

@@ -1,4 +1,4 @@
-"""The resident loop: look for work until there is none, then wait for a wake or the poll.
+"""The resident loop of a worker: work until there is none, then wait for a wake or the poll.
 
     wake ─┐
           ├─▶ look() ──True──▶ look() …        True: there may be more
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class ResidentLoop:
-    """Runs `look` in `lanes` threads until it is stopped.
+    """Calls `run_once` in `lanes` threads until it is stopped.
 
     Args:
         look: Does some work; returns whether there may be more. It is to return soon after
@@ -48,11 +48,11 @@ class ResidentLoop:
             thread.start()
 
     def wake(self) -> None:
-        """Let lanes that wait look now."""
+        """Let waiting lanes run now."""
         self._event.set()
 
     def stop(self) -> None:
-        """Let no lane look again and wait until all have returned."""
+        """Let no lane run again, and wait until all have returned."""
         self.stopping.set()
         self._event.set()
         for thread in self._threads:

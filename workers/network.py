@@ -1,4 +1,4 @@
-"""The network as strangers' URLs may use it: never our own.
+"""A guarded network for URLs of strangers: public addresses only.
 
 url ─▶ scheme, port, no userinfo ─▶ resolve ─▶ every address allowed? ─▶ connect to that address
 
@@ -36,21 +36,21 @@ _SPECIAL = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24")))
 
 
 class Refused(Exception):
-    """The URL leads where strangers may not send us; its message is one sentence for them."""
+    """The URL is not allowed; the message is one sentence for its owner."""
 
 
 class TooSlow(Exception):
-    """The other side took longer than it is given."""
+    """The other side took longer than allowed."""
 
 
 def resolve(host: str, port: int) -> list[str]:
-    """Every address of a name, by the system's resolver."""
+    """Resolve a name to all its addresses with the system's resolver."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [str(entry[4][0]) for entry in found]
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address, and any address that it carries inside, is on the public internet."""
+    """True if an address, and any address embedded in it, is on the public internet."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour
         if address.teredo:
@@ -67,7 +67,7 @@ def is_public(address: Address) -> bool:
 
 
 def checked(url: str, ports: Collection[int]) -> tuple[str, str]:
-    """The URL in ASCII and its host, if it may be asked at all.
+    """Return the URL in ASCII and its host, if it is allowed at all.
 
     Raises:
         Refused: It is malformed, or has a scheme, port or user name that is not taken.
@@ -78,18 +78,18 @@ def checked(url: str, ports: Collection[int]) -> tuple[str, str]:
     except ValueError as error:
         raise Refused("the URL is malformed") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise Refused("only http and https URLs are asked")
+        raise Refused("only http and https URLs are allowed")
     if parts.username is not None or parts.password is not None:
-        raise Refused("a URL with a user name in it is not asked")
+        raise Refused("a URL with a user name is not allowed")
     if port not in ports:
         taken = " and ".join(map(str, sorted(ports)))
-        raise Refused(f"this service asks the ports {taken} of others, and not {port}")
+        raise Refused(f"port {port} is not allowed; allowed ports: {taken}")
     try:
         host = parts.hostname if ":" in parts.hostname else _ascii(parts.hostname)
     except UnicodeError as error:
-        raise Refused("the URL's host is no name") from error
+        raise Refused("the URL's host is invalid") from error
     if len(host) > MOST_HOST or not _HOST.fullmatch(host):
-        raise Refused("the URL's host is no name")
+        raise Refused("the URL's host is invalid")
     place = f"[{host}]" if ":" in host else host
     if parts.port is not None:
         place += f":{parts.port}"
@@ -102,12 +102,12 @@ def _ascii(host: str) -> str:
 
 
 class Deadline(threading.local):
-    """When the exchange of this thread has to be over, by the monotonic clock."""
+    """Deadline of the exchange of this thread, on the monotonic clock."""
 
     at = float("inf")
 
     def left(self, timeout: float | None) -> float:
-        """The shorter of `timeout` and the time that is left.
+        """Return `timeout` or the remaining time, whichever is shorter.
 
         Raises:
             TooSlow: None is left.
@@ -119,7 +119,7 @@ class Deadline(threading.local):
 
 
 class BoundedStream(httpcore2.NetworkStream):
-    """A connection whose every read and write ends at the deadline of the thread that does it.
+    """A connection whose reads and writes end at the deadline of their thread.
 
     Without it a server that sends a byte of its headers now and then would hold us for ever.
     """
@@ -157,7 +157,7 @@ class BoundedStream(httpcore2.NetworkStream):
 
 
 class GuardedNetwork(httpcore2.NetworkBackend):
-    """Opens connections only to addresses that are allowed, after resolving the name once."""
+    """Connects only to allowed addresses, after resolving a name once."""
 
     def __init__(self, networks: Networks, resolver: Resolver, deadline: Deadline) -> None:
         self._deadline = deadline
@@ -207,7 +207,7 @@ class GuardedNetwork(httpcore2.NetworkBackend):
 def pool(
     networks: Networks, deadline: Deadline, *, most: int, resolver: Resolver = resolve
 ) -> httpcore2.ConnectionPool:
-    """Connections to allowed addresses, `most` at a time."""
+    """Build a connection pool to allowed addresses, with at most `most` connections."""
     return httpcore2.ConnectionPool(
         ssl_context=ssl.create_default_context(),
         network_backend=GuardedNetwork(networks, resolver, deadline),

@@ -1,4 +1,4 @@
-"""Notices: "something happened to this job", and what its answer says so far.
+"""Notices: messages that a job has changed, or what its streamed answer is so far.
 
 They travel through Redis to whoever waits, and may all be lost: those who wait also look at the
 record. Of several for one job only the last is sent, which is why a text is always whole.
@@ -20,12 +20,12 @@ log = logging.getLogger(__name__)
 
 
 def channel(job_id: str) -> str:
-    """Where a job's notices go."""
+    """Name of the Redis channel of a job's notices."""
     return f"idefiq:job:{job_id}"
 
 
 def plain_url(redis_url: str) -> str:
-    """A URL as Redis's own client takes it; Celery spells a socket differently."""
+    """Convert a URL of Celery's form into one that Redis's client accepts."""
     return redis_url.replace("redis+socket://", "unix://")
 
 
@@ -41,14 +41,14 @@ class Notices:
         threading.Thread(target=self._run, name="notices", daemon=True).start()
 
     def changed(self, *job_ids: str) -> None:
-        """Items of these jobs have moved on."""
+        """Notify that items of these jobs have changed."""
         with self._changed:
             for job_id in job_ids:
                 self._waiting.setdefault(job_id, None)
             self._changed.notify()
 
     def said(self, job_id: str, text: str) -> None:
-        """The one item of a job will be answered with a text that begins like this."""
+        """Send the text so far of a job's one answer."""
         with self._changed:
             self._waiting[job_id] = text
             self._changed.notify()

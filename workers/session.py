@@ -1,4 +1,4 @@
-"""A worker's session: its heartbeat, and whether its leases can still be relied on.
+"""A worker's session: its heartbeat, and whether its leases still hold.
 
 The heartbeat has a thread and a database connection of its own, so that neither a busy lane nor
 an exhausted pool can silence it. What can: a process that is stopped, and `is_stuck`.
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Session:
-    """Opens a session at start, keeps it alive, and opens a new one if it was lost.
+    """Opens a session at the start, keeps it alive, and opens a new one if it was lost.
 
     Args:
         record: Settings of the record; a connection of its own is made from them.
@@ -50,11 +50,11 @@ class Session:
 
     @property
     def id(self) -> str:
-        """The id under which to claim."""
+        """Id of the session to claim with."""
         return self._id
 
     def start(self) -> None:
-        """Open the session, waiting for the database if need be, and start the heartbeat."""
+        """Open the session, waiting for the database if needed, and start the heartbeat."""
         while not self._id and not self._stopping.is_set():
             try:
                 self._open()
@@ -64,7 +64,7 @@ class Session:
         self._thread.start()
 
     def holds(self, session_id: str) -> bool:
-        """Whether leases claimed under `session_id` cannot have expired yet.
+        """True if leases claimed under `session_id` cannot have expired yet.
 
         Judged by this process's monotonic clock, counted from before the last heartbeat was
         sent, so it turns False before the database's clock lets anybody else in.
@@ -72,7 +72,7 @@ class Session:
         return session_id == self._id and time.monotonic() < self._safe_until
 
     def abandon(self, session_id: str) -> None:
-        """Give up a session and with it every lease that it may have; a new one is opened soon.
+        """Give up a session with all its leases; a new one is opened soon.
 
         For whenever it is not known what is leased: a claim whose commit was not answered, a
         write that failed, an error nobody thought of. The items are rescued.
@@ -83,7 +83,7 @@ class Session:
             self._hurry.set()
 
     def stop(self) -> None:
-        """End the session; to be called when nothing is leased any more."""
+        """End the session. Must be called when nothing is leased any more."""
         self._stopping.set()
         self._hurry.set()
         if self._thread.is_alive():

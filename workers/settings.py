@@ -17,7 +17,7 @@ _CONFIG = SettingsConfigDict(
 
 
 class BrokerSettings(BaseSettings):
-    """How wakes travel. Losing all of Redis costs at most one poll interval."""
+    """How wakes travel. Losing Redis costs at most one poll interval."""
 
     model_config = _CONFIG
 
@@ -28,7 +28,7 @@ class BrokerSettings(BaseSettings):
 
 
 class WorkerSettings(BrokerSettings):
-    """What every worker has."""
+    """Settings of every worker."""
 
     worker_name: str = Field(
         default_factory=socket.gethostname,
@@ -68,7 +68,7 @@ class IntakeSettings(WorkerSettings):
 
 
 class UpkeepSettings(WorkerSettings):
-    """How webhooks are delivered, and what is kept for how long."""
+    """How webhooks are delivered, and how long data is kept."""
 
     keep_jobs_days: Annotated[float, Field(ge=0)] = Field(
         0, description="Finished jobs, with items and results, are deleted after this; 0: never"
@@ -103,7 +103,7 @@ class UpkeepSettings(WorkerSettings):
 
 
 class EngineSettings(WorkerSettings):
-    """Which model an engine worker pins, and how."""
+    """Which model an engine loads, and how."""
 
     model: str = Field(
         "demo",

@@ -1,4 +1,4 @@
-"""SVG to PNG, by resvg, in intake's children, and only those that are whole in themselves.
+"""SVG to PNG with resvg, in intake's children, for SVGs without external references.
 
 An SVG can name files and addresses, which resvg would look for on this machine. What names
 anything but a part of itself or a raster image within it is refused, before it is drawn.
@@ -32,7 +32,7 @@ _BEGIN_BYTES = 16_384
 
 
 def is_svg(data: bytes) -> bool:
-    """Whether bytes begin as an SVG does."""
+    """True if bytes begin as an SVG does."""
     begin = data[:_BEGIN_BYTES].removeprefix(b"\xef\xbb\xbf")
     at = _after_space(begin, 0)
     while end := next((end for start, end in _BEFORE if begin.startswith(start, at)), b""):
@@ -56,7 +56,7 @@ def rasterise(data: bytes) -> bytes:
         ImageUnreadable: It is broken, or refers to something outside itself.
     """
     if len(data) > MOST_BYTES:
-        raise ImageTooLarge(f"an SVG of {len(data)} bytes; at most {MOST_BYTES} are accepted")
+        raise ImageTooLarge(f"an SVG of {len(data)} bytes; the limit is {MOST_BYTES}")
     width, height = _size(_checked(data))
     if max(width, height) > MOST_ASPECT * min(width, height):
         raise ImageTooLarge(f"{width:g}x{height:g} is narrower than 1:{MOST_ASPECT:g}")
@@ -72,11 +72,11 @@ def rasterise(data: bytes) -> bytes:
         )
         return bytes(drawn)
     except ValueError as error:
-        raise ImageUnreadable(f"broken SVG: {error}") from error
+        raise ImageUnreadable(f"damaged SVG: {error}") from error
 
 
 def _size(root: Mapping[str, str]) -> tuple[float, float]:
-    """Width and height by the attributes of the root: its own, or those of its view box."""
+    """Width and height of the root element, or of its view box."""
     box = re.findall(_NUMBER, root.get("viewBox", "")[:200])
     sides = []
     for name, index in (("width", 2), ("height", 3)):
@@ -86,12 +86,12 @@ def _size(root: Mapping[str, str]) -> tuple[float, float]:
         else:
             sides.append(float(box[index]) if len(box) == 4 else 100.0)
     if min(sides) <= 0:
-        raise ImageUnreadable(f"an SVG of {sides[0]:g}x{sides[1]:g} is no image")
+        raise ImageUnreadable(f"an SVG of {sides[0]:g}x{sides[1]:g} is not an image")
     return sides[0], sides[1]
 
 
 def _checked(data: bytes) -> dict[str, str]:
-    """The attributes of the root, if all is well-formed and refers to nothing outside."""
+    """Return the root's attributes if the SVG is well-formed and self-contained."""
     parser = expat.ParserCreate()
     root: dict[str, str] = {}
 
@@ -103,7 +103,7 @@ def _checked(data: bytes) -> dict[str, str]:
             _check_style(value)
 
     def entity(*_: object) -> None:
-        raise ImageUnreadable("an SVG with entities of its own is not drawn")
+        raise ImageUnreadable("an SVG with its own entities is not supported")
 
     parser.StartElementHandler = element
     parser.EntityDeclHandler = entity
@@ -112,7 +112,7 @@ def _checked(data: bytes) -> dict[str, str]:
     try:
         parser.Parse(data, True)
     except expat.ExpatError as error:
-        raise ImageUnreadable(f"broken SVG: {error}") from error
+        raise ImageUnreadable(f"damaged SVG: {error}") from error
     return root
 
 

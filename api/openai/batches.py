@@ -1,4 +1,4 @@
-"""Batches: every line is checked when the batch is made, so that mistakes are told at once.
+"""OpenAI's batches. Every line is checked when the batch is created, so errors show at once.
 
 input file ─▶ read, check, make canonical ─▶ no mistakes: spool ─▶ batch and job, in_progress
                                           ─▶ mistakes: batch, failed, each with its line
@@ -63,12 +63,14 @@ class ExpiresAfter(BaseModel):
 
 def _window(said: str) -> str:
     if not re.fullmatch(r"[1-9][0-9]{0,3}[mhd]", said):
-        raise ValueError(f"{said!r} is no window: say minutes, hours or days, such as 30m, 24h, 7d")
+        raise ValueError(
+            f"invalid window: {said!r}; expected minutes, hours or days, such as 30m, 24h, 7d"
+        )
     return said
 
 
 class BatchIn(BaseModel):
-    """A batch as it is asked for."""
+    """A batch to create."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -91,7 +93,7 @@ class BatchIn(BaseModel):
 
     @property
     def window_seconds(self) -> int:
-        """The completion window."""
+        """Length of the completion window."""
         return int(self.completion_window[:-1]) * _SECONDS[self.completion_window[-1]]
 
 
@@ -114,7 +116,7 @@ async def create_batch(
     idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
     retry: Annotated[int, Header(alias="x-stainless-retry-count", include_in_schema=False)] = 0,
 ) -> BatchOut:
-    """Start a batch, or fail it with every mistake named.
+    """Create a batch, or fail it with every error named.
 
     The same request makes one batch: always if it carries an `Idempotency-Key` or is a retry of
     the client's own, and otherwise as long as the first one runs.
@@ -144,11 +146,11 @@ async def create_batch(
 
 def _create(services: Services, new: NewBatch, again: bool) -> BatchOut:
     with services.database.transaction() as transaction:
-        if earlier := batches.asked_before(transaction, new, again=again):
+        if earlier := batches.find_same(transaction, new, again=again):
             return BatchOut.of(earlier)
         file = files.get(transaction, new.owner_id, new.input_file_id)
     if file.purpose != "batch":
-        raise RequestError(f"{file.id} is no input of a batch", field="input_file_id")
+        raise RequestError(f"{file.id} is not the input file of a batch", field="input_file_id")
     with Input(services, new.owner_id, new.endpoint) as lines:
         with services.store.open(file_key(new.owner_id, file.id)) as stream:
             lines.read(stream)
@@ -156,7 +158,7 @@ def _create(services: Services, new: NewBatch, again: bool) -> BatchOut:
 
 
 class Input:
-    """An input file while it is read: its mistakes, and its items made canonical."""
+    """Reads an input file: collects its errors, and its items in canonical form."""
 
     def __init__(self, services: Services, owner_id: int, endpoint: str) -> None:
         self._services, self._owner_id, self._endpoint = services, owner_id, endpoint
@@ -177,7 +179,7 @@ class Input:
         self._seen.close()
 
     def read(self, stream: IO[bytes]) -> None:
-        """Check every line, up to MOST_MISTAKES mistakes."""
+        """Check every line, until there are MOST_MISTAKES errors."""
         for number, line in _numbered(stream, self._services.settings.max_line_bytes):
             try:
                 self._take(line)
@@ -236,11 +238,13 @@ class Input:
         if said.url != self._endpoint:
             raise RequestError(f"{said.url!r} is not the batch's endpoint", field="url")
         if said.body.stream:
-            raise RequestError("a batch cannot stream", field="body.stream")
+            raise RequestError("stream is not allowed in a batch", field="body.stream")
         try:
             self._seen.execute("INSERT INTO seen VALUES (?)", (said.custom_id,))
         except sqlite3.IntegrityError as error:
-            raise RequestError(f"{said.custom_id!r} is there twice", field="custom_id") from error
+            raise RequestError(
+                f"duplicate custom_id: {said.custom_id!r}", field="custom_id"
+            ) from error
         try:
             checker = self._checker_of(said.body.model)
             item = checker.check(said.body.item(checker.card, said.custom_id))
@@ -272,7 +276,7 @@ class Input:
 
 
 def _is_of_a_line(error: RequestError) -> bool:
-    """Whether a line is mistaken; the whole file may be too long, or its owner without room."""
+    """True if an error concerns one line, and not the whole file or the owner."""
     of_all = isinstance(error, TooLarge) and error.field is None
     return not of_all and not isinstance(error, QuotaExceeded)
 
@@ -283,7 +287,7 @@ def _within_body(error: RequestError) -> RequestError:
 
 
 def _numbered(stream: IO[bytes], most: int) -> Iterator[tuple[int, bytes]]:
-    """Lines that are not empty, with their numbers; a longer one is cut, and so no JSON."""
+    """Yield non-empty lines with their numbers; a longer one is cut, and so is not JSON."""
     number = 0
     while line := stream.readline(most + 1):
         number += 1
@@ -301,7 +305,7 @@ def list_batches(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     after: str | None = None,
 ) -> BatchPage:
-    """The owner's batches, newest first."""
+    """List the owner's batches, newest first."""
     with services.database.snapshot() as transaction:
         found = batches.page(transaction, owner.id, before=after, limit=limit + 1)
     return BatchPage.of([BatchOut.of(batch) for batch in found[:limit]], more=len(found) > limit)
@@ -309,14 +313,14 @@ def list_batches(
 
 @router.get("/{batch_id}")
 def get_batch(batch_id: str, services: Parts, owner: CurrentOwner) -> BatchOut:
-    """A batch and its counts."""
+    """Return a batch and its counts."""
     with services.database.snapshot() as transaction:
         return BatchOut.of(batches.get(transaction, owner.id, batch_id))
 
 
 @router.post("/{batch_id}/cancel")
 def cancel_batch(batch_id: str, services: Parts, owner: CurrentOwner) -> BatchOut:
-    """Start no more of a batch. What is answered goes into the output file."""
+    """Cancel a batch. Answers so far go into the output file."""
     with services.database.transaction() as transaction:
         batch = batches.cancel(transaction, owner.id, batch_id)
     services.wakes.wake(UPKEEP)

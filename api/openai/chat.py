@@ -1,4 +1,4 @@
-"""Chat completions: a job of one item that is claimed before all others, and waited for.
+"""Chat completions: jobs of one item that are claimed before all others, and awaited.
 
 submit ─▶ wait (notices, or a look each second) ─▶ the answer, whole
                                                ─▶ or as it is said, piece by piece
@@ -56,7 +56,7 @@ _BODY = {
 
 @router.post("/completions", openapi_extra=_BODY)
 async def complete(request: Request, services: Parts, owner: CurrentOwner) -> Response:
-    """One answer, now: queued like everything else, but before all jobs that nobody waits for."""
+    """Answer a chat completion: queued like every item, but before all jobs and batches."""
     body = await request.body()
     try:
         # Images in it make it long: not on the loop that all others share.
@@ -90,7 +90,7 @@ def _submit(services: Services, owner_id: int, asked: ChatIn) -> tuple[str, str]
 
 
 class ChatCall:
-    """A caller who waits for one answer."""
+    """A caller that waits for one answer."""
 
     def __init__(self, services: Services, owner_id: int, job_id: str, model: str) -> None:
         self._services, self._owner_id = services, owner_id
@@ -98,7 +98,7 @@ class ChatCall:
         self._created = int(time.time())
 
     async def whole(self, request: Request) -> Response:
-        """The answer as one document."""
+        """Return the answer as one document."""
         deadline = time.monotonic() + self._services.settings.max_chat_seconds
         async with self._services.watch.watching(self._job_id) as watched:
             while True:
@@ -111,7 +111,7 @@ class ChatCall:
                 await watched.news(news, LOOK_SECONDS)
 
     async def streamed(self, *, usage_too: bool) -> Response:
-        """The answer as events; as one document if there is an error before the first word."""
+        """Stream the answer; an error before the first token is a document of its own."""
         chunks = self._chunks(usage_too=usage_too)
         first = await anext(chunks)
         if isinstance(first, Response):
@@ -127,7 +127,7 @@ class ChatCall:
         return StreamingResponse(rest(), media_type=MEDIA_TYPE, headers=HEADERS)
 
     async def _early_error(self, watched: Watched) -> Response | None:
-        """Wait a little for an error, which then has a status of its own."""
+        """Wait a little for an error, which can still have a status of its own."""
         deadline = time.monotonic() + HEAD_SECONDS
         while not (_finished(watched) or watched.text) and time.monotonic() < deadline:
             await watched.news(watched.event, LOOK_SECONDS)
@@ -137,7 +137,7 @@ class ChatCall:
         return _failed(item) if item.answer is None else None
 
     async def _chunks(self, *, usage_too: bool) -> AsyncGenerator[bytes | Response]:
-        """An error that comes early, or the pieces of the answer."""
+        """Return an early error, or yield the pieces of the answer."""
         said, ended = "", False
         deadline = time.monotonic() + self._services.settings.max_chat_seconds
         try:
@@ -162,7 +162,7 @@ class ChatCall:
                 self._cancel()
 
     async def _rest(self, said: str, *, usage_too: bool) -> AsyncIterator[bytes]:
-        """What the record says beyond what was said, and the end."""
+        """Yield what the database has beyond the streamed text, and the end."""
         item = await self._item()
         if item.answer is None:
             _, body = _failure(item)
@@ -207,7 +207,7 @@ class ChatCall:
         return await run_in_threadpool(look)
 
     def _cancel(self) -> None:
-        """Nobody waits any more. Not awaited: the caller's own task may be cancelled already."""
+        """Cancel the job in the background: the caller's own task may be cancelled already."""
 
         def cancel() -> None:
             try:

@@ -1,4 +1,4 @@
-"""Files: what batches read, and what they write."""
+"""OpenAI's files: inputs and outputs of batches."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
@@ -48,7 +48,7 @@ _BODY = {
 
 
 class FileIn(BaseModel):
-    """What is said beside the bytes."""
+    """Form fields beside the file."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -61,7 +61,7 @@ class FileIn(BaseModel):
 
 @router.post("", openapi_extra=_BODY)
 async def upload(request: Request, services: Parts, owner: CurrentOwner) -> FileOut:
-    """Upload a batch's input: JSON Lines, as many as fit the service's limit for streams."""
+    """Upload a batch's input: JSON Lines, as large as the service's limit for streams."""
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise WrongMediaType("send the file as multipart/form-data, in a part named `file`")
     async with request.form(max_files=1, max_fields=8) as form:
@@ -103,7 +103,7 @@ def list_files(
     order: Literal["asc", "desc"] = "desc",
     after: str | None = None,
 ) -> FilePage:
-    """The owner's files."""
+    """List the owner's files."""
     with services.database.snapshot() as transaction:
         found = files.page(
             transaction,
@@ -118,14 +118,14 @@ def list_files(
 
 @router.get("/{file_id}")
 def get_file(file_id: str, services: Parts, owner: CurrentOwner) -> FileOut:
-    """What is known of a file."""
+    """Return a file's facts."""
     with services.database.snapshot() as transaction:
         return FileOut.of(files.get(transaction, owner.id, file_id))
 
 
 @router.delete("/{file_id}")
 def delete_file(file_id: str, services: Parts, owner: CurrentOwner) -> dict[str, Any]:
-    """Delete a file. A batch that was made from it goes on."""
+    """Delete a file. A batch that was created from it continues."""
     with services.database.snapshot() as transaction:
         file = files.get(transaction, owner.id, file_id)
     services.store.delete(file_key(owner.id, file.id))
@@ -136,7 +136,7 @@ def delete_file(file_id: str, services: Parts, owner: CurrentOwner) -> dict[str,
 
 @router.get("/{file_id}/content", response_class=StreamingResponse)
 def get_content(file_id: str, services: Parts, owner: CurrentOwner) -> StreamingResponse:
-    """A file's bytes; of a batch that still runs, the lines there are (`X-Incomplete: true`)."""
+    """Return a file's bytes; of a running batch, the lines so far (`X-Incomplete: true`)."""
     try:
         with services.database.snapshot() as transaction:
             file: File = files.get(transaction, owner.id, file_id)
@@ -149,12 +149,12 @@ def get_content(file_id: str, services: Parts, owner: CurrentOwner) -> Streaming
 def _so_far(services: Services, owner_id: int, file_id: str) -> StreamingResponse:
     found = batches.batch_of_part(file_id)
     if found is None:
-        raise NotFound(f"there is no file {file_id!r}")
+        raise NotFound(f"no such file: {file_id!r}")
     batch_id, part = found
     with services.database.snapshot() as transaction:
         batch = batches.get(transaction, owner_id, batch_id)
     if batch.job is None or batch.finalized_at:
-        raise NotFound(f"there is no file {file_id!r}")
+        raise NotFound(f"no such file: {file_id!r}")
     lines = _lines(services, batch, answered=part == "output")
     return StreamingResponse(lines, media_type=NDJSON, headers={"X-Incomplete": "true"})
 

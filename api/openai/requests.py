@@ -1,4 +1,4 @@
-"""A chat completion as OpenAI's clients ask for it, made into an item's request.
+"""Chat completions of OpenAI's API, turned into requests of items.
 
 {"model", "messages": [{"role", "content": [text, image_url]}], "max_tokens", "temperature", …}
   ─▶ {"kind": "chat", "images": […], "messages": […], "options": {…}}
@@ -44,21 +44,21 @@ class _Part(BaseModel):
 
 
 class ChatTextPart(_Part):
-    """Text of a message."""
+    """A text of a message."""
 
     type: Literal["text"]
     text: str
 
 
 class ImageUrl(_Part):
-    """Where an image is: https, data:, or any other reference that items take."""
+    """Reference of an image: https, data:, or any other that items accept."""
 
     url: str
     detail: Literal["auto", "low", "high", "original"] | None = None
 
 
 class ChatImagePart(_Part):
-    """An image of a message; `detail` is the model's own affair here."""
+    """An image of a message; `detail` is ignored."""
 
     type: Literal["image_url"]
     image_url: ImageUrl
@@ -68,14 +68,14 @@ ChatPart = Annotated[ChatTextPart | ChatImagePart, Field(discriminator="type")]
 
 
 class MessageIn(_Part):
-    """One turn."""
+    """One message."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Annotated[list[ChatPart], Field(max_length=200)]
 
 
 class StreamOptions(_Part):
-    """Of a streamed answer."""
+    """Options of a streamed answer."""
 
     include_usage: bool | None = None
 
@@ -142,11 +142,11 @@ class ChatIn(BaseModel):
     @classmethod
     def _neutral(cls, value: Any, info: ValidationInfo) -> Any:
         if value not in NEUTRAL[str(info.field_name)]:
-            raise ValueError("this service does not have it; leave it out")
+            raise ValueError("not supported by this service; leave it out")
         return value
 
     def item(self, card: ModelInfo, custom_id: str | None = None) -> ItemIn:
-        """The same as an item for a model.
+        """Turn the request into an item for a model.
 
         Raises:
             ValidationError: A value is out of bounds.
@@ -203,7 +203,7 @@ def _role(role: str) -> str:
 
 
 def _content(content: str | list[ChatPart], images: dict[str, int]) -> list[dict[str, Any]]:
-    """A message's parts; images are put into `images`, each of them once."""
+    """Return a message's parts, and collect its images in `images`, each once."""
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     parts: list[dict[str, Any]] = []

@@ -27,7 +27,7 @@ class FileOut(BaseModel):
 
     @classmethod
     def of(cls, file: File) -> Self:
-        """Show a file."""
+        """Build from a file."""
         return cls(
             id=file.id,
             bytes=file.size_bytes,
@@ -39,7 +39,7 @@ class FileOut(BaseModel):
 
 
 class RequestCounts(BaseModel):
-    """Lines of a batch by what became of them."""
+    """Lines of a batch by outcome."""
 
     total: int
     completed: int
@@ -47,7 +47,7 @@ class RequestCounts(BaseModel):
 
 
 class BatchOut(BaseModel):
-    """A batch. Fields that begin with `x_` are ours."""
+    """A batch. Fields that begin with `x_` are extensions of this service."""
 
     id: str
     object: str = "batch"
@@ -79,7 +79,7 @@ class BatchOut(BaseModel):
 
     @classmethod
     def of(cls, batch: Batch) -> Self:
-        """Show a batch as it is now."""
+        """Build from a batch as it is now."""
         job, status = batch.job, batch.status
         ended = _seconds(batch.finalized_at)
         return cls(
@@ -127,7 +127,7 @@ def _usage(tokens: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 class FilePage(BaseModel):
-    """Files, as a page of OpenAI's lists."""
+    """A page of files, as in OpenAI's lists."""
 
     object: str = "list"
     data: list[FileOut]
@@ -137,12 +137,12 @@ class FilePage(BaseModel):
 
     @classmethod
     def of(cls, data: list[FileOut], *, more: bool) -> Self:
-        """Show a page."""
+        """Build a page."""
         return cls(data=data, first_id=_id(data[:1]), last_id=_id(data[-1:]), has_more=more)
 
 
 class BatchPage(BaseModel):
-    """Batches, as a page of OpenAI's lists."""
+    """A page of batches, as in OpenAI's lists."""
 
     object: str = "list"
     data: list[BatchOut]
@@ -152,7 +152,7 @@ class BatchPage(BaseModel):
 
     @classmethod
     def of(cls, data: list[BatchOut], *, more: bool) -> Self:
-        """Show a page."""
+        """Build a page."""
         return cls(data=data, first_id=_id(data[:1]), last_id=_id(data[-1:]), has_more=more)
 
 

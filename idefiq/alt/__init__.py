@@ -1,1 +1,1 @@
-"""Alternative text: images of pages, their roles, drafts, and writing what was accepted."""
+"""Alternative text: images of pages, their roles, drafts, and writing accepted texts."""

@@ -1,4 +1,4 @@
-"""Template code in a page: what a generator replaces before a browser sees the page.
+"""Template code in a page, which a generator replaces before a browser sees the page.
 
     {{ … }}  {% … %}  {# … #}      Liquid, Jinja, Handlebars, Go, Vue
     <?php … ?>  <% … %>            PHP, ERB, EJS
@@ -48,7 +48,7 @@ AROUND_CODE = "its tag holds template code outside a quoted value"
 
 
 def makes(written: str) -> bool:
-    """Whether a text, as it is written on the page, is made by template code."""
+    """True if template code makes a text, as it is written on the page."""
     return bool(_MARKS.search(written))
 
 
@@ -81,7 +81,7 @@ def _is_too_long(closing: str, start: int, end: int) -> bool:
 
 
 def _is_code(name: str, written: str) -> bool:
-    """Whether an attribute is, or holds, code that is not within a plain quoted value.
+    """True if an attribute is or holds code outside a plain quoted value.
 
     Args:
         written: Its value with its quotes, empty if it has none.
@@ -107,7 +107,7 @@ class TemplateCode:
 
     @property
     def masked(self) -> str:
-        """A text of the same length in which letters stand where code is."""
+        """Return a text of the same length with letters in place of code."""
         pieces, reached = [], 0
         for start, end in self._spans:
             pieces += [self._text[reached:start], "x" * (end - start)]
@@ -115,16 +115,16 @@ class TemplateCode:
         return "".join([*pieces, self._text[reached:]])
 
     def __bool__(self) -> bool:
-        """Whether there is any."""
+        """True if there is any code."""
         return bool(self._spans)
 
     def holds(self, offset: int) -> bool:
-        """Whether a position is inside code."""
+        """True if a position is inside code."""
         after = bisect_left(self._ends, offset + 1)
         return after < len(self._spans) and self._spans[after][0] < offset
 
     def obstacle(self, offset: int) -> str:
-        """Why the start tag at an offset must not be changed; "" if it may be.
+        """Say why the start tag at an offset must not be changed; "" if it may be.
 
         Raises:
             ValueError: There is no start tag.
@@ -149,7 +149,7 @@ class TemplateCode:
         return ""
 
     def makes_alt(self, offset: int) -> bool:
-        """Whether template code makes the `alt` of the start tag at an offset."""
+        """True if template code makes the `alt` of the start tag at an offset."""
         for name, span in attribute_spans(self._text, offset):
             written = self._text[slice(*span)].strip("\"'") if span else ""
             if _BOUND.fullmatch(name) or (name == "alt" and makes(written)):

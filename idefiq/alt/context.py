@@ -1,4 +1,4 @@
-"""What a page says around an image: its title, the heading above, a caption, a link, a passage."""
+"""Context of an image on its page: title, heading, caption, link, surrounding text."""
 
 import re
 from bisect import bisect_left
@@ -29,7 +29,7 @@ PHRASE, PASSAGE = 200, 400
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What is said around one image; empty where nothing is."""
+    """Context of one image; empty where there is nothing."""
 
     page_title: str = ""
     heading: str = ""
@@ -39,13 +39,13 @@ class Context:
     language: str = ""
 
     def said(self) -> dict[str, str]:
-        """As the service takes it."""
+        """Return the context in the form of the service."""
         named = ("page_title", "heading", "caption", "destination", "surrounding")
         return {name: value for name in named if (value := getattr(self, name))}
 
 
 def of_image(image: Element, sorted_as: RoleDecision, page: "PageContext") -> Context:
-    """Everything around an image that may tell what matters in it."""
+    """Collect the context of an image."""
     caption = _caption(image)
     passage = "" if sorted_as.role is ImageRole.FUNCTIONAL else _passage(image)
     control = sorted_as.control if sorted_as.role is ImageRole.FUNCTIONAL else None
@@ -61,7 +61,7 @@ def of_image(image: Element, sorted_as: RoleDecision, page: "PageContext") -> Co
 
 @dataclass(frozen=True, slots=True)
 class PageContext:
-    """What all images of a page share.
+    """Context that all images of a page share.
 
     Attributes:
         headings: Where each heading begins, and its text, in the order of the page.
@@ -88,7 +88,7 @@ class PageContext:
         )
 
     def heading_before(self, image: Element) -> str:
-        """The nearest heading above an image."""
+        """Return the nearest heading above an image."""
         above = bisect_left(self.headings, (image.offset or 0, ""))
         return self.headings[above - 1][1] if above else ""
 
@@ -111,7 +111,7 @@ def _caption(image: Element) -> str:
 
 
 def _passage(image: Element) -> str:
-    """The text around an image: of the smallest block that says something, not of all the page."""
+    """Text around an image: of the smallest block with text, not of the whole page."""
     caption = image.within("figure")
     without = [image, *([one] if caption and (one := caption.find("figcaption")) else [])]
     blocks = (above for above in image.ancestors() if _BLOCKS.fullmatch(above.name))
@@ -142,7 +142,7 @@ def _places(block: Element) -> dict[Element, int]:
 
 
 def _destination(control: Element) -> str:
-    """Where a link leads, or what a button does, as far as the markup says."""
+    """Where a link leads, or what a button does, according to the markup."""
     said = [control.get(name) for name in ("title", "value", "name", "href")]
     if control.name in ("button", "input"):
         form = control.within("form")
@@ -162,6 +162,6 @@ def _lang(element: Element) -> str:
 
 
 def _short(text: str, most: int) -> str:
-    """Cut between words; what are no letters in the page's encoding cannot be sent."""
+    """Shorten between words, without characters that cannot be sent."""
     text = " ".join(text.encode(errors="replace").decode().split())
     return text if len(text) <= most else f"{text[:most].rpartition(' ')[0]} …"

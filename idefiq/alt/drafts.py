@@ -1,4 +1,4 @@
-"""Asking the service for drafts, and what people have made of them.
+"""Drafts: requests to the service, and what people have decided about them.
 
     findings ─▶ one item for each key ─▶ a job ─▶ drafts ─▶ reviews
     reviews of a job ─▶ by key ─▶ Outcome for each finding
@@ -31,7 +31,7 @@ _KEYS = 100
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """How drafts are asked for.
+    """Options of drafts.
 
     Attributes:
         with_context: Tell the model what the page says around each image.
@@ -48,7 +48,7 @@ class Asking:
 
 @dataclass(frozen=True, slots=True)
 class DraftOutcome:
-    """What is to be written for a finding.
+    """Text to write for an image.
 
     Attributes:
         alt: The text; empty for a decorative image.
@@ -62,7 +62,7 @@ class DraftOutcome:
 
 
 def groups(findings: Iterable[SiteImage]) -> dict[str, list[SiteImage]]:
-    """Findings that need a draft, by key."""
+    """Group images that need a draft by key."""
     found: dict[str, list[SiteImage]] = {}
     for finding in findings:
         if finding.state is AltState.ASK:
@@ -71,7 +71,7 @@ def groups(findings: Iterable[SiteImage]) -> dict[str, list[SiteImage]]:
 
 
 def ask(client: Client, wanted: Mapping[str, Sequence[SiteImage]], asking: Asking) -> Job:
-    """Submit a job with an item for each key. The same findings make the same job."""
+    """Submit a job with an item for each key. The same images make the same job."""
     with tempfile.TemporaryDirectory(prefix="idefiq-alt-") as folder:
         references = _upload(client, wanted, Path(folder))
     items = [
@@ -97,7 +97,7 @@ def ask(client: Client, wanted: Mapping[str, Sequence[SiteImage]], asking: Askin
 
 
 def drafted(client: Client, keys: Iterable[str]) -> list[Review]:
-    """What was drafted before about some keys, whenever and from wherever it was asked."""
+    """Return earlier drafts of some keys, whenever and from wherever they were requested."""
     waiting = iter(keys)
     found: list[Review] = []
     while some := list(islice(waiting, _KEYS)):
@@ -106,7 +106,7 @@ def drafted(client: Client, keys: Iterable[str]) -> list[Review]:
 
 
 def _where(some: Sequence[SiteImage]) -> str:
-    """Which image of its page, and on which others it is too."""
+    """Name the image of its page, and the other pages that it is on."""
     first = some[0]
     source = first.place.source
     named = "an image within the page" if source.startswith("data:") else source
@@ -117,7 +117,7 @@ def _where(some: Sequence[SiteImage]) -> str:
 
 
 def _upload(client: Client, wanted: Mapping[str, Sequence[SiteImage]], folder: Path) -> list[str]:
-    """References of one picture for each key, in order."""
+    """Upload one image for each key. Returns references in order."""
     paths: dict[str, Path] = {}
     references: list[str | None] = []
     for some in wanted.values():
@@ -154,7 +154,7 @@ def _item(key: str, some: Sequence[SiteImage], reference: str, asking: Asking) -
 
 @lru_cache(256)
 def language_name(tag: str) -> str:
-    """The English name of a language by its tag: German for de-AT; empty if it has none."""
+    """English name of a language by its tag: German for de-AT; empty if unknown."""
     try:
         return Locale.parse(tag.split("-")[0], sep="-").get_language_name("en") or ""
     except (ValueError, UnknownLocaleError, TypeError):
@@ -163,7 +163,7 @@ def language_name(tag: str) -> str:
 
 @lru_cache(256)
 def language_tag(name: str) -> str:
-    """The tag of a language by its English name; empty if there is none."""
+    """Tag of a language by its English name; empty if unknown."""
     wanted = name.casefold()
     languages = Locale("en").languages
     return next((tag for tag, known in languages.items() if known.casefold() == wanted), "")
@@ -172,7 +172,7 @@ def language_tag(name: str) -> str:
 def outcomes(
     findings: Iterable[SiteImage], reviews: Iterable[Review], *, with_drafts: bool
 ) -> dict[int, DraftOutcome]:
-    """What is to be written, by the findings' places in the list.
+    """Return the texts to write, by the images' positions in the list.
 
     Decorative images need nobody's text. Of the others, what people have accepted, edited or
     called decorative; and drafts, if they are wanted too.

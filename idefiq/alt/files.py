@@ -1,4 +1,4 @@
-"""Where pages and their pictures are: a folder, an EPUB, or the web.
+"""Where pages and their images are: a folder, an EPUB, or the web.
 
 All three name pages and pictures by paths with slashes, read them, and, but for the web, write
 pages back whole or not at all.
@@ -43,14 +43,14 @@ class Files(Protocol):
         """A page's name for people."""
 
     def read(self, name: str) -> bytes:
-        """The bytes of a page.
+        """Read the bytes of a page.
 
         Raises:
             IdefiqError: It cannot be read.
         """
 
     def picture(self, page: str, source: str) -> bytes | str:
-        """A picture that a page names: its bytes, or the URL where it is.
+        """Return an image of a page: its bytes, or its URL.
 
         Raises:
             IdefiqError: There is none, or it is not to be read.
@@ -118,7 +118,7 @@ class Folder:
         for folder in [*beside, *self._roots]:
             if found := _file(Path(os.path.normpath(folder / path.lstrip("/")))):
                 return self._read_picture(found, source, path)
-        raise IdefiqError(f"{source} is not there")
+        raise IdefiqError(f"{source} does not exist")
 
     def _read_picture(self, found: Path, source: str, path: str) -> bytes:
         if not self._is_allowed(found):
@@ -184,7 +184,7 @@ class Book:
             return source
         name = posixpath.normpath(posixpath.join(posixpath.dirname(page), _path(source)))
         if name not in self._names:
-            raise IdefiqError(f"{source} is not there")
+            raise IdefiqError(f"{source} does not exist")
         return self.read(name)
 
     def write(self, pages: Mapping[str, bytes]) -> None:
@@ -205,7 +205,7 @@ class Book:
 
 
 class Web:
-    """One page of the web, which can be reported and not written."""
+    """One page of the web, which can be reported but not written."""
 
     def __init__(self, url: str) -> None:
         self.name = self._url = url
@@ -249,7 +249,7 @@ class Web:
 
 
 def named(word: str, roots: Sequence[Path] = ()) -> Files:
-    """What a word of the command line names.
+    """Open what a word of the command line names.
 
     Raises:
         IdefiqError: Nothing that has pages.
@@ -258,11 +258,11 @@ def named(word: str, roots: Sequence[Path] = ()) -> Files:
         return Web(word)
     path = Path(word)
     if not word.strip() or not path.exists():
-        raise IdefiqError(f"{word!r} is not there: name a folder, a page, an EPUB or a URL")
+        raise IdefiqError(f"{word!r} does not exist: name a folder, a page, an EPUB or a URL")
     if path.suffix.lower() == ".epub":
         return Book(path)
     if path.is_file() and path.suffix.lower() not in PAGES:
-        raise IdefiqError(f"{word!r} is no page: pages end in {' '.join(PAGES[:-1])} or .epub")
+        raise IdefiqError(f"{word!r} is not a page: pages end in {' '.join(PAGES[:-1])} or .epub")
     return Folder(path, roots)
 
 
@@ -281,7 +281,7 @@ def _file(path: Path) -> Path | None:
 
 
 def is_picture(data: bytes) -> bool:
-    """Whether bytes begin as an image does; nothing else is handed over."""
+    """True if bytes begin as an image does; nothing else is sent."""
     if data.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8")) or data[4:8] == b"ftyp":
         return True
     begin = data[:4_096].lower()

@@ -121,7 +121,7 @@ def read(text: str) -> Document:
 
 
 class _Reader:
-    """Makes a tree of events, and places of the images among them."""
+    """Builds a tree of parser events, and the places of images in it."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -230,7 +230,7 @@ def _element(name: str, detail: Mapping[str, Any], start: int) -> Element:
 
 
 def _put_below(images: Sequence[Element], ranges: list[tuple[int, int, Element]]) -> None:
-    """Let HTML stand where it does in the page's Markdown: in its link, its list, its cell."""
+    """Put HTML where it is in the Markdown: into its link, list or cell."""
     ranges.reverse()  # of two in the same place, the outer one ended later
     ranges.sort(key=lambda one: (one[0], -one[1]))
     starts = [start for start, _, _ in ranges]
@@ -247,7 +247,7 @@ def _put_below(images: Sequence[Element], ranges: list[tuple[int, int, Element]]
 
 
 def _merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Ranges that touch as one, in order."""
+    """Merge ranges that touch, in order."""
     merged: list[tuple[int, int]] = []
     for start, end in sorted(ranges):
         if merged and start <= merged[-1][1]:
@@ -258,13 +258,13 @@ def _merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _is_in(start: int, end: int, ranges: Sequence[tuple[int, int]]) -> bool:
-    """Whether one of the ranges, which are in order, holds all from start to end."""
+    """True if one of the ordered ranges holds all from start to end."""
     before = bisect_right(ranges, (start, sys.maxsize))
     return before > 0 and end <= ranges[before - 1][1]
 
 
 def _harmless(text: str, html: Sequence[tuple[int, int]]) -> str:
-    """A text of the same length in which nothing but the HTML of a page is HTML."""
+    """Return a text of the same length in which only the HTML of a page is HTML."""
     pieces, reached = [], 0
     for start, end in html:
         pieces += [re.sub("[<&]", " ", text[reached:start]), text[start:end]]

@@ -1,4 +1,4 @@
-"""Where images are in pages, and how another text alternative is written there.
+"""Places of images in pages, and how an alternative text is written there.
 
     page's text ─▶ a reader by its suffix ─▶ Document: title, language, places, remarks
                                place: element, source, alt, and the edits for another
@@ -29,10 +29,10 @@ _BACKGROUND = re.compile(
 
 
 class Spot(Protocol):
-    """How a text alternative is written at one place."""
+    """How an alternative text is written at one place."""
 
     def edits(self, text: str, alt: str, *, is_draft: bool, language: str) -> list[Edit]:
-        """What to change so that the alternative is `alt`.
+        """Return the edits that make the alternative text `alt`.
 
         Args:
             text: The page, as it was read.
@@ -66,7 +66,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """Something that shows a picture and is reported, but not written."""
+    """Something that shows an image, and is reported but not written."""
 
     offset: int
     what: str
@@ -75,7 +75,7 @@ class Remark:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A page as it was read."""
+    """A parsed page."""
 
     page: PageContext
     places: Sequence[Place]
@@ -83,13 +83,13 @@ class Document:
 
 
 def apart(text: str) -> str:
-    """A text without two braces side by side: Angular takes even references to them for code."""
+    """Separate double braces: Angular takes even character references to them for code."""
     return re.sub(r"\{(?=\{)|\}(?=\})", r"\g<0> ", text)
 
 
 @dataclass(frozen=True, slots=True)
 class TagSpot:
-    """An alt attribute, there or not, of the start tag at an offset."""
+    """The alt attribute, existing or not, of the start tag at an offset."""
 
     offset: int
     is_draft: bool
@@ -112,7 +112,7 @@ class TagSpot:
 
 
 def in_tags(root: Element, *, escaped: str = "") -> tuple[list[Place], list[Remark]]:
-    """Images and remarks of a tree of HTML or XHTML.
+    """Find images and remarks in a tree of HTML or XHTML.
 
     Args:
         root: The tree.
@@ -157,7 +157,7 @@ def _place(element: Element, offset: int, escaped: str) -> Place:
 
 
 def source_of(image: Element) -> str:
-    """Where an image's picture is, seen through scripts that load it late."""
+    """Source of an image, also if a script loads it late."""
     said = image.get("src")
     if not _is_stand_in(said):
         return said
@@ -171,14 +171,14 @@ def source_of(image: Element) -> str:
 
 
 def _is_stand_in(source: str) -> bool:
-    """Whether something else is shown later instead."""
+    """True if the source is a placeholder that a script replaces."""
     if not source or source.startswith("data:"):
         return True
     return bool(_STAND_IN.search(source.rpartition("/")[2]))
 
 
 def _of_set(srcset: str) -> str:
-    """One of a srcset: the widest that is not larger than anybody needs."""
+    """Choose one of a srcset: the widest that is not larger than needed."""
     widths: list[tuple[float, str]] = []
     for candidate in re.split(r",\s+|,$", srcset.strip()):
         url, _, size = candidate.strip().partition(" ")
@@ -211,7 +211,7 @@ def _backgrounds(element: Element) -> list[str]:
 
 
 def backgrounds(css: str) -> list[Remark]:
-    """Backgrounds of a style sheet."""
+    """Find backgrounds of a style sheet."""
     return [
         Remark(found.start(), f"CSS background {found[1].strip()}", "text cannot be put beside it")
         for found in _BACKGROUND.finditer(css)

@@ -1,4 +1,4 @@
-"""What was found on a site, as JSON or CSV, for people and for spreadsheets."""
+"""A report of a site's images, as JSON or CSV."""
 
 import csv
 import io
@@ -34,7 +34,7 @@ _COLUMNS = (
 def rows(
     site: Site, outcomes: Mapping[int, DraftOutcome], reviews: Sequence[Review]
 ) -> list[dict[str, Any]]:
-    """A row for each image."""
+    """Make a row for each image."""
     by_key = {review.custom_id: review for review in reviews}
     return [
         _row(finding, outcomes.get(index), by_key.get(finding.key))
@@ -62,7 +62,7 @@ def _row(finding: SiteImage, outcome: DraftOutcome | None, review: Review | None
 
 
 def counts(site: Site) -> dict[str, int]:
-    """How many images there are of each state and problem."""
+    """Count images by state and by problem."""
     states = Counter(finding.state.value for finding in site)
     return {
         "pages": site.pages,
@@ -74,7 +74,7 @@ def counts(site: Site) -> dict[str, int]:
 
 
 def check(path: Path) -> None:
-    """Say early that a report cannot be written.
+    """Raise early if a report cannot be written.
 
     Raises:
         IdefiqError: It is neither .json nor .csv.
@@ -84,7 +84,7 @@ def check(path: Path) -> None:
 
 
 def write(path: Path, site: Site, found: Sequence[Mapping[str, Any]]) -> None:
-    """Write a report, by its suffix.
+    """Write a report in the format of its suffix.
 
     Raises:
         IdefiqError: It cannot be written.
@@ -105,7 +105,7 @@ def write(path: Path, site: Site, found: Sequence[Mapping[str, Any]]) -> None:
 
 
 def as_csv(columns: Sequence[str], found: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV that a spreadsheet takes for text and not for formulas."""
+    """Render rows as CSV that a spreadsheet reads as text and not as formulas."""
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, extrasaction="ignore")
     writer.writeheader()
@@ -115,10 +115,10 @@ def as_csv(columns: Sequence[str], found: Sequence[Mapping[str, Any]]) -> str:
 
 
 def defused(value: Any) -> Any:
-    """What a spreadsheet would run as a formula, as text; `fused` is the way back."""
+    """Turn a value that a spreadsheet would run as a formula into text; `fused` reverts it."""
     return f"'{value}" if isinstance(value, str) and value[:1] in _FORMULAS else value
 
 
 def fused(value: str) -> str:
-    """A cell as it was before `defused`."""
+    """Revert `defused`."""
     return value[1:] if value[:1] == "'" and value[1:2] in _FORMULAS else value

@@ -1,4 +1,4 @@
-"""What an image is for, by the markup around it: the W3C's decision tree.
+"""Roles of images by the markup around them: the W3C's decision tree.
 
     hidden, or marked as presentation ───────────────▶ decorative
     all that a link or a button shows ───────────────▶ functional: say where it leads, what it does
@@ -39,7 +39,7 @@ class ImageRole(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RoleDecision:
-    """A role, why, and for functional images the link or button."""
+    """A role, its reason, and the link or button of a functional image."""
 
     role: ImageRole
     reason: str
@@ -120,7 +120,7 @@ _SIDES = ("width", "height")
 
 
 def path_of(url: str) -> str:
-    """The path of a URL without query and fragment; empty if it is none."""
+    """Path of a URL without query and fragment; empty if it is none."""
     try:
         return unquote(urlsplit(url).path)
     except ValueError:

@@ -1,4 +1,4 @@
-"""A site: every image of its pages, what it is for, and whether it needs a text.
+"""A site: every image of its pages, its role, and whether it needs a text.
 
     files ─▶ page ─▶ Document ─▶ Finding for each image: role, context, picture, state
                                     ok          a person's text, or rightly none
@@ -49,7 +49,7 @@ class AltState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ImageSource:
-    """What an image shows.
+    """Content of an image.
 
     Attributes:
         identity: The same for the same picture.
@@ -64,7 +64,7 @@ class ImageSource:
 
 @dataclass(frozen=True, slots=True)
 class SiteOptions:
-    """What somebody decides for all images.
+    """Options for all images of a site.
 
     Attributes:
         force: Ask about images that have a person's text too.
@@ -108,7 +108,7 @@ class SiteImage:
 
     @cached_property
     def key(self) -> str:
-        """What is described and reviewed once."""
+        """Key of what is described and reviewed once."""
         identity = self.picture.identity if self.picture else ""
         said = "\0".join([identity, self.role, self.leads, self.context.language])
         return hashlib.sha256(said.encode()).hexdigest()[:24]
@@ -125,7 +125,7 @@ class SiteRemark:
 
 
 class Site:
-    """The pages that were named, read.
+    """The pages that were named, parsed.
 
     Args:
         sources: Folders, EPUBs and pages of the web.
@@ -233,7 +233,7 @@ class Site:
         return AltState.OK, sorted_as.reason
 
     def _with_title(self, files: Files, leads: str, around: Context) -> Context:
-        """A link to a page of the site says its title: that is where it leads."""
+        """Give a link to a page of the site that page's title as its destination."""
         if not leads.startswith("/"):
             return around
         target = path_of(leads).lstrip("/")
@@ -275,12 +275,12 @@ def _document(text: str, name: str) -> Document:
 
 
 def _is_empty_when_made(place: Place) -> bool:
-    """A page made of Markdown without a text has an empty alternative."""
+    """True if a generator gives the image an empty alternative: Markdown without text."""
     return place.alt is None and isinstance(place.spot, MarkdownSpot)
 
 
 def _settled(place: Place, problem: str) -> tuple[AltState, str] | None:
-    """State and reason of an image that no draft is written for, whatever its role."""
+    """State and reason of an image that gets no draft, whatever its role."""
     named = place.element.get("aria-label") or place.element.get("aria-labelledby")
     if named and problem in ("missing", "empty"):
         return AltState.OK, "it has a label"
@@ -315,7 +315,7 @@ def _problem(place: Place) -> str:
 
 
 def _resolved(page: str, href: str) -> str:
-    """Where a link of a page leads: a path of the site, or a URL."""
+    """Resolve a link of a page to a path of the site, or to a URL."""
     try:
         url = urldefrag(href)[0].strip()
         return urljoin(page if "://" in page else f"/{page}", url) if url else ""
@@ -325,7 +325,7 @@ def _resolved(page: str, href: str) -> str:
 
 def _picture(files: Files, page: str, source: str) -> ImageSource:
     if not source:
-        raise IdefiqError("it names no picture")
+        raise IdefiqError("it names no image")
     if _TEMPLATE.search(source) and not source.startswith("data:"):
         raise IdefiqError(f"{source} is made by a template: write its text there")
 
@@ -339,18 +339,18 @@ def _picture(files: Files, page: str, source: str) -> ImageSource:
             raise IdefiqError(f"{source[:80]} is no address that can be fetched")
         return ImageSource(identity=url, url=url)
     if not is_picture(found):
-        raise IdefiqError(f"{source[:80]} is no picture")
+        raise IdefiqError(f"{source[:80]} is not an image")
     return ImageSource(hashlib.sha256(found).hexdigest(), read=lambda: bytes(read()))  # type: ignore[arg-type]
 
 
 def _inline(source: str) -> bytes:
-    """The bytes of a data: URL."""
+    """Decode a data: URL."""
     head, _, body = source.partition(",")
     if not head.startswith("data:image/"):
-        raise IdefiqError("what is written into the page is no image")
+        raise IdefiqError("the image in the page is not readable")
     data = unquote_to_bytes(body)
     try:
         is_base64 = head.endswith(";base64")
         return base64.b64decode(b"".join(data.split()), validate=True) if is_base64 else data
     except binascii.Error as error:
-        raise IdefiqError("the image that is written into the page is broken") from error
+        raise IdefiqError("the image in the page is damaged") from error

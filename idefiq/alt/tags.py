@@ -1,4 +1,4 @@
-"""Changing an attribute of one start tag, and nothing else of a page.
+"""Edits of attributes of one start tag, which change nothing else of a page.
 
 <img src=a.png alt = 'old'>        attributes as the HTML standard reads them
                     ▔▔▔▔▔          an Edit replaces a range; everything around it stays
@@ -21,7 +21,7 @@ _ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"}
 
 @dataclass(frozen=True, slots=True, order=True)
 class Edit:
-    """A range of a text, and what comes in its place."""
+    """A range of a text, and its replacement."""
 
     start: int
     end: int
@@ -29,7 +29,7 @@ class Edit:
 
 
 def apply(text: str, edits: Sequence[Edit]) -> str:
-    """Make edits that do not overlap.
+    """Apply edits that do not overlap.
 
     Raises:
         ValueError: Two of them overlap.
@@ -46,7 +46,7 @@ def apply(text: str, edits: Sequence[Edit]) -> str:
 def set_attributes(
     text: str, offset: int, values: Mapping[str, str | None], *, escaped: str = ""
 ) -> Edit:
-    """Give the start tag at `offset` attributes, other values of them, or None to take them away.
+    """Set attributes of the start tag at `offset`; None removes one.
 
     Args:
         text: The page.
@@ -96,7 +96,7 @@ def attribute_spans(text: str, offset: int) -> list[tuple[str, tuple[int, int] |
 
 
 def end_of_tag(text: str, offset: int) -> int:
-    """Where the start tag at an offset ends, its bracket included; the text's end if it does not.
+    """End of the start tag at an offset, its bracket included; the text's end without one.
 
     Raises:
         ValueError: There is no start tag.

@@ -1,4 +1,4 @@
-"""A page's bytes as text, in such a way that the same bytes can be made of it again."""
+"""A page's bytes as text, so that the same bytes can be made of it again."""
 
 import codecs
 import re
@@ -24,7 +24,7 @@ class PageText:
 
     @classmethod
     def of(cls, data: bytes, name: str) -> "PageText":
-        """Decode so that the same bytes can be made of it.
+        """Decode bytes so that the same bytes can be made of the text.
 
         Raises:
             IdefiqError: That cannot be done.
@@ -38,10 +38,10 @@ class PageText:
                 return cls(text, encoding)
         except (LookupError, UnicodeError) as error:
             raise IdefiqError(f"it cannot be read as {encoding}: {error}") from error
-        raise IdefiqError(f"it is not proper {encoding}: writing it back would change it")
+        raise IdefiqError(f"it is not valid {encoding}: writing it back would change it")
 
     def bytes_of(self, text: str) -> bytes:
-        """A changed text as bytes; what the encoding does not have becomes a reference."""
+        """Encode a changed text; characters that the encoding lacks become references."""
         try:
             return text.encode(self.encoding, errors="surrogateescape")
         except UnicodeEncodeError:
@@ -55,7 +55,7 @@ class PageText:
 
 
 def _encoding(data: bytes, name: str) -> str:
-    """As browsers have it: a mark of the order of bytes, a declaration, or a guess."""
+    """Find the encoding as browsers do: byte order mark, declaration, or a guess."""
     if data.startswith(codecs.BOM_UTF8):
         return "utf-8"
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -79,5 +79,5 @@ class LineNumbers:
         self._ends = [found.start() for found in re.finditer("\n", text)]
 
     def of(self, offset: int) -> int:
-        """The line of a position, from 1."""
+        """Line of a position, from 1."""
         return bisect_left(self._ends, offset) + 1

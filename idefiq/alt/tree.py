@@ -1,4 +1,4 @@
-"""A page's elements, with the place of each start tag in the page's own text.
+"""Elements of a page, each with the position of its start tag in the page's text.
 
     text ─▶ as a browser reads HTML (justhtml), or as XML (expat) ─▶ Element
 
@@ -35,7 +35,7 @@ class Element:
     children: "list[Element | str]" = field(default_factory=list)
 
     def get(self, name: str) -> str:
-        """An attribute without the white space around it; empty if it is not there."""
+        """Return an attribute, stripped; empty if it is missing."""
         return self.attributes.get(name, "").strip()
 
     def add(self, child: "Element | str") -> None:
@@ -45,18 +45,18 @@ class Element:
         self.children.append(child)
 
     def ancestors(self) -> "Iterator[Element]":
-        """Its parent, that one's parent, and so on."""
+        """Yield its parent, that one's parent, and so on."""
         above = self.parent
         while above is not None:
             yield above
             above = above.parent
 
     def within(self, *names: str) -> "Element | None":
-        """The nearest ancestor with one of these names."""
+        """Return the nearest ancestor with one of these names."""
         return next((above for above in self.ancestors() if above.name in names), None)
 
     def walk(self) -> "Iterator[Element]":
-        """Itself and all below, in the order of the page."""
+        """Yield itself and all descendants, in page order."""
         waiting: list[Element] = [self]
         while waiting:
             element = waiting.pop()
@@ -64,16 +64,16 @@ class Element:
             waiting += [one for one in reversed(element.children) if isinstance(one, Element)]
 
     def find(self, name: str) -> "Element | None":
-        """The first below with this name."""
+        """Return the first descendant with this name."""
         return next((one for one in self.walk() if one.name == name and one is not self), None)
 
     def is_silent(self) -> bool:
-        """Whether nobody reads its text, or it is the sign of a heading's own link."""
+        """True if its text is not read, or it is the link of a heading to itself."""
         hidden = self.get("aria-hidden") == "true" or "hidden" in self.attributes
         return self.name in SILENT or hidden or "headerlink" in self.get("class")
 
     def text(self, *, without: "Sequence[Element]" = (), most: int = 10_000) -> str:
-        """The text in it that is read, white space made one; some elements left out.
+        """Text that is read in it, with white space collapsed; some elements left out.
 
         Args:
             without: Elements whose text is not meant.
@@ -96,7 +96,7 @@ class Element:
 
 
 def html_tree(text: str) -> Element:
-    """Read HTML as a browser without scripts does; nothing in it is an error."""
+    """Parse HTML as a browser without scripts does; nothing in it is an error."""
     # Positions must be those of the text as it is: a parser makes one character of CRLF, and
     # none of a mark of the order of bytes.
     shadow = text.replace("\r", " ").replace("\0", " ").replace("\ufeff", " ")
@@ -122,7 +122,7 @@ def _element(node: Any) -> Element:
 
 
 def xml_tree(text: str) -> Element:
-    """Read XHTML as XML, where every element may end itself.
+    """Parse XHTML as XML, where every element may be self-closing.
 
     Raises:
         IdefiqError: It is not well-formed.

@@ -1,11 +1,11 @@
-"""What a text alternative should be like: a linter, and what can be put right without a model.
+"""The linter of alternative texts, and corrections that need no model.
 
     draft ──tidy──▶ text ──lint──▶ objections
 
 The rules are those of the W3C's tutorial on images and of people who use screen readers: the
 image is announced as one already, a file's name says nothing, and a text that is cut in the
 middle of a word is worse than a long one. The service applies them to its drafts, and
-`idefiq lint-alt` to what is there.
+`idefiq alt lint` to what is there.
 """
 
 import re
@@ -55,7 +55,7 @@ _QUOTES = {'"': '"', "“": "”", "'": "'", "„": "“", "«": "»", "`": "`"}
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """What is wrong with a text.
+    """A problem of an alternative text.
 
     Attributes:
         code: Stable name, such as "file_name".
@@ -69,18 +69,18 @@ class Issue:
 
 
 def is_file_name(text: str) -> bool:
-    """Whether a text is only the name of a file, or of a camera's picture."""
+    """True if a text is only a file name, or the name of a camera's photograph."""
     return len(text) <= _LONGEST_NAME and bool(_FILE_NAME.fullmatch(text.strip()))
 
 
 def is_placeholder(text: str) -> bool:
-    """Whether a text stands where somebody should have written one."""
+    """True if a text only stands where somebody should have written one."""
     bare = re.sub(r"[\s_-]+", " ", text.strip().strip("[](){}<>*:!?")).strip()
     return bool(_PLACEHOLDER.fullmatch(bare))
 
 
 def lint(text: str, *, near: Sequence[str] = (), target_length: int = TARGET_LENGTH) -> list[Issue]:
-    """What a careful editor would object to.
+    """Return the issues of a text.
 
     Args:
         text: The text alternative, not empty: an empty one says that an image is decorative.
@@ -104,7 +104,7 @@ def lint(text: str, *, near: Sequence[str] = (), target_length: int = TARGET_LEN
 
 
 def tidy(text: str, *, is_cut: bool = False) -> str:
-    """A draft with what needs no model put right: never cut in a word, never shortened for length.
+    """Correct a draft without a model: never cut within a word, never shortened for length.
 
     White space is one space, quotes around all of it and lead-ins such as "An image of" go, the
     first letter is a capital.

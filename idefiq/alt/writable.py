@@ -11,7 +11,7 @@ from idefiq.alt.tags import attribute_spans
 
 
 def checked(place: Place, text: str, code: TemplateCode, real: Mapping[int, Place] | None) -> Place:
-    """Without a spot where it must not be written.
+    """Return the place, without its spot if it must not be written.
 
     That is where there is no such tag in the text, because an entity has brought it, and where
     template code makes the alternative or surrounds it.
@@ -41,7 +41,7 @@ def checked(place: Place, text: str, code: TemplateCode, real: Mapping[int, Plac
 def _behind(
     obstacle: str, place: Place, text: str, code: TemplateCode, real: Mapping[int, Place]
 ) -> Place:
-    """A place that must not be written, with the text that it has behind all code, if any."""
+    """Make a place unwritable, with the text that it has without any code, if any."""
     seen = real.get(place.offset)
     spans = dict(attribute_spans(code.masked, place.offset)) if seen else {}
     span = spans.get("alt")

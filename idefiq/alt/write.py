@@ -1,4 +1,4 @@
-"""Writing texts into pages: nothing else of a page changes, in place or as a patch.
+"""Writes texts into pages, in place or as a patch; nothing else of a page changes.
 
 outcomes ─▶ edits of each page ─▶ its text ─▶ its bytes, or the lines of a unified diff
 """
@@ -27,12 +27,12 @@ class Change:
 
     @property
     def data(self) -> bytes:
-        """The page as it is to be."""
+        """The page's new bytes."""
         return self.before.bytes_of(self.after)
 
 
 def changes(findings: Sequence[SiteImage], outcomes: Mapping[int, DraftOutcome]) -> list[Change]:
-    """The pages that change, as they are now and as they are to be.
+    """Return the pages that change, as they are now and as they will be.
 
     Raises:
         IdefiqError: A page is not any more as it was when it was read.
@@ -52,7 +52,7 @@ def _change(some: Sequence[tuple[SiteImage, DraftOutcome]]) -> Change | None:
     files, page = some[0][0].files, some[0][0].page
     data = files.read(page)
     if hashlib.sha256(data).hexdigest() != some[0][0].page_digest:
-        raise IdefiqError(f"{files.shown(page)} has changed meanwhile: try again")
+        raise IdefiqError(f"{files.shown(page)} was changed meanwhile: try again")
     before = PageText.of(data, page)
     edits = [
         edit
@@ -70,7 +70,7 @@ def _change(some: Sequence[tuple[SiteImage, DraftOutcome]]) -> Change | None:
 
 
 def write(changed: Sequence[Change]) -> None:
-    """Write pages in place, each as a whole.
+    """Write pages in place, each completely.
 
     Raises:
         IdefiqError: Some are on the web; then none is written.
@@ -87,7 +87,7 @@ def write(changed: Sequence[Change]) -> None:
 
 
 def patch(changed: Sequence[Change]) -> bytes:
-    """The changes as a unified diff, which `git apply` and `patch -p1` take.
+    """Render the changes as a unified diff for `git apply` and `patch -p1`.
 
     Raises:
         IdefiqError: A page is packed in an EPUB, or on the web.

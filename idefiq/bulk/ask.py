@@ -1,4 +1,4 @@
-"""What is asked of every image, with {column} in it for what is each image's own."""
+"""The request of a run, with {column} for what each image has of its own."""
 
 import re
 from collections.abc import Mapping
@@ -29,17 +29,17 @@ class Ask:
 
     @property
     def is_own(self) -> bool:
-        """Whether the text differs between images."""
+        """True if the text differs between images."""
         return bool(_PLACE.search(self.text))
 
     def defaults(self) -> Item:
-        """What is laid under every item."""
+        """Defaults of all items."""
         if not self.text or self.is_own:
             return dict(self.request)
         return {**self.request, **self._said(self.text)}
 
     def own(self, key: str, columns: Mapping[str, Any]) -> Item:
-        """What one image's item says besides its image.
+        """Request of one image's item besides its image.
 
         Raises:
             IdefiqError: The text names a column that its row does not have.
@@ -79,7 +79,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A whole run as the command line says it; kept in the manifest for `idefiq retry`.
+    """A complete run as the command line describes it; the manifest keeps it for `idefiq retry`.
 
     Attributes:
         sources: See idefiq/bulk/sources.py.

@@ -78,7 +78,7 @@ def image_of(row: Sequence[Any]) -> Image:
 
 
 def outcome(result: Result) -> tuple[str, str | None, str | None, str | None]:
-    """State, answer, error and code; a label that is none of those asked for is a failure."""
+    """Return state, answer, error and code; a label that was not asked for is a failure."""
     answer = json.dumps(result.detail, ensure_ascii=False) if result.detail else None
     if result.detail is None:
         return "failed", None, result.error or result.state, result.error_code or result.state

@@ -1,4 +1,4 @@
-"""The file of a manifest: its tables, its marks, and that one run alone has it open."""
+"""The SQLite file of a manifest: its tables, its marks, and the lock of one run."""
 
 import sqlite3
 from pathlib import Path
@@ -26,7 +26,7 @@ _MARKS = ("application_id", "user_version")
 
 
 def opened(path: Path | None) -> sqlite3.Connection:
-    """Open the file of a manifest, or make it; in memory if there is no path.
+    """Open or create the file of a manifest; in memory without a path.
 
     Raises:
         IdefiqError: It is no manifest, cannot be written, or another run has it open.
@@ -49,10 +49,10 @@ def opened(path: Path | None) -> sqlite3.Connection:
         why = "another run uses it" if busy else str(error)
         raise IdefiqError(f"the manifest {str(path)!r} cannot be used: {why}") from error
     except sqlite3.DatabaseError as error:
-        raise IdefiqError(f"{str(path)!r} is no manifest of idefiq") from error
+        raise IdefiqError(f"{str(path)!r} is not a manifest of idefiq") from error
     if marks != (_APPLICATION, _VERSION):
         database.close()
-        raise IdefiqError(f"{str(path)!r} is no manifest of this idefiq")
+        raise IdefiqError(f"{str(path)!r} is a manifest of another version of idefiq")
     return database
 
 

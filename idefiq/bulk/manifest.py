@@ -1,4 +1,4 @@
-"""The memory of a run: what is there, what was asked, what was said.
+"""The manifest of a run: its images, what was submitted, and the answers.
 
 A SQLite file beside the output. Every step is written down before it is taken, so a run that is
 stopped anywhere goes on where it was, and the service is asked for nothing twice:
@@ -35,7 +35,7 @@ _NEW = (
 
 
 class Manifest:
-    """Opens or makes the file of a run.
+    """Opens or creates the file of a run.
 
     Args:
         path: The file; in memory if None, for runs that need not be resumed.
@@ -50,7 +50,7 @@ class Manifest:
 
     @classmethod
     def copy(cls, path: Path | None) -> "Manifest":
-        """A manifest in memory that begins as the file is, if there is one."""
+        """Return a manifest in memory with the contents of a file, if there is one."""
         made = cls(None)
         if path and path.exists():
             source = cls(path)
@@ -75,7 +75,7 @@ class Manifest:
     # ---- the plan -------------------------------------------------------------------
 
     def begin(self, plan: Plan, *, is_named: bool = False) -> None:
-        """Note what this run is about, or see that it is the same as before.
+        """Record the plan of a run, or check that it is the same as before.
 
         Args:
             is_named: The user has chosen where the manifest is.
@@ -100,14 +100,14 @@ class Manifest:
             self._set_fact("is_named", is_named)
 
     def begun_in(self) -> Path | None:
-        """The folder that the plan's paths start from; None if version 0.1.0 began the run."""
+        """Folder that the plan's paths start from; None if version 0.1.0 began the run."""
         noted: str | None = self._fact("begun_in")
         if noted is None or self.path is None:
             return None
         return (self.path.parent.resolve() / noted).resolve()
 
     def follow(self) -> None:
-        """Rename what lies in the manifest's folder, if that was renamed with everything in it."""
+        """Update paths in the manifest's folder if the folder was renamed with its contents."""
         begun_in, before = self.begun_in(), self._fact("folder")
         if begun_in is None or self.path is None or not before or before.startswith("."):
             return
@@ -144,16 +144,16 @@ class Manifest:
         return Path(noted) if noted else None
 
     def has_plan(self) -> bool:
-        """Whether a run was begun."""
+        """True if a run was begun."""
         return self._fact("plan") is not None
 
     @property
     def is_named(self) -> bool:
-        """Whether the user chose where this manifest is, so that it need not be by the output."""
+        """True if the user chose the manifest's path, so it need not be by the output."""
         return bool(self._fact("is_named"))
 
     def forget(self) -> None:
-        """Make everything new; where texts are, and what was there before, stays known."""
+        """Make all images new; text files and earlier texts stay known."""
         with self._writing() as db:
             db.execute("DELETE FROM chunks")
             db.execute(f"UPDATE images SET {_NEW} WHERE state <> 'skipped'")  # noqa: S608
@@ -161,14 +161,14 @@ class Manifest:
             db.execute("UPDATE images SET state = 'heard' WHERE bucket IS NOT NULL")
 
     def plan(self) -> Plan:
-        """The run that was last begun.
+        """Return the plan of the last run.
 
         Raises:
             IdefiqError: None was.
         """
         said = self._fact("plan")
         if said is None:
-            raise IdefiqError(f"{str(self.path)!r} is the manifest of no run")
+            raise IdefiqError(f"{str(self.path)!r} is a manifest without a run")
         return Plan(**{**said, "ask": Ask(**said["ask"])})
 
     def _has_chunks(self) -> bool:
@@ -184,7 +184,7 @@ class Manifest:
     # ---- what is there --------------------------------------------------------------
 
     def begin_scan(self, *, skip: bool) -> None:
-        """Begin to look at the sources: what is not found now is left out of what follows.
+        """Start a scan of the sources: images that it does not find are left out.
 
         Args:
             skip: Images that have a text already are not asked about.
@@ -197,7 +197,7 @@ class Manifest:
         return int(self._fact("scan") or 0)
 
     def add(self, found: Sequence[Found], before: Before, *, skip: bool) -> None:
-        """Note records. One that has changed since it was answered is new again.
+        """Record images. One that has changed since it was answered is new again.
 
         Args:
             found: Records with the places that their texts may have.
@@ -254,7 +254,7 @@ class Manifest:
         *,
         skip: bool,
     ) -> None:
-        """Give an image a text file that no other has, and remember what is in it."""
+        """Give an image a text file that no other image has, and record its contents."""
         taken = "SELECT 1 FROM images WHERE text = ?"
         [(state, text)] = db.execute("SELECT state, text FROM images WHERE key = ?", (key,))
         names = {json.dumps(str(path)): path for path in texts}
@@ -280,7 +280,7 @@ class Manifest:
     def _text_before(
         db: sqlite3.Connection, key: str, path: Path, before: Before
     ) -> tuple[str | None, bool]:
-        """The text that a file has, and whether it must stay as it is: then its image fails."""
+        """Return the text of a file, and whether it must not be changed."""
         try:
             return before(path), False
         except IdefiqError as error:
@@ -306,7 +306,7 @@ class Manifest:
         )
 
     def counts(self) -> dict[str, int]:
-        """Images by state: new, sent, done, failed, skipped."""
+        """Count images by state: new, sent, done, failed, skipped."""
         return dict(
             self._db.execute(
                 f"SELECT state, count(*) FROM images WHERE {self._listed()} GROUP BY state"  # noqa: S608
@@ -314,7 +314,7 @@ class Manifest:
         )
 
     def images(self, *states: str) -> Iterator[Image]:
-        """Images in some states, in the order of the sources; may be written to meanwhile."""
+        """Yield images in some states, in source order; the manifest may be written meanwhile."""
         marks, last = ", ".join("?" * len(states)), 0
         while True:
             rows = self._db.execute(
@@ -330,7 +330,7 @@ class Manifest:
     # ---- what was asked -------------------------------------------------------------
 
     def fail(self, image: Image, error: str, code: str) -> None:
-        """Note that an image cannot even be sent."""
+        """Record that an image cannot be sent."""
         self._db.execute(
             "UPDATE images SET state = 'failed', error = ?, code = ? WHERE number = ?",
             (error, code, image.number),
@@ -364,18 +364,18 @@ class Manifest:
         return Chunk(int(cursor.lastrowid or 0), key, source, said, None, None)
 
     def items(self, chunk: Chunk) -> list[Item]:
-        """What a chunk's job asks: always the same, so that it can be submitted again."""
+        """Items of a chunk's job, always the same, so that submitting again is safe."""
         rows = self._db.execute(
             "SELECT item FROM images WHERE chunk = ? ORDER BY place", (chunk.number,)
         )
         return [json.loads(row[0]) for row in rows]
 
     def submitted(self, chunk: Chunk, job_id: str) -> None:
-        """Note a chunk's job."""
+        """Record a chunk's job."""
         self._db.execute("UPDATE chunks SET job_id = ? WHERE number = ?", (job_id, chunk.number))
 
     def dissolve(self, chunk: Chunk, place: int | None = None, error: str = "") -> None:
-        """Undo a chunk that the service refused; the image at `place` was at fault, if any."""
+        """Undo a chunk that the service rejected; the image at `place` caused it, if any."""
         with self._writing() as db:
             db.execute(
                 "UPDATE images SET state = 'failed', error = ?, code = 'refused', chunk = NULL,"
@@ -389,7 +389,7 @@ class Manifest:
             db.execute("DELETE FROM chunks WHERE number = ?", (chunk.number,))
 
     def open_chunks(self) -> list[Chunk]:
-        """Chunks whose answers are not all here."""
+        """Chunks without all their answers."""
         rows = self._db.execute(
             "SELECT number, key, source, said, job_id, cursor FROM chunks WHERE NOT ended"
             " ORDER BY number"
@@ -400,14 +400,14 @@ class Manifest:
         ]
 
     def job_ids(self) -> list[str]:
-        """The jobs of this run."""
+        """Jobs of this run."""
         rows = self._db.execute("SELECT job_id FROM chunks WHERE job_id IS NOT NULL")
         return [row[0] for row in rows]
 
     # ---- what was said --------------------------------------------------------------
 
     def take(self, chunk: Chunk, results: Sequence[Result], cursor: str | None) -> None:
-        """Note a page of results, and where the next one begins."""
+        """Record a page of results, and where the next one starts."""
         with self._writing() as db:
             for result in results:
                 db.execute(
@@ -420,7 +420,7 @@ class Manifest:
     def hear_of(
         self, chunk: Chunk, found: Sequence[tuple[int, Found]], before: Before, *, skip: bool
     ) -> None:
-        """Note images of a bucket, which are first heard of with their answers.
+        """Record images of a bucket, which are unknown before their answers.
 
         Args:
             found: Places in the job, with records.
@@ -441,18 +441,18 @@ class Manifest:
                 )
 
     def end(self, chunk: Chunk) -> None:
-        """Note that a chunk has no more answers to come."""
+        """Record that a chunk has all its answers."""
         self._db.execute("UPDATE chunks SET ended = 1 WHERE number = ?", (chunk.number,))
 
     def fail_bucket(self, chunk: Chunk, error: str) -> None:
-        """Note that a bucket could not be listed; asked again, it is a new chunk."""
+        """Record that a bucket could not be listed; a retry makes a new chunk."""
         with self._writing() as db:
             self._add(db, Record(str(chunk.source), {}, {"file": chunk.source}, error=error), 0)
             db.execute("UPDATE images SET bucket = ? WHERE key = ?", (chunk.source, chunk.source))
             db.execute("DELETE FROM chunks WHERE number = ?", (chunk.number,))
 
     def unwritten(self) -> list[Image]:
-        """Answered images whose text file was not looked at, a thousand at most."""
+        """Answered images whose text file was not checked, a thousand at most."""
         rows = self._db.execute(
             f"SELECT {COLUMNS} FROM images WHERE state = 'done' AND NOT written"  # noqa: S608
             " ORDER BY number LIMIT 1000"
@@ -460,7 +460,7 @@ class Manifest:
         return [image_of(row) for row in rows]
 
     def will_write(self, image: Image, before: str | None, digest: str) -> None:
-        """Note what a text file will hold, so that it is known for ours even after a crash."""
+        """Record what a text file will hold, so that it is recognized even after a crash."""
         digests = f"{digest} {image.digests}"[:80]
         self._db.execute(
             "UPDATE images SET before = ?, digests = ? WHERE number = ?",
@@ -472,11 +472,11 @@ class Manifest:
         return list(self._fact("shards") or [])
 
     def wrote_shards(self, names: Sequence[str]) -> None:
-        """Note which they are."""
+        """Record those names."""
         self._set_fact("shards", list(names))
 
     def written(self, images: Sequence[Image]) -> None:
-        """Note that text files are as they should be."""
+        """Record that text files are up to date."""
         with self._writing() as db:
             db.executemany(
                 "UPDATE images SET written = 1 WHERE number = ?",

@@ -115,7 +115,7 @@ def _has_place(plan: Plan) -> bool:
 
 
 def _seen_from(folder: Path, here: Path, word: str) -> str:
-    """A path as it is named from another folder; references and absolute paths stay."""
+    """Path as named from another folder; references and absolute paths stay."""
     if word.startswith(REFERENCES) or os.path.isabs(word):
         return word
     if glob.has_magic(word) and not (here / word).exists():

@@ -1,4 +1,4 @@
-"""Where answers go, told by the name of the output.
+"""Outputs of a run, chosen by the name of the output.
 
 FILE.jsonl .csv .tsv .parquet    a row each: the source's own columns, answer, error, model
 metadata.jsonl metadata.csv      `file_name` and `text`, as Hugging Face's image folders want them
@@ -31,7 +31,7 @@ SIDECARS = (".txt", ".caption")
 
 
 class Form(Enum):
-    """What an output is."""
+    """Kind of an output."""
 
     PRINT = auto()
     FILE = auto()
@@ -42,7 +42,7 @@ class Form(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A plan's output, looked at once.
+    """The output of a plan.
 
     Attributes:
         path: The file, the pattern of the shards, or the folder of the tree.
@@ -56,11 +56,11 @@ class Output:
 
     @property
     def writes_texts(self) -> bool:
-        """Whether there is a text file for each image."""
+        """True if there is a text file for each image."""
         return self.form in (Form.TREE, Form.BESIDE)
 
     def manifest_path(self) -> Path | None:
-        """Beside the output; None for a run that only prints.
+        """Path beside the output; None for a run that only prints.
 
         Raises:
             IdefiqError: There is no such place.
@@ -73,11 +73,11 @@ class Output:
             return Path(f"{self.path}.idefiq")
         folder = local_folder(self.plan.sources)
         if folder is None:
-            raise IdefiqError("say where the run is remembered, with --manifest FILE")
+            raise IdefiqError("name a manifest for the run: --manifest FILE")
         return folder / ".idefiq"
 
     def is_there(self) -> bool:
-        """Whether an output of this name exists."""
+        """True if an output of this name exists."""
         if self.form is Form.FILE:
             return self.path.exists()
         if self.form is Form.SHARDS:
@@ -85,7 +85,7 @@ class Output:
         return False
 
     def texts(self, record: Record) -> list[Path]:
-        """Where a record's text file may be, the first that no other image has."""
+        """Possible text files of a record; it gets the first that no other image has."""
         if self.form is Form.BESIDE:
             if "file" not in record.location:
                 return []
@@ -98,7 +98,7 @@ class Output:
         return [*named, *(Path(f"{place}-{n}{self.suffix}") for n in range(2, 1_000))]
 
     def misfit(self, record: Record) -> str | None:
-        """Why a record can have no place in this output, if so."""
+        """Say why a record has no place in this output, if so."""
         if self.form is Form.BESIDE and "file" not in record.location:
             return "it is in no file of its own, beside which a text could be: use --out FOLDER/"
         is_metadata = self.form is Form.FILE and self.path.name.startswith("metadata.")
@@ -107,7 +107,7 @@ class Output:
         return None
 
     def write_text(self, image: Image, note: Callable[[Image, str | None, str], None]) -> None:
-        """Make one image's text file what it should be. Safe to repeat.
+        """Bring one image's text file up to date. Safe to repeat.
 
         What others wrote there is told from what this run wrote, and is never lost unless it is
         to be overwritten.
@@ -139,7 +139,7 @@ class Output:
             file.write(said.encode())
 
     def text_before(self, path: Path) -> str | None:
-        """The text that is in a file already, if any; "" for one that is never written back.
+        """Text that a file holds already; "" for one that is never written back.
 
         Raises:
             IdefiqError: It cannot be read, or it is to be added to and is not UTF-8: mixed with
@@ -162,7 +162,7 @@ class Output:
             ) from error
 
     def write(self, images: Iterable[Image], earlier: Sequence[str]) -> list[str]:
-        """Write the one output of a run from all images that have ended.
+        """Write the output of a run from all finished images.
 
         Args:
             earlier: Names of the shards that this run has written before.
@@ -179,14 +179,14 @@ class Output:
 
 
 def resolve(plan: Plan) -> Output:
-    """What a plan's output is.
+    """Find the output of a plan.
 
     Raises:
         IdefiqError: It cannot be written: its form is unknown, what was said contradicts itself,
             its folder is not there, or a library is not.
     """
     if plan.sidecar and plan.sidecar not in SIDECARS:
-        raise IdefiqError(f"{plan.sidecar!r}: a sidecar is one of {', '.join(SIDECARS)}")
+        raise IdefiqError(f"{plan.sidecar!r}: a sidecar must be one of {', '.join(SIDECARS)}")
     suffix = plan.sidecar or ".txt"
     if plan.out is None:
         form = Form.BESIDE if plan.sidecar else Form.PRINT
@@ -210,7 +210,7 @@ def _check_file(plan: Plan, path: Path) -> None:
     else:
         writer_of(path)
     if not path.parent.is_dir():
-        raise IdefiqError(f"{plan.out!r}: there is no folder {str(path.parent)!r}")
+        raise IdefiqError(f"{plan.out!r}: no such folder: {str(path.parent)!r}")
     library = {".parquet": "pyarrow", ".tar": "webdataset"}.get(path.suffix)
     if library and importlib.util.find_spec(library) is None:
         raise IdefiqError(f"{plan.out!r} needs {library}: pip install 'idefiq[files]'")

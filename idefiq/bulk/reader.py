@@ -1,4 +1,4 @@
-"""Images that are inside other files, as files of their own."""
+"""Images inside other files, as files of their own."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from idefiq.types import IdefiqError
 
 
 class Reader:
-    """Brings images that are inside other files into files of their own."""
+    """Extracts images inside other files into files of their own."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -20,14 +20,14 @@ class Reader:
 
     @contextlib.contextmanager
     def file(self, location: Location) -> Iterator[Path]:
-        """The image as a file that need only last for the block."""
+        """Yield the image as a file for the block."""
         path = self.path(location)
         yield path
         if path.parent == self._folder:
             path.unlink()
 
     def path(self, location: Location) -> Path:
-        """The image as a file.
+        """Return the image as a file.
 
         Raises:
             OSError: It cannot be read.
@@ -42,9 +42,9 @@ class Reader:
         if "parquet" in location:
             data = self._cell(location)
             if not data:
-                raise IdefiqError("the row holds no image")
+                raise IdefiqError("the row has no image")
             return self._kept(data)
-        raise IdefiqError("there is no image")
+        raise IdefiqError("there is not an image")
 
     def _kept(self, data: bytes) -> Path:
         self._made += 1
@@ -66,7 +66,7 @@ class Reader:
 
     @staticmethod
     def _read_group(path: str, column: str, row: int) -> tuple[int, list[Any]]:
-        """The row group that holds a row: its first row, and its values."""
+        """Return the row group that holds a row: its first row, and its values."""
         import pyarrow.parquet
 
         with pyarrow.parquet.ParquetFile(path) as file:

@@ -1,4 +1,4 @@
-"""One image to ask about, whatever source it comes from."""
+"""One image to ask about, from any source."""
 
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -34,7 +34,7 @@ class Record:
 
 
 def safe(name: str) -> str:
-    """A name or reference as a path that leads nowhere else."""
+    """Turn a name or reference into a relative path without `..`."""
     if name.startswith(("data:", "blob:")):
         return "unnamed"
     plain = name.partition("://")[2].partition("?")[0].partition("/")[2] if "://" in name else name
@@ -43,11 +43,11 @@ def safe(name: str) -> str:
 
 
 def stamp_of(path: Path) -> str:
-    """What changes with a file."""
+    """A value that changes with a file."""
     status = path.stat()
     return f"{status.st_size}:{status.st_mtime_ns}"
 
 
 def as_text(path: object) -> str:
-    """A path as text that can be stored and sent, whatever bytes it has."""
+    """Turn a path into text that can be stored and sent, whatever bytes it has."""
     return str(path).encode(errors="replace").decode()

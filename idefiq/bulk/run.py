@@ -1,4 +1,4 @@
-"""A run: note what is there, send it in chunks, take the answers, write them.
+"""A run: scan sources, send images in chunks, take answers, write the output.
 
     scan ─▶ ┌ send a chunk: upload, write down, submit ┐
             └ take what the open jobs have answered    ┘ until all is done ─▶ write
@@ -42,7 +42,7 @@ Report = Callable[[dict[str, int], float | None], None]
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a run came to."""
+    """Outcome of a run."""
 
     done: int
     failed: int
@@ -73,7 +73,7 @@ class Run:
         return self._plan.existing == "skip"
 
     def scan(self) -> None:
-        """Note every image of the sources, and which of them have a text already.
+        """Record every image of the sources, and which of them have a text already.
 
         Raises:
             IdefiqError: A source does not exist or is no source.
@@ -99,7 +99,7 @@ class Run:
         return record, self._output.texts(record)
 
     def work(self) -> None:
-        """Send what is new and take what is answered, until all is done."""
+        """Send new images and take answers until all are finished."""
         for bucket in filter(sources.is_bucket, self._plan.sources):
             self._manifest.assign_bucket(bucket, self._said())
         while True:
@@ -128,7 +128,7 @@ class Run:
         }
 
     def _send(self) -> bool:
-        """Upload and submit the next chunk. False: there is nothing new."""
+        """Upload and submit the next chunk. Returns False if nothing is new."""
         images = list(islice(self._manifest.images("new"), CHUNK_IMAGES))
         if not images:
             return False
@@ -139,7 +139,7 @@ class Run:
         return True
 
     def _ask(self, images: Sequence[Image], reader: Reader) -> list[tuple[Image, Item]]:
-        """Items of images that can be sent; the others fail, each for itself."""
+        """Items of images that can be sent; the others fail, each by itself."""
         own: dict[int, Item] = {}
         references: dict[int, str] = {}
         files: list[tuple[Image, Path]] = []
@@ -167,7 +167,7 @@ class Run:
         ]
 
     def _upload(self, files: Sequence[tuple[Image, Path]]) -> dict[int, str]:
-        """References of what could be uploaded, by the images' numbers."""
+        """References of what could be uploaded, by image number."""
         try:
             sent = self._client.upload([path for _, path in files])
             return {
@@ -207,7 +207,7 @@ class Run:
         self._manifest.submitted(chunk, job.id)
 
     def _refused(self, error: ApiError) -> int | None:
-        """The one item that the service refuses for what is its own, if that is so."""
+        """Index of the item that caused the rejection, or None."""
         fields = "images|prompt|question|messages" if self._plan.ask.is_own else "images"
         field = str(error.errors[0].get("field", "")) if error.errors else ""
         matched = re.match(rf"items\.(\d+)\.({fields})\b", field)
@@ -216,7 +216,7 @@ class Run:
     # ---- taking ---------------------------------------------------------------------
 
     def _take(self, chunk: Chunk, *, wait: bool) -> None:
-        """Take what a job has answered; wait a little if there is nothing else to do."""
+        """Take a job's answers so far; wait a little if there is nothing else to do."""
         assert chunk.job_id
         asked = time.monotonic()
         try:
@@ -253,7 +253,7 @@ class Run:
                 return
 
     def _listed(self, source: str, result: Result) -> tuple[Record, Sequence[Path]]:
-        """A result of a bucket as a record: it is first heard of with its answer."""
+        """Turn a result of a bucket into a record, which is unknown before its answer."""
         name = str(result.custom_id)
         key = f"{source}{name}"
         return self._placed(
@@ -280,7 +280,7 @@ class Run:
             self._manifest.fail(image, str(error), "unreadable")
 
     def write(self) -> None:
-        """Write the output from everything that has ended so far."""
+        """Write the output from everything that has finished so far."""
         if self._output.writes_texts:
             for image in self._manifest.images("done"):
                 self._write_text(image)
@@ -289,7 +289,7 @@ class Run:
         self._manifest.wrote_shards(self._output.write(ended, self._manifest.shards()))
 
     def summary(self) -> Summary:
-        """How it stands."""
+        """Return the counts so far."""
         counts = self._manifest.counts()
         return Summary(
             done=counts.get("done", 0),
@@ -302,12 +302,12 @@ class Run:
 
 
 def _is_of_a_file(error: OSError | ApiError) -> bool:
-    """Whether an error concerns a file; others are the service's or the connection's."""
+    """True if an error concerns a file, and not the service or the connection."""
     return isinstance(error, OSError) or error.status in (400, 413, 415, 422)
 
 
 def expected_rate(client: Client, model: str | None) -> float | None:
-    """Items a second that recent jobs of a model had, if there were any."""
+    """Items a second of recent jobs of a model, if there were any."""
     recent: list[Job] = list(islice(client.jobs(), RECENT_JOBS))
     rates = [
         job.items_per_second

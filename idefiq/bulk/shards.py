@@ -16,7 +16,7 @@ _NUMBER = r"%0?\d*d"
 
 
 def check_name(path: Path) -> None:
-    """Refuse a name under which there could be but one.
+    """Reject a name that allows only one shard.
 
     Raises:
         IdefiqError: It has no number.
@@ -26,7 +26,7 @@ def check_name(path: Path) -> None:
 
 
 def glob_of(path: Path) -> str:
-    """What matches every shard of a pattern."""
+    """Glob that matches every shard of a pattern."""
     parts = re.split(_NUMBER, path.name)
     return "[0-9]*".join(part.replace("[", "[[]") for part in parts)
 
@@ -34,7 +34,7 @@ def glob_of(path: Path) -> str:
 def write(
     plan: Plan, images: Iterable[Image], path: Path, earlier: Sequence[str], *, replaces: bool
 ) -> list[str]:
-    """Write shards aside, and put them in the place of this run's earlier ones.
+    """Write shards aside, and replace this run's earlier ones with them.
 
     Args:
         earlier: Names of those.
@@ -88,7 +88,7 @@ def _sample(plan: Plan, image: Image, reader: Reader) -> dict[str, Any]:
 
 
 def _form(data: bytes) -> str:
-    """The suffix of an image, by its first bytes."""
+    """Suffix of an image by its first bytes."""
     beginnings = {b"\xff\xd8": "jpg", b"\x89PNG": "png", b"GIF8": "gif", b"RIFF": "webp"}
     known = (form for beginning, form in beginnings.items() if data.startswith(beginning))
     brand = {b"avif": "avif", b"avis": "avif"}.get(data[8:12], "heic")

@@ -1,4 +1,4 @@
-"""Where images come from: folders, globs, tables, shards and references.
+"""Sources of images: folders, globs, tables, shards and references.
 
 DIR GLOB FILE                every image, in order; hidden files are left alone
 .csv .tsv .jsonl .parquet    a row each; a column names the image, or holds it
@@ -25,19 +25,19 @@ TABLES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"})
 
 
 def normal(word: str) -> str:
-    """A source in the one form under which it is remembered."""
+    """Return the one form under which a source is recorded."""
     return f"{word}/" if is_bucket(word) and not word.endswith("/") else word
 
 
 def is_bucket(word: str) -> bool:
-    """Whether a source is a bucket or prefix that the service is to list."""
+    """True for a bucket or prefix that the service lists."""
     return word.startswith("s3://") and (word.endswith("/") or word.count("/") == 2)
 
 
 def find(
     words: Sequence[str], *, recursive: bool = True, image_column: str | None = None
 ) -> Iterator[Record]:
-    """Every record of some sources.
+    """Yield every record of some sources.
 
     Raises:
         IdefiqError: A source does not exist, or is no source.
@@ -48,7 +48,7 @@ def find(
 
 
 def check(words: Iterable[str]) -> None:
-    """Say early which source does not exist.
+    """Raise early if a source does not exist.
 
     Raises:
         IdefiqError: One does not.
@@ -58,7 +58,7 @@ def check(words: Iterable[str]) -> None:
             raise IdefiqError("a source is empty: is a variable not set?")
         path = Path(word)
         if not word.startswith(REFERENCES) and not path.exists() and not _globbed(word):
-            raise IdefiqError(f"there is no {word!r}")
+            raise IdefiqError(f"no such file or folder: {word!r}")
         if path.exists() and not path.is_dir() and not path.is_file():
             raise IdefiqError(f"{word!r} is neither a file nor a folder")
 
@@ -83,7 +83,7 @@ def _find_one(word: str, recursive: bool, image_column: str | None) -> Iterator[
 
 
 def local_folder(words: Sequence[str]) -> Path | None:
-    """The folder of the first source that is one, or is in one."""
+    """Folder of the first source that is one, or is in one."""
     for word in words:
         if not word.startswith(REFERENCES):
             path = Path(word)
@@ -111,7 +111,7 @@ def _globbed(pattern: str) -> list[Path]:
 
 
 def _glob_root(pattern: str) -> Path:
-    """The folder of a glob that has no magic in it."""
+    """Longest folder of a glob without magic characters."""
     parts = itertools.takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts[:-1])
     return Path(*parts)
 
@@ -129,7 +129,7 @@ def _file(path: Path, root: Path) -> Record:
 
 
 def _shard(path: Path) -> Iterator[Record]:
-    """A record for each image of a tar; text beside it with the same name are its columns."""
+    """Yield a record for each image of a tar; its text and JSON are columns."""
     try:
         stamp = stamp_of(path)
         with tarfile.open(path, "r:") as tar:

@@ -1,4 +1,4 @@
-"""Tables as sources: a row each, whose column names the image or holds it."""
+"""Tables as sources: each row names an image in a column, or holds it."""
 
 import contextlib
 import csv
@@ -25,7 +25,7 @@ IMAGE_COLUMNS = (
 
 
 def rows_of(path: Path, image_column: str | None) -> Iterator[Record]:
-    """A record for each row of a table.
+    """Yield a record for each row of a table.
 
     Raises:
         IdefiqError: No column names images.
@@ -45,7 +45,7 @@ def rows_of(path: Path, image_column: str | None) -> Iterator[Record]:
 def _row(
     table: Path, number: int, columns: dict[str, Any], location: Location, error: str | None
 ) -> Record:
-    """A row is another one when what it says changes, or the file that it names does."""
+    """Make a record; its fingerprint covers the row's cells and the file that it names."""
     said = json.dumps([columns, location, error], sort_keys=True, default=str)
     stamp, place = hashlib.sha256(said.encode()).hexdigest()[:16], f"{table.stem}-{number}"
     if "file" in location:

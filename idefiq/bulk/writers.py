@@ -1,4 +1,4 @@
-"""The forms of one file for all images: what a row is, and how rows are written."""
+"""Formats of one file for all images: rows, and how they are written."""
 
 import contextlib
 import csv
@@ -22,13 +22,13 @@ OURS = frozenset({"answer", "error", "model", "scores"})
 
 
 def dressed(plan: Plan, text: str) -> str:
-    """An answer with what the user wants before and after it."""
+    """Return an answer with the user's prefix and suffix."""
     return f"{plan.prefix}{text}{plan.suffix}"
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file aside; it takes its place when the block ends well."""
+    """Write a file aside; it replaces the old one when the block succeeds."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}-")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -44,14 +44,14 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def public_mode() -> int:
-    """The mode of a new file, as the user wants it."""
+    """Mode of a new file, by the user's umask."""
     mask = os.umask(0o022)
     os.umask(mask)
     return 0o666 & ~mask
 
 
 def row(plan: Plan, image: Image) -> dict[str, Any]:
-    """An image as a row: what its source says, then the answer."""
+    """Make a row of an image: the columns of its source, then the answer."""
     said = {
         f"source_{name}" if name in OURS else name: value for name, value in image.columns.items()
     }
@@ -66,13 +66,13 @@ def row(plan: Plan, image: Image) -> dict[str, Any]:
 
 
 def jsonl_lines(plan: Plan, images: Iterable[Image]) -> Iterator[bytes]:
-    """Rows as JSON Lines."""
+    """Render rows as JSON Lines."""
     for image in images:
         yield json.dumps(row(plan, image), ensure_ascii=False).encode() + b"\n"
 
 
 def txt_lines(plan: Plan, images: Iterable[Image]) -> Iterator[bytes]:
-    """Name, tab, answer on one line."""
+    """Render name, tab, answer on one line."""
     for image in images:
         if image.answer_text is not None and image.error is None:
             said = " ".join(dressed(plan, image.answer_text).split())
@@ -83,7 +83,7 @@ Write = Callable[[Plan, Iterable[Image], Path], None]
 
 
 def writer_of(path: Path) -> Write:
-    """What writes a file of this name.
+    """Return the writer for a file of this name.
 
     Raises:
         IdefiqError: Nothing does.
@@ -135,14 +135,14 @@ def _metadata(plan: Plan, images: Iterable[Image], path: Path) -> None:
 
 
 def _relative(image: Image, root: Path) -> str:
-    """A file's name as seen from the metadata's folder, or a reference as it is."""
+    """A file's name relative to the metadata's folder, or a reference unchanged."""
     if "file" not in image.location:
         return str(image.location.get("reference", image.key))
     return os.path.relpath(Path(image.location["file"]).resolve(), root)
 
 
 def _table(path: Path, rows: Iterable[dict[str, Any]], dialect: str) -> None:
-    """Rows whose columns are not known before the last; spooled, so that memory stays flat."""
+    """Write rows whose columns are known only after the last; spooled, so memory stays flat."""
     with tempfile.TemporaryFile("w+", encoding="utf-8") as spool:
         names: dict[str, None] = {}
         for each in rows:
@@ -198,7 +198,7 @@ def _parquet(plan: Plan, images: Iterable[Image], path: Path) -> None:
 
 
 def _spooled(spool: IO[str], kinds: Mapping[str, set[type]]) -> Iterator[list[dict[str, Any]]]:
-    """Spooled rows, some at a time; a column whose values are of several types is one of text."""
+    """Yield spooled rows; a column whose values have several types becomes text."""
     mixed = {name for name, types in kinds.items() if len(types) > 1 and types != {int, float}}
     spool.seek(0)
     while lines := list(islice(spool, PARQUET_ROWS)):

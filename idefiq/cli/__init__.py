@@ -1,7 +1,7 @@
 """The `idefiq` command.
 
-`runs` asks about many images, `alt` about those of a site and `review` about the drafts; `jobs`
-looks after what was asked, and `serve` runs the service itself.
+`runs` has the commands that ask about many images, `alt` and `review` those for alternative text,
+`jobs` those for jobs, and `serve` those that run the service.
 """
 
 import importlib.metadata
@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from idefiq.cli import alt, jobs, keys, lint, models, review, runs, serve
+from idefiq.cli import alt, jobs, keys, models, review, runs, serve
 from idefiq.cli.common import errors, shown
 from idefiq.types import IdefiqError
 
@@ -26,15 +26,18 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which this is")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version")
     ] = False,
 ) -> None:
-    """Captions and answers for many images, from a service of your own."""
+    """Caption many images and ask questions about them, with a service of your own.
+
+    Exit status: 0 for success, 1 if something failed or was found, 2 for errors of the command or
+    the service.
+    """
 
 
 runs.add_to(app)
 alt.add_to(app)
-lint.add_to(app)
 review.add_to(app)
 jobs.add_to(app)
 serve.add_to(app)
@@ -43,7 +46,7 @@ app.add_typer(keys.app, name="keys")
 
 
 def main() -> None:
-    """Run the command; what goes wrong is one line on standard error."""
+    """Run the command. Errors are one line on standard error."""
     try:
         app()
     except (IdefiqError, OSError) as error:

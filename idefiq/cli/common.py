@@ -1,4 +1,4 @@
-"""What all commands share: how to reach the service, and how to say things."""
+"""What all commands share: options to reach the service, and how output is printed."""
 
 import json
 from typing import Annotated, Any
@@ -10,12 +10,12 @@ from idefiq.protocol import DEFAULT_URL
 
 UrlOption = Annotated[
     str | None,
-    typer.Option(help=f"Where the service is; IDEFIQ_URL, or {DEFAULT_URL}, if not said"),
+    typer.Option(help=f"URL of the service (default: IDEFIQ_URL, or {DEFAULT_URL})"),
 ]
-ApiKeyOption = Annotated[str | None, typer.Option(help="API key; IDEFIQ_API_KEY if not said")]
-AsJson = Annotated[bool, typer.Option("--json", help="Say it as JSON, for programs")]
+ApiKeyOption = Annotated[str | None, typer.Option(help="API key (default: IDEFIQ_API_KEY)")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
 
-#: What a terminal would obey instead of showing.
+#: Control characters, which a terminal would obey instead of showing.
 _CONTROLS = {
     code: "�"
     for code in (*range(32), *range(127, 160), *range(0xD800, 0xE000))
@@ -24,13 +24,13 @@ _CONTROLS = {
 
 
 def shown(text: str) -> str:
-    """Text of pages and models, for a terminal: control characters are not obeyed."""
+    """Make text of pages and models safe to print: replace control characters."""
     return text.translate(_CONTROLS)
 
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 
-def say_json(value: Any) -> None:
-    """One line of JSON on standard output, at once: whoever reads the pipe may be waiting."""
+def print_json(value: Any) -> None:
+    """Print one line of JSON and flush, because a reader of the pipe may be waiting."""
     print(json.dumps(value, ensure_ascii=False, default=str), flush=True)

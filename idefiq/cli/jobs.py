@@ -1,4 +1,4 @@
-"""Commands that look after jobs."""
+"""Commands for jobs."""
 
 from dataclasses import asdict
 from itertools import islice
@@ -11,13 +11,13 @@ from rich.table import Column, Table
 from idefiq.bulk import outputs, writers
 from idefiq.bulk.ask import Ask, Plan
 from idefiq.bulk.images import Image, outcome
-from idefiq.cli.common import ApiKeyOption, AsJson, UrlOption, say_json
+from idefiq.cli.common import ApiKeyOption, AsJson, UrlOption, print_json
 from idefiq.client import Client
 from idefiq.types import IdefiqError, Job, Result
 
 Out = Annotated[
     str | None,
-    typer.Option(help="FILE.jsonl, .csv, .parquet or .txt; else JSON lines on standard output"),
+    typer.Option(help="FILE.jsonl, .csv, .parquet or .txt (default: print JSON lines)"),
 ]
 
 
@@ -35,17 +35,17 @@ def jobs(
         found = list(islice(client.jobs(), limit))
     if as_json:
         for job in found:
-            say_json(asdict(job))
+            print_json(asdict(job))
         return
     fixed = ("job", "state", "answered", "failed", "total", "model", "name")
-    # An id that is cut is of no use.
+    # A truncated id is useless.
     columns = [Column(name, no_wrap=True, min_width=33 if name == "job" else 0) for name in fixed]
     table = Table(*columns, box=None)
     for job in found:
         counts = job.counts
         numbers = [str(n) for n in (counts.succeeded, counts.failed, counts.total)]
         table.add_row(job.id, job.state, *numbers, job.model, job.name)
-    # Columns are never cut: a narrow terminal wraps the line instead.
+    # Columns are never truncated: a narrow terminal wraps the line instead.
     Console(width=max(Console().width, 120), soft_wrap=True, markup=False).print(table)
 
 
@@ -53,17 +53,17 @@ def results(
     job_id: str,
     out: Out = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the file if it is there")
+        bool, typer.Option("--overwrite", help="Replace an existing file")
     ] = False,
     url: UrlOption = None,
     api_key: ApiKeyOption = None,
 ) -> None:
-    """Print the results of a job so far, in the order of its submission."""
+    """Print or save the results of a job so far, in the order of submission."""
     output = outputs.resolve(Plan(sources=[], ask=Ask({}), out=out, existing="overwrite"))
     if output.form not in (outputs.Form.PRINT, outputs.Form.FILE):
-        raise IdefiqError(f"{out!r}: results go into one file")
+        raise IdefiqError(f"{out!r}: results need a single file")
     if output.is_there() and not overwrite:
-        raise IdefiqError(f"{out!r} is there: --overwrite replaces it")
+        raise IdefiqError(f"{out!r} exists; replace it with --overwrite")
     with Client(url, api_key) as client:
         found = sorted(client.results(job_id), key=lambda result: result.index)
     images = map(_image, found)
@@ -75,7 +75,7 @@ def results(
 
 
 def _image(result: Result) -> Image:
-    """A result as outputs take it."""
+    """Turn a result into the row of an output."""
     name = result.custom_id or str(result.index)
     _, _, error, code = outcome(result)
     told = {"file": name}
@@ -83,50 +83,52 @@ def _image(result: Result) -> Image:
 
 
 def watch(job_id: str, url: UrlOption = None, api_key: ApiKeyOption = None) -> None:
-    """Print what happens to a job as it happens, a line of JSON each, up to its end."""
+    """Print events of a job as JSON lines until it has finished."""
     with Client(url, api_key) as client:
         for event in client.events(job_id):
             told = event.result or event.job
             assert told
-            say_json({"event": event.name, "id": event.id, **asdict(told)})
+            print_json({"event": event.name, "id": event.id, **asdict(told)})
 
 
-def _steered(job: Job) -> None:
-    print(f"{job.id} is {job.state}")
+def _print_state(job: Job) -> None:
+    print(f"{job.id}: {job.state}")
 
 
 def cancel(job_id: str, url: UrlOption = None, api_key: ApiKeyOption = None) -> None:
-    """Start no more items of a job; what is answered stays."""
+    """Cancel a job. Answers so far are kept."""
     with Client(url, api_key) as client:
-        _steered(client.cancel(job_id))
+        _print_state(client.cancel(job_id))
 
 
 def pause(job_id: str, url: UrlOption = None, api_key: ApiKeyOption = None) -> None:
-    """Start nothing new of a job until it is resumed."""
+    """Pause a job: start no more of its items."""
     with Client(url, api_key) as client:
-        _steered(client.pause(job_id))
+        _print_state(client.pause(job_id))
 
 
 def resume(job_id: str, url: UrlOption = None, api_key: ApiKeyOption = None) -> None:
-    """Go on with a paused job."""
+    """Resume a paused job."""
     with Client(url, api_key) as client:
-        _steered(client.resume(job_id))
+        _print_state(client.resume(job_id))
 
 
 def priority(
     job_id: str,
-    steps: Annotated[int, typer.Argument(help="-10 to 10; each is worth ten minutes of waiting")],
+    steps: Annotated[
+        int, typer.Argument(help="-10 to 10; each step is worth ten minutes of waiting")
+    ],
     url: UrlOption = None,
     api_key: ApiKeyOption = None,
 ) -> None:
-    """Let a job go before, or after, your others; use -- before a negative number."""
+    """Set the priority of a job among your own. Put -- before a negative number."""
     with Client(url, api_key) as client:
         job = client.prioritize(job_id, steps)
-    print(f"{job.id} has priority {job.priority}")
+    print(f"{job.id}: priority {job.priority}")
 
 
 def delete(job_id: str, url: UrlOption = None, api_key: ApiKeyOption = None) -> None:
     """Delete a finished job with its items and results."""
     with Client(url, api_key) as client:
         client.delete(job_id)
-    print(f"{job_id} is deleted")
+    print(f"{job_id}: deleted")

@@ -1,41 +1,41 @@
-"""`idefiq keys`: API keys, for operators; the first is made by `idefiq admin keys create`."""
+"""`idefiq keys`: API keys over HTTP, for operators with a key of the scope `admin`."""
 
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from idefiq.cli.common import ApiKeyOption, AsJson, UrlOption, say_json
+from idefiq.cli.common import ApiKeyOption, AsJson, UrlOption, print_json
 from idefiq.client import Client
 from idefiq.types import ApiKey
 
-app = typer.Typer(no_args_is_help=True, help="API keys, for operators.")
+app = typer.Typer(no_args_is_help=True, help="Manage API keys (requires a key of the scope admin).")
 
 
 @app.command()
 def create(
-    owner: Annotated[str, typer.Argument(help="Whose jobs it is for")],
-    note: Annotated[str, typer.Option(help="For people")] = "",
+    owner: Annotated[str, typer.Argument(help="Owner of the key")],
+    note: Annotated[str, typer.Option(help="A note for people")] = "",
     scope: Annotated[
         list[str] | None,
-        typer.Option(help="submit, read, review or admin; all but admin if none is given"),
+        typer.Option(help="submit, read, review or admin; repeatable (default: all but admin)"),
     ] = None,
-    days: Annotated[int | None, typer.Option(help="Valid for so long; else for ever")] = None,
+    days: Annotated[int | None, typer.Option(help="Days until it expires (default: never)")] = None,
     url: UrlOption = None,
     api_key: ApiKeyOption = None,
 ) -> None:
-    """Make a key and print it: it is shown this once."""
+    """Create an API key and print it. It cannot be shown again."""
     with Client(url, api_key) as client:
         print(client.create_api_key(owner, note=note, scopes=scope or (), days=days).key)
 
 
 @app.command("list")
 def list_keys(url: UrlOption = None, api_key: ApiKeyOption = None, as_json: AsJson = False) -> None:
-    """List keys, without their secrets."""
+    """List API keys without their secrets."""
     with Client(url, api_key) as client:
         for key in client.api_keys():
             if as_json:
-                say_json(asdict(key))
+                print_json(asdict(key))
             else:
                 print("  ".join((key.id, key.owner, ",".join(key.scopes), _state(key), key.note)))
 
@@ -49,7 +49,7 @@ def _state(key: ApiKey) -> str:
 
 @app.command()
 def revoke(key_id: str, url: UrlOption = None, api_key: ApiKeyOption = None) -> None:
-    """Make a key invalid at once."""
+    """Revoke an API key at once."""
     with Client(url, api_key) as client:
         client.revoke_api_key(key_id)
-    print(f"{key_id} is revoked")
+    print(f"{key_id}: revoked")

@@ -1,60 +1,52 @@
-"""`idefiq lint-alt`: what is wrong with text alternatives that are there."""
+"""`idefiq alt lint`: check existing alternative texts."""
 
 import sys
 from typing import Annotated
 
 import typer
 
-from idefiq.alt import files
+from idefiq.alt import files, wording
 from idefiq.alt.site import Site
-from idefiq.alt.wording import TARGET_LENGTH, Issue, lint
-from idefiq.cli.common import AsJson, say_json, shown
+from idefiq.alt.wording import TARGET_LENGTH, Issue
+from idefiq.cli.common import AsJson, errors, print_json, shown
 from idefiq.types import IdefiqError
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command of this module."""
-    app.command("lint-alt")(lint_alt)
-
-
-def lint_alt(
+def lint(
     what: Annotated[
-        list[str] | None, typer.Argument(help="Folders, pages, an .epub, URLs; - reads lines")
+        list[str] | None,
+        typer.Argument(help="Folders, pages, an .epub, URLs; - reads lines from stdin"),
     ] = None,
-    text: Annotated[
-        list[str] | None, typer.Option(help="A text instead of pages; repeatable")
-    ] = None,
+    text: Annotated[list[str] | None, typer.Option(help="Check this text; may be repeated")] = None,
     target_length: Annotated[
-        int, typer.Option(min=20, max=1_000, help="Characters aimed at")
+        int, typer.Option(min=20, max=1_000, help="Characters to aim at")
     ] = TARGET_LENGTH,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 1 for advice too, not only for errors")
-    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for advice too")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what is wrong with text alternatives that are there; exit with 1 if something is."""
+    """Check existing alternative texts. Exits with 1 if there is an error."""
     words = list(what or ())
     if not words and not text:
-        raise IdefiqError("say what to look at: pages, --text, or - for lines")
+        raise IdefiqError("nothing to check: name pages, --text TEXT, or - for standard input")
     texts = [(f"--text {number}", said) for number, said in enumerate(text or (), 1)]
     if "-" in words:
         words.remove("-")
         texts += [(f"line {n}", line.rstrip("\n")) for n, line in enumerate(sys.stdin, 1)]
     found = [
-        (where, said, objection)
+        (where, said, issue)
         for where, said in texts
-        for objection in lint(said, target_length=target_length)
+        for issue in wording.lint(said, target_length=target_length)
     ]
     if words:
         site = Site([files.named(word) for word in words])
         found += _of_site(site, target_length)
-    for where, said, objection in found:
+    for where, said, issue in found:
         if as_json:
-            told = {"where": where, "text": said, "code": objection.code}
-            say_json({**told, "message": objection.message, "error": objection.is_error})
+            told = {"where": where, "text": said, "code": issue.code}
+            print_json({**told, "message": issue.message, "error": issue.is_error})
         else:
-            print(shown(f"{where}: {objection.code}: {objection.message}"))
-    if any(objection.is_error or strict for _, _, objection in found):
+            print(shown(f"{where}: {issue.code}: {issue.message}"))
+    if any(issue.is_error or strict for _, _, issue in found):
         raise typer.Exit(1)
 
 
@@ -64,7 +56,19 @@ def _of_site(site: Site, target_length: int) -> list[tuple[str, str, Issue]]:
         if not finding.place.alt:
             continue
         near = [finding.context.caption] if finding.context.caption else []
-        for objection in lint(finding.place.alt or "", near=near, target_length=target_length):
+        for issue in wording.lint(finding.place.alt or "", near=near, target_length=target_length):
             where = f"{finding.shown_page}:{finding.line}"
-            found.append((where, finding.place.alt or "", objection))
+            found.append((where, finding.place.alt or "", issue))
     return found
+
+
+def lint_alt(
+    what: Annotated[list[str] | None, typer.Argument()] = None,
+    text: Annotated[list[str] | None, typer.Option()] = None,
+    target_length: Annotated[int, typer.Option(min=20, max=1_000)] = TARGET_LENGTH,
+    strict: Annotated[bool, typer.Option("--strict")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run `idefiq alt lint` under its name of release 0.1."""
+    errors.print("warning: until release 0.3; use `idefiq alt lint` instead", style="yellow")
+    lint(what, text, target_length, strict, as_json)

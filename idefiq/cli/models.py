@@ -1,4 +1,4 @@
-"""`idefiq models`: those that the service knows, and checkpoints for its engines."""
+"""`idefiq models`: list the models of the service, and download checkpoints."""
 
 from dataclasses import asdict
 from typing import Annotated
@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from idefiq import server
-from idefiq.cli.common import ApiKeyOption, AsJson, UrlOption, say_json
+from idefiq.cli.common import ApiKeyOption, AsJson, UrlOption, print_json
 from idefiq.client import Client
 
 app = typer.Typer(invoke_without_command=True)
@@ -21,7 +21,7 @@ def models(
     api_key: ApiKeyOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the models that the service knows; `pull` downloads one for an engine."""
+    """List the models of the service, or download one with `pull`."""
     if context.invoked_subcommand:
         return
     table = Table("model", "state", "kinds", "license", "note", box=None)
@@ -29,7 +29,7 @@ def models(
         found = client.models()
     for model in found:
         if as_json:
-            say_json(asdict(model))
+            print_json(asdict(model))
         state = "ready" if model.ready else "offline"
         table.add_row(model.name, state, ", ".join(model.kinds), model.license, model.note)
     if not as_json:
@@ -41,6 +41,6 @@ def pull(
     name: Annotated[str, typer.Argument(help="Name on the model hub, such as team/model")],
     revision: Annotated[str, typer.Option(help="Commit, branch or tag (default: main)")] = "",
 ) -> None:
-    """Download a checkpoint to this machine; what is here already is not downloaded again."""
+    """Download a checkpoint to this machine. Resumes an interrupted download."""
     words = ["--revision", revision] if revision else []
     server.become("workers.operator.pull", name, *words)

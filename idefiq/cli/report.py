@@ -1,4 +1,4 @@
-"""What a run tells people: how far it is, what came of it, how to go on."""
+"""What a run prints: progress, the summary, and how to resume."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,59 +16,59 @@ from rich.progress import (
 
 from idefiq.bulk import outputs, run
 from idefiq.bulk.manifest import Manifest
-from idefiq.cli.common import errors, say_json
+from idefiq.cli.common import errors, print_json
 
-#: Failures listed at the end; the others are in the output.
+#: Failures printed at the end; all are in the output.
 LISTED_FAILURES = 20
 
 
 def _duration(seconds: float) -> str:
-    """For people."""
+    """Format a duration, such as 2 h 5 min."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def say_how_to_go_on(manifest: Manifest) -> None:
-    """What a run that stops leaves behind."""
+def print_how_to_resume(manifest: Manifest) -> None:
+    """Print how to resume a stopped run, and which jobs still run."""
     if manifest.path:
-        errors.print("stopped: the same command goes on where this one was")
+        errors.print("stopped; run the same command again to resume")
     for chunk in (chunk for chunk in manifest.open_chunks() if chunk.job_id):
-        errors.print(f"{chunk.job_id} goes on: `idefiq cancel {chunk.job_id}` stops it")
+        errors.print(f"{chunk.job_id} still runs; stop it with `idefiq cancel {chunk.job_id}`")
 
 
-def say_the_end(
+def print_summary(
     manifest: Manifest, output: outputs.Output, summary: run.Summary, *, as_json: bool
 ) -> None:
-    """What came of a run; exits with 1 if anything failed."""
+    """Print the summary of a run. Exits with 1 if an image failed."""
     failures = [
         {"file": image.columns.get("file", image.key), "error": image.error, "code": image.code}
         for image in manifest.images("failed")
     ]
     if as_json:
-        say_json({**asdict(summary), "failures": failures})
+        print_json({**asdict(summary), "failures": failures})
     else:
         for failure in failures[:LISTED_FAILURES]:
             said = f"failed: {failure['file']}: {failure['error']}"
             errors.print(said, style="red")
         if len(failures) > LISTED_FAILURES:
-            errors.print(f"… and {len(failures) - LISTED_FAILURES} more, which are in the output")
+            errors.print(f"… and {len(failures) - LISTED_FAILURES} more; all are in the output")
         asked = summary.done + summary.failed
         if failures:
-            retry_it = f"; idefiq retry {manifest.path} asks again" if manifest.path else ""
-            errors.print(f"{len(failures)} of {asked} failed{retry_it}")
+            retry = f"; retry with `idefiq retry {manifest.path}`" if manifest.path else ""
+            errors.print(f"{len(failures)} of {asked} images failed{retry}")
         if summary.skipped:
-            errors.print(f"{summary.skipped} had a text already and were skipped")
+            errors.print(f"{summary.skipped} images were skipped because they have a text")
         if output.form is not outputs.Form.PRINT:
             where = output.plan.out or f"{output.suffix} files beside the images"
-            errors.print(f"{summary.done} answers are in {where}")
+            errors.print(f"{summary.done} answers written to {where}")
     if failures:
         raise typer.Exit(1)
 
 
 @contextmanager
 def progress(*, quiet: bool) -> Iterator[run.Report]:
-    """A bar on standard error with rate and time left."""
+    """Show a progress bar on standard error, with rate and time left."""
     columns = (
         TextColumn("answered"),
         BarColumn(),
@@ -88,16 +88,16 @@ def progress(*, quiet: bool) -> Iterator[run.Report]:
         yield report
 
 
-def say_what_there_is(told: dict[str, Any], *, as_json: bool) -> None:
-    """What a dry run has found."""
+def print_dry_run(told: dict[str, Any], *, as_json: bool) -> None:
+    """Print the counts of a dry run, and an estimate of its duration."""
     if as_json:
-        say_json(told)
+        print_json(told)
         return
-    for name in ("images", "to_ask", "on_their_way", "done", "skipped", "failed"):
+    for name in ("images", "to_ask", "in_progress", "done", "skipped", "failed"):
         print(f"{name.replace('_', ' ')}: {told[name]}")
     for bucket in told["listed_by_the_service"]:
         print(f"listed by the service: {bucket}")
     if rate := told["items_per_second"]:
-        print(f"about {_duration(told['seconds'])}, at the {rate:.1f}/s of recent jobs")
+        print(f"estimated time: {_duration(told['seconds'])}, at {rate:.1f}/s as in recent jobs")
     else:
-        print("how long it takes is not known: try some first, with --limit 50")
+        print("no estimate yet; run with --limit 50 first")

@@ -12,11 +12,11 @@ from typing import Annotated, Any
 import typer
 
 from idefiq.alt.report import as_csv, fused
-from idefiq.cli.common import ApiKeyOption, AsJson, UrlOption, errors, say_json, shown
+from idefiq.cli.common import ApiKeyOption, AsJson, UrlOption, errors, print_json, shown
 from idefiq.client import Client
 from idefiq.types import ApiError, IdefiqError, Review
 
-#: What is shown of where an image is.
+#: Fields of the context that are shown.
 _AROUND = ("source", "page_title", "heading", "caption", "destination", "surrounding")
 _COLUMNS = (
     "job",
@@ -46,10 +46,10 @@ def review(  # noqa: PLR0913 - the ways to review
     job_id: Annotated[str | None, typer.Argument(help="Only drafts of this job")] = None,
     order: Annotated[str, typer.Option(help="page, or confidence: least confident first")] = "page",
     reviewer: Annotated[
-        str | None, typer.Option(help="Your name, for the history; else your user name")
+        str | None, typer.Option(help="Your name, for the history (default: your user name)")
     ] = None,
     to_csv: Annotated[
-        Path | None, typer.Option("--csv", help="Write the queue for a spreadsheet, and end")
+        Path | None, typer.Option("--csv", help="Write the queue as CSV, for a spreadsheet")
     ] = None,
     from_csv: Annotated[
         Path | None,
@@ -78,7 +78,7 @@ def review(  # noqa: PLR0913 - the ways to review
             print(f"{len(found)} drafts are in {to_csv}: fill in decision, or change text")
         elif as_json:
             for one in client.reviews(job_id, order=order):
-                say_json({name: getattr(one, name) for name in Review.__dataclass_fields__})
+                print_json({name: getattr(one, name) for name in Review.__dataclass_fields__})
         else:
             _converse(
                 client, list(client.reviews(job_id, states=["unreviewed"], order=order)), name

@@ -1,6 +1,6 @@
 """Commands that ask about many images: caption, ask, classify, chat, and retry.
 
-Each kind says what it asks; what all share are the fields of `RunOptions`.
+Each command builds its request; the options that all share are the fields of `RunOptions`.
 """
 
 import functools
@@ -18,14 +18,14 @@ import typer
 from idefiq.bulk import origin, outputs, run, sources, writers
 from idefiq.bulk.ask import Ask, Plan
 from idefiq.bulk.manifest import Manifest
-from idefiq.cli.common import ApiKeyOption, AsJson, UrlOption, errors, say_json
-from idefiq.cli.report import progress, say_how_to_go_on, say_the_end, say_what_there_is
+from idefiq.cli.common import ApiKeyOption, AsJson, UrlOption, errors, print_json
+from idefiq.cli.report import print_dry_run, print_how_to_resume, print_summary, progress
 from idefiq.client import Client
 from idefiq.types import IdefiqError
 
 
 class Existing(StrEnum):
-    """What to do where a text, or the output, is there already from before."""
+    """What to do if a text, or the output, exists already."""
 
     SKIP = "skip"
     OVERWRITE = "overwrite"
@@ -35,7 +35,7 @@ class Existing(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """Everything that a run can be told, whatever it asks."""
+    """Options of every run."""
 
     source: Annotated[
         list[str],
@@ -47,37 +47,39 @@ class RunOptions:
     out: Annotated[
         str | None,
         typer.Option(
-            help="FILE.jsonl .csv .parquet .txt, metadata.jsonl, shards-%06d.tar, or FOLDER/ for a"
-            " text each; else a line each on standard output"
+            help="FILE.jsonl .csv .parquet .txt, metadata.jsonl, shards-%06d.tar, or FOLDER/ for"
+            " text files (default: print a line for each image)"
         ),
     ] = None
     sidecar: Annotated[
-        str, typer.Option(help="Write a text beside each image: .txt or .caption")
+        str, typer.Option(help="Write a text file beside each image: .txt or .caption")
     ] = ""
     existing: Annotated[
-        Existing, typer.Option(help="What to do with texts, or an output, from before")
+        Existing, typer.Option(help="What to do with existing texts, or an existing output")
     ] = Existing.SKIP
-    prefix: Annotated[str, typer.Option(help="Put before every answer")] = ""
-    suffix: Annotated[str, typer.Option(help="Put after every answer")] = ""
-    model: Annotated[str | None, typer.Option(help="Which model; not needed if there is one")] = (
-        None
-    )
+    prefix: Annotated[str, typer.Option(help="Text to put before every answer")] = ""
+    suffix: Annotated[str, typer.Option(help="Text to put after every answer")] = ""
+    model: Annotated[
+        str | None, typer.Option(help="Model to use (needed if several are served)")
+    ] = None
     option: Annotated[
         list[str] | None,
-        typer.Option(help="How to generate, such as max_new_tokens=40; may be repeated"),
+        typer.Option(help="Generation option, such as max_new_tokens=40; may be repeated"),
     ] = None
     language: Annotated[str | None, typer.Option(help="Language of the answers")] = None
     image_column: Annotated[
         str | None, typer.Option(help="Column of a table that names or holds the image")
     ] = None
-    recursive: Annotated[bool, typer.Option(help="Look into folders within folders")] = True
-    limit: Annotated[int, typer.Option(min=0, help="Take so many images at most; 0 takes all")] = 0
+    recursive: Annotated[bool, typer.Option(help="Search folders recursively")] = True
+    limit: Annotated[
+        int, typer.Option(min=0, help="Process at most this many images; 0 for all")
+    ] = 0
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what there is to do, and how long it takes")
+        bool, typer.Option("--dry-run", help="Only count the images and estimate the time")
     ] = False
     manifest: Annotated[
         Path | None,
-        typer.Option(help="Memory of the run, by which it goes on; beside the output if not said"),
+        typer.Option(help="State of the run, for resuming (default: beside the output)"),
     ] = None
     fresh: Annotated[
         bool,
@@ -100,7 +102,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _with_options(build: Callable[..., Ask]) -> Callable[..., None]:
-    """A command that takes what `build` takes and every field of RunOptions, and runs it."""
+    """Make a command that takes the parameters of `build` and every field of RunOptions."""
     own = inspect.signature(build).parameters
     shared = inspect.signature(RunOptions).parameters
     hints = get_type_hints(RunOptions, include_extras=True)
@@ -121,20 +123,26 @@ def _with_options(build: Callable[..., Ask]) -> Callable[..., None]:
     return command
 
 
-# ---- what is asked ------------------------------------------------------------------
+# ---- requests ------------------------------------------------------------------
 
 
 def caption(
     prompt: Annotated[
-        str, typer.Option(help="What to say instead of the default; {column} is each row's own")
+        str, typer.Option(help="Prompt instead of the default; {column} is filled in from each row")
     ] = "",
 ) -> Ask:
-    """Caption images."""
+    """Caption images.
+
+    Exit status: 0 if all images have an answer, 1 if some failed, 2 for errors of the command or
+    the service.
+    """
     return Ask({"kind": "caption"}, "prompt", prompt)
 
 
 def ask(
-    question: Annotated[str, typer.Argument(help="May name columns: 'Is this a {product}?'")],
+    question: Annotated[
+        str, typer.Argument(help="Question; may name columns: 'Is this a {product}?'")
+    ],
 ) -> Ask:
     """Ask a question about every image."""
     if not question.strip():
@@ -143,23 +151,25 @@ def ask(
 
 
 def classify(
-    label: Annotated[list[str], typer.Option(help="What to choose from; two or more, repeated")],
+    label: Annotated[
+        list[str], typer.Option(help="A label to choose from; repeat for two or more")
+    ],
     rank: Annotated[
-        bool, typer.Option("--rank", help="Rank all labels by their likelihood, with scores")
+        bool, typer.Option("--rank", help="Score all labels, and choose the best")
     ] = False,
 ) -> Ask:
     """Choose a label for every image."""
     if len(label) < 2:
-        raise IdefiqError("classify needs two labels or more: repeat --label for each")
+        raise IdefiqError("classify requires two labels or more: repeat --label")
     request: dict[str, Any] = {"kind": "classify", "labels": label}
     return Ask({**request, "method": "rank"} if rank else request)
 
 
 def chat(
-    message: Annotated[str, typer.Argument(help="What to say about every image; may name columns")],
-    system: Annotated[str, typer.Option(help="What the model is told before")] = "",
+    message: Annotated[str, typer.Argument(help="Message about every image; may name columns")],
+    system: Annotated[str, typer.Option(help="System message")] = "",
 ) -> Ask:
-    """Say something about every image to a model that takes turns, and keep its answers."""
+    """Send a message about every image to a chat model."""
     return Ask({"kind": "chat"}, "messages", message, system)
 
 
@@ -175,7 +185,7 @@ def _request(ask: Ask, options: RunOptions) -> Ask:
 def _option(said: str) -> tuple[str, Any]:
     name, equals, value = said.partition("=")
     if not equals:
-        raise IdefiqError(f"--option {said!r}: say it as name=value")
+        raise IdefiqError(f"--option {said!r}: expected name=value")
     try:
         return name, json.loads(value)
     except ValueError:
@@ -186,7 +196,7 @@ def _option(said: str) -> tuple[str, Any]:
 
 
 def start(ask: Ask, options: RunOptions) -> None:
-    """Begin a run, or go on with it. Nothing is written before everything has been looked at."""
+    """Start or resume a run. Nothing is written before all options are checked."""
     plan = Plan(
         sources=[sources.normal(word) for word in options.source],
         ask=_request(ask, options),
@@ -203,7 +213,7 @@ def start(ask: Ask, options: RunOptions) -> None:
     output = outputs.resolve(plan)
     sources.check(plan.sources)
     if plan.limit and any(map(sources.is_bucket, plan.sources)):
-        raise IdefiqError("--limit is for images that are listed here, not for buckets")
+        raise IdefiqError("--limit is not supported for buckets, which the service lists")
     path = options.manifest or output.manifest_path()
     with origin.in_folder_of(plan, path) as (seen, manifest):
         _start(seen, manifest, options)
@@ -214,13 +224,13 @@ def _start(plan: Plan, path: Path | None, options: RunOptions) -> None:
     sources.check(plan.sources)
     if plan.existing == Existing.SKIP and not (path and path.exists()) and output.is_there():
         raise IdefiqError(
-            f"{plan.out!r} is there, and of no run that is known here:"
-            " --existing overwrite replaces it"
+            f"{plan.out!r} exists, but not from a run that can be resumed;"
+            " replace it with --existing overwrite"
         )
     with Client(options.url, options.api_key) as client:
         _check_model(client, plan)
         if options.dry_run:
-            _say_what_there_is(client, output, path, options)
+            _dry_run(client, output, path, options)
             return
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -235,30 +245,31 @@ def _start(plan: Plan, path: Path | None, options: RunOptions) -> None:
 
 
 def retry(
-    what: Annotated[str, typer.Argument(help="A job, or the output or manifest of a run")],
+    what: Annotated[str, typer.Argument(help="Job id, or the output or manifest of a run")],
     code: Annotated[
-        list[str] | None, typer.Option(help="Only these errors, such as fetch_failed")
+        list[str] | None,
+        typer.Option(help="Only this error code, such as fetch_failed; repeatable"),
     ] = None,
     as_json: AsJson = False,
     url: UrlOption = None,
     api_key: ApiKeyOption = None,
 ) -> None:
-    """Ask again about what failed: as a new job, or by going on with a run."""
+    """Retry failed items: those of a job as a new job, those of a run in its output."""
     with Client(url, api_key) as client:
         if what.startswith("job_"):
             job = client.retry(what, codes=code or ())
             if as_json:
-                say_json({"job": job.id, "items": job.counts.total})
+                print_json({"job": job.id, "items": job.counts.total})
             else:
-                print(f"{job.id} asks again about {job.counts.total}")
+                print(f"{job.id} retries {job.counts.total} items")
             return
-        manifest = Manifest(_found_manifest(what))
+        manifest = Manifest(_find_manifest(what))
         try:
             manifest.follow()
             plan = manifest.plan()
             with origin.resumed(manifest, plan):
                 again = manifest.retry(code or ())
-                errors.print(f"{again} that failed are asked about again")
+                errors.print(f"retrying {again} failed images")
                 output = outputs.resolve(plan)
                 _carry_out(client, output, manifest, as_json=as_json, scan=False)
         finally:
@@ -269,30 +280,32 @@ def _suffix(said: str) -> str:
     return said if not said or said.startswith(".") else f".{said}"
 
 
-def _found_manifest(what: str) -> Path:
+def _find_manifest(what: str) -> Path:
     path = Path(what)
     candidates = [Path(f"{what}.idefiq"), path / ".idefiq", path]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    raise IdefiqError(f"{what!r} is no job, and there is no manifest of a run that wrote it")
+    raise IdefiqError(f"{what!r} is not a job id, and has no manifest of a run")
 
 
 def _check_model(client: Client, plan: Plan) -> None:
     known = {model.name: model for model in client.models()}
     if plan.model and plan.model not in known:
         listed = ", ".join(known) or "none"
-        raise IdefiqError(f"there is no model {plan.model!r}; known models: {listed}")
+        raise IdefiqError(f"unknown model: {plan.model!r}; known models: {listed}")
     chosen = known.get(plan.model) if plan.model else next(iter(known.values()), None)
     kind = plan.ask.request["kind"]
     if chosen and (plan.model or len(known) == 1) and kind not in chosen.kinds:
-        raise IdefiqError(f"model {chosen.name!r} cannot {kind}; it can {', '.join(chosen.kinds)}")
+        raise IdefiqError(
+            f"model {chosen.name!r} does not support {kind}; it supports {', '.join(chosen.kinds)}"
+        )
 
 
-def _say_what_there_is(
+def _dry_run(
     client: Client, output: outputs.Output, path: Path | None, options: RunOptions
 ) -> None:
-    """Count, and say how long it would take."""
+    """Count the images and estimate the time."""
     plan, manifest = output.plan, Manifest.copy(path)
     if options.fresh:
         manifest.forget()
@@ -305,7 +318,8 @@ def _say_what_there_is(
     told = {
         "images": sum(counts.values()),
         "to_ask": new,
-        "on_their_way": counts.get("sent", 0),
+        "in_progress": counts.get("sent", 0),
+        "on_their_way": counts.get("sent", 0),  # its name in release 0.1
         "done": counts.get("done", 0),
         "failed": counts.get("failed", 0),
         "skipped": counts.get("skipped", 0),
@@ -313,13 +327,13 @@ def _say_what_there_is(
         "items_per_second": rate,
         "seconds": new / rate if rate else None,
     }
-    say_what_there_is(told, as_json=options.as_json)
+    print_dry_run(told, as_json=options.as_json)
 
 
 def _carry_out(
     client: Client, output: outputs.Output, manifest: Manifest, *, as_json: bool, scan: bool
 ) -> None:
-    """Do everything, write everything, and say what came of it."""
+    """Process all images, write the output and print the summary."""
     with progress(quiet=as_json) as report:
         carried = run.Run(client, output, manifest, report)
         if scan:
@@ -332,7 +346,7 @@ def _carry_out(
         try:
             carried.work()
         except (KeyboardInterrupt, IdefiqError):
-            say_how_to_go_on(manifest)
+            print_how_to_resume(manifest)
             raise
         finally:
             carried.write()
@@ -340,4 +354,4 @@ def _carry_out(
                 lines = writers.jsonl_lines if as_json else writers.txt_lines
                 for line in lines(output.plan, manifest.images("done", "failed")):
                     sys.stdout.write(line.decode())
-    say_the_end(manifest, output, carried.summary(), as_json=as_json and not prints)
+    print_summary(manifest, output, carried.summary(), as_json=as_json and not prints)

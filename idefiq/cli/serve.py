@@ -1,6 +1,6 @@
-"""Commands that run the service, or look after it on the machine that it runs on.
+"""Commands that run the service, or administer it on the machine that it runs on.
 
-Each but `up` becomes a process of the server, so that this one never imports any of it.
+Each but `up` replaces this process by one of the server, so this one never imports its packages.
 """
 
 import json
@@ -17,12 +17,12 @@ from idefiq.cli.common import UrlOption
 from idefiq.protocol import Where
 from idefiq.types import IdefiqError
 
-#: Arguments of another program are handed on as they are.
+#: Arguments of another program are passed on unchanged.
 _HANDED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
 class WorkerRole(StrEnum):
-    """What a worker does."""
+    """Kind of a worker."""
 
     ENGINE = "engine"
     INTAKE = "intake"
@@ -37,13 +37,15 @@ def add_to(app: typer.Typer) -> None:
 
 
 def up(
-    data: Annotated[Path, typer.Option(help="Where jobs, images and the key are kept")] = Path(
+    data: Annotated[Path, typer.Option(help="Folder for jobs, images and the API key")] = Path(
         "data"
     ),
     port: Annotated[
-        int, typer.Option(min=0, max=65_535, help="Port of the API; 0 picks a free one")
+        int, typer.Option(min=0, max=65_535, help="Port of the API; 0 for a free one")
     ] = 8000,
-    model: Annotated[list[str] | None, typer.Option(help="Model to serve; may be repeated")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Model to serve; may be repeated (default: demo)")
+    ] = None,
     gpus: Annotated[
         str, typer.Option(help="Run an engine on each of these GPUs: all, or numbers such as 0,1")
     ] = "",
@@ -56,33 +58,31 @@ def up(
 
 
 def serve() -> None:
-    """Run the API alone; workers run elsewhere. Settings come from the environment."""
+    """Run the API. Settings come from the environment."""
     server.become("api", "serve")
 
 
-def worker(role: Annotated[WorkerRole, typer.Argument(help="What the worker does")]) -> None:
-    """Run one worker. Settings come from the environment."""
+def worker(role: Annotated[WorkerRole, typer.Argument(help="Kind of worker")]) -> None:
+    """Run a worker. Settings come from the environment."""
     server.become("workers", role.value)
 
 
 def migrate() -> None:
-    """Bring the database up to date, and make the bucket if there is none."""
+    """Migrate the database, and create the bucket if it is missing."""
     server.become("api", "migrate")
 
 
 def admin(context: typer.Context) -> None:
-    """Manage keys, grants and limits in the database itself: `idefiq admin --help` lists how."""
+    """Manage keys, grants and limits directly in the database."""
     server.become("api", *context.args)
 
 
 def doctor(
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of `idefiq up --data`, if that runs the service")
-    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of `idefiq up --data`")] = None,
     url: UrlOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
 ) -> None:
-    """Check versions, devices, memory, database, Redis, store and model, and say what to do."""
+    """Check versions, devices, memory, database, Redis, store and model."""
     words = [*(["--json"] if as_json else []), "--url", Where.of(url, None).url]
     if data is not None:
         words += ["--data", str(data)]
@@ -90,10 +90,10 @@ def doctor(
 
 
 def _gpus(wanted: str) -> list[int]:
-    """The numbers of GPUs that are here and wanted.
+    """Parse --gpus and return the numbers of the GPUs.
 
     Raises:
-        IdefiqError: Some are not here, or it is no list of numbers.
+        IdefiqError: The value is invalid, or a GPU does not exist.
     """
     server.check_installed("workers")
     found = subprocess.run(
@@ -104,16 +104,16 @@ def _gpus(wanted: str) -> list[int]:
         check=False,
     )
     if found.returncode:
-        raise IdefiqError(f"GPUs cannot be looked for: {found.stderr.strip()[-500:]}")
+        raise IdefiqError(f"cannot list GPUs: {found.stderr.strip()[-500:]}")
     here = [gpu["index"] for gpu in json.loads(found.stdout)]
     if not here:
-        raise IdefiqError("there is no GPU that torch can use; `idefiq doctor` says why")
+        raise IdefiqError("no GPU that torch can use; run `idefiq doctor`")
     if wanted == "all":
         return here
     words = wanted.split(",")
     if not all(word.strip().isdecimal() for word in words):
-        raise IdefiqError(f"--gpus {wanted!r}: say all, or numbers such as 0,1")
+        raise IdefiqError(f"--gpus {wanted!r}: expected all, or numbers such as 0,1")
     numbers = list(dict.fromkeys(map(int, words)))
     if missing := [number for number in numbers if number not in here]:
-        raise IdefiqError(f"--gpus {wanted}: there is no GPU {missing[0]}; there are {here}")
+        raise IdefiqError(f"--gpus {wanted}: no GPU {missing[0]}; available: {here}")
     return numbers

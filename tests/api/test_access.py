@@ -273,4 +273,33 @@ class TestOperatorsCommands:
         failed = self.run(sqlite_url, "grant", "ada", "photos/2026")
 
         assert failed.returncode == 1
-        assert failed.stderr.strip().splitlines()[-1].startswith("error: 'photos/2026'")
+        assert (
+            failed.stderr.strip()
+            .splitlines()[-1]
+            .startswith("error: invalid prefix: 'photos/2026'")
+        )
+
+    def test_a_limit_that_is_not_named_stays_as_it_was(self, sqlite_url: str) -> None:
+        self.run(sqlite_url, "limit", "ada", "--weight", "2", "--job-items", "100")
+
+        changed = self.run(sqlite_url, "limit", "ada", "--queued-items", "7")
+
+        assert changed.stdout.strip() == (
+            "ada: weight 2.0, max_queued_items 7, max_job_items 100, max_stored_bytes default"
+        )
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ("ada", "--scope", "submit", "--scope", "read"),
+            ("--owner", "ada", "--scopes", "submit,read"),  # of release 0.1
+        ],
+    )
+    def test_a_key_gets_the_scopes_that_are_named(
+        self, words: tuple[str, ...], sqlite_url: str
+    ) -> None:
+        self.run(sqlite_url, "keys", "create", *words)
+
+        listed = self.run(sqlite_url, "keys", "list").stdout.split()
+        assert listed[1] == "ada"
+        assert set(listed[2].split(",")) == {"submit", "read"}

@@ -109,7 +109,7 @@ def test_an_image_that_is_put_again_while_it_waits_to_be_collected_stays(
     owner_id, digest = builders.owner(database, LOCAL_OWNER), "ab" * 32
     builders.checked_image(database, owner_id, digest)
     with database.transaction() as transaction:
-        retention.forget_image(transaction, owner_id, digest)  # as if marked long ago
+        retention.delete_image(transaction, owner_id, digest)  # as if marked long ago
 
     given = http.post("/v1/images/presign", json=[{"sha256": digest, "size_bytes": 1}])
 

@@ -142,7 +142,7 @@ class TestTheQueue:
         job_id = drafted(database, ("a.html", 0.5))
         owner_id = builders.owner(database)
         with database.transaction() as transaction:
-            retention.forget_job(transaction, owner_id, job_id)
+            retention.soft_delete_job(transaction, owner_id, job_id)
 
         assert queue(database, "eve") == []
         assert queue(database) == []
@@ -161,9 +161,9 @@ class TestTheQueue:
         decide(database, job_id, "accept", 0)
         owner_id = builders.owner(database)
         with database.transaction() as transaction:
-            retention.forget_job(transaction, owner_id, job_id)
-            retention.remove_items(transaction, job_id, 10)
-            retention.remove_job(transaction, job_id)
+            retention.soft_delete_job(transaction, owner_id, job_id)
+            retention.purge_items(transaction, job_id, 10)
+            retention.purge_job(transaction, job_id)
 
         with database.snapshot() as transaction:
             left = [

@@ -52,7 +52,7 @@ def test_every_format_is_answered_and_what_cannot_be_read_is_listed(
     for name in ("torn.jpg", "text.png"):
         assert found[f"in/{name}"]["answer"] is None
         assert f"failed: in/{name}: " in done.stderr
-    assert "2 of 8 failed" in done.stderr
+    assert "2 of 8 images failed" in done.stderr
 
 
 def test_the_images_of_a_bucket_are_listed_and_answered_by_the_service(

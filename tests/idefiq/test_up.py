@@ -142,7 +142,7 @@ def test_the_client_alone_says_that_it_cannot_serve(tmp_path: Path) -> None:
     )
 
     assert failed.returncode == 2
-    assert "this installation has no server: pip install 'idefiq[server]'" in failed.stderr
+    assert "the server is not installed: pip install 'idefiq[server]'" in failed.stderr
 
 
 def test_a_model_that_is_named_twice_gets_two_engines(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""An engine: a model pinned to a device, fed from the record in batches."""
+"""The engine: one model on one device, which answers items from the database."""

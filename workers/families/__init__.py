@@ -27,7 +27,7 @@ OTHERS = "workers.families.chat"
 
 
 def load(settings: EngineSettings) -> Family:
-    """Load the model of the settings by its family.
+    """Load the model of the settings with its family.
 
     Raises:
         RequestError: No family here can load it.
@@ -65,6 +65,6 @@ def _module_of(settings: EngineSettings) -> str:
 
 
 def warm_up(family: Family) -> None:
-    """Answer one drawn item, so that the first user does not wait for lazy set-up."""
+    """Answer one drawn image, so that no user waits for lazy initialisation."""
     request = {"kind": "caption", "options": {"max_new_tokens": 1}}
     family.generate([family.prepare(request, [Image.new("RGB", (96, 96), "white")])])

@@ -4,7 +4,7 @@
         issues found ─▶ the same prompt with the issues ─▶ family ─▶ the better of both
         if requested ─▶ a detailed description
 
-The linter is idefiq/alt/wording.py, the same that `idefiq lint-alt` runs.
+The linter is idefiq/alt/wording.py, the same that `idefiq alt lint` runs.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Where a model's checkpoint is, how it gets here, and what it says of itself.
+"""Checkpoints: where they are, how they are downloaded, and what their files say.
 
 A folder is used as it is. A name of the hub is downloaded once, one commit of it, into the hub's
 own cache; from then on a worker does not talk to the hub. Weights are safetensors only: pickled
@@ -52,7 +52,7 @@ READ_OF_TENSOR = 4096
 
 
 def fetch(settings: EngineSettings) -> Path:
-    """The folder of the checkpoint, downloaded first if it is not here yet.
+    """Return the folder of the checkpoint, downloading it first if needed.
 
     Raises:
         RequestError: There is none, or it has no safetensors.
@@ -64,7 +64,7 @@ def fetch(settings: EngineSettings) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file of a checkpoint on the hub that is needed here; its size in bytes."""
+    """A file of a checkpoint on the hub, with its size in bytes."""
 
     name: str
     size: int
@@ -72,7 +72,7 @@ class HubFile:
 
 
 def cached(settings: EngineSettings) -> Path | None:
-    """The folder of a checkpoint that is here, whole; None if it has to be downloaded.
+    """Return the folder of a complete local checkpoint; None if it must be downloaded.
 
     Raises:
         RequestError: The name is neither a folder nor a name of the hub.
@@ -82,7 +82,7 @@ def cached(settings: EngineSettings) -> Path | None:
 
 
 def listed(settings: EngineSettings) -> list[HubFile]:
-    """The files of a checkpoint on the hub, without those that are never wanted.
+    """List the files of a checkpoint on the hub that are needed here.
 
     Raises:
         RequestError: There is no such checkpoint, or it must not be had.
@@ -104,7 +104,7 @@ def listed(settings: EngineSettings) -> list[HubFile]:
 
 
 def configuration(settings: EngineSettings) -> Path:
-    """The folder of a checkpoint's config.json, which alone is downloaded.
+    """Download a checkpoint's config.json alone, and return its folder.
 
     Raises:
         RequestError: There is no such checkpoint, or it must not be had.
@@ -116,7 +116,7 @@ def configuration(settings: EngineSettings) -> Path:
 
 
 def model_type(settings: EngineSettings) -> str:
-    """The architecture that config.json names.
+    """Return the architecture that config.json names.
 
     Raises:
         RequestError: There is no checkpoint where the settings say.
@@ -129,20 +129,20 @@ def model_type(settings: EngineSettings) -> str:
 
 
 def takes_images(kind: str) -> bool:
-    """Whether transformers knows an architecture as one from images and texts to texts."""
+    """True if transformers knows an architecture as image-text-to-text."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
     return kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 
 def revision(folder: Path) -> str:
-    """The commit that is loaded, if it came from the hub."""
+    """Return the commit of a checkpoint of the hub, or ""."""
     # The hub's cache names the folder of a snapshot by its commit.
     return folder.name if folder.parent.name == "snapshots" else ""
 
 
 def fingerprint(folder: Path) -> str:
-    """Equal for checkpoints that are the same.
+    """Digest of a checkpoint: equal for equal checkpoints.
 
     Of weights, something is read of every tensor: a training changes a tensor everywhere.
     """
@@ -182,7 +182,7 @@ def license_name(settings: EngineSettings) -> str:
 
 
 def note(settings: EngineSettings) -> str:
-    """What else to say of a model."""
+    """Return a note about a model, or ""."""
     return NOTES.get(settings.model, "")
 
 
@@ -239,7 +239,7 @@ def _from_cache(name: str, settings: EngineSettings) -> Path | None:
 
 @contextmanager
 def _hub_errors(name: str, settings: EngineSettings) -> Iterator[None]:
-    """What the hub says inside the block, as a RequestError that says what to do."""
+    """Turn errors of the hub inside the block into RequestErrors that say what to do."""
     try:
         yield
     except RevisionNotFoundError as error:
@@ -263,7 +263,7 @@ def _hub_errors(name: str, settings: EngineSettings) -> Iterator[None]:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether a cached snapshot has all that a model needs, and every shard of its weights."""
+    """True if a cached snapshot has all needed files and every shard of its weights."""
     if not all(any((folder / name).is_file() for name in names) for names in NEEDED):
         return False
     if (folder / "model.safetensors").is_file():

@@ -1,4 +1,4 @@
-"""Users' text is data: what looks like a control token in it must not become one.
+"""Control tokens: users' text must not become one.
 
 A question that contains `<image>` would otherwise crash its batch or be bound to a neighbour's
 picture, and `<end_of_utterance>` would forge a turn. Processors work on strings and cannot tell
@@ -36,7 +36,7 @@ class ControlTokens:
 
     @classmethod
     def of(cls, tokenizer: Any, chat_template: str, image_token: str) -> "ControlTokens":
-        """Read off a tokenizer: its special tokens, and those that its chat template writes.
+        """Read them off a tokenizer: its special tokens, and those in its chat template.
 
         White space is none, though some tokenizers have tokens for it, nor is the one for what
         is unknown: both come from anybody's text.
@@ -51,7 +51,7 @@ class ControlTokens:
         return cls({token: number for token, number in ids.items() if token.strip()})
 
     def neutralize(self, text: str) -> str:
-        """Return `text` with a space inside everything that a tokenizer would take for a token.
+        """Return `text` with a space inside everything that would become a control token.
 
         The search also looks through compatibility forms (full-width brackets) and invisible
         characters, and repeats until nothing is found, so that nothing can be hidden or nested.
@@ -65,9 +65,9 @@ class ControlTokens:
         return plain
 
     def count(self, ids: Iterable[int]) -> Counter[int]:
-        """How often each control token is among token ids."""
+        """Count each control token in token ids."""
         return Counter(number for number in ids if number in self._ids)
 
     def last(self, text: str) -> int:
-        """Where the last control token of a prompt begins, 0 if there is none."""
+        """Position of the last control token in a prompt, 0 if there is none."""
         return max((match.start() for match in self._found.finditer(text)), default=0)

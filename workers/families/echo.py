@@ -24,7 +24,7 @@ ECHO_STEPS = 4
 
 
 class Echo:
-    """See the module."""
+    """The echo family; see the module."""
 
     def __init__(self, card: ModelInfo, *, seconds_per_item: float) -> None:
         self.card, self.slot_engine, self.target_size = card, None, None
@@ -42,7 +42,7 @@ class Echo:
         return Prepared(request, tokens=len(said.split()), inputs=(said, prompt.template))
 
     def generate(self, batch: Sequence[Prepared]) -> list[Answer]:
-        """Say what was seen, cut to `max_new_tokens` words."""
+        """Answer with the digest, cut to `max_new_tokens` words."""
         answers = [self._answer(item) for item in batch]
         said = [(item, answer.text.split()) for item, answer in zip(batch, answers, strict=True)]
         for step in range(ECHO_STEPS):
@@ -69,7 +69,7 @@ class Echo:
 
 
 def _choose(answer: Answer, request: dict[str, Any]) -> Answer:
-    """Any label, by the pixels; ranked, all are as likely, for echo knows nothing."""
+    """Choose a label by the pixels; ranked, all have the same score."""
     labels = request["labels"]
     chosen = labels[hashlib.sha256(answer.text.encode()).digest()[0] % len(labels)]
     if request.get("method") != "rank":
@@ -86,7 +86,7 @@ def _describe(image: Image.Image) -> str:
 
 
 def load(settings: EngineSettings) -> Echo:
-    """Nothing to load."""
+    """Build echo; nothing is loaded."""
     return Echo(
         ModelInfo(
             name=settings.model,

@@ -1,4 +1,4 @@
-"""What a loaded model is: its card, and a fingerprint of all that its answers depend on."""
+"""Model info of a loaded model, and the fingerprint of everything that its answers depend on."""
 
 import hashlib
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ def card(
     style: Style,
     languages: Sequence[str],
 ) -> ModelInfo:
-    """The card of a checkpoint before it is checked and served.
+    """Build the model info of a checkpoint before its self-check.
 
     Args:
         where: The checkpoint's folder.
@@ -59,12 +59,12 @@ def card(
 
 
 def context_of(model: Any) -> int:
-    """Tokens of a prompt and its answer together; 0 if the checkpoint does not say."""
+    """Context length: tokens of a prompt and its answer; 0 if the checkpoint does not say."""
     return int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 0)
 
 
 def new_tokens_limit(settings: EngineSettings, context: int) -> int:
-    """The most tokens that an item may ask for: the operator's word, or half of the context.
+    """Most tokens that an item may request: the operator's limit, or half of the context.
 
     The other half is for the prompt, in which an image takes from 64 to some thousand tokens.
 
@@ -79,7 +79,7 @@ def new_tokens_limit(settings: EngineSettings, context: int) -> int:
 def fingerprint(
     settings: EngineSettings, where: Path, chat_template: str | None, card: ModelInfo
 ) -> str:
-    """All that an answer depends on besides its request."""
+    """Digest of everything that an answer depends on besides its request."""
     own = {"engine", "decoding", "image_splitting", "attention", "quantize_double"}
     own |= {"invariant", "device", "slots", "slot_tokens"}
     told = {"name", "style", "dtype", "quantize", "defaults", "languages", "follows_instructions"}

@@ -1,4 +1,4 @@
-"""Which label an answer names."""
+"""Which label a generated answer names."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ _SIGNS = "+#-_"
 
 
 def named(text: str, labels: Sequence[str]) -> str | None:
-    """The label that `text` names, or None if it names none, or several.
+    """Return the label that `text` names; None if it names none, or several.
 
     Case, the encoding of accents and what is around words do not matter. The answer is a label,
     or begins with one (the longest wins), or contains just one.

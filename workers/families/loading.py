@@ -1,4 +1,4 @@
-"""From a folder to a model on its devices, by the settings."""
+"""Loading of a model from a folder onto its devices, by the settings."""
 
 import os
 from pathlib import Path
@@ -21,7 +21,7 @@ TEXT_PARTS = frozenset(
 
 
 def load_processor(processor_class: Any, where: Path, settings: EngineSettings) -> Any:
-    """A checkpoint's processor; pixels are made by Pillow, whatever else is installed."""
+    """Load a checkpoint's processor; Pillow makes the pixels, whatever else is installed."""
     with without_videos():
         processor = processor_class.from_pretrained(where, **LOCAL, backend="pil")
     if settings.chat_template:
@@ -33,7 +33,7 @@ def load_processor(processor_class: Any, where: Path, settings: EngineSettings) 
 
 
 def load_model(where: Path, settings: EngineSettings) -> Any:
-    """Load and place a model, ready to answer.
+    """Load a model onto its devices in evaluation mode.
 
     Raises:
         RequestError: It cannot be loaded as the settings say; tells why.
@@ -59,7 +59,7 @@ def load_model(where: Path, settings: EngineSettings) -> Any:
 
 
 def one_device(settings: EngineSettings) -> torch.device | None:
-    """The device that the settings name, with its number; None for `auto`, which may be several.
+    """Return the device that the settings name, with its number; None for `auto`.
 
     Raises:
         RequestError: It is not here.
@@ -121,13 +121,13 @@ def quantization(where: Path, settings: EngineSettings) -> BitsAndBytesConfig:
 
 
 def vision_parts(where: Path) -> list[str]:
-    """Names of the modules of a checkpoint that do not read text, from its configuration."""
+    """Names of a checkpoint's modules that do not process text, from its configuration."""
     model = without_weights(AutoConfig.from_pretrained(where, **LOCAL))
     return [full for full, name, _ in parts(model) if is_vision(name)]
 
 
 def without_weights(config: Any) -> Any:
-    """The model of a configuration on the meta device: its modules and shapes take no memory."""
+    """Build a model on the meta device: its modules and shapes, without memory for weights."""
     with torch.device("meta"):
         return AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
 
@@ -151,7 +151,7 @@ def _check_size(where: Path, settings: EngineSettings) -> None:
 
 
 def parts(model: Any) -> list[tuple[str, str, torch.nn.Module]]:
-    """The parts of a model but its last layer: full name, name, module."""
+    """Return the parts of a model except the LM head: full name, name, module."""
     inner, prefix = (model.model, "model.") if hasattr(model, "model") else (model, "")
     return [
         (f"{prefix}{name}", name, module)
@@ -161,12 +161,12 @@ def parts(model: Any) -> list[tuple[str, str, torch.nn.Module]]:
 
 
 def is_vision(part: str) -> bool:
-    """Whether a part of a model, by its name in it, sees, or leads from pictures to words."""
+    """True for a part that encodes images, or connects them to the text model."""
     return part not in TEXT_PARTS
 
 
 def input_device(model: Any, settings: EngineSettings) -> torch.device:
-    """Where a model that may be spread over several devices takes its inputs."""
+    """Return the device for the inputs of a model that may be spread over several."""
     if (device := one_device(settings)) is not None:
         return device
     placed = getattr(model, "hf_device_map", None) or {}

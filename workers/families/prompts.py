@@ -1,4 +1,4 @@
-"""From a request to a prompt: templates are data, with a version that each answer names.
+"""Prompts: versioned templates turn a request into turns of texts and images.
 
     request ─▶ template of its style and kind, filled ─▶ turns of texts and images
 
@@ -23,7 +23,7 @@ PromptPart = str | int
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """How one kind is put to a model of one style.
+    """The prompt of one kind for models of one style.
 
     Attributes:
         name: Name and version; a changed wording is a new version.
@@ -42,7 +42,7 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one side says. In plain style there is one turn, by "user", which is continued."""
+    """One message. In plain style there is one turn, by "user", which the model continues."""
 
     role: str
     parts: tuple[PromptPart, ...]
@@ -50,7 +50,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A whole prompt; the model speaks next. `template` is the name of its template."""
+    """A complete prompt; the model answers next. `template` is the name of its template."""
 
     turns: tuple[Turn, ...]
     template: str
@@ -118,7 +118,7 @@ _PLACE = re.compile(rf"(\{{(?:{'|'.join(['images', *sorted(TEMPLATE_FIELDS)])})\
 
 
 def build(request: Mapping[str, Any], style: Style, images_given: int) -> Prompt:
-    """The prompt of an effective request, as a model of the style takes it.
+    """Build the prompt of an effective request for a style of model.
 
     Args:
         images_given: Images of the request and of its examples together.
@@ -189,7 +189,7 @@ def _fill(text: str, fields: Mapping[str, str], images: Iterable[int]) -> list[P
 
 
 def _joined(parts: list[PromptPart]) -> tuple[PromptPart, ...]:
-    """Neighbouring texts as one, so that nothing can be hidden in two of them."""
+    """Join neighbouring texts, so that no control token can hide in two of them."""
     joined: list[PromptPart] = []
     for part in parts:
         if isinstance(part, str) and joined and isinstance(joined[-1], str):

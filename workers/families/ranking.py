@@ -1,4 +1,4 @@
-"""How likely each label is after a prompt, from one pass over the prompt.
+"""Scores of labels after a prompt, from one prefill of the prompt.
 
     prompt ─▶ cache ─┬▶ " cat"        log p(cat | prompt)
                      ├▶ " dog"
@@ -30,7 +30,7 @@ MOST_ROWS, MOST_TOKENS, MOST_SEEN = 64, 1024, 32_768
 
 @dataclass(frozen=True, slots=True)
 class Suffixes:
-    """What follows the prompt: the ids of each label, after `cut` tokens less of the prompt."""
+    """Token ids of each label after the prompt, which loses its last `cut` tokens."""
 
     ids: list[list[int]]
     cut: int
@@ -58,7 +58,7 @@ def _shared(one: Sequence[int], other: Sequence[int]) -> int:
 def rank(
     family: "Pinned", item: "Inputs", suffixes: Suffixes, labels: Sequence[str]
 ) -> list[Score]:
-    """The likelihood of every label, in their order.
+    """Score every label, in their order.
 
     Raises:
         EngineError: The model's scores are no numbers.
@@ -86,7 +86,7 @@ def rank(
 def cached(
     family: "Pinned", item: "Inputs", suffixes: Suffixes, most_rows: int = MOST_ROWS
 ) -> list[list[float]]:
-    """Each label's tokens' logarithmic probabilities, the prompt being read once."""
+    """Log probabilities of each label's tokens, with one prefill of the prompt."""
     prefix = family.collate([without_end(family, item, suffixes.cut)])
     length = prefix["input_ids"].shape[1]
     outputs = family.model(**prefix, use_cache=True, **_last_only(family.model))
@@ -112,7 +112,7 @@ def cached(
 def forced(
     family: "Pinned", item: "Inputs", suffixes: Suffixes, most_rows: int = MOST_ROWS
 ) -> list[list[float]]:
-    """The same by `generate`, made to say each label: slower, for any architecture."""
+    """The same with `generate`, forced to each label: slower, for any architecture."""
     bare = without_end(family, item, suffixes.cut)
     length = len(bare.tensors["input_ids"])
     chosen: list[list[float]] = []
@@ -136,7 +136,7 @@ def forced(
 
 
 def without_end(family: "Pinned", item: "Inputs", cut: int) -> "Inputs":
-    """The item without the last tokens of its prompt, where labels need that."""
+    """Return the item without the last tokens of its prompt, if labels need that."""
     end = len(item.tensors["input_ids"]) - cut
     tensors = {
         name: tensor[:end] if name in family.per_token else tensor
@@ -151,7 +151,7 @@ def _rows(suffixes: Suffixes, length: int, most: int) -> int:
 
 
 def _last_only(model: Any) -> dict[str, int]:
-    """Scores of the whole prompt would be gigabytes; only the last are looked at."""
+    """Keep only the last logits: those of the whole prompt would be gigabytes."""
     takes = inspect.signature(model.forward).parameters
     return {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
 
@@ -169,7 +169,7 @@ def _right_padded(
 
 
 def _pick(logits: torch.Tensor, suffixes: Sequence[Sequence[int]]) -> list[list[float]]:
-    """Of float (rows, steps, vocabulary), the logarithmic probability of each row's tokens."""
+    """Pick each row's tokens' log probabilities from float (rows, steps, vocabulary)."""
     ids, _ = _right_padded(suffixes, logits.device)
     chosen = logits.gather(-1, ids[..., None])[..., 0].float() - torch.stack(
         [row.float().logsumexp(-1) for row in logits]  # one by one: in float32 a row is large

@@ -22,7 +22,7 @@ BF16 = 2.0
 
 @dataclass(frozen=True, slots=True)
 class PartSize:
-    """Parameters of one part of a model.
+    """Number of weights of one part of a model.
 
     Attributes:
         linear: Weights of linear layers, which can be quantised; but for the last layer.
@@ -41,7 +41,7 @@ class PartSize:
 
 
 def parts(config: Any) -> list[PartSize]:
-    """Count a model's parameters by its parts."""
+    """Count a model's weights by its parts."""
     model = loading.without_weights(config)
     counted = [
         _part(name, module, sees=is_vision(name)) for _, name, module in loading.parts(model)
@@ -59,7 +59,7 @@ def _part(name: str, module: torch.nn.Module, *, sees: bool) -> PartSize:
 
 
 def idefics2_8b() -> Idefics2Config:
-    """The configuration of HuggingFaceM4/idefics2-8b."""
+    """Return the configuration of HuggingFaceM4/idefics2-8b."""
     return Idefics2Config(
         image_token_id=32001,
         tie_word_embeddings=False,
@@ -94,7 +94,7 @@ def idefics2_8b() -> Idefics2Config:
 
 
 def table(config: Any) -> str:
-    """Markdown: parameters and gigabytes of each part."""
+    """Render a Markdown table: weights and gigabytes of each part."""
     counted = parts(config)
     total = sum(part.linear + part.other for part in counted)
     lines = [

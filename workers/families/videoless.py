@@ -19,7 +19,7 @@ _lock = threading.RLock()
 
 
 class NoVideos(PushToHubMixin):  # type: ignore[misc]  # the library serialises no others
-    """Stands for the video part of a processor, and has no inputs.
+    """Replaces the video part of a processor, and takes no inputs.
 
     Whatever else a processor asks of it while it is made is None.
     """
@@ -31,13 +31,13 @@ class NoVideos(PushToHubMixin):  # type: ignore[misc]  # the library serialises 
             raise AttributeError(name)
 
     def to_dict(self) -> dict[str, Any]:
-        """Nothing of it is saved."""
+        """Return nothing to save."""
         return {}
 
 
 @contextmanager
 def without_videos() -> Iterator[None]:
-    """Give every processor that is loaded inside the block a `NoVideos` as its video part."""
+    """Give every processor that is loaded inside the block a `NoVideos`."""
 
     def checked(processor: ProcessorMixin, name: str, part: Any) -> Any:
         return type(part) if isinstance(part, NoVideos) else check(processor, name, part)

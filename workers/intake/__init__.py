@@ -1,1 +1,1 @@
-"""Intake: brings every image into the blob store and checks it once, without torch."""
+"""Intake: fetches, stores and checks every image, without torch."""

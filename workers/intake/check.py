@@ -1,4 +1,4 @@
-"""Checking bytes from strangers, in child processes that may die of them.
+"""Checks of untrusted image bytes, in child processes that may die of them.
 
     bytes ──▶ child: header ─▶ size, pixels, aspect ─▶ decode ──▶ Verdict
                 └─ killed, or too slow ──▶ CheckDied, for exactly these bytes
@@ -29,7 +29,7 @@ _SPAWN = multiprocessing.get_context("spawn")
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What an image may be at most. Sizes in bytes and pixels; aspect is long by short side."""
+    """Limits of an image. Sizes in bytes and pixels; aspect is long by short side."""
 
     image_bytes: int
     pixels: int
@@ -37,7 +37,7 @@ class ImageLimits:
 
 
 def check(data: bytes, limits: ImageLimits) -> CheckResult:
-    """Measure and decode an image; what is wrong with it is the verdict, not an exception."""
+    """Measure and decode an image. A bad image is a result, not an exception."""
     try:
         return _measure(data, limits)
     except ItemError as error:
@@ -48,13 +48,13 @@ def check(data: bytes, limits: ImageLimits) -> CheckResult:
 
 def _measure(data: bytes, limits: ImageLimits) -> CheckResult:
     if len(data) > limits.image_bytes:
-        raise ImageTooLarge(f"{len(data)} bytes; at most {limits.image_bytes} are accepted")
+        raise ImageTooLarge(f"{len(data)} bytes; the limit is {limits.image_bytes}")
     image = images.open_image(data)
     width, height = image.size
     if min(width, height) < 1:
-        raise ImageUnreadable(f"{width}x{height} pixels are no image")
+        raise ImageUnreadable(f"{width}x{height} pixels are not an image")
     if width * height > limits.pixels:
-        raise ImageTooLarge(f"{width}x{height} pixels; at most {limits.pixels} are accepted")
+        raise ImageTooLarge(f"{width}x{height} pixels; the limit is {limits.pixels}")
     if max(width, height) > limits.aspect * min(width, height):
         raise ImageTooLarge(f"{width}x{height} is narrower than 1:{limits.aspect:g}")
     images.decode(data)
@@ -63,10 +63,10 @@ def _measure(data: bytes, limits: ImageLimits) -> CheckResult:
 
 
 def draw(data: bytes, limits: ImageLimits) -> bytes | CheckResult:
-    """Draw an SVG as a PNG; what is wrong with it is a verdict."""
+    """Draw an SVG as a PNG. A bad SVG is a result, not an exception."""
     try:
         if len(data) > limits.image_bytes:
-            raise ImageTooLarge(f"{len(data)} bytes; at most {limits.image_bytes} are accepted")
+            raise ImageTooLarge(f"{len(data)} bytes; the limit is {limits.image_bytes}")
         return svg.rasterise(data)
     except ItemError as error:
         return CheckResult(error.code, str(error))
@@ -82,7 +82,7 @@ _WORK: dict[str, Callable[[bytes, ImageLimits], bytes | CheckResult]] = {
 
 
 class Checkers:
-    """Child processes that check images, and draw SVGs, one at a time each.
+    """Child processes that check images and draw SVGs, one at a time each.
 
     Args:
         settings: Number of children, limits of an image, and of the child's time and memory.
@@ -128,13 +128,13 @@ class Checkers:
         return _Child(self._settings.check_memory_bytes)
 
     def close(self) -> None:
-        """End the children, which have nothing to do any more."""
+        """End the children."""
         for _ in range(self._settings.intake_children):
             self._idle.get().end()
 
 
 class _Child:
-    """One process, and the pipe to it."""
+    """One child process and the pipe to it."""
 
     def __init__(self, memory_bytes: int) -> None:
         self._pipe, theirs = _SPAWN.Pipe()
@@ -146,7 +146,7 @@ class _Child:
         theirs.close()
 
     def is_alive(self) -> bool:
-        """Whether it can be given something."""
+        """True if the child can take work."""
         return self._process.is_alive()
 
     def do(
@@ -176,7 +176,7 @@ class _Child:
         return done
 
     def _wait_until_ready(self) -> None:
-        """Its start is charged to no image.
+        """Wait for the child's start, whose time is charged to no image.
 
         Raises:
             EngineError: It has not started.
@@ -193,14 +193,14 @@ class _Child:
         self._is_ready = True
 
     def end(self) -> None:
-        """Kill it."""
+        """Kill the child."""
         self._pipe.close()
         self._process.kill()
         self._process.join()
 
 
 def _serve(pipe: Connection, memory_bytes: int) -> None:
-    """What a child does until its parent is gone."""
+    """Main loop of a child, until its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,4 +1,4 @@
-"""The guarded fetcher: images from strangers' servers, and never from our own network.
+"""The guarded HTTP client for images on other people's servers.
 
 Each redirect is checked again from the start, see workers/network.py. No cookie, no compression.
 """
@@ -53,7 +53,7 @@ class Fetcher:
         self._turns = [threading.BoundedSemaphore(settings.fetch_per_host) for _ in range(HOSTS)]
 
     def fetch(self, url: str) -> bytes:
-        """The bytes behind an http or https URL.
+        """Return the bytes behind an http or https URL.
 
         Raises:
             ImageForbidden: It leads where images may not be fetched from.
@@ -69,7 +69,7 @@ class Fetcher:
             raise FetchFailed("the image's server took too long") from error
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close all connections."""
         self._pool.close()
 
     def _follow(self, url: str) -> bytes:
@@ -92,7 +92,7 @@ class Fetcher:
         raise ImageNotFound(f"more than {self._settings.fetch_redirects} redirects")
 
     def _get(self, url: str, deadline: float) -> bytes | str:
-        """The body, or where a redirect leads."""
+        """Return the body, or the target of a redirect."""
         settings = self._settings
         timeouts = {
             "connect": settings.fetch_connect_seconds,

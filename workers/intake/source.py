@@ -1,4 +1,4 @@
-"""From a reference to bytes, under the rules for its form.
+"""From an image reference to bytes, by the rules of its form.
 
     blob:SHA256        the owner's own image, digest verified
     http(s)://…        the guarded fetcher
@@ -52,7 +52,7 @@ class Sources:
         self._s3: Any = s3_client(record)
 
     def read(self, owner_id: int, reference: str) -> bytes:
-        """The bytes behind a reference, for this owner.
+        """Return the bytes behind a reference, for this owner.
 
         Raises:
             ItemError: They can never be read; the subclass says why.

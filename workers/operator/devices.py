@@ -9,7 +9,7 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU, by the number that `cuda:N` names; sizes in bytes."""
+    """A GPU, by its number in `cuda:N`; sizes in bytes."""
 
     index: int
     name: str
@@ -18,7 +18,7 @@ class Gpu:
 
 
 def gpus() -> list[Gpu]:
-    """The GPUs that torch can use; none if there is no driver, or torch was built without CUDA."""
+    """List the GPUs that torch can use; none without a driver, or with a torch without CUDA."""
     if not torch.cuda.is_available():
         return []
     found = []

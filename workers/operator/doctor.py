@@ -1,4 +1,4 @@
-"""`idefiq doctor`: what a helper would ask first, and what to do about what is wrong.
+"""`idefiq doctor`: checks of the installation, with what to do about each problem.
 
 versions, devices, memory, database, Redis, store, model, service ─▶ ok, warning or wrong
 """
@@ -47,7 +47,7 @@ DiagnosisState = Literal["ok", "warning", "wrong"]
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What one look found, and what to do about it."""
+    """Result of one check, and what to do about it."""
 
     name: str
     state: DiagnosisState
@@ -56,7 +56,7 @@ class Diagnosis:
 
 
 def versions() -> Iterator[Diagnosis]:
-    """idefiq, Python and the libraries; those that differ from the tested ones are marked."""
+    """Check versions of idefiq, Python and libraries; mark those that were not tested."""
     yield Diagnosis("idefiq", "ok", importlib.metadata.version("idefiq"))
     yield Diagnosis("python", "ok", f"{platform.python_version()} on {platform.platform()}")
     tested = dict(re.findall(r"^([\w.-]+)==(\S+)$", _read(TESTED), re.MULTILINE))
@@ -73,7 +73,7 @@ def versions() -> Iterator[Diagnosis]:
 
 
 def devices() -> Iterator[Diagnosis]:
-    """GPUs that torch can use, or why it can use none."""
+    """List GPUs that torch can use, or say why it can use none."""
     try:
         import torch
     except ImportError:
@@ -102,7 +102,7 @@ def devices() -> Iterator[Diagnosis]:
 
 
 def memory(record: RecordSettings) -> Iterator[Diagnosis]:
-    """Main memory, and the disk of the folder store."""
+    """Check main memory, and the disk of the folder store."""
     room = psutil.virtual_memory()
     text = f"{room.available / 2**30:.1f} of {room.total / 2**30:.1f} GiB available"
     short = room.available < LEAST_MEMORY_BYTES
@@ -118,7 +118,7 @@ def memory(record: RecordSettings) -> Iterator[Diagnosis]:
 
 
 def database(record: RecordSettings) -> Iterator[Diagnosis]:
-    """Whether the database is there, and at this version's schema."""
+    """Check that the database is reachable and has this version's schema."""
     file = record.database_url.removeprefix("sqlite:///")
     if file != record.database_url and not Path(file).exists():
         text = f"{record.database_url} is not there yet"
@@ -141,7 +141,7 @@ def database(record: RecordSettings) -> Iterator[Diagnosis]:
 
 
 def wakes(settings: EngineSettings) -> Iterator[Diagnosis]:
-    """Whether Redis is there and takes writes; without it everything works, only later."""
+    """Check that Redis is reachable and accepts writes; without it everything is only slower."""
     shown = re.sub(r"//[^/?]*@", "//…@", settings.redis_url)
     polls = "workers poll meanwhile: latency, no loss; see IDEFIQ_REDIS_URL"
     try:
@@ -162,7 +162,7 @@ def wakes(settings: EngineSettings) -> Iterator[Diagnosis]:
 
 
 def store(record: RecordSettings) -> Iterator[Diagnosis]:
-    """Whether the blob store takes a blob and gives it back."""
+    """Check that the blob store stores a blob and returns it."""
     where = record.store_folder if record.store == "folder" else f"s3://{record.s3_bucket}"
     key = f"doctor/{secrets.token_hex(8)}"
     if record.store == "folder" and not Path(record.store_folder).exists():
@@ -181,7 +181,7 @@ def store(record: RecordSettings) -> Iterator[Diagnosis]:
 
 
 def model(settings: EngineSettings) -> Iterator[Diagnosis]:
-    """Whether the checkpoint is here and fits the device."""
+    """Check that the checkpoint is complete and fits the device."""
     if settings.model == "echo":
         yield Diagnosis("model", "ok", "echo, which is no model")
         return
@@ -209,7 +209,7 @@ def model(settings: EngineSettings) -> Iterator[Diagnosis]:
 
 
 def service(url: str) -> Iterator[Diagnosis]:
-    """Whether the API answers, and what it says of its workers."""
+    """Check that the API answers, and what it reports about its workers."""
     try:
         with urllib.request.urlopen(f"{url}/readyz", timeout=5) as answer:  # noqa: S310 - its form was checked
             told = json.load(answer)
@@ -228,7 +228,7 @@ def service(url: str) -> Iterator[Diagnosis]:
 
 
 def examine(url: str, *, private_redis: bool) -> Iterator[Diagnosis]:
-    """Everything, in the order of what depends on what. A look that fails is a finding too.
+    """Run all checks, in the order of their dependencies. A check that fails is a result too.
 
     Args:
         private_redis: `idefiq up` has one of its own, which nobody else can reach.
@@ -266,7 +266,7 @@ def _line(finding: Diagnosis) -> str:
 
 
 def main() -> int:
-    """Look at everything and print a line each; 1 if something is wrong."""
+    """Print a line for each check; return 1 if something is wrong."""
     parser = argparse.ArgumentParser(prog="idefiq doctor", description=__doc__)
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--data", type=Path)

@@ -1,4 +1,4 @@
-"""Whether a checkpoint fits: its weights on the disk, and on the device that the settings name."""
+"""Whether a checkpoint fits the disk, and its weights the device of the settings."""
 
 import logging
 from pathlib import Path
@@ -19,7 +19,7 @@ SHARE_FOR_WEIGHTS = 0.8
 
 
 def weights_bytes(folder: Path, settings: EngineSettings) -> float | None:
-    """Bytes that the weights take on the device, from config.json alone.
+    """Bytes of the weights on the device, from config.json alone.
 
     None for an architecture that is not known here.
     """
@@ -36,7 +36,7 @@ def weights_bytes(folder: Path, settings: EngineSettings) -> float | None:
 
 
 def memory_bytes(settings: EngineSettings) -> tuple[str, int]:
-    """Name and whole memory of where the settings put a model.
+    """Name and total memory of the device of the settings.
 
     Raises:
         RequestError: They name a GPU that is not here.
@@ -52,7 +52,7 @@ def memory_bytes(settings: EngineSettings) -> tuple[str, int]:
 
 
 def advice(needed: float, settings: EngineSettings) -> str:
-    """Why weights of so many bytes do not fit the device, and what would; "" if they do."""
+    """Say why weights of this size do not fit the device, and what would; "" if they do."""
     try:
         where, there = memory_bytes(settings)
     except RequestError as error:

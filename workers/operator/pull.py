@@ -1,4 +1,4 @@
-"""`idefiq models pull NAME`: download a checkpoint of the hub before an engine needs it.
+"""`idefiq models pull NAME`: downloads a checkpoint of the hub before an engine needs it.
 
 Looks first: is there room on the disk, and in the device's memory? What is here already is not
 downloaded again, and a download that was cut goes on where it stopped.
@@ -22,7 +22,7 @@ SPARE_BYTES = GIB
 
 
 def pull(settings: EngineSettings, cache: Path) -> Path:
-    """Download the checkpoint of the settings, or find it here. Returns its folder.
+    """Download the checkpoint of the settings, or find it in the cache. Returns its folder.
 
     Raises:
         RequestError: There is none of this name, it must not be had, or there is no room.
@@ -55,7 +55,7 @@ def _check_disk(name: str, missing: int, cache: Path) -> None:
 
 
 def _memory(settings: EngineSettings) -> str:
-    """What to know before the weights are downloaded: they would not fit the device."""
+    """Return a warning, before the download, if the weights would not fit the device."""
     folder = checkpoints.configuration(settings)
     from workers.operator import fit  # seconds of imports that a refused download does without
 
@@ -64,7 +64,7 @@ def _memory(settings: EngineSettings) -> str:
 
 
 def main() -> int:
-    """Parse, pull, and say what went wrong in a line."""
+    """Parse arguments, pull, and print errors as one line."""
     parser = argparse.ArgumentParser(prog="idefiq models pull", description=__doc__)
     parser.add_argument("name")
     parser.add_argument("--revision", default="")

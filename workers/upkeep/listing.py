@@ -20,14 +20,14 @@ _GONE = {"NoSuchBucket", "AccessDenied", "403", "404"}
 
 
 class Buckets:
-    """Lists buckets that owners were granted; whose they are, was asked at the submission."""
+    """Lists buckets that owners were granted; the submission has checked the grant."""
 
     def __init__(self, record: RecordSettings) -> None:
         self._s3: Any = s3_client(record)
         self._own_bucket = record.s3_bucket
 
     def images(self, source: str, after: str | None) -> tuple[list[NewItem], str | None]:
-        """The images on the next page of a source.
+        """Return the images of the next page of a bucket.
 
         Args:
             source: `s3://bucket/prefix`.
@@ -60,7 +60,7 @@ class Buckets:
 
 
 def _items(bucket: str, prefix: str, keys: Sequence[str]) -> list[NewItem]:
-    """An item for each image, named by what follows the prefix."""
+    """Make an item for each image, named by what follows the prefix."""
     return [
         NewItem({"images": [f"s3://{bucket}/{key}"]}, key.removeprefix(prefix) or key)
         for key in keys

@@ -1,4 +1,4 @@
-"""The two files of a finished batch: answers, and what was not answered."""
+"""The two files of a finished batch: answers, and errors."""
 
 import tempfile
 from typing import IO
@@ -18,13 +18,13 @@ SPOOL_BYTES = 8 * 2**20
 
 
 class Outputs:
-    """Writes batches' files, and deletes files whose time is over."""
+    """Writes files of batches, and deletes expired files."""
 
     def __init__(self, database: Database, store: BlobStore) -> None:
         self._database, self._store = database, store
 
     def finalize(self, batch: Batch) -> None:
-        """Write a batch's files and say so. Safe to repeat: the same is written again."""
+        """Write a batch's files and record that. Safe to repeat: it writes the same again."""
         tokens = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
         with (
             tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as output,
@@ -55,7 +55,7 @@ class Outputs:
         file.write(line(item, str(batch.job_id), str(batch.model), expired=expired))
 
     def _keep(self, batch: Batch, part: str, file: IO[bytes]) -> NewFile | None:
-        """Store a file that has a line in it; clients take an empty one for an answer."""
+        """Store a file that is not empty: clients take an empty one for an answer."""
         if not (size := file.tell()):
             return None
         file.seek(0)
@@ -71,7 +71,7 @@ class Outputs:
         )
 
     def remove(self, file: files.File) -> None:
-        """Delete a file: first its bytes, then that there was one. Safe to repeat."""
+        """Delete a file: first its bytes, then its row. Safe to repeat."""
         self._store.delete(file_key(file.owner_id, file.id))
         with self._database.transaction() as transaction:
             files.remove(transaction, file.owner_id, file.id)

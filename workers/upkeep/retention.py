@@ -1,4 +1,4 @@
-"""Removing what is kept no longer; the rules are in db/retention.py."""
+"""Retention and garbage collection, by the rules of db/retention.py."""
 
 import logging
 import sqlite3
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Retention:
-    """Deletes and collects; each step is safe to run twice and at two places."""
+    """Deletes and collects; each step is safe to run twice and in two processes."""
 
     def __init__(self, database: Database, store: BlobStore, settings: UpkeepSettings) -> None:
         self._database, self._store = database, store
@@ -35,11 +35,11 @@ class Retention:
         self._look_at = self._mark_at = 0.0
 
     def run_once(self) -> bool:
-        """Delete what is too old, now and then. Returns whether there may be more to remove."""
+        """Delete what is too old, from time to time. Returns True if there may be more."""
         if time.monotonic() >= self._look_at:
             with self._database.transaction() as transaction:
-                webhooks.forget_old(transaction, KEEP_DELIVERIES_SECONDS)
-                forgotten = retention.forget_old_jobs(
+                webhooks.delete_old(transaction, KEEP_DELIVERIES_SECONDS)
+                forgotten = retention.soft_delete_old_jobs(
                     transaction,
                     keep_seconds=self._keep_jobs,
                     keep_chat_seconds=self._keep_chats,
@@ -53,33 +53,33 @@ class Retention:
         return bool(self.remove_jobs() + self.collect())
 
     def remove_jobs(self) -> int:
-        """Remove some of what deleted jobs have. Returns how many jobs were looked at."""
+        """Purge some rows of deleted jobs. Returns how many jobs were visited."""
         with self._database.snapshot() as transaction:
-            found = retention.to_remove(transaction, JOBS)
+            found = retention.deleted_jobs(transaction, JOBS)
         pages = PAGES
         for job in found:
             pages = self._remove(job, pages)
         return len(found)
 
     def _remove(self, job: Job, pages: int) -> int:
-        """Remove up to so many pages of a job, and then the job. Returns how many are left."""
+        """Purge up to `pages` pages of a job, then the job. Returns the pages that are left."""
         removed = 1
         while removed:
             if not pages:
                 return 0  # others want their turn; it goes on at the next look
             with self._database.transaction() as transaction:
-                removed = retention.remove_items(transaction, job.id, PAGE)
+                removed = retention.purge_items(transaction, job.id, PAGE)
             pages -= removed > 0
         if job.source_api == SourceApi.JOB:
             self._store.delete(results_key(job.owner_id, job.id))
         if job.spool_key:
             self._store.delete(job.spool_key)
         with self._database.transaction() as transaction:
-            retention.remove_job(transaction, job.id)
+            retention.purge_job(transaction, job.id)
         return pages
 
     def mark_unused(self) -> int:
-        """Mark images that nobody has used for long and nothing refers to. Returns how many."""
+        """Mark images that were not used for long and have no reference. Returns how many."""
         with self._database.snapshot() as transaction:
             owners = retention.owners_with_unused(transaction, self._keep_images)
         if not owners:
@@ -120,12 +120,14 @@ class Retention:
             beyond = some[-1]
             free = [one for one in some if not used.execute(query, (owner_id, one)).fetchone()]
             with self._database.transaction() as transaction:
-                marked += retention.mark(transaction, owner_id, free, self._keep_images)
+                marked += retention.mark_for_collection(
+                    transaction, owner_id, free, self._keep_images
+                )
 
     def collect(self) -> int:
-        """Remove images that were marked long enough ago. Returns how many were looked at."""
+        """Delete images that were marked long enough ago. Returns how many were visited."""
         with self._database.snapshot() as transaction:
-            found = retention.to_collect(transaction, IMAGES)
+            found = retention.marked_images(transaction, IMAGES)
         for owner_id, digest in found:
             with self._database.transaction() as transaction:
                 # Bytes first, under the lock: whoever stores the image again waits for it.

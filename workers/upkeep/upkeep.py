@@ -1,4 +1,4 @@
-"""Upkeep: repeatable steps on rows, each safe to run twice and at two places.
+"""Upkeep, the maintenance worker: repeatable steps, each safe to run twice and in two processes.
 
 spool  ──import pages──▶ items ─▶ seal         cancelled job ──settle pages──▶ finished
 bucket ──list pages────▶ items ─▶ seal         batch ──window over──▶ cancelled
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 
 class Upkeep:
-    """Does the work of an upkeep worker; `look` is what its resident loop runs."""
+    """Does the work of an upkeep worker; its resident loop calls `run_once`."""
 
     def __init__(  # noqa: PLR0913 - the parts of a worker, wired in __main__
         self,
@@ -65,7 +65,7 @@ class Upkeep:
         self._limits = limits
 
     def run_once(self) -> bool:
-        """Run every step that has something to do. Returns whether there may be more.
+        """Run every step that has something to do. Returns True if there may be more.
 
         What goes wrong with one job is logged and keeps none of the others from its step.
         """
@@ -88,12 +88,12 @@ class Upkeep:
             ]
         failed = [step for step in steps if not self._did(step)]
         with self._database.transaction() as transaction:
-            sessions.forget_dead(transaction)
+            sessions.delete_dead(transaction)
         removed = self._did(self.retention.run_once)
         return removed or len(failed) < len(steps)
 
     def _did(self, step: Callable[[], bool | None]) -> bool:
-        """Run a step. Returns whether it did something: not if it failed, or says so itself."""
+        """Run a step. Returns True if it did something; False if it failed, or says so itself."""
         try:
             return step() is not False
         except (StorageError, QuotaExceeded) as error:
@@ -130,7 +130,7 @@ class Upkeep:
             self._tell_sealed(job)
         self._store.delete(job.spool_key)
         with self._database.transaction() as transaction:
-            imports.forget_spool(transaction, job.id)
+            imports.spool_deleted(transaction, job.id)
 
     def _import_pages(self, job: Job) -> bool:
         """Import up to IMPORT_PAGES pages, so that others have their turn. True at the end."""
@@ -184,7 +184,7 @@ class Upkeep:
             self._tell_sealed(job)
 
     def expire(self, batch: Batch) -> None:
-        """Start no more of a batch whose window is over."""
+        """Expire a batch whose window is over: start no more of it."""
         with self._database.transaction() as transaction:
             batches.expire(transaction, batch)
         log.info("batch %s has expired", batch.id)
@@ -204,7 +204,7 @@ class Upkeep:
             self._notices.changed(job_id)
 
     def write_results(self, job: Job) -> None:
-        """Write a finished job's items, in the order of the submission, as JSON Lines."""
+        """Write a finished job's results as JSON Lines, in the order of the submission."""
         key = results_key(job.owner_id, job.id)
         with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as file:
             for page in results.pages_in_order(self._database, job.id, PAGE):
@@ -221,7 +221,7 @@ class Upkeep:
 
 
 def _pages(lines: Iterator[bytes]) -> Iterator[list[bytes]]:
-    """Up to PAGE lines at a time, and fewer if they are long."""
+    """Yield up to PAGE lines at a time, and fewer if they are long."""
     while first := next(lines, None):
         page, size = [first], len(first)
         while size < PAGE_BYTES and len(page) < PAGE and (line := next(lines, None)):
@@ -231,6 +231,6 @@ def _pages(lines: Iterator[bytes]) -> Iterator[list[bytes]]:
 
 
 def _read_line(line: bytes) -> NewItem:
-    """A line of the spool, which was checked and made canonical when it was submitted."""
+    """Parse a line of the spool, which was checked and made canonical by the submission."""
     item = orjson.loads(line)
     return NewItem(item["request"], item["custom_id"])

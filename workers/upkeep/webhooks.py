@@ -1,4 +1,4 @@
-"""Delivering webhooks, signed as Standard Webhooks says, at least once each.
+"""Delivery of webhooks, signed as Standard Webhooks says, at least once each.
 
 due ─▶ body from the record ─▶ signed ─▶ POST to a public address ─▶ 2xx: delivered
                                                                   ─▶ 410: the webhook is disabled
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def sign(secret: str, delivery_id: str, timestamp: int, body: bytes) -> str:
-    """One signature of https://www.standardwebhooks.com: v1, HMAC-SHA256, base64."""
+    """Return one signature of https://www.standardwebhooks.com: v1, HMAC-SHA256, base64."""
     key = base64.b64decode(secret.removeprefix("whsec_"))
     signed = f"{delivery_id}.{timestamp}.".encode() + body
     return f"v1,{base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()}"
@@ -42,7 +42,7 @@ def sign(secret: str, delivery_id: str, timestamp: int, body: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryOutcome:
-    """What came of an attempt; `wait_seconds` is what the receiver asked for."""
+    """Outcome of an attempt; `wait_seconds` is what the receiver asked for."""
 
     status: int | None
     problem: str | None = None
@@ -50,7 +50,7 @@ class DeliveryOutcome:
 
 
 class Webhooks:
-    """Delivers what is due; `look` is what a resident loop runs.
+    """Delivers what is due; a resident loop calls `run_once`.
 
     Args:
         resolver: Name and port to addresses; the system's unless a test scripts it.
@@ -67,7 +67,7 @@ class Webhooks:
         self._threads = ThreadPoolExecutor(PARALLEL, thread_name_prefix="webhook")
 
     def run_once(self) -> bool:
-        """Try what is due. Returns whether there was any."""
+        """Attempt due deliveries. Returns True if there were any."""
         with self._database.transaction() as transaction:
             taken = webhooks.take_due(transaction, TAKEN)
         bodies = self._bodies([delivery for delivery, _ in taken])
@@ -79,12 +79,12 @@ class Webhooks:
         return bool(taken)
 
     def close(self) -> None:
-        """Let attempts that run finish, and close every connection."""
+        """Let running attempts finish, and close all connections."""
         self._threads.shutdown()
         self._pool.close()
 
     def _bodies(self, taken: Sequence[Delivery]) -> dict[str, bytes | None]:
-        """What each delivery says; None if what has ended was deleted since."""
+        """Body of each delivery; None if its subject was deleted since."""
         of_jobs = [one.subject for one in taken if one.event.startswith("job.")]
         with self._database.snapshot() as transaction:
             found = {job.id: job for job in jobs.several(transaction, of_jobs)}
@@ -160,7 +160,7 @@ def _encoded(body: dict[str, Any] | None) -> bytes | None:
 
 
 def _body(delivery: Delivery, job: jobs.Job | None) -> dict[str, Any] | None:
-    """Thin on purpose: what has ended; the rest is asked for with a key."""
+    """Build a body: only what has ended; everything else is requested with a key."""
     if delivery.event.startswith("batch."):  # as OpenAI's clients read it
         return {
             "id": f"evt_{delivery.id}",

@@ -393,7 +393,7 @@ class TestMistakes:
         unknown = create(client, upload(client, [line("a", model="gpt-9")]))
         empty = create(client, upload(client, ["", ""]))
 
-        for batch, said in ((unknown, "there is no model 'gpt-9'"), (empty, "has no lines")):
+        for batch, said in ((unknown, "no such model: 'gpt-9'"), (empty, "has no lines")):
             assert batch.errors
             assert batch.errors.data
             assert said in str(batch.errors.data[0].message)
@@ -446,6 +446,6 @@ def test_models_are_read_by_both_kinds_of_clients(client: openai.OpenAI) -> None
 
     assert (listed.id, listed.object, listed.owned_by) == ("echo", "model", "idefiq")
     assert client.models.retrieve("echo") == listed
-    with pytest.raises(openai.NotFoundError, match="there is no model 'nope'"):
+    with pytest.raises(openai.NotFoundError, match="no such model: 'nope'"):
         client.models.retrieve("nope")
     assert listed.to_dict()["state"] == "offline"

@@ -226,11 +226,11 @@ def test_what_failed_can_be_made_new(manifest: Manifest) -> None:
 
 
 def test_a_chunk_that_was_refused_is_dissolved(manifest: Manifest) -> None:
-    manifest.dissolve(sent(manifest), 1, "'b' is no image reference")
+    manifest.dissolve(sent(manifest), 1, "'b' is not an image reference")
 
     assert manifest.open_chunks() == []
     assert [image.key for image in manifest.images("new")] == ["a", "c"]
-    assert [image.error for image in manifest.images("failed")] == ["'b' is no image reference"]
+    assert [image.error for image in manifest.images("failed")] == ["'b' is not an image reference"]
 
 
 class TestIdentity:

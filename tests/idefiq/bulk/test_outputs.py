@@ -314,7 +314,7 @@ class TestTexts:
         ({"out": "a-%d-%d.tar"}, "shards are numbered"),
         ({"out": " "}, "--out is empty"),
         ({"out": "out.csv", "existing": "append"}, "--existing append is for texts"),
-        ({"sidecar": ".doc"}, "a sidecar is one of .txt, .caption"),
+        ({"sidecar": ".doc"}, "a sidecar must be one of .txt, .caption"),
     ],
 )
 def test_what_cannot_be_written_is_told_before_any_work(

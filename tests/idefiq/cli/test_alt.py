@@ -39,7 +39,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def job_id(site: Path, command: Command, played: Played, client: Client) -> str:
     """The drafts of the site."""
     with played.running("A red boat."):
-        result = command("alt", "site")
+        result = command("alt", "draft", "site")
     assert result.exit_code == 0, result.output
     [job] = client.jobs()
     return job.id
@@ -55,7 +55,7 @@ class TestLooking:
     ) -> None:
         monkeypatch.setenv("IDEFIQ_URL", "http://127.0.0.1:1")
 
-        result = command("alt", "site", "--check")
+        result = command("alt", "check", "site")
 
         assert result.exit_code == 1
         lines = result.stdout.splitlines()
@@ -72,12 +72,12 @@ class TestLooking:
         (site / "index.html").write_text('<img src="c.png" alt="A person\'s text">')
         (site / "more.html").write_text('<img src="c.png" alt="">')
 
-        assert command("alt", "site", "--check").exit_code == 0
+        assert command("alt", "check", "site").exit_code == 0
 
     def test_a_dry_run_says_how_much_would_be_asked_as_json(
         self, site: Path, command: Command
     ) -> None:
-        result = command("alt", "site", "--dry-run", "--json", "--report", "r.json")
+        result = command("alt", "draft", "site", "--dry-run", "--json", "--report", "r.json")
 
         assert json.loads(result.stdout) == {
             "pages": 2, "images": 6, "ok": 1, "empty": 1, "ask": 3, "person": 1,
@@ -91,11 +91,11 @@ class TestLooking:
     @pytest.mark.parametrize(
         ("words", "said"),
         [
-            (("alt", "nowhere"), "'nowhere' is not there"),
-            (("alt", "site", "--check", "--report", "r.xml"), "ends in .json or .csv"),
-            (("alt", "empty", "--check"), "no pages in empty"),
-            (("alt", "site", "--drafts"), "--drafts is for writing"),
-            (("alt", "site", "--check", "--write"), "only look"),
+            (("alt", "draft", "nowhere"), "'nowhere' is not there"),
+            (("alt", "check", "site", "--report", "r.xml"), "ends in .json or .csv"),
+            (("alt", "check", "empty"), "no pages in empty"),
+            (("alt", "site", "--drafts"), "--drafts requires"),
+            (("alt", "site", "--check", "--write"), "write no pages"),
         ],
     )
     def test_a_mistake_is_named(
@@ -128,24 +128,24 @@ class TestDrafting:
     def test_nothing_is_asked_twice_also_when_pages_have_grown(
         self, job_id: str, client: Client, command: Command, played: Played, site: Path
     ) -> None:
-        again = command("alt", "site")
+        again = command("alt", "draft", "site")
         (site / "new.html").write_text('<html lang="en"><img src="c.png"><img src="a.png">')
         with played.running("New."):
-            grown = command("alt", "site")
+            grown = command("alt", "draft", "site")
 
-        assert "2 were drafted before and are not asked about again" in again.stderr
+        assert "2 images have drafts already" in again.stderr
         assert [job.counts.total for job in client.jobs()] == [1, 2]
         assert [one.text for one in client.reviews()] == ["A red boat.", "A red boat.", "New."]
-        assert f"--apply {job_id}" in grown.stdout
+        assert "idefiq alt apply" in grown.stdout
 
     def test_what_has_failed_is_named_with_its_image_and_asked_about_again(
         self, site: Path, command: Command, played: Played, client: Client
     ) -> None:
         away = FetchFailed("the image's server failed")
         with played.meanwhile(lambda: played.fail(played.claim(), away)):
-            failed = command("alt", "site")
+            failed = command("alt", "draft", "site")
         with played.running("A boat."):
-            again = command("alt", "site")
+            again = command("alt", "draft", "site")
 
         assert failed.exit_code == 1
         assert "failed: index.html:1: a.png: the image's server failed" in failed.stderr
@@ -161,9 +161,9 @@ class TestDrafting:
             played.upkeep.run_once()
 
         with played.meanwhile(cancel):
-            cancelled = command("alt", "site")
+            cancelled = command("alt", "draft", "site")
         with played.running("A boat."):
-            again = command("alt", "site")
+            again = command("alt", "draft", "site")
 
         assert cancelled.exit_code == 1
         assert "failed: index.html:1: a.png: cancelled" in cancelled.stderr
@@ -179,10 +179,10 @@ class TestDrafting:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         with played.running("A boat."):
-            command("alt", "site")
+            command("alt", "draft", "site")
         monkeypatch.setattr(drafts, "drafted", lambda *_: [])  # as it was a moment ago
 
-        again = command("alt", "site")
+        again = command("alt", "draft", "site")
 
         assert again.exit_code == 0, again.output
         assert len(list(client.jobs())) == 1
@@ -191,7 +191,16 @@ class TestDrafting:
         self, site: Path, command: Command, played: Played, client: Client
     ) -> None:
         with played.running():
-            command("alt", "site", "--no-context", "--target-length", "60", "--language", "French")
+            command(
+                "alt",
+                "draft",
+                "site",
+                "--no-context",
+                "--target-length",
+                "60",
+                "--language",
+                "French",
+            )
 
         contexts = [one.context for one in client.reviews()]
         assert all(not one.keys() & {"heading", "page_title", "surrounding"} for one in contexts)
@@ -201,7 +210,7 @@ class TestDrafting:
         self, site: Path, command: Command, played: Played, client: Client
     ) -> None:
         with played.running():
-            command("alt", "site", "--force")
+            command("alt", "draft", "site", "--force")
 
         assert len(list(client.reviews())) == 3
         assert whole(site) == PAGES
@@ -211,10 +220,10 @@ class TestApplying:
     def test_what_nobody_has_reviewed_is_not_written(
         self, job_id: str, command: Command, site: Path
     ) -> None:
-        result = command("alt", "site", "--apply", job_id)
+        result = command("alt", "apply", "site", "--job", job_id)
 
         assert result.exit_code == 0, result.output
-        assert f"--apply {job_id}" in result.stdout
+        assert "idefiq alt apply" in result.stdout
         assert (site / "index.html").read_text() == PAGES["index.html"]
         assert (site / "more.html").read_text() == PAGES["more.html"].replace(
             'role="presentation"', 'role="presentation" alt=""'
@@ -227,7 +236,7 @@ class TestApplying:
             if one.context["role"] == "informative":
                 client.decide(one, "edit", text="Two boats & a gull", reviewer="Ada")
 
-        command("alt", "site", "--apply", job_id)
+        command("alt", "apply", "site", "--job", job_id)
 
         for name in PAGES:
             assert '<img src="a.png" alt="Two boats &amp; a gull">' in (site / name).read_text()
@@ -236,12 +245,12 @@ class TestApplying:
     def test_drafts_are_written_on_request_marked_and_replaced_by_what_is_accepted_later(
         self, job_id: str, command: Command, client: Client, site: Path
     ) -> None:
-        command("alt", "site", "--apply", job_id, "--drafts")
+        command("alt", "apply", "site", "--job", job_id, "--unreviewed")
         drafted = (site / "index.html").read_text()
-        unreviewed = command("alt", "site", "--check")
+        unreviewed = command("alt", "check", "site")
         for one in client.reviews(job_id):
             client.decide(one, "accept")
-        command("alt", "site", "--apply", job_id)
+        command("alt", "apply", "site", "--job", job_id)
 
         assert drafted.count('alt="A red boat." data-alt-draft=""') == 2
         assert "index.html:1: draft, informative: a.png" in unreviewed.stdout
@@ -255,16 +264,16 @@ class TestApplying:
             client.decide(one, "accept")
         (site / "b.png").write_bytes(pictures.plain("blue"))
 
-        result = command("alt", "site", "--apply", job_id)
+        result = command("alt", "apply", "site", "--job", job_id)
 
         assert result.exit_code == 1
-        assert "no place here for what was decided about index.html b.png, line 1" in result.stderr
+        assert "no image on this site for the decision about index.html b.png" in result.stderr
         assert "2 pages written" in result.stdout
 
     def test_a_patch_is_printed_and_the_pages_stay(
         self, job_id: str, command: Command, site: Path
     ) -> None:
-        result = command("alt", "site", "--apply", job_id, "--drafts", "--patch", "-")
+        result = command("alt", "apply", "site", "--job", job_id, "--unreviewed", "--patch", "-")
 
         assert result.stdout.startswith("--- a/index.html\n+++ b/index.html\n")
         assert result.stdout.endswith("\\ No newline at end of file\n")
@@ -276,7 +285,7 @@ class TestApplying:
         for one in client.reviews(job_id):
             client.decide(one, "accept")
 
-        command("alt", "site", "--apply", job_id, "--report", "r.csv")
+        command("alt", "apply", "site", "--job", job_id, "--report", "r.csv")
 
         with Path("r.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
@@ -298,9 +307,9 @@ class TestApplying:
         page = site / "more.html"
         page.write_text(page.read_text().replace('<img src="gone.png">', ""))
 
-        command("alt", "site", "--apply", job_id)
+        command("alt", "apply", "site", "--job", job_id)
 
-        assert command("alt", "site", "--check").exit_code == 0
+        assert command("alt", "check", "site").exit_code == 0
 
 
 class TestReviewing:
@@ -451,7 +460,7 @@ class TestTheLinter:
             '<figcaption>A boat</figcaption></figure>\n<img src=a.png alt="">'
         )
 
-        result = command("lint-alt", "site")
+        result = command("alt", "lint", "site")
 
         assert result.exit_code == 1
         assert result.stdout.splitlines() == [
@@ -462,9 +471,9 @@ class TestTheLinter:
     def test_or_at_texts_alone_and_advice_is_no_failure_unless_it_is_strict(
         self, command: Command
     ) -> None:
-        mild = command("lint-alt", "--text", "a boat")
-        strict = command("lint-alt", "--text", "a boat", "--strict", "--json")
-        lines = command("lint-alt", "-", input="A boat\nimage\n")
+        mild = command("alt", "lint", "--text", "a boat")
+        strict = command("alt", "lint", "--text", "a boat", "--strict", "--json")
+        lines = command("alt", "lint", "-", input="A boat\nimage\n")
 
         assert (mild.exit_code, mild.stdout) == (
             0,
@@ -474,4 +483,37 @@ class TestTheLinter:
         assert (lines.exit_code, lines.stdout.split(":")[0]) == (1, "line 2")
 
     def test_it_wants_to_know_what_to_look_at(self, command: Command) -> None:
-        assert "say what to look at" in str(command("lint-alt").exception)
+        assert "nothing to check" in str(command("alt", "lint").exception)
+
+
+class TestFormOfRelease01:
+    """`idefiq alt SITE` with options, and `lint-alt`."""
+
+    def test_options_in_place_of_commands_work_and_warn(
+        self, job_id: str, command: Command, client: Client, site: Path
+    ) -> None:
+        for one in client.reviews(job_id):
+            client.decide(one, "accept")
+
+        checked = command("alt", "site", "--check")
+        written = command("alt", "site", "--apply", job_id)
+        linted = command("lint-alt", "--text", "A boat.")
+
+        assert checked.exit_code == 1
+        assert "use `idefiq alt check` instead" in checked.stderr
+        assert "use `idefiq alt apply` instead" in written.stderr
+        assert "pages written" in written.stdout
+        assert (linted.exit_code, linted.stdout) == (0, "")
+        assert "use `idefiq alt lint` instead" in linted.stderr
+
+
+def test_what_was_accepted_is_written_without_naming_a_job(
+    job_id: str, command: Command, client: Client, site: Path
+) -> None:
+    for one in client.reviews(job_id):
+        client.decide(one, "accept")
+
+    result = command("alt", "apply", "site")
+
+    assert result.exit_code == 0, result.output
+    assert 'alt="A red boat."' in (site / "index.html").read_text()

@@ -9,7 +9,7 @@ import pytest
 
 from db.errors import ImageUnreadable
 from idefiq import Client
-from idefiq.cli.common import say_json
+from idefiq.cli.common import print_json
 from tests.idefiq.cli.conftest import Command
 from tests.played import Played
 
@@ -41,7 +41,7 @@ def test_jobs_their_results_and_models_can_be_looked_at_later(
         "a,,no image",
         "b,seen,",
     ]
-    assert "--overwrite replaces it" in str(again.exception)
+    assert "replace it with --overwrite" in str(again.exception)
     assert json.loads(models.stdout)["name"] == "echo"
     assert "echo" in command("models").stdout
 
@@ -61,7 +61,7 @@ def test_a_line_for_a_program_does_not_wait_for_the_next(monkeypatch: pytest.Mon
     buffered = io.TextIOWrapper(pipe)
     monkeypatch.setattr(sys, "stdout", buffered)
 
-    say_json({"event": "item"})
+    print_json({"event": "item"})
 
     assert pipe.getvalue() == b'{"event": "item"}\n'
 
@@ -84,17 +84,17 @@ def test_a_job_is_steered_and_retried(command: Command, client: Client, played: 
     retried = command("retry", job.id)
     asked = json.loads(command("retry", job.id, "--json").stdout)
 
-    assert said == [f"{job.id} is paused", f"{job.id} is queued"]
-    assert "asks again about 1" in retried.stdout
+    assert said == [f"{job.id}: paused", f"{job.id}: queued"]
+    assert "retries 1 items" in retried.stdout
     assert client.job(asked["job"]).counts.total == 1
-    assert "is cancelling" in command("cancel", asked["job"]).stdout
+    assert ": cancelling" in command("cancel", asked["job"]).stdout
 
 
 @pytest.mark.parametrize("verb", ["results", "cancel", "watch"])
 def test_a_job_that_is_not_there_is_told_in_a_sentence(command: Command, verb: str) -> None:
     result = command(verb, "nope")
 
-    assert "there is no job 'nope'" in str(result.exception)
+    assert "no such job: 'nope'" in str(result.exception)
 
 
 def test_the_shell_is_taught_to_complete(command: Command) -> None:
@@ -115,7 +115,7 @@ def test_a_job_is_moved_up_and_in_the_end_deleted(
     played.step()
     deleted = command("delete", job.id)
 
-    assert moved.stdout.strip() == f"{job.id} has priority -4"
+    assert moved.stdout.strip() == f"{job.id}: priority -4"
     assert "cancel it" in str(refused.exception)
-    assert deleted.stdout.strip() == f"{job.id} is deleted"
+    assert deleted.stdout.strip() == f"{job.id}: deleted"
     assert list(client.jobs()) == []

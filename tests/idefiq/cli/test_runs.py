@@ -49,7 +49,7 @@ def test_a_bad_file_fails_alone_and_is_listed_at_the_end(
 
     assert result.exit_code == 1
     assert "failed: in/empty.png: the file is empty" in result.stderr
-    assert "1 of 4 failed; idefiq retry out.csv.idefiq asks again" in result.stderr
+    assert "1 of 4 images failed; retry with `idefiq retry out.csv.idefiq`" in result.stderr
     with Path("out.csv").open(newline="") as file:
         found = {row["file"]: (row["answer"], row["error"]) for row in csv.DictReader(file)}
     assert found["in/empty.png"] == ("", "the file is empty")
@@ -78,8 +78,10 @@ def test_a_kind_that_the_model_lacks_and_a_model_that_is_not_there_are_told_at_o
     lacking = command("classify", "in", "--label", "a", "--label", "b", "--out", "a.jsonl")
     unknown = command("caption", "in", "--model", "none", "--out", "a.jsonl")
 
-    assert "model 'echo' cannot classify; it can caption, vqa, chat" in str(lacking.exception)
-    assert "there is no model 'none'; known models: echo" in str(unknown.exception)
+    assert "model 'echo' does not support classify; it supports caption, vqa, chat" in str(
+        lacking.exception
+    )
+    assert "unknown model: 'none'; known models: echo" in str(unknown.exception)
     assert not Path("a.jsonl.idefiq").exists()
 
 
@@ -92,7 +94,7 @@ def test_options_go_with_the_request_and_a_wrong_one_is_told(
         right = command("caption", "in", "--out", "a.jsonl", "--option", "max_new_tokens=7")
 
     assert "set do_sample" in str(wrong.exception)
-    assert "say it as name=value" in str(form.exception)
+    assert "expected name=value" in str(form.exception)
     assert right.exit_code == 0, right.output
 
 
@@ -142,7 +144,7 @@ class TestGoingOn:
             second = command("caption", "in", "--out", "out.jsonl")
 
         assert first.exit_code != 0
-        assert "the same command goes on" in first.stderr
+        assert "run the same command again to resume" in first.stderr
         assert len(so_far) < 3
         assert second.exit_code == 0, second.output
         assert rows(Path("out.jsonl")) == dict.fromkeys(
@@ -156,7 +158,7 @@ class TestGoingOn:
         Path("out.jsonl").write_text("precious")
 
         kept = command("caption", "in", "--out", "out.jsonl")
-        assert "--existing overwrite replaces it" in str(kept.exception)
+        assert "replace it with --existing overwrite" in str(kept.exception)
         assert Path("out.jsonl").read_text() == "precious"
 
         with played.running():
@@ -220,7 +222,7 @@ class TestGoingOn:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         def away(*_: object) -> None:
-            raise ApiError(503, "storage_unavailable", "the blob store is away")
+            raise ApiError(503, "storage_unavailable", "the blob store is unavailable")
 
         original = Client.upload
         monkeypatch.setattr(Client, "upload", away)
@@ -229,7 +231,7 @@ class TestGoingOn:
         with played.running("seen"):
             again = command("caption", "in", "--out", "out.jsonl")
 
-        assert "the blob store is away" in str(stopped.exception)
+        assert "the blob store is unavailable" in str(stopped.exception)
         assert again.exit_code == 0, again.output
         assert list(rows(Path("out.jsonl")).values()) == ["seen"] * 3
 
@@ -270,10 +272,10 @@ class TestGoingOn:
             second = command("retry", "out.jsonl", "--code", "fetch_failed")
 
         assert "failed: in/a.png: the server is away" in first.stderr
-        assert "0 that failed are asked about again" in other.stderr
+        assert "retrying 0 failed images" in other.stderr
         assert second.exit_code == 0, second.output
         assert rows(Path("out.jsonl"))["in/a.png"] == "now"
-        assert "there is no manifest" in str(command("retry", "nothing.jsonl").exception)
+        assert "has no manifest" in str(command("retry", "nothing.jsonl").exception)
 
 
 class TestTexts:
@@ -287,7 +289,7 @@ class TestTexts:
             elsewhere = command("caption", "in", "--out", "texts/", "--sidecar", ".caption")
 
         assert (result.exit_code, elsewhere.exit_code) == (0, 0), result.output
-        assert "1 had a text already" in result.stderr
+        assert "1 images were skipped because they have a text" in result.stderr
         assert (folder / "a.txt").read_text() == "by hand"
         assert (folder / "deep/c.txt").read_text() == "It is seen\n"
         assert Path("texts/deep/c.caption").read_text() == "seen\n"
@@ -351,7 +353,7 @@ class TestDryRun:
             command("caption", "in", "--dry-run", "--out", "out.jsonl", "--json").stdout
         )
 
-        assert "images: 3\nto ask: 3\non their way: 0\n" in unknown.stdout
+        assert "images: 3\nto ask: 3\nin progress: 0\n" in unknown.stdout
         assert "--limit 50" in unknown.stdout
         assert "of recent jobs" in known.stdout
         assert (told["images"], told["to_ask"], told["done"]) == (3, 1, 2)
@@ -381,8 +383,8 @@ class TestTables:
         assert [row["shop"] for row in found] == ["1", "2", "3"]
         assert [row["answer"] for row in found] == ["yes", None, None]
         assert found[1]["error"] == "No such file or directory"
-        assert "is no image reference" in found[2]["error"]
-        assert "2 of 3 failed" in result.stderr
+        assert "is not an image reference" in found[2]["error"]
+        assert "2 of 3 images failed" in result.stderr
         assert "{colour} is no column" in wrong.stderr
 
     def test_a_row_with_an_empty_question_fails_alone(
@@ -405,7 +407,7 @@ class TestTables:
 
         result = command("caption", "in", "--out", "d-%06d.tar")
 
-        assert "is there, and of no run" in str(result.exception)
+        assert "exists, but not from a run" in str(result.exception)
         assert Path("d-000000.tar").read_bytes() == b"precious"
 
     def test_an_empty_folder_leaves_the_output_as_it_was(
@@ -430,7 +432,7 @@ class TestTables:
 
         limited = command("caption", "s3://photos/2026/", "--limit", "5", "--out", "out.jsonl")
 
-        assert "--limit is for images that are listed here" in str(limited.exception)
+        assert "--limit is not supported for buckets" in str(limited.exception)
         assert "not granted" in str(refused.exception)
         assert "listed by the service: s3://photos/2026/" in dry.stdout
 
@@ -445,7 +447,7 @@ class TestTables:
         (["caption", "nowhere.png"], "there is no 'nowhere.png'"),
         (["caption", "."], "no images in ."),
         (["caption", ".", "--out", "x.xml"], "write to a .jsonl"),
-        (["retry", "nope"], "is no job, and there is no manifest"),
+        (["retry", "nope"], "is not a job id, and has no manifest"),
         (["retry", "job_nope"], "there is no job"),
     ],
 )

@@ -136,7 +136,7 @@ class TestAnEngine:
         answer_all(engine)
         owner_id = builders.owner(database)
         with database.transaction() as transaction:
-            retention.forget_job(transaction, owner_id, gone)
+            retention.soft_delete_job(transaction, owner_id, gone)
         job_id = submit(database, tmp_path, {})
 
         answer_all(engine)

@@ -106,7 +106,7 @@ def test_a_source_excludes_items_and_is_checked_against_the_model(
 
     assert [response.status_code for response in (both, lacking, neither)] == [422, 422, 422]
     assert "requires 'question'" in lacking.json()["detail"]
-    assert "say which items, or a source" in neither.json()["detail"]
+    assert "items or source is required" in neither.json()["detail"]
 
 
 def test_a_bucket_that_is_gone_ends_the_job(

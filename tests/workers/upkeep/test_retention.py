@@ -76,7 +76,7 @@ def age(database: Database, days: float) -> None:
 def delete(database: Database, job_id: str) -> None:
     owner_id = builders.owner(database)
     with database.transaction() as transaction:
-        retention.forget_job(transaction, owner_id, job_id)
+        retention.soft_delete_job(transaction, owner_id, job_id)
 
 
 def rows(database: Database, table: str) -> int:
@@ -258,7 +258,7 @@ class TestImages:
         reference, owner_id = image(database, tmp_path, "a"), builders.owner(database)
         digest = reference.removeprefix("blob:")
         with database.transaction() as transaction:
-            retention.forget_image(transaction, owner_id, digest)
+            retention.delete_image(transaction, owner_id, digest)
             known_images.mark_used(
                 transaction, owner_id, [digest]
             )  # naming it does not bring it back
@@ -267,7 +267,7 @@ class TestImages:
 
         assert not is_stored(database, tmp_path, reference)
         with pytest.raises(NotFound), database.transaction() as transaction:
-            retention.forget_image(transaction, owner_id, digest)
+            retention.delete_image(transaction, owner_id, digest)
 
     def test_an_old_mark_is_never_taken_back(self, database: Database, tmp_path: Path) -> None:
         """Its bytes may be gone already, if somebody died while removing it."""
