@@ -110,8 +110,10 @@ class ReviewOut(BaseModel):
     @classmethod
     def of(cls, review: Review) -> "ReviewOut":
         """Build from a review."""
-        told, now_there = review.answer["alt_text"], review.content
-        issues = told["issues"] if "issues" in told else told["objections"]  # of release 0.1
+        alt_text, now_there = review.answer["alt_text"], review.content
+        issues = (
+            alt_text["issues"] if "issues" in alt_text else alt_text["objections"]
+        )  # of release 0.1
         return cls(
             job=review.job_id,
             index=review.ordinal,
@@ -128,11 +130,11 @@ class ReviewOut(BaseModel):
             context=review.request["alt_text"],
             draft=DraftOut(
                 text=review.answer["text"],
-                long_description=told.get("long_description"),
-                language=told.get("language"),
+                long_description=alt_text.get("long_description"),
+                language=alt_text.get("language"),
                 confidence=review.confidence,
                 issues=issues,
-                rewritten=told["rewritten"],
+                rewritten=alt_text["rewritten"],
                 certainty=review.confidence,
                 objections=issues,
             ),

@@ -181,12 +181,12 @@ def _before(transaction: Connection, review: Review, revision: int) -> tuple[Con
 
 
 def _drafted(review: Review) -> Content:
-    told = review.answer["alt_text"]
+    alt_text = review.answer["alt_text"]
     return Content(
         ReviewState.UNREVIEWED,
         review.answer["text"],
-        told.get("long_description"),
-        told.get("language"),
+        alt_text.get("long_description"),
+        alt_text.get("language"),
     )
 
 

@@ -81,11 +81,11 @@ def arm(spec: Mapping[str, str]) -> None:
         RequestError: There is no such place or action.
     """
     _armed.clear()
-    for place, said in spec.items():
-        action, _, rest = said.partition(":")
+    for place, action_spec in spec.items():
+        action, _, rest = action_spec.partition(":")
         times, _, items = rest.partition(":")
         if place not in PLACES or action not in ACTIONS or not (times or "1").isdecimal():
-            raise RequestError(f"no failpoint {place}={said}", field="failpoints")
+            raise RequestError(f"no failpoint {place}={action_spec}", field="failpoints")
         _armed[place] = _Failpoint(ACTIONS[action], int(times or "1"), items)
 
 

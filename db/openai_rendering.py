@@ -24,11 +24,11 @@ def completion_id(job_id: str, ordinal: int = 0) -> str:
 
 def usage(answer: dict[str, Any]) -> dict[str, int]:
     """Token counts of an answer."""
-    prompt, said = answer["prompt_tokens"], answer["completion_tokens"]
+    prompt, completion_tokens = answer["prompt_tokens"], answer["completion_tokens"]
     return {
         "prompt_tokens": prompt,
-        "completion_tokens": said,
-        "total_tokens": prompt + said,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt + completion_tokens,
     }
 
 

@@ -284,8 +284,8 @@ def options_digest(effective_request: dict[str, Any]) -> str:
 
 def alt_text_of(request: dict[str, Any]) -> dict[str, Any] | None:
     """Return the alt_text of an effective request with its defaults filled in, or None."""
-    said = request.get("alt_text")
-    return None if said is None else {**USUAL_ALT_TEXT, **said}
+    given = request.get("alt_text")
+    return None if given is None else {**USUAL_ALT_TEXT, **given}
 
 
 def image_references(request: dict[str, Any]) -> list[str]:

@@ -81,9 +81,9 @@ class Where:
 
 def pause_seconds(attempt: int, response: httpx2.Response | None) -> float:
     """Wait before the next attempt: what the service says, or growing with jitter."""
-    said = response.headers.get("Retry-After") if response is not None else None
-    if said and said.isdecimal():
-        return min(float(said), LONGEST_PAUSE_SECONDS)
+    sent = response.headers.get("Retry-After") if response is not None else None
+    if sent and sent.isdecimal():
+        return min(float(sent), LONGEST_PAUSE_SECONDS)
     jitter = random.uniform(0.5, 1.0)  # noqa: S311 - no secret
     return min(FIRST_PAUSE_SECONDS * 2.0**attempt, LONGEST_PAUSE_SECONDS) * jitter
 
@@ -217,12 +217,12 @@ class Submission:
     def body(self) -> Item:
         """Body as JSON."""
         job: Item = {"name": self.name, "defaults": self.defaults or {}}
-        said = {
+        sent = {
             "model": self.model,
             "priority": self.priority,
             "expires_after_seconds": self.expires_after_seconds,
         }
-        return {**job, **{name: value for name, value in said.items() if value}}
+        return {**job, **{name: value for name, value in sent.items() if value}}
 
     def headers(self) -> dict[str, str]:
         """Headers that make repeating it safe."""
@@ -283,8 +283,8 @@ def delete(job: Job | str) -> Call[None]:
 
 def create_key(owner: str, note: str, scopes: Sequence[str], days: int | None) -> Call[ApiKey]:
     """Create a key. Never repeated: each time would create another."""
-    said = {"owner": owner, "note": note, "scopes": list(scopes), "days": days}
-    body = {name: value for name, value in said.items() if value}
+    sent = {"owner": owner, "note": note, "scopes": list(scopes), "days": days}
+    body = {name: value for name, value in sent.items() if value}
     return Call("POST", "/v1/keys", ApiKey.of, {"json": body}, repeatable=False)
 
 

@@ -34,8 +34,11 @@ def get(job: Job | str, index: int) -> Call[Review]:
     return Call("GET", f"/v1/jobs/{job_id(job)}/items/{index}/review", Review.of)
 
 
-def decide(job: Job | str, index: int, action: str, **said: Any) -> Call[Review]:
+def decide(job: Job | str, index: int, action: str, **fields: Any) -> Call[Review]:
     """Send a decision. Never repeated: the second time would conflict with the first."""
-    body = {"action": action, **{name: value for name, value in said.items() if value is not None}}
+    body = {
+        "action": action,
+        **{name: value for name, value in fields.items() if value is not None},
+    }
     path = f"/v1/jobs/{job_id(job)}/items/{index}/review"
     return Call("POST", path, Review.of, {"json": body}, repeatable=False)

@@ -47,7 +47,7 @@ class Notices:
                 self._waiting.setdefault(job_id, None)
             self._changed.notify()
 
-    def said(self, job_id: str, text: str) -> None:
+    def stream_text(self, job_id: str, text: str) -> None:
         """Send the text so far of a job's one answer."""
         with self._changed:
             self._waiting[job_id] = text

@@ -80,9 +80,9 @@ def _size(root: Mapping[str, str]) -> tuple[float, float]:
     box = re.findall(_NUMBER, root.get("viewBox", "")[:200])
     sides = []
     for name, index in (("width", 2), ("height", 3)):
-        said = re.fullmatch(rf"\s*({_NUMBER})\s*([a-z]{{0,2}})\s*", root.get(name, "")[:50])
-        if said and said[2] in _UNITS:
-            sides.append(float(said[1]) * _UNITS[said[2]])
+        length = re.fullmatch(rf"\s*({_NUMBER})\s*([a-z]{{0,2}})\s*", root.get(name, "")[:50])
+        if length and length[2] in _UNITS:
+            sides.append(float(length[1]) * _UNITS[length[2]])
         else:
             sides.append(float(box[index]) if len(box) == 4 else 100.0)
     if min(sides) <= 0:

@@ -61,12 +61,12 @@ class ExpiresAfter(BaseModel):
     seconds: Annotated[int, Field(ge=3_600, le=2_592_000)]
 
 
-def _window(said: str) -> str:
-    if not re.fullmatch(r"[1-9][0-9]{0,3}[mhd]", said):
+def _window(given: str) -> str:
+    if not re.fullmatch(r"[1-9][0-9]{0,3}[mhd]", given):
         raise ValueError(
-            f"invalid window: {said!r}; expected minutes, hours or days, such as 30m, 24h, 7d"
+            f"invalid window: {given!r}; expected minutes, hours or days, such as 30m, 24h, 7d"
         )
-    return said
+    return given
 
 
 class BatchIn(BaseModel):
@@ -234,20 +234,20 @@ class Input:
             self._services.store.delete(key)
 
     def _take(self, line: bytes) -> None:
-        said = LineIn.model_validate_json(line)
-        if said.url != self._endpoint:
-            raise RequestError(f"{said.url!r} is not the batch's endpoint", field="url")
-        if said.body.stream:
+        given = LineIn.model_validate_json(line)
+        if given.url != self._endpoint:
+            raise RequestError(f"{given.url!r} is not the batch's endpoint", field="url")
+        if given.body.stream:
             raise RequestError("stream is not allowed in a batch", field="body.stream")
         try:
-            self._seen.execute("INSERT INTO seen VALUES (?)", (said.custom_id,))
+            self._seen.execute("INSERT INTO seen VALUES (?)", (given.custom_id,))
         except sqlite3.IntegrityError as error:
             raise RequestError(
-                f"duplicate custom_id: {said.custom_id!r}", field="custom_id"
+                f"duplicate custom_id: {given.custom_id!r}", field="custom_id"
             ) from error
         try:
-            checker = self._checker_of(said.body.model)
-            item = checker.check(said.body.item(checker.card, said.custom_id))
+            checker = self._checker_of(given.body.model)
+            item = checker.check(given.body.item(checker.card, given.custom_id))
         except ValidationError as error:
             raise _within_body(request_error(error)) from error
         except QuotaExceeded:

@@ -138,7 +138,7 @@ class ChatCall:
 
     async def _chunks(self, *, usage_too: bool) -> AsyncGenerator[bytes | Response]:
         """Return an early error, or yield the pieces of the answer."""
-        said, ended = "", False
+        sent_text, ended = "", False
         deadline = time.monotonic() + self._services.settings.max_chat_seconds
         try:
             async with self._services.watch.watching(self._job_id) as watched:
@@ -149,19 +149,19 @@ class ChatCall:
                 yield self._chunk({"role": "assistant", "content": ""})
                 while not _finished(watched) and time.monotonic() < deadline:
                     news = watched.event
-                    if len(watched.text) > len(said):
-                        yield self._chunk({"content": watched.text[len(said) :]})
-                        said = watched.text
+                    if len(watched.text) > len(sent_text):
+                        yield self._chunk({"content": watched.text[len(sent_text) :]})
+                        sent_text = watched.text
                     elif not _finished(watched) and not await watched.news(news, PING_SECONDS):
                         yield b": still here\n\n"
                 ended = _finished(watched)
-            async for piece in self._rest(said, usage_too=usage_too):
+            async for piece in self._rest(sent_text, usage_too=usage_too):
                 yield piece
         finally:
             if not ended:
                 self._cancel()
 
-    async def _rest(self, said: str, *, usage_too: bool) -> AsyncIterator[bytes]:
+    async def _rest(self, sent_text: str, *, usage_too: bool) -> AsyncIterator[bytes]:
         """Yield what the database has beyond the streamed text, and the end."""
         item = await self._item()
         if item.answer is None:
@@ -169,11 +169,11 @@ class ChatCall:
             yield event(json.dumps(body))
             return
         text = item.answer["text"]
-        if not text.startswith(said):
+        if not text.startswith(sent_text):
             body = error_body("the answer was begun anew: ask again", "restarted", status=500)
             yield event(json.dumps(body))
             return
-        if rest := text[len(said) :]:
+        if rest := text[len(sent_text) :]:
             yield self._chunk({"content": rest})
         yield self._chunk({}, finish_reason=finish_reason(item.answer))
         if usage_too:

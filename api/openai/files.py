@@ -70,13 +70,13 @@ async def upload(request: Request, services: Parts, owner: CurrentOwner) -> File
         if not isinstance(file, UploadFile):
             raise RequestError("no part named `file` with a file in it", field="file")
         try:
-            said = FileIn.model_validate(fields)
+            form_fields = FileIn.model_validate(fields)
         except ValidationError as error:
             raise request_error(error, fields) from error
-        return await run_in_threadpool(_store, services, owner.id, file, said)
+        return await run_in_threadpool(_store, services, owner.id, file, form_fields)
 
 
-def _store(services: Services, owner_id: int, file: UploadFile, said: FileIn) -> FileOut:
+def _store(services: Services, owner_id: int, file: UploadFile, form_fields: FileIn) -> FileOut:
     if not file.size:
         raise RequestError("the file is empty", field="file")
     check_room(services, owner_id, file.size)
@@ -86,9 +86,9 @@ def _store(services: Services, owner_id: int, file: UploadFile, said: FileIn) ->
         file_id,
         owner_id,
         filename=(file.filename or "")[:200],
-        purpose=said.purpose,
+        purpose=form_fields.purpose,
         size_bytes=file.size,
-        expires_seconds=said.seconds,
+        expires_seconds=form_fields.seconds,
     )
     with services.database.transaction() as transaction:
         return FileOut.of(files.add(transaction, new))

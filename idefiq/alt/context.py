@@ -38,7 +38,7 @@ class Context:
     surrounding: str = ""
     language: str = ""
 
-    def said(self) -> dict[str, str]:
+    def as_alt_text(self) -> dict[str, str]:
         """Return the context in the form of the service."""
         named = ("page_title", "heading", "caption", "destination", "surrounding")
         return {name: value for name in named if (value := getattr(self, name))}
@@ -143,18 +143,18 @@ def _places(block: Element) -> dict[Element, int]:
 
 def _destination(control: Element) -> str:
     """Where a link leads, or what a button does, according to the markup."""
-    said = [control.get(name) for name in ("title", "value", "name", "href")]
+    candidates = [control.get(name) for name in ("title", "value", "name", "href")]
     if control.name in ("button", "input"):
         form = control.within("form")
-        said.append(form.get("action") if form else "")
-    return next((one for one in said if one and one != "#"), "")
+        candidates.append(form.get("action") if form else "")
+    return next((one for one in candidates if one and one != "#"), "")
 
 
 def _language(image: Element) -> str:
     # One that was written with a draft is the draft's.
     own = [] if image.get(DRAFT_ATTRIBUTE) == DRAFT_WITH_LANGUAGE else [image]
-    said = (lang for above in (*own, *image.ancestors()) if (lang := _lang(above)))
-    return next(said, "")
+    candidates = (lang for above in (*own, *image.ancestors()) if (lang := _lang(above)))
+    return next(candidates, "")
 
 
 def _lang(element: Element) -> str:

@@ -85,8 +85,8 @@ def ask(client: Client, wanted: Mapping[str, Sequence[SiteImage]], asking: Askin
     if asking.long_descriptions:
         choices["long_description"] = True
     defaults["alt_text"] = choices
-    said = repr((items, defaults, asking.model, asking.name))
-    key: str | None = f"alt-{hashlib.sha256(said.encode()).hexdigest()[:32]}"
+    item_fields = repr((items, defaults, asking.model, asking.name))
+    key: str | None = f"alt-{hashlib.sha256(item_fields.encode()).hexdigest()[:32]}"
     while True:
         job = client.submit(
             items, model=asking.model, defaults=defaults, name=asking.name, idempotency_key=key
@@ -137,16 +137,16 @@ def _upload(client: Client, wanted: Mapping[str, Sequence[SiteImage]], folder: P
 
 def _item(key: str, some: Sequence[SiteImage], reference: str, asking: Asking) -> Item:
     first = some[0]
-    said: Item = {
+    item_fields: Item = {
         "page": first.shown_page[:MOST_OF_PAGE],
         "source": _where(some)[:MOST_OF_SOURCE],
         "role": first.role.value,
     }
     if asking.with_context:
-        said |= first.context.said()
+        item_fields |= first.context.as_alt_text()
     elif first.role is ImageRole.FUNCTIONAL and first.context.destination:
-        said["destination"] = first.context.destination
-    item: Item = {"images": [reference], "custom_id": key, "alt_text": said}
+        item_fields["destination"] = first.context.destination
+    item: Item = {"images": [reference], "custom_id": key, "alt_text": item_fields}
     if language := asking.language or language_name(first.context.language):
         item["language"] = language
     return item

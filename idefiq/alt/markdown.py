@@ -149,16 +149,16 @@ class _Reader:
             if event in ("SoftBreak", "HardBreak"):
                 self._say(" ", end)
             return
-        [(what, told)] = event.items()
+        [(what, payload)] = event.items()
         if what == "Start":
-            self._start(told, start)
+            self._start(payload, start)
         elif what == "End":
-            self._end(told, end)
+            self._end(payload, end)
         elif what in ("Html", "InlineHtml"):
             self.html.append((start, end))
             self._inner_end = end
         elif what in ("Text", "Code"):
-            self._say(str(told), end)
+            self._say(str(payload), end)
 
     def _say(self, text: str, end: int) -> None:
         if self._in_front_matter:
@@ -170,8 +170,8 @@ class _Reader:
         else:
             self._open[-1].add(text)
 
-    def _start(self, told: Any, start: int) -> None:
-        name, detail = next(iter(told.items())) if isinstance(told, dict) else (told, {})
+    def _start(self, payload: Any, start: int) -> None:
+        name, detail = next(iter(payload.items())) if isinstance(payload, dict) else (payload, {})
         self._in_front_matter = self._in_front_matter or name == "MetadataBlock"
         if self._image:
             self._images_within += name == "Image"
@@ -183,8 +183,8 @@ class _Reader:
             self._image = (element, detail["link_type"], detail["id"])
             self._inner_end = start + 2
 
-    def _end(self, told: Any, end: int) -> None:
-        name = next(iter(told)) if isinstance(told, dict) else told
+    def _end(self, payload: Any, end: int) -> None:
+        name = next(iter(payload)) if isinstance(payload, dict) else payload
         if name == "MetadataBlock":
             self._in_front_matter = False
         if self._image:

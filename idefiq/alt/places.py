@@ -158,16 +158,16 @@ def _place(element: Element, offset: int, escaped: str) -> Place:
 
 def source_of(image: Element) -> str:
     """Source of an image, also if a script loads it late."""
-    said = image.get("src")
-    if not _is_stand_in(said):
-        return said
+    shown_first = image.get("src")
+    if not _is_stand_in(shown_first):
+        return shown_first
     late = [image.get(name) for name in _LAZY]
     sets = [image.get(name) for name in (*_LAZY_SETS, "srcset")]
     if picture := image.within("picture"):
         sources = [one for one in picture.children if isinstance(one, Element)]
         sets += [one.get(name) for one in sources for name in ("srcset", *_LAZY_SETS)]
     found = [*late, *map(_of_set, sets)]
-    return next((one for one in found if not _is_stand_in(one)), said)
+    return next((one for one in found if not _is_stand_in(one)), shown_first)
 
 
 def _is_stand_in(source: str) -> bool:

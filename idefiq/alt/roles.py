@@ -111,8 +111,8 @@ def _is_speck(image: Element) -> bool:
     if image.get("layout"):  # of AMP, where width and height are a shape
         return False
     style = dict(re.findall(r"(?<![\w-])(width|height)\s*:\s*(\d{1,6})px", image.get("style")))
-    said = [image.get(side).removesuffix("px") or style.get(side, "") for side in _SIDES]
-    sides = [int(side) for side in said if re.fullmatch(r"[0-9]{1,6}", side)]
+    sizes = [image.get(side).removesuffix("px") or style.get(side, "") for side in _SIDES]
+    sides = [int(side) for side in sizes if re.fullmatch(r"[0-9]{1,6}", side)]
     return bool(sides) and (min(sides) <= 1 or (len(sides) == 2 and max(sides) <= _SPECK))
 
 

@@ -110,8 +110,8 @@ class SiteImage:
     def key(self) -> str:
         """Key of what is described and reviewed once."""
         identity = self.picture.identity if self.picture else ""
-        said = "\0".join([identity, self.role, self.leads, self.context.language])
-        return hashlib.sha256(said.encode()).hexdigest()[:24]
+        joined = "\0".join([identity, self.role, self.leads, self.context.language])
+        return hashlib.sha256(joined.encode()).hexdigest()[:24]
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,8 +239,8 @@ class Site:
         target = path_of(leads).lstrip("/")
         candidates = (target, f"{target}index.html", f"{target}/index.html", f"{target}.html")
         title = next((t for one in candidates if (t := self._title(files, one))), "")
-        said = f"{title} ({around.destination})" if title else around.destination
-        return replace(around, destination=said)
+        joined = f"{title} ({around.destination})" if title else around.destination
+        return replace(around, destination=joined)
 
     def _title(self, files: Files, name: str) -> str:
         key = (files.name, name)

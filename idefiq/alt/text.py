@@ -62,8 +62,8 @@ def _encoding(data: bytes, name: str) -> str:
         return "utf-16"
     if name.lower().endswith((".md", ".markdown", ".css")):
         return "utf-8"
-    if told := _XML_ENCODING.match(data) or _CHARSET.search(data[:4_096]):
-        encoding = told[1].decode().lower()
+    if declared := _XML_ENCODING.match(data) or _CHARSET.search(data[:4_096]):
+        encoding = declared[1].decode().lower()
         return "cp1252" if encoding in _REALLY_1252 else encoding
     try:
         data.decode()

@@ -143,8 +143,8 @@ def xml_tree(text: str) -> Element:
         return reached[1]
 
     def start(name: str, attributes: dict[str, str]) -> None:
-        said = {_local(key): value for key, value in attributes.items()}
-        element = Element(_local(name), said, offset())
+        plain = {_local(key): value for key, value in attributes.items()}
+        element = Element(_local(name), plain, offset())
         open_now[-1].add(element)
         open_now.append(element)
 

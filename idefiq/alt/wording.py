@@ -188,8 +188,8 @@ _RULES = (_lead_in, _refusal, _markup, _loop, _case, _spaces, _unfinished)
 
 
 def _alike(text: str, other: str) -> bool:
-    said, beside = (re.findall(r"\w+", one.casefold()) for one in (text, other))
-    return bool(said) and said == beside
+    own_words, beside = (re.findall(r"\w+", one.casefold()) for one in (text, other))
+    return bool(own_words) and own_words == beside
 
 
 def _short(text: str) -> str:

@@ -60,8 +60,8 @@ class Ask:
     def _said(self, text: str) -> Item:
         if self.text_field != "messages":
             return {self.text_field: text}
-        said = [{"type": "image", "index": 0}, {"type": "text", "text": text}]
-        messages = [{"role": "user", "content": said}]
+        parts = [{"type": "image", "index": 0}, {"type": "text", "text": text}]
+        messages = [{"role": "user", "content": parts}]
         if self.system:
             content = [{"type": "text", "text": self.system}]
             messages.insert(0, {"role": "system", "content": content})

@@ -83,6 +83,11 @@ def outcome(result: Result) -> tuple[str, str | None, str | None, str | None]:
     if result.detail is None:
         return "failed", None, result.error or result.state, result.error_code or result.state
     if "label" in result.detail and result.label is None:
-        said = result.detail["text"]
-        return "failed", answer, f"the answer names none of the labels: {said!r}", "no_label"
+        named = result.detail["text"]
+        return (
+            "failed",
+            answer,
+            f"the answer names none of the labels: {named!r}",
+            "no_label",
+        )
     return "done", answer, None, None

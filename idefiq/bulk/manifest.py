@@ -19,7 +19,7 @@ from typing import Any
 
 from idefiq.bulk.ask import Ask, Plan
 from idefiq.bulk.images import COLUMNS, Chunk, Image, image_of, outcome
-from idefiq.bulk.ledger import opened
+from idefiq.bulk.manifest_file import opened
 from idefiq.bulk.records import Record
 from idefiq.types import IdefiqError, Item, Result
 
@@ -127,11 +127,11 @@ class Manifest:
         rows = self._db.execute("SELECT number, key, source, location, columns, text FROM images")
         with self._writing() as db:
             for number, key, source, *encoded in rows.fetchall():
-                told = [each and json.dumps(within(json.loads(each))) for each in encoded]
+                row_values = [each and json.dumps(within(json.loads(each))) for each in encoded]
                 db.execute(
                     "UPDATE images SET key = ?, source = ?, location = ?, columns = ?, text = ?"
                     " WHERE number = ?",
-                    (moved(key), moved(source), *told, number),
+                    (moved(key), moved(source), *row_values, number),
                 )
             plan = self._fact("plan")
             if plan:
@@ -166,10 +166,10 @@ class Manifest:
         Raises:
             IdefiqError: None was.
         """
-        said = self._fact("plan")
-        if said is None:
+        stored = self._fact("plan")
+        if stored is None:
             raise IdefiqError(f"{str(self.path)!r} is a manifest without a run")
-        return Plan(**{**said, "ask": Ask(**said["ask"])})
+        return Plan(**{**stored, "ask": Ask(**stored["ask"])})
 
     def _has_chunks(self) -> bool:
         return bool(self._db.execute("SELECT 1 FROM chunks").fetchone())
@@ -212,7 +212,7 @@ class Manifest:
 
     def _add(self, db: sqlite3.Connection, record: Record, scan: int) -> None:
         columns = json.dumps(record.columns, ensure_ascii=False, default=str)
-        told = (json.dumps(record.location), columns, record.stamp, scan, record.source)
+        row_values = (json.dumps(record.location), columns, record.stamp, scan, record.source)
         failed = ("failed", record.error, "unreadable") if record.error else ("new", None, None)
         known = db.execute(
             "SELECT state, stamp, chunk FROM images WHERE key = ?", (record.key,)
@@ -221,7 +221,7 @@ class Manifest:
             db.execute(
                 "INSERT INTO images (key, location, columns, stamp, scan, source, state, error,"
                 " code) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (record.key, *told, *failed),
+                (record.key, *row_values, *failed),
             )
             return
         state, stamp, chunk = known
@@ -231,7 +231,7 @@ class Manifest:
         db.execute(
             "UPDATE images SET location = ?, columns = ?, stamp = ?, scan = ?, source = ?"
             " WHERE key = ?",
-            (*told, record.key),
+            (*row_values, record.key),
         )
         # What was never sent is looked at again: the file may be mended, the words be others.
         unsent = state == "failed" and chunk is None
@@ -336,10 +336,10 @@ class Manifest:
             (error, code, image.number),
         )
 
-    def assign(self, asked: Sequence[tuple[Image, Item]], said: dict[str, Any]) -> Chunk:
+    def assign(self, asked: Sequence[tuple[Image, Item]], submission: dict[str, Any]) -> Chunk:
         """Make a chunk of images and their items, before it is submitted."""
         with self._writing() as db:
-            chunk = self._add_chunk(None, said)
+            chunk = self._add_chunk(None, submission)
             db.executemany(
                 "UPDATE images SET state = 'sent', chunk = ?, place = ?, item = ? WHERE number = ?",
                 [
@@ -349,19 +349,19 @@ class Manifest:
             )
         return chunk
 
-    def assign_bucket(self, source: str, said: dict[str, Any]) -> None:
+    def assign_bucket(self, source: str, submission: dict[str, Any]) -> None:
         """Make a chunk of a bucket, once."""
         known = "SELECT 1 FROM chunks WHERE source = ?"
         if not self._db.execute(known, (source,)).fetchone():
-            self._add_chunk(source, said)
+            self._add_chunk(source, submission)
 
-    def _add_chunk(self, source: str | None, said: dict[str, Any]) -> Chunk:
+    def _add_chunk(self, source: str | None, submission: dict[str, Any]) -> Chunk:
         key = f"idefiq-{secrets.token_hex(16)}"
         cursor = self._db.execute(
             "INSERT INTO chunks (key, source, said) VALUES (?, ?, ?)",
-            (key, source, json.dumps(said)),
+            (key, source, json.dumps(submission)),
         )
-        return Chunk(int(cursor.lastrowid or 0), key, source, said, None, None)
+        return Chunk(int(cursor.lastrowid or 0), key, source, submission, None, None)
 
     def items(self, chunk: Chunk) -> list[Item]:
         """Items of a chunk's job, always the same, so that submitting again is safe."""
@@ -395,8 +395,8 @@ class Manifest:
             " ORDER BY number"
         )
         return [
-            Chunk(number, key, source, json.loads(said), job_id, cursor)
-            for number, key, source, said, job_id, cursor in rows
+            Chunk(number, key, source, json.loads(submission), job_id, cursor)
+            for number, key, source, submission, job_id, cursor in rows
         ]
 
     def job_ids(self) -> list[str]:

@@ -126,17 +126,17 @@ class Output:
         theirs = image.before if ours else current
         if theirs is not None and existing == "skip":
             return
-        said = dressed(self.plan, image.answer_text) + "\n"
+        content = dressed(self.plan, image.answer_text) + "\n"
         if theirs and theirs.strip() and existing == "append":
-            said = f"{theirs if theirs.endswith(NEWLINE) else theirs + NEWLINE}{said}"
+            content = f"{theirs if theirs.endswith(NEWLINE) else theirs + NEWLINE}{content}"
         elif theirs and theirs.strip() and existing == "prepend":
-            said = f"{said}{theirs}"
-        if said == current:
+            content = f"{content}{theirs}"
+        if content == current:
             return
-        note(image, None if existing == "overwrite" else theirs, _digest(said))
+        note(image, None if existing == "overwrite" else theirs, _digest(content))
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
-            file.write(said.encode())
+            file.write(content.encode())
 
     def text_before(self, path: Path) -> str | None:
         """Text that a file holds already; "" for one that is never written back.

@@ -44,7 +44,7 @@ class Reader:
             if not data:
                 raise IdefiqError("the row has no image")
             return self._kept(data)
-        raise IdefiqError("there is not an image")
+        raise IdefiqError("the row has no image")
 
     def _kept(self, data: bytes) -> Path:
         self._made += 1

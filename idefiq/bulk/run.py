@@ -188,8 +188,8 @@ class Run:
 
     def _fail(self, image: Image, error: Exception) -> None:
         code = error.code if isinstance(error, ApiError) else "unreadable"
-        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        self._manifest.fail(image, said, code)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        self._manifest.fail(image, reason, code)
 
     def _submit(self, chunk: Chunk) -> None:
         """Submit a chunk under its own key: sent twice, it is one job."""

@@ -46,8 +46,8 @@ def _row(
     table: Path, number: int, columns: dict[str, Any], location: Location, error: str | None
 ) -> Record:
     """Make a record; its fingerprint covers the row's cells and the file that it names."""
-    said = json.dumps([columns, location, error], sort_keys=True, default=str)
-    stamp, place = hashlib.sha256(said.encode()).hexdigest()[:16], f"{table.stem}-{number}"
+    fingerprinted = json.dumps([columns, location, error], sort_keys=True, default=str)
+    stamp, place = hashlib.sha256(fingerprinted.encode()).hexdigest()[:16], f"{table.stem}-{number}"
     if "file" in location:
         with contextlib.suppress(OSError):
             stamp += stamp_of(Path(location["file"]))

@@ -52,17 +52,17 @@ def public_mode() -> int:
 
 def row(plan: Plan, image: Image) -> dict[str, Any]:
     """Make a row of an image: the columns of its source, then the answer."""
-    said = {
+    values = {
         f"source_{name}" if name in OURS else name: value for name, value in image.columns.items()
     }
-    said = said or {"file": image.key}
-    said["answer"] = dressed(plan, image.answer_text) if image.answer_text is not None else None
-    said["error"] = image.error
+    values = values or {"file": image.key}
+    values["answer"] = dressed(plan, image.answer_text) if image.answer_text is not None else None
+    values["error"] = image.error
     if image.answer and "scores" in image.answer:
-        said["scores"] = image.answer["scores"]
+        values["scores"] = image.answer["scores"]
     if plan.model:
-        said["model"] = plan.model
-    return said
+        values["model"] = plan.model
+    return values
 
 
 def jsonl_lines(plan: Plan, images: Iterable[Image]) -> Iterator[bytes]:
@@ -75,8 +75,8 @@ def txt_lines(plan: Plan, images: Iterable[Image]) -> Iterator[bytes]:
     """Render name, tab, answer on one line."""
     for image in images:
         if image.answer_text is not None and image.error is None:
-            said = " ".join(dressed(plan, image.answer_text).split())
-            yield f"{image.columns.get('file', image.key)}\t{said}\n".encode()
+            values = " ".join(dressed(plan, image.answer_text).split())
+            yield f"{image.columns.get('file', image.key)}\t{values}\n".encode()
 
 
 Write = Callable[[Plan, Iterable[Image], Path], None]

@@ -46,8 +46,8 @@ def _line(finding: SiteImage) -> str:
     problem = finding.problem.replace("_", " ") or "has a text already"
     if finding.state is AltState.PERSON:
         problem = f"needs a person, {problem}"
-    said = f"{problem}, {finding.role}: {what} ({finding.reason})"
-    return shown(f"{finding.shown_page}:{finding.line}: {said}")
+    line = f"{problem}, {finding.role}: {what} ({finding.reason})"
+    return shown(f"{finding.shown_page}:{finding.line}: {line}")
 
 
 def _print_counts(site: Site) -> None:
@@ -70,8 +70,8 @@ def print_outcome(site: Site, end: Outcome, *, as_json: bool) -> None:
     ]
     lost = [f"{one.page} {one.context.get('source', '')}" for one in end.lost]
     if as_json:
-        told = {**report.counts(site), "jobs": list(end.jobs), "reviews": states}
-        print_json({**told, "written": list(end.wrote), "failed": failed, "without_place": lost})
+        record = {**report.counts(site), "jobs": list(end.jobs), "reviews": states}
+        print_json({**record, "written": list(end.wrote), "failed": failed, "without_place": lost})
         return
     for text in (
         *(f"failed: {text}" for text in failed),
@@ -82,8 +82,8 @@ def print_outcome(site: Site, end: Outcome, *, as_json: bool) -> None:
     for finding in [one for one in site if one.state is AltState.PERSON][:LISTED]:
         errors.print(_line(finding))
     _print_counts(site)
-    if said := ", ".join(f"{count} {state}" for state, count in states.items() if count):
-        print(f"drafts: {said}")
+    if line := ", ".join(f"{count} {state}" for state, count in states.items() if count):
+        print(f"drafts: {line}")
     if end.wrote:
         print(f"{len(end.wrote)} pages {'in the patch' if end.is_patch else 'written'}")
     if states["unreviewed"] and end.jobs:

@@ -78,17 +78,17 @@ def _image(result: Result) -> Image:
     """Turn a result into the row of an output."""
     name = result.custom_id or str(result.index)
     _, _, error, code = outcome(result)
-    told = {"file": name}
-    return Image(result.index, name, {}, told, None, None, "", "done", result.detail, error, code)
+    record = {"file": name}
+    return Image(result.index, name, {}, record, None, None, "", "done", result.detail, error, code)
 
 
 def watch(job_id: str, url: UrlOption = None, api_key: ApiKeyOption = None) -> None:
     """Print events of a job as JSON lines until it has finished."""
     with Client(url, api_key) as client:
         for event in client.events(job_id):
-            told = event.result or event.job
-            assert told
-            print_json({"event": event.name, "id": event.id, **asdict(told)})
+            record = event.result or event.job
+            assert record
+            print_json({"event": event.name, "id": event.id, **asdict(record)})
 
 
 def _print_state(job: Job) -> None:

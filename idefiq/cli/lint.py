@@ -28,22 +28,22 @@ def lint(
     words = list(what or ())
     if not words and not text:
         raise IdefiqError("nothing to check: name pages, --text TEXT, or - for standard input")
-    texts = [(f"--text {number}", said) for number, said in enumerate(text or (), 1)]
+    texts = [(f"--text {number}", alt_text) for number, alt_text in enumerate(text or (), 1)]
     if "-" in words:
         words.remove("-")
         texts += [(f"line {n}", line.rstrip("\n")) for n, line in enumerate(sys.stdin, 1)]
     found = [
-        (where, said, issue)
-        for where, said in texts
-        for issue in wording.lint(said, target_length=target_length)
+        (where, alt_text, issue)
+        for where, alt_text in texts
+        for issue in wording.lint(alt_text, target_length=target_length)
     ]
     if words:
         site = Site([files.named(word) for word in words])
         found += _of_site(site, target_length)
-    for where, said, issue in found:
+    for where, alt_text, issue in found:
         if as_json:
-            told = {"where": where, "text": said, "code": issue.code}
-            print_json({**told, "message": issue.message, "error": issue.is_error})
+            record = {"where": where, "text": alt_text, "code": issue.code}
+            print_json({**record, "message": issue.message, "error": issue.is_error})
         else:
             print(shown(f"{where}: {issue.code}: {issue.message}"))
     if any(issue.is_error or strict for _, _, issue in found):

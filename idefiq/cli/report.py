@@ -49,8 +49,8 @@ def print_summary(
         print_json({**asdict(summary), "failures": failures})
     else:
         for failure in failures[:LISTED_FAILURES]:
-            said = f"failed: {failure['file']}: {failure['error']}"
-            errors.print(said, style="red")
+            line = f"failed: {failure['file']}: {failure['error']}"
+            errors.print(line, style="red")
         if len(failures) > LISTED_FAILURES:
             errors.print(f"… and {len(failures) - LISTED_FAILURES} more; all are in the output")
         asked = summary.done + summary.failed
@@ -88,16 +88,16 @@ def progress(*, quiet: bool) -> Iterator[run.Report]:
         yield report
 
 
-def print_dry_run(told: dict[str, Any], *, as_json: bool) -> None:
+def print_dry_run(record: dict[str, Any], *, as_json: bool) -> None:
     """Print the counts of a dry run, and an estimate of its duration."""
     if as_json:
-        print_json(told)
+        print_json(record)
         return
     for name in ("images", "to_ask", "in_progress", "done", "skipped", "failed"):
-        print(f"{name.replace('_', ' ')}: {told[name]}")
-    for bucket in told["listed_by_the_service"]:
+        print(f"{name.replace('_', ' ')}: {record[name]}")
+    for bucket in record["listed_by_the_service"]:
         print(f"listed by the service: {bucket}")
-    if rate := told["items_per_second"]:
-        print(f"estimated time: {_duration(told['seconds'])}, at {rate:.1f}/s as in recent jobs")
+    if rate := record["items_per_second"]:
+        print(f"estimated time: {_duration(record['seconds'])}, at {rate:.1f}/s as in recent jobs")
     else:
         print("no estimate yet; run with --limit 50 first")

@@ -129,7 +129,9 @@ def _converse(client: Client, queue: list[Review], reviewer: str) -> None:
 def _show(one: Review, number: int, total: int) -> None:
     lines = [f"\n{number} of {total}  {one.page}  ({one.context.get('role', 'informative')})"]
     lines += [
-        f"  {name.replace('_', ' ')}: {said}" for name in _AROUND if (said := one.context.get(name))
+        f"  {name.replace('_', ' ')}: {chosen}"
+        for name in _AROUND
+        if (chosen := one.context.get(name))
     ]
     if one.state != "unreviewed":
         lines.append(f"  {one.state} by {one.reviewer}")
@@ -191,10 +193,10 @@ def _open(client: Client, one: Review) -> None:
 
 
 def _row(one: Review) -> dict[str, Any]:
-    said = {name: one.context.get(name, "") for name in _AROUND}
+    chosen = {name: one.context.get(name, "") for name in _AROUND}
     return {
         **{name: getattr(one, name) for name in ("job", "index", "revision", "page", "state")},
-        **said,
+        **chosen,
         "role": one.context.get("role", "informative"),
         "confidence": one.draft["confidence"],
         "issues": "; ".join(each["message"] for each in one.draft["issues"]),
@@ -247,21 +249,21 @@ def _decision(client: Client, row: dict[str, str]) -> tuple[str, Review, str | N
 
     None where it says nothing, or what is decided already.
     """
-    said = row["decision"].strip().lower()
-    if said not in ("", *_STATES):
-        raise IdefiqError(f"{said!r} is no decision: accept, edit, decorative, reject or undo")
+    chosen = row["decision"].strip().lower()
+    if chosen not in ("", *_STATES):
+        raise IdefiqError(f"{chosen!r} is no decision: accept, edit, decorative, reject or undo")
     if not row["index"].isdecimal() or not row["revision"].isdecimal():
         raise IdefiqError("index and revision must be the numbers that were written")
     now, text = client.review(row["job"], int(row["index"])), row["text"].strip()
     revision = int(row["revision"])
     steps = {step["revision"]: step["text"] for step in now.history}
     changed = text not in ("", (steps.get(revision, now.draft["text"]) or "").strip())
-    if changed and said in ("", "accept"):
-        said = "edit"
-    is_so = now.state == _STATES.get(said) and (said != "edit" or now.text == text)
-    if not said or (is_so and now.revision > revision):
+    if changed and chosen in ("", "accept"):
+        chosen = "edit"
+    is_so = now.state == _STATES.get(chosen) and (chosen != "edit" or now.text == text)
+    if not chosen or (is_so and now.revision > revision):
         return None
-    return said, replace(now, revision=revision), text if said == "edit" else None
+    return chosen, replace(now, revision=revision), text if chosen == "edit" else None
 
 
 #: What each decision leads to.

@@ -182,10 +182,10 @@ def _request(ask: Ask, options: RunOptions) -> Ask:
     return replace(ask, request=request)
 
 
-def _option(said: str) -> tuple[str, Any]:
-    name, equals, value = said.partition("=")
+def _option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
     if not equals:
-        raise IdefiqError(f"--option {said!r}: expected name=value")
+        raise IdefiqError(f"--option {text!r}: expected name=value")
     try:
         return name, json.loads(value)
     except ValueError:
@@ -276,8 +276,8 @@ def retry(
             manifest.close()
 
 
-def _suffix(said: str) -> str:
-    return said if not said or said.startswith(".") else f".{said}"
+def _suffix(text: str) -> str:
+    return text if not text or text.startswith(".") else f".{text}"
 
 
 def _find_manifest(what: str) -> Path:
@@ -315,7 +315,7 @@ def _dry_run(
     manifest.close()
     new, rate = counts.get("new", 0), run.expected_rate(client, plan.model)
     buckets = [word for word in plan.sources if sources.is_bucket(word)]
-    told = {
+    record = {
         "images": sum(counts.values()),
         "to_ask": new,
         "in_progress": counts.get("sent", 0),
@@ -327,7 +327,7 @@ def _dry_run(
         "items_per_second": rate,
         "seconds": new / rate if rate else None,
     }
-    print_dry_run(told, as_json=options.as_json)
+    print_dry_run(record, as_json=options.as_json)
 
 
 def _carry_out(

@@ -69,7 +69,7 @@ def test_a_refusal_names_the_scope_that_is_missing(http: httpx2.Client, offered:
     refused = http.post("/v1/jobs", json={"items": []}, headers=key(offered, "read")).json()
 
     assert refused["code"] == "forbidden"
-    assert refused["detail"] == "this needs a key with the scope submit; this one has read"
+    assert refused["detail"] == "requires a key with the scope submit; this one has read"
 
 
 def test_an_operator_makes_lists_and_revokes_keys_of_others(

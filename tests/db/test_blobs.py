@@ -137,7 +137,7 @@ def test_a_presigned_url_takes_an_upload_where_the_store_can(
 def test_a_store_that_is_away_is_a_storage_error() -> None:
     settings = s3_settings(f"http://127.0.0.1:{servers.free_port()}")
 
-    with pytest.raises(StorageError, match="away"):
+    with pytest.raises(StorageError, match="unavailable"):
         S3Store(settings).get("1/images/x")
 
 

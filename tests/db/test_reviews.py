@@ -301,5 +301,5 @@ class TestDecisions:
     def test_an_edit_needs_a_text(self, said: str | None, database: Database) -> None:
         job_id = drafted(database, ("a.html", 0.5))
 
-        with pytest.raises(RequestError, match="needs a text"):
+        with pytest.raises(RequestError, match="requires a text"):
             decide(database, job_id, "edit", 0, text=said)

@@ -113,7 +113,7 @@ class TestRetrying:
         made = builders.job(database, items=2)
         fail(database, made, 1)
 
-        with pytest.raises(RequestError, match="no items that failed with fetch_failed"):
+        with pytest.raises(RequestError, match="no failed items with fetch_failed"):
             retry(database, made, "fetch_failed")
         assert job(database, retry(database, made, "fetch_failed", "image_unreadable")).total == 1
 

@@ -189,7 +189,7 @@ class TestJobs:
 
         client.delete(job)
 
-        with pytest.raises(ApiError, match="there is no job"):
+        with pytest.raises(ApiError, match="no such job"):
             client.job(job.id)
 
     def test_what_failed_is_submitted_again(self, client: Client, played: Played) -> None:
@@ -250,7 +250,7 @@ class TestEvents:
         assert Breaking.asked == [None, "7"]
 
     def test_a_job_that_is_not_there_is_an_error(self, client: Client) -> None:
-        with pytest.raises(ApiError, match="there is no job"):
+        with pytest.raises(ApiError, match="no such job"):
             list(client.events("job_none"))
 
 

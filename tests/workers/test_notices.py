@@ -17,7 +17,7 @@ def test_of_several_for_one_job_only_the_last_text_is_sent(
         heard.get_message(timeout=5)
         notices = Notices(redis_server.url)
         for said in ("two", "two kittens", "two kittens in grass"):
-            notices.said("job_a", said)
+            notices.stream_text("job_a", said)
         notices.changed("job_a", "job_b")
         texts = []
         while "two kittens in grass" not in texts:
@@ -37,7 +37,7 @@ def test_without_redis_nothing_blocks_and_later_ones_arrive(
 
     def tell() -> None:
         for number in range(1_000):
-            notices.said("job_a", f"{number}")
+            notices.stream_text("job_a", f"{number}")
         told.set()
 
     threading.Thread(target=tell).start()
@@ -47,7 +47,7 @@ def test_without_redis_nothing_blocks_and_later_ones_arrive(
         heard.subscribe(channel("job_a"))
 
         def arrived() -> bool:
-            notices.said("job_a", "back")
+            notices.stream_text("job_a", "back")
             message = heard.get_message(ignore_subscribe_messages=True, timeout=0.1)
             return message is not None and json.loads(message["data"]) == {"text": "back"}
 

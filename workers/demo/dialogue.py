@@ -50,10 +50,10 @@ class DialogueEncoder:
             user = "User:" if number == 0 else "\nUser:"
             if turn.pictures:
                 shown = [fake, *image * turn.pictures]
-                said = [*self._encode(user), *shown, *self._encode(f" {turn.question}")]
+                ids_so_far = [*self._encode(user), *shown, *self._encode(f" {turn.question}")]
             else:
-                said = self._encode(f"{user} {turn.question}")
-            prompt = [*said, end, *self._encode("\nAssistant:")]
+                ids_so_far = self._encode(f"{user} {turn.question}")
+            prompt = [*ids_so_far, end, *self._encode("\nAssistant:")]
             reply = [*self._encode(f" {turn.answer}"), end]
             ids += prompt + reply
             learnt += [False] * len(prompt) + [turn.is_learnt] * len(reply)

@@ -155,10 +155,10 @@ def followed_up(
         scene = sampler.scene()
         if not (turns := ask(scene, sampler.rng)):
             return None
-        (question, said), (then, answer) = turns
+        (question, answered), (then, answer) = turns
         messages = [
             {"role": "user", "content": [{"type": "image", "index": 0}, _text(question)]},
-            {"role": "assistant", "content": [_text(said)]},
+            {"role": "assistant", "content": [_text(answered)]},
             {"role": "user", "content": [_text(then)]},
         ]
         return Case({"kind": "chat", "messages": messages}, (scene,), answer)
@@ -218,22 +218,22 @@ FIGURES: dict[str, Make] = {
 
 def answers(family: Family, cases: Sequence[Case], batch: int = BATCH) -> list[str]:
     """What the model says, in order. All of one kind of request."""
-    said = []
+    answered = []
     for start in range(0, len(cases), batch):
         prepared = [
             family.prepare(case.request, case.pictures()) for case in cases[start : start + batch]
         ]
-        said += [_said(answer) for answer in family.generate(prepared)]
-    return said
+        answered += [_said(answer) for answer in family.generate(prepared)]
+    return answered
 
 
 def _said(answer: Answer) -> str:
     return answer.label if answer.label is not None else answer.text
 
 
-def share(said: Sequence[str], cases: Sequence[Case]) -> float:
+def share(answered: Sequence[str], cases: Sequence[Case]) -> float:
     """Share of answers that are exactly right."""
-    return sum(a == case.answer for a, case in zip(said, cases, strict=True)) / len(cases)
+    return sum(a == case.answer for a, case in zip(answered, cases, strict=True)) / len(cases)
 
 
 def with_wrong_pictures(cases: Sequence[Case]) -> Iterator[Case]:
@@ -252,26 +252,26 @@ def evaluate(family: Family, number: int, names: Sequence[str], *, alone: bool) 
         if name not in names:
             continue
         cases = SceneSampler(100 + place).cases(number, FIGURES[name])
-        said = answers(family, cases)
+        answered = answers(family, cases)
         wrong = list(with_wrong_pictures(cases))[: number // 5]
         common = Counter(case.answer for case in cases).most_common(1)[0][1] / number
         figures[name] = {
-            "right": share(said, cases),
+            "right": share(answered, cases),
             "wrong_picture": share(answers(family, wrong), wrong),
             "most_common_answer": common,
             "mistakes": Counter(
                 f"{case.answer} → {a}"
-                for a, case in zip(said, cases, strict=True)
+                for a, case in zip(answered, cases, strict=True)
                 if a != case.answer
             ).most_common(3),
         }
         if alone:
             single = answers(family, cases, batch=1)
-            figures[name]["alone_the_same"] = sum(map(str.__eq__, said, single)) / number
+            figures[name]["alone_the_same"] = sum(map(str.__eq__, answered, single)) / number
         if name == "caption":
-            figures[name]["by_shapes"] = _by_shapes(said, cases)
+            figures[name]["by_shapes"] = _by_shapes(answered, cases)
         if name == "vqa_where":
-            figures[name] |= _axes(said, cases)
+            figures[name] |= _axes(answered, cases)
         print(name, json.dumps(figures[name], ensure_ascii=False), flush=True)
     held_out = SceneSampler(99, "held_out").cases(number, FIGURES["caption"])
     figures["caption_held_out"] = {"right": share(answers(family, held_out), held_out)}
@@ -279,23 +279,23 @@ def evaluate(family: Family, number: int, names: Sequence[str], *, alone: bool) 
     return figures
 
 
-def _by_shapes(said: Sequence[str], cases: Sequence[Case]) -> dict[int, float]:
+def _by_shapes(answered: Sequence[str], cases: Sequence[Case]) -> dict[int, float]:
     shares = {}
     for shapes in (1, 2, 3):
         some = [
             (a, case)
-            for a, case in zip(said, cases, strict=True)
+            for a, case in zip(answered, cases, strict=True)
             if len(case.scenes[0].shapes) == shapes
         ]
         shares[shapes] = share([a for a, _ in some], [case for _, case in some])
     return shares
 
 
-def _axes(said: Sequence[str], cases: Sequence[Case]) -> dict[str, float]:
+def _axes(answered: Sequence[str], cases: Sequence[Case]) -> dict[str, float]:
     """Of lone shapes, how often the row and the column are right."""
     lone = [
         (a, case.answer)
-        for a, case in zip(said, cases, strict=True)
+        for a, case in zip(answered, cases, strict=True)
         if len(case.scenes[0].shapes) == 1
     ]
 

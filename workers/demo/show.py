@@ -142,17 +142,17 @@ def _conversation(drawer: Drawer) -> Shown:
         turns = followups.ask_it(scene, drawer.rng)
         if turns:
             break
-    (question, said), (then, truth) = turns
+    (question, answer_of), (then, truth) = turns
 
     def text(words: str) -> dict[str, str]:
         return {"type": "text", "text": words}
 
     messages = [
         {"role": "user", "content": [{"type": "image", "index": 0}, text(question)]},
-        {"role": "assistant", "content": [text(said)]},
+        {"role": "assistant", "content": [text(answer_of)]},
         {"role": "user", "content": [text(then)]},
     ]
-    asked = f"chat: {question} – {said} – {then}"
+    asked = f"chat: {question} – {answer_of} – {then}"
     return Shown((path,), asked, {"kind": "chat", "messages": messages}, truth)
 
 
@@ -185,17 +185,17 @@ Said = dict[tuple[Path, ...], Image | Result]
 
 def answer(client: Client, shown: Sequence[Shown]) -> Said:
     """Ask the service: of one picture as the command line does, a run for each request."""
-    said: Said = {}
+    answer_of: Said = {}
     for key, some in groupby(
         (one for one in shown if len(one.pictures) == 1), key=lambda one: (one.request, one.example)
     ):
-        said |= _run(client, *key, [str(one.pictures[0]) for one in some])
+        answer_of |= _run(client, *key, [str(one.pictures[0]) for one in some])
     of_two = [one for one in shown if len(one.pictures) > 1]
     items = [{**one.request, "images": client.upload(one.pictures)} for one in of_two]
     job = client.wait(client.submit(items, model="demo").id)
     for result in client.results(job.id):
-        said[of_two[result.index].pictures] = result
-    return said
+        answer_of[of_two[result.index].pictures] = result
+    return answer_of
 
 
 def _run(
@@ -210,20 +210,20 @@ def _run(
     run = Run(client, resolve(plan), manifest, _quiet)
     run.scan()
     run.work()
-    said: Said = {(Path(image.key),): image for image in manifest.images("done", "failed")}
+    answer_of: Said = {(Path(image.key),): image for image in manifest.images("done", "failed")}
     manifest.close()
-    return said
+    return answer_of
 
 
 def _quiet(counts: dict[str, int], rate: float | None) -> None:
     """No bar: the answers themselves are printed."""
 
 
-def contact_sheet(shown: Sequence[Shown], said: Said, summary: str) -> str:
+def contact_sheet(shown: Sequence[Shown], answer_of: Said, summary: str) -> str:
     """A page with every picture, its answer and, where that is wrong, the truth."""
     cards = []
     for one in shown:
-        text = said[one.pictures].text or f"failed: {said[one.pictures].error}"
+        text = answer_of[one.pictures].text or f"failed: {answer_of[one.pictures].error}"
         right = text == one.truth
         mark = "" if right else f'<br><span class="wrong">truth: {html.escape(one.truth)}</span>'
         pictures = "".join(
@@ -252,13 +252,14 @@ def main() -> int:
         stack = Stack(Path(folder) / "data", port=0, models=["demo"], log=log)
         with stack.running(), Client(stack.url) as client:
             began = time.monotonic()
-            said = answer(client, shown)
+            answer_of = answer(client, shown)
             seconds = time.monotonic() - began
-        answered = sum(said[one.pictures].text is not None for one in shown)
-        right = sum(said[one.pictures].text == one.truth for one in shown)
+        answered = sum(answer_of[one.pictures].text is not None for one in shown)
+        right = sum(answer_of[one.pictures].text == one.truth for one in shown)
         for one in shown:
-            mark = "✓" if said[one.pictures].text == one.truth else "✗"
-            print(f"{mark} {one.asked}: {said[one.pictures].text or said[one.pictures].error}")
+            mark = "✓" if answer_of[one.pictures].text == one.truth else "✗"
+            result = answer_of[one.pictures]
+            print(f"{mark} {one.asked}: {result.text or result.error}")
             if mark == "✗":
                 print(f"  truth: {one.truth}")
         summary = (
@@ -266,7 +267,7 @@ def main() -> int:
             f" {len(shown) / seconds:.1f} images/s"
         )
         sheet = arguments.out / "index.html"
-        sheet.write_text(contact_sheet(shown, said, summary), encoding="utf-8")
+        sheet.write_text(contact_sheet(shown, answer_of, summary), encoding="utf-8")
     print(f"pictures and answers: {sheet}\n{summary}")
     return 0 if answered == len(shown) and right >= LEAST_RIGHT else 1
 

@@ -294,7 +294,7 @@ class Engine:
         item = alttext.prepare(self._family, lease.request, images)
         if lease.source_api is SourceApi.CHAT:  # its caller may be streaming
             return replace(
-                item, on_text=lambda text: self._notices.said(lease.job_id, storable(text))
+                item, on_text=lambda text: self._notices.stream_text(lease.job_id, storable(text))
             )
         return item
 

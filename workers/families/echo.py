@@ -33,37 +33,39 @@ class Echo:
     def prepare(self, request: dict[str, Any], images: Sequence[Image.Image]) -> Prepared:
         """Digest the pixels."""
         prompt = build(request, "chat", len(images))
-        said = "; ".join(
+        described = "; ".join(
             _describe(images[part]) if isinstance(part, int) else part
             for turn in prompt.turns
             for part in turn.parts
         )
-        said = f"echo, not a model: {said}"
-        return Prepared(request, tokens=len(said.split()), inputs=(said, prompt.template))
+        described = f"echo, not a model: {described}"
+        return Prepared(request, tokens=len(described.split()), inputs=(described, prompt.template))
 
     def generate(self, batch: Sequence[Prepared]) -> list[Answer]:
         """Answer with the digest, cut to `max_new_tokens` words."""
         answers = [self._answer(item) for item in batch]
-        said = [(item, answer.text.split()) for item, answer in zip(batch, answers, strict=True)]
+        described = [
+            (item, answer.text.split()) for item, answer in zip(batch, answers, strict=True)
+        ]
         for step in range(ECHO_STEPS):
             time.sleep(self._seconds_per_item * len(batch) / ECHO_STEPS)
-            for item, words in said:
+            for item, words in described:
                 if item.on_text and (known := words[: len(words) * (step + 1) // ECHO_STEPS]):
                     item.on_text(" ".join(known))
         return answers
 
     def _answer(self, item: Prepared) -> Answer:
-        said, template = item.inputs
+        described, template = item.inputs
         options = item.request.get("options", {})
         most = options.get("max_new_tokens", self.card.defaults["max_new_tokens"])
-        words = said.split()
+        words = described.split()
         answer = Answer(
             text=" ".join(words[:most]),
             finish_reason="stop" if len(words) <= most else "length",
             prompt_tokens=len(words),
             completion_tokens=min(len(words), most),
             template=template,
-            prompt=said if options.get("echo") else None,
+            prompt=described if options.get("echo") else None,
         )
         return answer if "labels" not in item.request else _choose(answer, item.request)
 

@@ -82,12 +82,20 @@ def fingerprint(
     """Digest of everything that an answer depends on besides its request."""
     own = {"engine", "decoding", "image_splitting", "attention", "quantize_double"}
     own |= {"invariant", "device", "slots", "slot_tokens"}
-    told = {"name", "style", "dtype", "quantize", "defaults", "languages", "follows_instructions"}
+    included = {
+        "name",
+        "style",
+        "dtype",
+        "quantize",
+        "defaults",
+        "languages",
+        "follows_instructions",
+    }
     parts = [
         checkpoints.fingerprint(where),
         checkpoints.fingerprint(Path(settings.adapter)) if settings.adapter else "",
         chat_template,
-        card.model_dump_json(include=told),
+        card.model_dump_json(include=included),
         settings.model_dump_json(include=own),
         repr((TEMPLATES, alttext.TEMPLATE)),
         *(version(name) for name in ("idefiq", "torch", "transformers", "pillow")),

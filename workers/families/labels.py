@@ -13,15 +13,15 @@ def named(text: str, labels: Sequence[str]) -> str | None:
     Case, the encoding of accents and what is around words do not matter. The answer is a label,
     or begins with one (the longest wins), or contains just one.
     """
-    said = _plain(text)
+    answer = _plain(text)
     plain = {label: _plain(label) for label in labels}
     for label in labels:
-        if plain[label] == said:
+        if plain[label] == answer:
             return label
-    begins = [label for label in labels if _starts(said, plain[label])]
+    begins = [label for label in labels if _starts(answer, plain[label])]
     if begins:
         return max(begins, key=lambda label: len(plain[label]))
-    inside = [label for label in labels if f" {plain[label]} " in f" {said} "]
+    inside = [label for label in labels if f" {plain[label]} " in f" {answer} "]
     # "cat" inside "wild cat" is no choice of its own.
     inside = [
         label
@@ -31,8 +31,8 @@ def named(text: str, labels: Sequence[str]) -> str | None:
     return inside[0] if len(inside) == 1 else None
 
 
-def _starts(said: str, label: str) -> bool:
-    return bool(label) and f"{said} ".startswith(f"{label} ")
+def _starts(answer: str, label: str) -> bool:
+    return bool(label) and f"{answer} ".startswith(f"{label} ")
 
 
 def _plain(text: str) -> str:

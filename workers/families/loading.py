@@ -177,8 +177,8 @@ def input_device(model: Any, settings: EngineSettings) -> torch.device:
 
 
 def _max_memory(settings: EngineSettings) -> dict[int | str, str] | None:
-    told = settings.max_memory
-    return {int(k) if k.isdigit() else k: size for k, size in told.items()} or None
+    found = settings.max_memory
+    return {int(k) if k.isdigit() else k: size for k, size in found.items()} or None
 
 
 def _add_adapter(model: Any, folder: Path) -> None:
@@ -189,8 +189,8 @@ def _add_adapter(model: Any, folder: Path) -> None:
             f"the adapter {str(folder)!r} has no adapter_model.safetensors;"
             " pickled weights could run code and are not loaded"
         )
-    told = model.load_adapter(os.fspath(folder), use_safetensors=True)
-    strangers = sorted({*told.missing_keys, *told.unexpected_keys, *told.mismatched_keys})
+    found = model.load_adapter(os.fspath(folder), use_safetensors=True)
+    strangers = sorted({*found.missing_keys, *found.unexpected_keys, *found.mismatched_keys})
     if strangers:
         raise RequestError(
             f"the adapter {str(folder)!r} is not one of this model: {len(strangers)} of its"

@@ -212,10 +212,10 @@ def service(url: str) -> Iterator[Diagnosis]:
     """Check that the API answers, and what it reports about its workers."""
     try:
         with urllib.request.urlopen(f"{url}/readyz", timeout=5) as answer:  # noqa: S310 - its form was checked
-            told = json.load(answer)
+            body = json.load(answer)
     except urllib.error.HTTPError as error:
-        told = json.loads(error.read() or b"{}")
-        text = f"{url} answers {error.code}: {told}"
+        body = json.loads(error.read() or b"{}")
+        text = f"{url} answers {error.code}: {body}"
         yield Diagnosis(
             "service", "warning", text, "a model takes a while to load; else see its log"
         )
@@ -223,7 +223,7 @@ def service(url: str) -> Iterator[Diagnosis]:
     except (OSError, ValueError) as error:
         yield Diagnosis("service", "warning", f"{url}: {error}", "`idefiq up` starts it")
         return
-    text = f"{url} is ready: {told['engines']} engines, {told['intakes']} intake workers"
+    text = f"{url} is ready: {body['engines']} engines, {body['intakes']} intake workers"
     yield Diagnosis("service", "ok", text)
 
 
@@ -271,17 +271,17 @@ def main() -> int:
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--json", action="store_true")
-    said = parser.parse_args()
-    if said.data:  # as `idefiq up --data` sets them
-        data = said.data.absolute()
+    arguments = parser.parse_args()
+    if arguments.data:  # as `idefiq up --data` sets them
+        data = arguments.data.absolute()
         os.environ.setdefault("IDEFIQ_DATABASE_URL", f"sqlite:///{data}/idefiq.db")  # noqa: TID251
         os.environ.setdefault("IDEFIQ_STORE_FOLDER", f"{data}/blobs")  # noqa: TID251
     states = set()
     try:
-        own = said.data is not None and "IDEFIQ_REDIS_URL" not in os.environ  # noqa: TID251
-        for finding in examine(said.url, private_redis=own):
+        own = arguments.data is not None and "IDEFIQ_REDIS_URL" not in os.environ  # noqa: TID251
+        for finding in examine(arguments.url, private_redis=own):
             states.add(finding.state)
-            print(json.dumps(asdict(finding)) if said.json else _line(finding), flush=True)
+            print(json.dumps(asdict(finding)) if arguments.json else _line(finding), flush=True)
     except UNREADABLE as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         return CONFIG_STATUS

@@ -59,8 +59,8 @@ def advice(needed: float, settings: EngineSettings) -> str:
         return str(error)
     if needed <= SHARE_FOR_WEIGHTS * there:
         return ""
-    said = f"its weights take {gib(needed)} in {settings.dtype}, and {where} has {gib(there)}"
+    summary = f"its weights take {gib(needed)} in {settings.dtype}, and {where} has {gib(there)}"
     if settings.quantize == "none":
         smaller = [] if settings.dtype != "float32" else ["IDEFIQ_DTYPE=bfloat16 halves them"]
-        return "; ".join([said, *smaller, "IDEFIQ_QUANTIZE=nf4 takes about a third of 16 bits"])
-    return f"{said}; use a larger GPU, several (IDEFIQ_DEVICE=auto), or a smaller model"
+        return "; ".join([summary, *smaller, "IDEFIQ_QUANTIZE=nf4 takes about a third of 16 bits"])
+    return f"{summary}; use a larger GPU, several (IDEFIQ_DEVICE=auto), or a smaller model"

@@ -68,9 +68,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="idefiq models pull", description=__doc__)
     parser.add_argument("name")
     parser.add_argument("--revision", default="")
-    said = parser.parse_args()
+    arguments = parser.parse_args()
     try:
-        settings = EngineSettings(model=said.name, model_path="", model_revision=said.revision)
+        settings = EngineSettings(
+            model=arguments.name, model_path="", model_revision=arguments.revision
+        )
         pull(settings, Path(constants.HF_HUB_CACHE))
     except UNREADABLE as error:
         print(f"error: {explain(error)}", file=sys.stderr)

@@ -146,8 +146,8 @@ def _outcome(response: httpcore2.Response) -> DeliveryOutcome:
     if 200 <= response.status < 300:
         return DeliveryOutcome(response.status)
     fields = {name.lower(): value for name, value in response.headers}
-    said = fields.get(b"retry-after", b"").decode("latin-1")
-    wait = float(said) if said.isdecimal() and len(said) < 9 else 0.0
+    retry_after = fields.get(b"retry-after", b"").decode("latin-1")
+    wait = float(retry_after) if retry_after.isdecimal() and len(retry_after) < 9 else 0.0
     return DeliveryOutcome(response.status, f"the receiver answered {response.status}", wait)
 
 

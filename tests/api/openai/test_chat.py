@@ -92,7 +92,7 @@ def _told(played: Played, notices: Notices, word: str, stream: Any, said: list[s
     reader.start()
 
     def told() -> bool:
-        notices.said(taken[0].job_id, word)
+        notices.stream_text(taken[0].job_id, word)
         return arrived.is_set()
 
     servers.wait_until(told, what="the first word")

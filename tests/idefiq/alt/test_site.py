@@ -128,7 +128,7 @@ class TestContext:
     def test_the_model_is_told_what_the_page_says_around_an_image(self, site: Site) -> None:
         boat = of(site, "index.html")[1].context
 
-        assert boat.said() == {
+        assert boat.as_alt_text() == {
             "page_title": "Harbour Museum",
             "heading": "Ships of the North",
             "surrounding": "Our newest model shows a fishing boat from 1910. It was built in two"
@@ -267,7 +267,7 @@ class TestWriting:
         page = folder / "index.html"
         page.write_text("<p>All new</p>")
 
-        with pytest.raises(IdefiqError, match=r"index\.html has changed meanwhile"):
+        with pytest.raises(IdefiqError, match=r"index\.html was changed meanwhile"):
             write.changes(site.findings, texts(site))
 
         assert page.read_text() == "<p>All new</p>"

@@ -268,7 +268,7 @@ class TestIdentity:
     def test_a_file_that_is_none_is_refused(self, path: Path) -> None:
         path.write_text("not a database, but long enough to be looked at" * 30)
 
-        with pytest.raises(IdefiqError, match="no manifest of idefiq"):
+        with pytest.raises(IdefiqError, match="not a manifest of idefiq"):
             Manifest(path)
 
     def test_a_database_of_somebody_else_is_left_alone(self, path: Path) -> None:
@@ -277,7 +277,7 @@ class TestIdentity:
         database.close()
         before = path.read_bytes()
 
-        with pytest.raises(IdefiqError, match="no manifest of this idefiq"):
+        with pytest.raises(IdefiqError, match="a manifest of another version"):
             Manifest(path)
         assert path.read_bytes() == before
 

@@ -308,7 +308,7 @@ class TestTexts:
     ("fields", "says"),
     [
         ({"out": "out.xml"}, "write to a .jsonl"),
-        ({"out": "nowhere/out.csv"}, "there is no folder 'nowhere'"),
+        ({"out": "nowhere/out.csv"}, "no such folder: 'nowhere'"),
         ({"out": "out.tar"}, "shards are numbered"),
         ({"out": "out.csv", "sidecar": ".txt"}, "is one file: --sidecar is for texts"),
         ({"out": "a-%d-%d.tar"}, "shards are numbered"),

@@ -91,7 +91,7 @@ class TestLooking:
     @pytest.mark.parametrize(
         ("words", "said"),
         [
-            (("alt", "draft", "nowhere"), "'nowhere' is not there"),
+            (("alt", "draft", "nowhere"), "'nowhere' does not exist"),
             (("alt", "check", "site", "--report", "r.xml"), "ends in .json or .csv"),
             (("alt", "check", "empty"), "no pages in empty"),
             (("alt", "site", "--drafts"), "--drafts requires"),
@@ -371,7 +371,7 @@ class TestReviewing:
     def test_a_job_that_is_not_there_is_told(
         self, words: tuple[str, ...], job_id: str, command: Command
     ) -> None:
-        assert "there is no job" in str(command("review", *words).exception)
+        assert "no such job" in str(command("review", *words).exception)
 
     def test_a_spreadsheet_can_be_brought_back_twice(
         self, job_id: str, command: Command, client: Client

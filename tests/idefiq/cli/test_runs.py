@@ -355,7 +355,7 @@ class TestDryRun:
 
         assert "images: 3\nto ask: 3\nin progress: 0\n" in unknown.stdout
         assert "--limit 50" in unknown.stdout
-        assert "of recent jobs" in known.stdout
+        assert "in recent jobs" in known.stdout
         assert (told["images"], told["to_ask"], told["done"]) == (3, 1, 2)
         assert told["seconds"] == pytest.approx(1 / told["items_per_second"])
         assert len(list(client.jobs())) == 1
@@ -383,7 +383,7 @@ class TestTables:
         assert [row["shop"] for row in found] == ["1", "2", "3"]
         assert [row["answer"] for row in found] == ["yes", None, None]
         assert found[1]["error"] == "No such file or directory"
-        assert "is not an image reference" in found[2]["error"]
+        assert "invalid image reference" in found[2]["error"]
         assert "2 of 3 images failed" in result.stderr
         assert "{colour} is no column" in wrong.stderr
 
@@ -448,7 +448,7 @@ class TestTables:
         (["caption", "."], "no images in ."),
         (["caption", ".", "--out", "x.xml"], "write to a .jsonl"),
         (["retry", "nope"], "is not a job id, and has no manifest"),
-        (["retry", "job_nope"], "there is no job"),
+        (["retry", "job_nope"], "no such job"),
     ],
 )
 def test_a_mistake_is_told_in_a_sentence(
