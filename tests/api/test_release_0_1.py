@@ -1,6 +1,9 @@
 """Names of release 0.1 that this release still reads and sends."""
 
+import contextlib
 import json
+import sqlite3
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -8,11 +11,14 @@ import pytest
 from sqlalchemy import text
 
 import idefiq
+from db import leases, rescues
 from db.database import Database
 from db.model_info import ModelInfo
 from idefiq import Client, Result, WaitTimeout
 from tests.api.test_reviews import job_id  # noqa: F401 - a fixture
-from tests.served import CARD
+from tests.db import builders
+from tests.played import drafted
+from tests.served import CARD, Serve
 
 
 def as_written_by_0_1(database: Database) -> None:
@@ -84,3 +90,64 @@ def test_old_names_of_the_python_client_warn_and_work() -> None:
         assert idefiq.TooLong is WaitTimeout
     with pytest.raises(AttributeError, match="'Nothing'"):
         idefiq.Nothing  # noqa: B018 - the access is what is tested
+
+
+DUMP = Path(__file__).parents[1] / "data" / "release_0_1.sql"
+
+
+@pytest.fixture
+def of_0_1(tmp_path: Path) -> str:
+    """A database that release 0.1.0 wrote.
+
+    A job of three drafts: one accepted, one undecided, one running under a session that is dead by
+    now. And a job of two questions, one of which failed.
+    """
+    path = tmp_path / "idefiq.db"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.executescript(DUMP.read_text())
+    return f"sqlite:///{path}"
+
+
+def test_a_database_of_release_0_1_is_served(of_0_1: str, serve: Serve) -> None:
+    http = serve(of_0_1)
+    with Client(str(http.base_url)) as client:
+        [model] = client.models()
+        questions, site = client.jobs()
+        answers = list(client.results(questions))
+        drafts = list(client.reviews(site, order="doubt"))
+
+    assert (model.name, model.license) == ("echo", "Apache-2.0")
+    assert (questions.state, site.state) == ("finished_with_errors", "running")
+    assert [(one.text, one.error_code) for one in answers] == [
+        ("Ada", None),
+        (None, "out_of_memory"),
+    ]
+    assert [(one.custom_id, one.state, one.draft["confidence"]) for one in drafts] == [
+        ("b.html", "unreviewed", 0.75),
+        ("a.html", "accepted", 0.5),
+    ]
+    assert drafts[0].draft["issues"][0]["code"] == "lower_case"
+
+
+def test_work_of_release_0_1_goes_on(of_0_1: str, serve: Serve) -> None:
+    http = serve(of_0_1)
+    database = Database(of_0_1)
+    with Client(str(http.base_url)) as client:
+        questions, site = client.jobs()
+        again = client.retry(questions)
+        with database.transaction() as transaction:
+            rescued = rescues.rescue(transaction, limit=100)
+        taken = builders.claim(database, builders.session(database, "w2"))
+        with database.transaction() as transaction:
+            answers = {"caption": drafted("A red boat."), "vqa": {"text": "Ben"}}
+            leases.complete(transaction, [(one, answers[one.request["kind"]]) for one in taken])
+        finished = client.job(site.id)
+    database.dispose()
+
+    assert rescued == 1
+    assert sorted((one.request["kind"], one.claim_number) for one in taken) == [
+        ("caption", 2),  # the first claim was that of the dead session
+        ("vqa", 1),
+    ]
+    assert again.counts.total == 1
+    assert finished.state == "succeeded"

@@ -1,5 +1,6 @@
 """A run goes on from any folder, and writes where it was begun or nowhere."""
 
+import contextlib
 import json
 import shutil
 import sqlite3
@@ -284,3 +285,26 @@ def test_a_text_that_is_not_utf_8_is_skipped_or_overwritten_like_any_other(
 
     assert result.exit_code == 0, result.output
     assert (folder / "a.txt").read_bytes() == left
+
+
+def test_a_run_of_release_0_1_is_resumed(
+    command: Command, played: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its manifest is as release 0.1.0 wrote it; one of three images had failed."""
+    (tmp_path / "in").mkdir()
+    for number, name in enumerate(("a.png", "b.png", "c.png")):
+        (tmp_path / "in" / name).write_bytes(pictures.plain(size=(4, 4 + number)))
+    dump = Path(__file__).parents[2] / "data" / "manifest_0_1.sql"
+    with contextlib.closing(sqlite3.connect(tmp_path / "out.jsonl.idefiq")) as manifest:
+        manifest.executescript(dump.read_text())
+    monkeypatch.chdir(tmp_path)
+
+    with played.running("a green square"):
+        result = command("retry", "out.jsonl")
+
+    assert result.exit_code == 0, result.output
+    assert answers(tmp_path / "out.jsonl") == {
+        "in/a.png": "a red square",
+        "in/b.png": "a red square",
+        "in/c.png": "a green square",
+    }
