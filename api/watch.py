@@ -152,10 +152,10 @@ class Watch:
             try:
                 found = await run_in_threadpool(self._jobs, job_ids)
             except StorageError as error:
-                log.warning("waiting goes on: %s", error)
+                log.warning("the database is unavailable, still waiting: %s", error)
                 found = []
             except Exception:  # an outermost loop: everybody would wait for ever
-                log.exception("unexpected error while looking at jobs; trying again")
+                log.exception("unexpected error while polling jobs; retrying")
                 found = []
             for job in found:
                 if job.id in self._watched:
@@ -185,9 +185,9 @@ class Watch:
             try:
                 await self._listen_to(client)
             except (redis.exceptions.RedisError, OSError, ValueError) as error:
-                log.info("no notices, looking each second: %s", type(error).__name__)
+                log.info("no notices, polling every second: %s", type(error).__name__)
             except Exception:  # an outermost loop too
-                log.exception("unexpected error while listening; trying again")
+                log.exception("unexpected error while listening to Redis; retrying")
             finally:
                 self._subscriptions = None
                 await client.aclose()

@@ -129,7 +129,7 @@ def _translated() -> Iterator[None]:
 def _away(error: SQLAlchemyError) -> StorageError:
     # The driver's words name hosts and users: they belong into the log alone.
     log.warning("database: %s", str(error).partition("\n")[0])
-    return StorageError("the database cannot be used at the moment")
+    return StorageError("the database is unavailable")
 
 
 def _set_up_sqlite(connection: Any, _: object) -> None:

@@ -254,6 +254,12 @@ class Model:
     workers: int
     languages: list[str]
 
+    @property
+    def licence(self) -> str:
+        """The name of `license` in release 0.1."""
+        warnings.warn("Model.licence is called Model.license now", DeprecationWarning, stacklevel=2)
+        return self.license
+
     @classmethod
     def of(cls, body: dict[str, Any]) -> "Model":
         """Build from the service's JSON."""

@@ -60,7 +60,7 @@ class WakeChannel(kombu.transport.redis.Channel):  # type: ignore[misc]  # kombu
         except self.connection_errors:
             raise
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-            log.warning("dropped a message that is no wake: %s", type(error).__name__)
+            log.warning("dropped an invalid wake: %s", type(error).__name__)
             return True
 
 
@@ -70,7 +70,9 @@ def _errors_as_lost_connection() -> Iterator[None]:
     try:
         yield
     except (redis.exceptions.ResponseError, redis.exceptions.InvalidResponse) as error:
-        log.warning("Redis answers %s: %s; workers poll meanwhile", type(error).__name__, error)
+        log.warning(
+            "Redis answered %s: %s; workers poll until it recovers", type(error).__name__, error
+        )
         # Nothing but wakes waits in this thread, and polling does not.
         time.sleep(ERROR_PAUSE_SECONDS)
         raise redis.exceptions.ConnectionError(str(error)) from error
@@ -159,4 +161,4 @@ class Wakes:
         try:
             self._app.send_task(WAKE, queue=queue, retry=False, expires=self.EXPIRES_SECONDS)
         except (kombu.exceptions.OperationalError, redis.exceptions.RedisError, OSError) as error:
-            log.info("wake of %s not sent, workers will poll: %s", queue, type(error).__name__)
+            log.info("cannot wake %s, its workers will poll: %s", queue, type(error).__name__)

@@ -72,8 +72,8 @@ class ResidentLoop:
         try:
             return self._run_once()
         except StorageError as error:
-            log.warning("%s; trying again", error)
+            log.warning("%s; retrying", error)
         except Exception:  # one of the two outermost loops: a lane must not end
-            log.exception("unexpected error in a lane; trying again")
+            log.exception("unexpected error in a lane; retrying")
         self.stopping.wait(FAILURE_PAUSE_SECONDS)
         return False

@@ -69,6 +69,6 @@ class Notices:
         try:
             pipeline.execute()
         except (redis.exceptions.RedisError, OSError) as error:
-            log.info("notices not sent, who waits will look: %s", type(error).__name__)
+            log.info("cannot send notices, APIs will poll: %s", type(error).__name__)
             return False
         return True

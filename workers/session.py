@@ -59,7 +59,7 @@ class Session:
             try:
                 self._open()
             except StorageError as error:
-                log.warning("%s; waiting for it", error)
+                log.warning("%s; waiting", error)
                 self._stopping.wait(1.0)
         self._thread.start()
 
@@ -92,7 +92,7 @@ class Session:
             with self._database.transaction() as transaction:
                 sessions.end(transaction, self._id)
         except StorageError as error:
-            log.warning("session not ended, it will expire: %s", error)
+            log.warning("cannot end the session, it will expire: %s", error)
         self._database.dispose()
 
     def _open(self) -> None:
@@ -125,13 +125,13 @@ class Session:
             self._open()
             return
         if self._is_stuck():
-            log.error("no progress; the heartbeat is withheld")
+            log.error("the device makes no progress; no heartbeat is sent")
             return
         before = time.monotonic()
         with self._database.transaction() as transaction:
             alive = sessions.heartbeat(transaction, self._id, self._settings.lease_seconds)
         if not alive:
-            log.warning("session %s expired; its items belong to others now", self._id)
+            log.warning("session %s has expired; other workers have its items now", self._id)
             self._open()
         elif self._abandoned != self._id:
             self._safe_until = before + self._settings.lease_seconds

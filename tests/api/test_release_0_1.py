@@ -79,6 +79,8 @@ def test_a_service_of_release_0_1_is_understood_by_the_client() -> None:
     model = idefiq.Model.of({"card": card, "state": "ready", "workers": 1})
 
     assert model.license == "MIT"
+    with pytest.warns(DeprecationWarning, match=r"Model\.license"):
+        assert model.licence == "MIT"
 
 
 def test_old_names_of_the_python_client_warn_and_work() -> None:

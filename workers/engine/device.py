@@ -258,7 +258,7 @@ class Device:
                 return [OutOfMemory("the item does not fit the device, even alone")]
             self._ceiling = cost - 1  # do not try such a batch again
         except Exception as error:  # one item must not fail its neighbours
-            log.warning("batch of %d failed", len(batch), exc_info=error)
+            log.warning("a batch of %d items failed", len(batch), exc_info=error)
             if len(batch) == 1:
                 return [self._error_of(error)]
         return self._halves(batch)

@@ -54,7 +54,7 @@ def run(family: "Pinned") -> SelfCheck:
         batch_equals_singles=family.generate_ids(items) == tokens,
     )
     spread = float(alone.std(dim=1).mean())
-    log.info("self-check of %s: %s (scores spread by %.3g)", family.card.name, checks, spread)
+    log.info("self-check of %s: %s (spread of the logits %.3g)", family.card.name, checks, spread)
     name = family.card.name
     if not checks.image_effect > MIN_EFFECT * spread:
         raise RequestError(

@@ -94,7 +94,7 @@ class Retention:
             self._note_used(used)
             marked = sum(self._mark_unused_of(owner_id, used) for owner_id in owners)
         if marked:
-            log.info("%d images are unused and will be removed", marked)
+            log.info("%d unused images marked for garbage collection", marked)
         return marked
 
     def _note_used(self, used: sqlite3.Connection) -> None:

@@ -97,9 +97,9 @@ class Upkeep:
         try:
             return step() is not False
         except (StorageError, QuotaExceeded) as error:
-            log.warning("%s; trying again", error)
+            log.warning("%s; retrying", error)
         except Exception:
-            log.exception("a step of upkeep failed; trying again")
+            log.exception("a step of upkeep failed; retrying")
         return False
 
     def _expire_jobs(self) -> None:
@@ -152,7 +152,7 @@ class Upkeep:
         with self._database.transaction() as transaction:
             given_up = imports.give_up_import(transaction, job)
         if given_up:
-            log.error("job %s can never be imported whole and is cancelled: %s", job.id, error)
+            log.error("job %s cannot be imported completely and is cancelled: %s", job.id, error)
 
     def _tell_sealed(self, job: Job) -> None:
         self._wakes.wake(INTAKE, engine_queue(job.model))

@@ -122,7 +122,7 @@ class Webhooks:
             return DeliveryOutcome(None, f"the connection failed: {type(error).__name__}")
         except Exception:  # one receiver may not keep the others from being told
             log.exception("%s could not be delivered", delivery.id)
-            return DeliveryOutcome(None, "the attempt failed unexpectedly")
+            return DeliveryOutcome(None, "internal error in the delivery")
 
     def _note(self, delivery: Delivery, webhook: Webhook, outcome: DeliveryOutcome) -> None:
         with self._database.transaction() as transaction:
