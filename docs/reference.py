@@ -181,7 +181,7 @@ def _below(kind: type[errors.IdefiqError]) -> Iterator[type[errors.IdefiqError]]
 
 
 def commands() -> str:
-    """Every command with its arguments and options; what all runs have is said once."""
+    """Every command with its arguments and options; those of all runs come first, once."""
     from idefiq.cli import app
     from idefiq.cli.runs import RunOptions
 
@@ -199,7 +199,7 @@ def commands() -> str:
         lines = [f"## `idefiq {' '.join(words)}`", "", _paragraphs(command.help or ""), ""]
         table = [_parameters(parameters), ""] if parameters else []
         sections.append("\n".join([*lines, *table]))
-    return "\n".join(["## What every run has", "", shared, "", *sections])
+    return "\n".join(["## Options of every run", "", shared, "", *sections])
 
 
 def _all(group: Any, above: str = "") -> Iterator[tuple[str, Any]]:
@@ -213,7 +213,7 @@ def _all(group: Any, above: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _parameters(parameters: list[Any]) -> str:
-    return "\n".join(["| | | meaning |", "|---|---|---|", *map(_shown, parameters)])
+    return "\n".join(["| option or argument | value; default | meaning |", "|---|---|---|", *map(_shown, parameters)])
 
 
 def _shown(parameter: Any) -> str:
