@@ -71,7 +71,7 @@ class BodyLimit:
 class RequestIds:
     """Gives every request an id, and every response its `x-request-id` and hardening headers.
 
-    Error bodies and log lines carry the same id.
+    Error bodies carry the same id, and so does the log line of an internal error.
     """
 
     def __init__(self, app: ASGIApp) -> None:

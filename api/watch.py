@@ -1,10 +1,10 @@
 """Watching of jobs: requests wait without a thread, and share one query.
 
-    Redis ──notice──▶ ┐
-                      ├─▶ one look at all watched jobs ─▶ Watched ─▶ everybody who waits for it
-    every second ───▶ ┘                                      └─ text so far (from notices only)
+    Redis ──notice──▶ read the jobs of notices ─┐
+                                                ├─▶ Watched ─▶ everybody who waits for the job
+    every second ───▶ read all watched jobs ────┘      └─ text so far (from notices only)
 
-Notices may be lost, and Redis may be away: then it takes until the next look.
+Notices may be lost, and Redis may be down: then changes show at the next poll.
 """
 
 import asyncio
@@ -24,13 +24,13 @@ from db.errors import StorageError
 from db.jobs import Job
 from workers.notices import channel, plain_url
 
-#: Longest time between two looks at the record while anybody waits.
+#: Longest time between two polls of the database while anybody waits.
 LOOK_SECONDS = 1.0
-#: Shortest time between two looks, however many notices come.
+#: Shortest time between two polls, however many notices come.
 PAUSE_SECONDS = 0.03
 #: Longest wait for the tasks of a service that stops.
 STOP_SECONDS = 2.0
-#: Results read at once for everybody who stands at the same place.
+#: Results in one page, which clients at the same result number share.
 PAGE = 500
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Watched:
         self.event = asyncio.Event()
 
     async def news(self, event: asyncio.Event, seconds: float) -> bool:
-        """Wait until there is something newer than what was seen with `event`."""
+        """Wait until `event` is set; False after `seconds`. Read `event` before the rest."""
         try:
             await asyncio.wait_for(event.wait(), seconds)
         except TimeoutError:
@@ -172,7 +172,7 @@ class Watch:
 
     async def _subscribe(self, job_id: str, *, wanted: bool = True) -> None:
         if self._subscriptions is None:
-            return  # done for all once Redis is there
+            return  # not connected: `_listen_to` subscribes to all watched jobs when it is
         with contextlib.suppress(redis.exceptions.RedisError, OSError):
             if wanted:
                 await self._subscriptions.subscribe(channel(job_id))
@@ -195,7 +195,7 @@ class Watch:
 
     async def _listen_to(self, client: "redis.asyncio.Redis") -> None:
         async with client.pubsub(ignore_subscribe_messages=True) as subscriptions:
-            # A channel of our own keeps the connection in use while nobody waits.
+            # Always one subscription: without any, listening ends.
             await subscriptions.subscribe(channel("none"), *map(channel, self._watched))
             self._subscriptions = subscriptions
             async for message in subscriptions.listen():

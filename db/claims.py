@@ -1,12 +1,13 @@
 """The claim: which items a worker takes next.
 
-    conversations ─▶ the others          somebody waits for a conversation
+    chat completions ─▶ all others       a caller waits for a chat completion
       owner with the least running for its weight ─▶ the one served longest ago
         its jobs by rank                 created, less the head start of the priority
           their items by due time
 
 A rank never changes by itself, so a job that waits overtakes whatever comes later than its head
-start: nothing starves. All of it is asked of the record, so it holds at the next claim.
+start: nothing starves. Everything is read from the database, so a change takes effect at the next
+claim.
 """
 
 from collections.abc import Iterator, Sequence
@@ -90,7 +91,7 @@ def claim(
 ) -> list[Lease]:
     """Take up to `limit` due items, in the order that the module describes.
 
-    Takes nothing for a session that has expired, and nothing of a job that is paused, cancelled,
+    Takes nothing for an expired session, and nothing of a job that is paused, cancelled,
     expired or not sealed. Two claims never take the same item. Fewer than `limit` does not say
     that there are no more.
 
@@ -113,9 +114,9 @@ def claim(
 
 
 def is_due(transaction: Connection, *, stage: Stage, model: str | None) -> bool:
-    """Whether a claim that took nothing would find something now.
+    """True if items are due.
 
-    Another may have taken what it had chosen, and left something else.
+    A claim can return nothing although items are due: another worker took those it had chosen.
     """
     return next(_choose(transaction, stage, model, 1), None) is not None
 
@@ -139,7 +140,7 @@ def _choose(transaction: Connection, stage: Stage, model: str | None, limit: int
 def _lock(transaction: Connection, job_ids: Sequence[str]) -> dict[str, Any]:
     """Lock jobs in id order, as every end of a lease does.
 
-    Asked again under the lock: a pause or a cancel that was answered holds for this claim.
+    Pause, cancel and expiry are checked again under the lock, so this claim respects them.
     """
     rows = transaction.execute(
         select(jobs.c.id, jobs.c.model, jobs.c.defaults, jobs.c.examples, jobs.c.origin)

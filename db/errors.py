@@ -173,7 +173,7 @@ class OutOfMemory(ItemError):
 
 
 class Poison(ItemError):
-    """Workers died or gave up repeatedly while they had the item."""
+    """The device hung repeatedly while the item ran alone."""
 
     code = "poison"
 

@@ -54,11 +54,11 @@ def mark_used(
 ) -> None:
     """Record that images are in use, so that they are not garbage-collected. Safe to repeat.
 
-    An image that was marked so long ago that its bytes may be gone stays marked and unknown.
+    An image whose grace period is over stays marked, and `get` and `stored` do not report it.
 
     Args:
-        storing: The caller is about to store the bytes. Waits for a collection that runs now, and
-            deletes the row of an image that would be collected soon, so that it is not.
+        storing: The caller is about to store the bytes. Deletes the row of an image whose grace
+            period is over, so that the collector skips it; waits if the collector holds it now.
     """
     for some in _chunks(sorted(digests)):
         stale = or_(blobs.c.collecting_at.is_not(None), blobs.c.used_at < after(-TOUCH_SECONDS))
@@ -75,9 +75,9 @@ def mark_used(
 
 
 def expect_upload(transaction: Connection, owner_id: int, digests: Collection[str]) -> None:
-    """Record that images may be uploaded within minutes, which delays their garbage collection.
+    """Restart the grace period of marked images that may be uploaded within minutes.
 
-    They stay unknown until they are used, because their bytes may never arrive.
+    They stay marked, so `stored` does not report them: their bytes may never arrive.
     """
     mark_used(transaction, owner_id, digests)
     for some in _chunks(sorted(digests)):

@@ -41,7 +41,8 @@ class Lease:
     Attributes:
         claim_number: The fencing token: how often the item was claimed.
         attempts: Attempts charged so far, without this one.
-        rescues: How often a worker died or gave up while it had the item.
+        rescues: How often a worker died with the item in this stage; SUSPECT_RESCUES more after
+            it hung the device together with others.
         hang_count: How often the watchdog ended a worker that ran the item alone.
         request: The effective request, see db/requests.py.
         images: `blob:` references after intake; None before.
@@ -81,7 +82,9 @@ class Lease:
     def stored_references(self) -> list[str]:
         """References after intake: images, then images of examples."""
         images = self.images or []
-        if self.examples is None:  # no examples, or a release before 0002 stored both together
+        if (
+            self.examples is None
+        ):  # no examples, or a release before migration 0002 stored both together
             return images
         return [*images[: len(image_references(self.request))], *self.examples]
 
@@ -248,7 +251,7 @@ def _requeue(
 def mark_suspects(transaction: Connection, running: Sequence[Lease], *, alone: bool) -> set[int]:
     """End the leases of the items that were on the device when it hung. Safe to repeat.
 
-    An item that ran alone is charged with the hang, and fails the second time. Of several items
+    The hang count of an item that ran alone grows, and at MAX_HANGS it fails. Of several items
     any may be the cause: each runs alone from now on, and none is charged.
 
     Args:

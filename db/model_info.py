@@ -23,7 +23,7 @@ class ModelLimits(_Stored):
         max_images: Images of an item.
         max_examples: Solved examples of an item.
         max_new_tokens: Tokens of an answer; how many an item gets that asks for no number is in
-            `ModelCard.defaults`.
+            `ModelInfo.defaults`.
     """
 
     max_images: Annotated[int, Field(ge=0, le=MAX_IMAGES)]

@@ -213,7 +213,13 @@ def _all(group: Any, above: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _parameters(parameters: list[Any]) -> str:
-    return "\n".join(["| option or argument | value; default | meaning |", "|---|---|---|", *map(_shown, parameters)])
+    return "\n".join(
+        [
+            "| option or argument | value; default | meaning |",
+            "|---|---|---|",
+            *map(_shown, parameters),
+        ]
+    )
 
 
 def _shown(parameter: Any) -> str:

@@ -1,11 +1,11 @@
 """The resident loop of a worker: work until there is none, then wait for a wake or the poll.
 
     wake ─┐
-          ├─▶ look() ──True──▶ look() …        True: there may be more
-    poll ─┘      └────False──▶ wait
+          ├─▶ run_once() ──True──▶ run_once() …     True: there may be more
+    poll ─┘        └──────False──▶ wait
 
 A worker has several lanes, so that one loads while another generates. Work is found in the
-record, never in a message, so the loop starts, works and stops without Redis.
+database, never in a message, so the loop starts, works and stops without Redis.
 """
 
 import logging
@@ -25,7 +25,7 @@ class ResidentLoop:
     """Calls `run_once` in `lanes` threads until it is stopped.
 
     Args:
-        look: Does some work; returns whether there may be more. It is to return soon after
+        run_once: Does some work, and returns True if there may be more. Must return soon after
             `stopping` is set.
         lanes: Threads, >= 1.
         poll_seconds: Longest wait between two looks of a lane.

@@ -36,8 +36,8 @@ class Spot(Protocol):
 
         Args:
             text: The page, as it was read.
-            is_draft: Mark it as nobody's.
-            language: Of the alternative, if it is not that of the page.
+            is_draft: Mark it as a draft that no person has accepted.
+            language: Language of the text; empty if it is the page's.
         """
 
 
@@ -46,12 +46,12 @@ class Place:
     """An image of a page.
 
     Attributes:
-        source: Where its picture is, as the page says it; empty if it does not.
-        alt: Its text alternative; None if there is none.
-        is_draft: The alternative is a draft that was written here and that nobody has accepted.
-        spot: None where a person has to write.
-        obstacle: Why it must not be written, if its page does not allow it.
-        is_made: Template code makes its text.
+        source: Source of the image in the page; empty without one.
+        alt: Its alternative text; None without one.
+        is_draft: True if the text is a marked draft that no person has accepted.
+        spot: None if a program cannot write here.
+        obstacle: Why the page does not allow writing, or empty.
+        is_made: True if template code makes the text, which is unknown here.
     """
 
     element: Element
@@ -83,7 +83,7 @@ class Document:
 
 
 def apart(text: str) -> str:
-    """Separate double braces: Angular takes even character references to them for code."""
+    """Put a space between double braces: Angular evaluates them even as character references."""
     return re.sub(r"\{(?=\{)|\}(?=\})", r"\g<0> ", text)
 
 
@@ -93,9 +93,9 @@ class TagSpot:
 
     offset: int
     is_draft: bool
-    #: There is a `lang` that its author wrote.
+    #: True if the author wrote a `lang` attribute.
     has_language: bool = False
-    #: Characters that would mean something around the tag.
+    #: Characters with a meaning around the tag, such as in Markdown; written as references.
     escaped: str = ""
 
     def edits(self, text: str, alt: str, *, is_draft: bool, language: str) -> list[Edit]:
@@ -105,7 +105,7 @@ class TagSpot:
         if is_draft or self.is_draft:
             values[DRAFT_ATTRIBUTE] = (DRAFT_WITH_LANGUAGE if says else "") if is_draft else None
         if says or (self.is_draft and not self.has_language):
-            values["lang"] = says or None  # what was set for a draft goes with it
+            values["lang"] = says or None  # None removes the `lang` of an earlier draft
         # A text that looks like code would be taken for it when the page is read again.
         escaped = self.escaped + ("[]$@#" if makes(alt) else "")
         return [set_attributes(text, self.offset, values, escaped=escaped)]
@@ -116,7 +116,7 @@ def in_tags(root: Element, *, escaped: str = "") -> tuple[list[Place], list[Rema
 
     Args:
         root: The tree.
-        escaped: Characters that mean something where the tags are, and not in HTML.
+        escaped: Characters with a meaning around the tags, such as in Markdown.
     """
     places: list[Place] = []
     remarks: list[Remark] = []

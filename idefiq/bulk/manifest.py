@@ -25,7 +25,7 @@ from idefiq.types import IdefiqError, Item, Result
 
 #: A record, and where its text file may be.
 Found = tuple[Record, Sequence[Path]]
-#: The text that a file has already, if it is there; raises IdefiqError if it must stay as it is.
+#: Reads the text of an existing file, None without one; raises if it must not be changed.
 Before = Callable[[Path], str | None]
 
 _NEW = (

@@ -335,5 +335,5 @@ class TestReaching:
             list(connect(url, made.key).jobs())
 
     def test_an_url_that_is_none_is_refused(self) -> None:
-        with pytest.raises(IdefiqError, match="is no URL"):
+        with pytest.raises(IdefiqError, match="invalid URL"):
             Client("localhost:8000")

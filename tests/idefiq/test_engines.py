@@ -85,9 +85,9 @@ def test_an_engine_runs_on_each_gpu_that_is_here(tmp_path: Path, env: dict[str, 
 @pytest.mark.parametrize(
     ("gpus", "said"),
     [
-        ("0,5", "there is no GPU 5; there are [0, 1]"),
-        ("first", "say all, or numbers such as 0,1"),
-        ("0,", "say all, or numbers such as 0,1"),
+        ("0,5", "no GPU 5; available: [0, 1]"),
+        ("first", "expected all, or numbers such as 0,1"),
+        ("0,", "expected all, or numbers such as 0,1"),
     ],
 )
 def test_a_gpu_that_is_not_here_is_refused_before_anything_starts(

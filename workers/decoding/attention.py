@@ -3,9 +3,9 @@
     ├── one ──┼─ two ─┼───── three ─────┤     one row; each attends to itself alone
 
 transformers looks the attention function up in a table, so its layers are used unchanged: `install`
-registers a function that behaves as sdpa until an `override_attention` block replaces it. On a GPU
-packed sequences are one kernel call (FlashAttention's variable lengths; Dao 2023), on a CPU one
-call for each.
+registers a function that behaves as sdpa until an `override_attention` block replaces it. On a GPU,
+but not in float32, packed sequences are one kernel call (FlashAttention's variable lengths; Dao
+2023). Otherwise they are one call each, or one for all if their lengths are equal.
 """
 
 from collections.abc import Callable, Iterator, Sequence

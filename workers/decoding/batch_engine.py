@@ -115,7 +115,7 @@ class BatchEngine:
         self._cache = KVCache(decoder.layers, decoder.kv_heads, decoder.head_size, config)
         decoder.allocate(count)
         integers = {"dtype": torch.long, "device": device}
-        # Of each slot: its last token, the position of that, and the first that may end the answer.
+        # Of each slot: last token, its position, and the first position where the answer may end.
         self._tokens, self._positions, self._may_end_from = (
             torch.zeros(count, **integers) for _ in range(3)
         )

@@ -32,8 +32,8 @@ class CudaGraphs:
     def run(self, visible: int, compute: Callable[[], Any]) -> Any:
         """Run the step `compute` as a CUDA graph.
 
-        The first call runs it eagerly, because lazy initialisation cannot be captured. The second
-        call captures it, which computes nothing, and replays the graph at once.
+        The first call for a number of positions runs it eagerly, because lazy initialisation
+        cannot be captured. The second captures it, which computes nothing, and replays it.
         """
         if visible not in self._warm:
             self._warm.add(visible)

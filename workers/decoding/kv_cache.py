@@ -1,4 +1,4 @@
-"""The KV cache: keys and values of every sequence slot, in buffers that never move or grow."""
+"""The KV cache: keys and values of all sequence slots, in buffers that are allocated once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

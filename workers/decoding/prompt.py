@@ -33,7 +33,8 @@ class EncodedPrompt:
     """A prompt as the model takes it.
 
     Attributes:
-        ids: int64 (tokens,), with one image token for each row of the images' features.
+        ids: int64 (tokens,), with one image token for each row of the images' features; with
+            cross-attention, one for each image.
         images: In the order of their tokens.
         image_mask: For cross-attention: the images that each token attends to, bool (tokens,
             images).

@@ -55,7 +55,7 @@ class Device:
         self._changed = threading.Condition()
         self._closing = False
         self._began: float | None = None
-        #: Cost of the least batch that ran out of memory in `generate`: items × longest prompt.
+        #: Largest cost of a `generate` batch that is still tried: items × longest prompt.
         self._ceiling: int | None = None
         self._in_slots: dict[int, ScheduledItem] = {}  # by the id of the prepared item
         #: Items that the device works on now.

@@ -282,7 +282,7 @@ class Engine:
         self._end(lease, session, outcome)
 
     def _end(self, lease: Lease, session: str, outcome: Answer | Released | IdefiqError) -> None:
-        """End an item that was announced to the device and does not come."""
+        """End an item that was announced with `Device.expect` and will not be queued."""
         self._finish(lease, session, outcome)
         self._device.expect(-1)
 

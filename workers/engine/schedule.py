@@ -1,7 +1,7 @@
 """The schedule of a device: what it does next. No torch, no database, no clock.
 
     waiting ─▶ Admit(items)     prefill: there are free slots, and enough items for a pass
-            ─▶ STEP             items are in slots
+            ─▶ DecodeStep       items are in slots
             ─▶ Generate(items)  items that no slot accepts, with equal options
             ─▶ None             nothing to do
 
@@ -17,7 +17,7 @@ from db.leases import Lease
 from db.states import SourceApi
 from workers.families.base import Prepared
 
-#: Share of free slots from which they are refilled: each refill is a prefill pass of its own.
+#: Waiting items are prefilled once they fill this share of all slots: each prefill is a pass.
 REFILL_SHARE = 1 / 4
 #: Actions for items in slots between two batches of `generate`.
 ACTIONS_BETWEEN_BATCHES = 16
@@ -30,8 +30,8 @@ class ScheduledItem:
     Attributes:
         session: The session that holds its lease.
         fits_slot: True if a slot accepts it.
-        cost: See SlotEngine.prefill_cost.
-        alone: True if it must run with nothing else on the device.
+        prefill_cost: See SlotEngine.prefill_cost.
+        runs_alone: True if it must run with nothing else on the device.
         restarted: True if it was admitted again after a step ran out of memory.
     """
 

@@ -15,7 +15,7 @@ from db.states import SourceApi
 from workers.lease_writer import LeaseWriter
 from workers.session import Session
 
-#: Answers within this time are written together, unless the device is idle.
+#: Answers within this time are written together, unless the device is idle or a caller waits.
 GATHER_SECONDS = 0.05
 #: Most answers in one transaction.
 MAX_ANSWERS = 256

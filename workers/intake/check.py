@@ -1,6 +1,6 @@
 """Checks of untrusted image bytes, in child processes that may die of them.
 
-    bytes ──▶ child: header ─▶ size, pixels, aspect ─▶ decode ──▶ Verdict
+    bytes ──▶ child: header ─▶ size, pixels, aspect ─▶ decode ──▶ CheckResult
                 └─ killed, or too slow ──▶ CheckDied, for exactly these bytes
 
 Each child has a pipe of its own: nothing is shared that one could take with it when it dies. They

@@ -330,7 +330,11 @@ class TestBooks:
 def test_a_source_that_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("")
 
-    for word, why in (("nowhere", "is not there"), ("", "is not there"), ("a.txt", "is no page")):
+    for word, why in (
+        ("nowhere", "does not exist"),
+        ("", "does not exist"),
+        ("a.txt", "is no page"),
+    ):
         with pytest.raises(IdefiqError, match=why):
             files.named(str(tmp_path / word) if word else "")
 

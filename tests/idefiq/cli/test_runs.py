@@ -444,7 +444,7 @@ class TestTables:
         (["caption", ".", "--out", ""], "--out is empty"),
         (["classify", ".", "--label", "a,b"], "repeat --label"),
         (["ask", " ", "."], "the question is empty"),
-        (["caption", "nowhere.png"], "there is no 'nowhere.png'"),
+        (["caption", "nowhere.png"], "no such file or folder: 'nowhere.png'"),
         (["caption", "."], "no images in ."),
         (["caption", ".", "--out", "x.xml"], "write to a .jsonl"),
         (["retry", "nope"], "is not a job id, and has no manifest"),

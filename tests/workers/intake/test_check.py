@@ -38,11 +38,11 @@ def test_a_good_image_is_measured() -> None:
     ("data", "code", "says"),
     [
         (b"junk", "image_unreadable", "not an image"),
-        (pictures.plain()[:50], "image_unreadable", "broken image"),
-        (pictures.claims(200, 200), "image_too_large", "at most 10000"),
-        (pictures.claims(2**30, 2**30), "image_too_large", "at most 10000"),
+        (pictures.plain()[:50], "image_unreadable", "damaged image"),
+        (pictures.claims(200, 200), "image_too_large", "the limit is 10000"),
+        (pictures.claims(2**30, 2**30), "image_too_large", "the limit is 10000"),
         (pictures.claims(2000, 1), "image_too_large", "narrower than 1:10"),
-        (b"\0" * 100_001, "image_too_large", "at most 100000"),
+        (b"\0" * 100_001, "image_too_large", "the limit is 100000"),
     ],
     ids=["junk", "cut off", "pixels", "bomb", "aspect", "bytes"],
 )
