@@ -88,11 +88,14 @@ def limit(
     queued_items: Quota = None,
     job_items: Quota = None,
     stored_bytes: Quota = None,
+    default: Annotated[
+        bool, typer.Option("--default", help="Reset all limits to the defaults first")
+    ] = False,
 ) -> None:
     """Set the weight and the quotas of an owner. What is not named stays; 0 is no limit."""
     with _database().transaction() as transaction:
         found = owners.get_or_create(transaction, owner)
-        before = owners.limits(transaction, found.id)
+        before = OwnerLimits() if default else owners.limits(transaction, found.id)
         limits = OwnerLimits(
             before.weight if weight is None else weight,
             before.max_queued_items if queued_items is None else queued_items,
@@ -112,22 +115,26 @@ def create_key(
         list[str] | None,
         typer.Option(help="submit, read, review or admin; repeatable (default: all but admin)"),
     ] = None,
-    days: Annotated[int, typer.Option(help="Days until it expires; 0 for never")] = 0,
+    days: Annotated[int, typer.Option(min=0, help="Days until it expires; 0 for never")] = 0,
     old_owner: Annotated[str | None, typer.Option("--owner", hidden=True)] = None,
-    old_scopes: Annotated[str, typer.Option("--scopes", hidden=True)] = "",
+    old_scopes: Annotated[str | None, typer.Option("--scopes", hidden=True)] = None,
 ) -> None:
     """Create an API key and print it. It cannot be shown again."""
+    if (owner and old_owner) or (scope and old_scopes is not None):
+        raise RequestError("name the owner and the scopes once: OWNER and --scope")
+    # --owner and --scopes a,b are the options of release 0.1.
+    scopes = scope or owners.USUAL_SCOPES
+    if old_scopes is not None:
+        scopes = [word.strip() for word in old_scopes.split(",")]
     expires_at = datetime.now(UTC) + timedelta(days=days) if days else None
     with _database().transaction() as transaction:
         found = owners.get_or_create(transaction, owner or old_owner or LOCAL_OWNER)
-        # --owner and --scopes a,b are the options of release 0.1.
-        scopes = scope or [word.strip() for word in old_scopes.split(",") if word.strip()]
         print(
             owners.create_key(
                 transaction,
                 found,
                 note=note,
-                scopes=scopes or owners.USUAL_SCOPES,
+                scopes=scopes,
                 expires_at=expires_at,
             )
         )
@@ -160,4 +167,5 @@ if __name__ == "__main__":
         print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(CONFIG_STATUS)
     except IdefiqError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -138,17 +138,18 @@ def request_error(
 
 def _first_error(found: Sequence[Any], sent: object) -> tuple[str, str]:
     """Return field and message of the first error; of a union, of its most specific branch."""
-    first = _path_sent(found[0]["loc"], sent)
-    branches = [one for one in found if _path_sent(one["loc"], sent)[: len(first)] == first]
-    chosen = max(branches, key=lambda one: len(_path_sent(one["loc"], sent)))
+    first = _path_sent(found[0], sent)
+    branches = [one for one in found if _path_sent(one, sent)[: len(first)] == first]
+    chosen = max(branches, key=lambda one: len(_path_sent(one, sent)))
     message = str(chosen["msg"]).removeprefix("Value error, ")
     if chosen["type"] == "extra_forbidden":
         message = "unknown field"
-    return ".".join(map(str, _path_sent(chosen["loc"], sent))), message
+    return ".".join(map(str, _path_sent(chosen, sent))), message
 
 
-def _path_sent(location: Sequence[int | str], sent: object) -> list[int | str]:
-    """Leave out of a pydantic location what is not in the JSON, such as branches of a union."""
+def _path_sent(error: Any, sent: object) -> list[int | str]:
+    """Return an error's location without what was not sent, such as branches of a union."""
+    location: Sequence[int | str] = error["loc"]
     if sent is None:
         return list(location)
     path: list[int | str] = []
@@ -157,8 +158,8 @@ def _path_sent(location: Sequence[int | str], sent: object) -> list[int | str]:
         try:
             here = here[part]
         except (TypeError, LookupError):
-            is_missing_field = isinstance(here, dict) and number == len(location) - 1
-            if not is_missing_field:
+            is_last = number == len(location) - 1
+            if not (is_last and error["type"] == "missing"):
                 continue
         path.append(part)
     return path
@@ -232,7 +233,9 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
     listed = []
     for one in error.errors()[:MAX_ERRORS]:
         source, *location = one["loc"]
-        sent = error.body if source == "body" else dict.fromkeys(location[:1], 0)
+        if one["type"] == "json_invalid":
+            location = []  # it is the position of a character
+        sent = error.body if source == "body" else None
         field, message = _first_error([{**one, "loc": location}], sent)
         listed.append({"field": field, "message": message})
     detail = "; ".join(": ".join(filter(None, one.values())) for one in listed[:3])

@@ -2,8 +2,8 @@
 
     loop     one image at a time, as the documentation has it
     16, 64   batches of 16 and 64, padded
-    engine   threads, packed vision, slots, recorded steps
-    without  the engine less one thing each: recorded steps, late reading, many slots, threads
+    engine   threads, packed vision encoder, continuous batching, CUDA graphs
+    without  the engine less one thing each: CUDA graphs, asynchronous readback, many slots
 
 Pictures are real JPEGs in memory, decoded by every arm; answers have lengths from a table, for
 random weights never end one. Printed are images per second (median of the runs), how much of the

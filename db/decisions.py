@@ -108,7 +108,7 @@ def decide(
         who = f"{review.reviewer or 'somebody'} has decided since you looked: "
         raise ReviewConflict(
             f"{who if review.revision > decision.revision else ''}this is revision"
-            f" {review.revision}, you saw {decision.revision}; look again",
+            f" {review.revision}, yours is {decision.revision}; read the review again",
             field="revision",
         )
     transaction.execute(

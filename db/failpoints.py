@@ -17,17 +17,17 @@ from db.errors import EngineError, RequestError, StorageError
 
 #: All places, in the order in which an item passes them.
 PLACES = (
-    "submitted",  # API: the job is committed, nobody is woken
+    "submitted",  # API: the job is committed, no worker is woken
     "imported",  # upkeep: a page of a spool is committed, the next is not
     "sealed",  # upkeep: the job is sealed, its spool still there
     "claimed",  # a worker: the claim is committed
-    "stored",  # intake: the bytes are in the blob store, not in the record
-    "checked",  # intake: the verdict is known, not written
+    "stored",  # intake: the bytes are in the blob store, not in the database
+    "checked",  # intake: the check result is known, not written
     "decoded",  # engine: images are loaded
     "generating",  # engine: the batch is on the device
     "generated",  # engine: answers are there, nothing is written
-    "writing",  # a worker: the ends of leases are written, not committed
-    "written",  # a worker: the ends of leases are committed, nobody is told
+    "writing",  # a worker: results are written, not committed
+    "written",  # a worker: results are committed, nobody is notified
     "rescuing",  # a worker: dead sessions are found, nothing is taken back
     "collected",  # upkeep: the results object is stored, its key is not
 )

@@ -89,7 +89,7 @@ def to_list(transaction: Connection) -> list[Job]:
     return [as_job(row) for row in rows]
 
 
-def spool_deleted(transaction: Connection, job_id: str) -> None:
+def clear_spool(transaction: Connection, job_id: str) -> None:
     """Record that a sealed job's spool is deleted. Safe to repeat."""
     transaction.execute(
         update(jobs)

@@ -93,7 +93,9 @@ class ModelInfo(_Stored):
     adapter: str = ""
     device: str = ""
 
-    @computed_field(description="The name of `license` in release 0.1")  # type: ignore[prop-decorator]
+    @computed_field(  # type: ignore[prop-decorator]
+        description="The name of `license` in release 0.1", json_schema_extra={"deprecated": True}
+    )
     @property
     def licence(self) -> str:
         """The license under the name that release 0.1 reads."""

@@ -187,7 +187,7 @@ class AltText(_Strict):
         None, description="true: describe the image in detail too, as a text of its own"
     )
     rewrite: bool | None = Field(
-        None, description="false: do not ask once more if there are objections to the draft"
+        None, description="false: do not generate again if the draft has issues"
     )
 
 

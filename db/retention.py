@@ -44,12 +44,12 @@ def soft_delete_old_jobs(
 ) -> int:
     """Delete some jobs that finished long ago; 0 keeps them for ever. Returns how many."""
     chats = jobs.c.origin == SourceApi.CHAT.value
-    kept = [(~chats, keep_seconds), (chats, keep_chat_seconds)]
-    old = [and_(door, jobs.c.finished_at < after(-wait)) for door, wait in kept if wait]
+    rules = [(~chats, keep_seconds), (chats, keep_chat_seconds)]
+    old = [and_(condition, jobs.c.finished_at < after(-wait)) for condition, wait in rules if wait]
     if not old:
         return 0
     # What is told of them comes first.
-    untold = (
+    undelivered = (
         select(deliveries.c.id)
         .join(webhooks, webhooks.c.id == deliveries.c.webhook_id)
         .where(
@@ -58,7 +58,7 @@ def soft_delete_old_jobs(
             webhooks.c.disabled_at.is_(None),
         )
     )
-    some = select(jobs.c.id).where(or_(*old), jobs.c.deleted_at.is_(None), ~untold.exists())
+    some = select(jobs.c.id).where(or_(*old), jobs.c.deleted_at.is_(None), ~undelivered.exists())
     return _soft_delete(transaction, jobs.c.id.in_(some.limit(limit)))
 
 

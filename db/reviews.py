@@ -99,6 +99,12 @@ _SELECT = (
 _KEYS = {Order.PAGE: reviews.c.page, Order.CONFIDENCE: reviews.c.certainty}
 
 
+def _confidence(alt_text: dict[str, Any]) -> float:
+    """Read the confidence of an answer, which release 0.1 called certainty."""
+    value = alt_text["confidence"] if "confidence" in alt_text else alt_text["certainty"]
+    return float(value)
+
+
 def queue(transaction: Connection, drafts: Sequence[Draft]) -> None:
     """Queue drafts, in the transaction that answers their items."""
     rows = [
@@ -107,7 +113,7 @@ def queue(transaction: Connection, drafts: Sequence[Draft]) -> None:
             "owner_id": draft.owner_id,
             "job_id": draft.job_id,
             "page": draft.request["alt_text"].get("page", ""),
-            "certainty": draft.answer["alt_text"]["confidence"],
+            "certainty": _confidence(draft.answer["alt_text"]),
             "state": ReviewState.UNREVIEWED.value,
             "decided": 0,
             "text": draft.answer["text"],

@@ -9,9 +9,9 @@ with Client() as client:
         print(result.answer)
 """
 
-import warnings
 from typing import Any
 
+from idefiq import types
 from idefiq.aio import AsyncClient
 from idefiq.client import Client
 from idefiq.types import (
@@ -42,8 +42,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Names of release 0.1, which release 0.3 will not have any more."""
+    """Look up names of release 0.1, which release 0.3 will not have any more."""
     if name == "TooLong":
-        warnings.warn("TooLong is called WaitTimeout now", DeprecationWarning, stacklevel=2)
-        return WaitTimeout
+        return types.TooLong
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -278,3 +278,11 @@ class Model:
 
 def _time(text: str) -> datetime:
     return datetime.fromisoformat(text)
+
+
+def __getattr__(name: str) -> Any:
+    """Look up names of release 0.1, which release 0.3 will not have any more."""
+    if name == "TooLong":
+        warnings.warn("TooLong is called WaitTimeout now", DeprecationWarning, stacklevel=2)
+        return WaitTimeout
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

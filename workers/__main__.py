@@ -28,8 +28,8 @@ from workers.tasks import serve
 
 #: Exit status when generation hangs or the device is lost; a supervisor starts another process.
 BROKEN_STATUS = 70
-#: Longest wait for the record before a process that hangs is ended.
-LAST_WORD_SECONDS = 5.0
+#: Longest wait for the database before a process that hangs is ended.
+MARK_SECONDS = 5.0
 #: A slow server holds up the items of one lane only.
 INTAKE_LANES = 4
 
@@ -193,13 +193,13 @@ def run_upkeep(record: RecordSettings) -> int:
     )
     loop = ResidentLoop(upkeep.run_once, lanes=1, poll_seconds=settings.poll_seconds, name="lane")
     webhooks = Webhooks(database, settings)
-    telling = ResidentLoop(
+    reporting = ResidentLoop(
         webhooks.run_once, lanes=1, poll_seconds=settings.poll_seconds, name="webhooks"
     )
-    telling.start()
+    reporting.start()
 
     def close() -> None:
-        telling.stop()
+        reporting.stop()
         webhooks.close()
         database.dispose()
 
@@ -217,16 +217,16 @@ def _policy(record: RecordSettings) -> RetryPolicy:
     return RetryPolicy(record.max_tries, record.retry_seconds)
 
 
-def _end_when_stuck(is_stuck: Callable[[], bool], blame: Callable[[], None]) -> None:
+def _end_when_stuck(is_stuck: Callable[[], bool], mark_suspects: Callable[[], None]) -> None:
     """Run the watchdog: end the process when a generation hangs, marking its items."""
 
     def watch() -> None:
         while not is_stuck():
             time.sleep(1.0)
-        # In a thread of its own: a record that does not answer may not keep a hung process alive.
-        last_word = threading.Thread(target=blame, daemon=True)
-        last_word.start()
-        last_word.join(LAST_WORD_SECONDS)
+        # In a thread of its own: a slow database must not keep a hung process alive.
+        mark_in_time = threading.Thread(target=mark_suspects, daemon=True)
+        mark_in_time.start()
+        mark_in_time.join(MARK_SECONDS)
         os._exit(BROKEN_STATUS)
 
     threading.Thread(target=watch, name="watchdog", daemon=True).start()

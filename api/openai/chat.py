@@ -62,7 +62,7 @@ async def complete(request: Request, services: Parts, owner: CurrentOwner) -> Re
         # Images in it make it long: not on the loop that all others share.
         asked = await run_in_threadpool(ChatIn.model_validate_json, body)
     except ValidationError as error:
-        raise request_error(error, body) from error
+        raise await run_in_threadpool(request_error, error, body) from error
     job_id, model = await run_in_threadpool(_submit, services, owner.id, asked)
     call = ChatCall(services, owner.id, job_id, model)
     if asked.stream:
@@ -170,7 +170,9 @@ class ChatCall:
             return
         text = item.answer["text"]
         if not text.startswith(sent_text):
-            body = error_body("the answer was begun anew: ask again", "restarted", status=500)
+            body = error_body(
+                "the answer was generated again with another text; retry", "restarted", status=500
+            )
             yield event(json.dumps(body))
             return
         if rest := text[len(sent_text) :]:

@@ -1,6 +1,6 @@
 """The linter of alternative texts, and corrections that need no model.
 
-    draft ──tidy──▶ text ──lint──▶ objections
+    draft ──tidy──▶ text ──lint──▶ issues
 
 The rules are those of the W3C's tutorial on images and of people who use screen readers: the
 image is announced as one already, a file's name says nothing, and a text that is cut in the

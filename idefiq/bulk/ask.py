@@ -51,7 +51,7 @@ class Ask:
         def put(place: re.Match[str]) -> str:
             if place[1] not in known:
                 raise IdefiqError(
-                    f"{{{place[1]}}} is no column; there are {', '.join(sorted(known))}"
+                    f"unknown column {{{place[1]}}}; columns: {', '.join(sorted(known))}"
                 )
             return str(known[place[1]])
 

@@ -88,8 +88,8 @@ class Manifest:
         for name, value in (earlier or {}).items():
             if value != identity[name]:
                 raise IdefiqError(
-                    f"{plan.out or 'this folder'!r} is of a run with another {name}: choose another"
-                    " --out, or --fresh to ask about everything anew"
+                    f"{plan.out or 'this folder'!r} belongs to a run with another {name};"
+                    " choose another --out, or use --fresh to ask everything again"
                 )
         self._set_fact("identity", identity)
         self._set_fact("plan", asdict(plan))

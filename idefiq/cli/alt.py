@@ -132,7 +132,7 @@ def draft(  # noqa: PLR0913 - the options of a draft
         return
     asking = Asking(
         model=model,
-        name=f"alt text of {', '.join(what)}"[:200],
+        name=_job_name(what),
         with_context=not no_context,
         target_length=target_length,
         long_descriptions=long_descriptions,
@@ -162,16 +162,18 @@ def apply(  # noqa: PLR0913 - the ways to write
     url: UrlOption = None,
     api_key: ApiKeyOption = None,
 ) -> None:
-    """Write the texts that people have accepted into the pages, and nothing else."""
+    """Write accepted texts into the pages, and alt="" for decorative images.
+
+    Nothing else of a page changes.
+    """
     options = SiteOptions(force, describe_empty)
     site = _site(what, root, report_to, options)
     with Client(url, api_key) as client:
         if job:
-            found = [one for name in job for one in client.reviews(client.job(name))]
+            outcome = _of_jobs(client, site, job)
         else:
             found = drafts.drafted(client, drafts.groups(site))
-    jobs = job or list(dict.fromkeys(one.job for one in found))
-    outcome = Outcome(jobs, found, lost=_without_place(site, found) if job else ())
+            outcome = Outcome(list(dict.fromkeys(one.job for one in found)), found)
     _apply(what, site, outcome, root, options, unreviewed, patch, report_to, as_json=as_json)
 
 
@@ -231,41 +233,36 @@ def old_form(  # noqa: PLR0913 - the options of release 0.1
         raise IdefiqError("--check and --dry-run write no pages: leave out --write or --apply")
     if with_drafts and not writes:
         raise IdefiqError("--drafts requires --write, --patch or --apply")
-    new = "check" if is_check else "apply" if writes else "draft"
-    errors.print(f"warning: until release 0.3; use `idefiq alt {new}` instead", style="yellow")
+    new = "check" if is_check else "draft`, then `idefiq alt apply" if writes else "draft"
+    errors.print(
+        f"warning: this form works until release 0.3; use `idefiq alt {new}` instead",
+        style="yellow",
+    )
     if is_check:
         check(what, report_to, root, force, describe_empty, as_json)
-    if not apply_jobs:
-        draft(
-            what,
-            dry_run,
-            None if writes else report_to,
-            root,
-            force,
-            describe_empty,
-            no_context,
-            target_length,
-            long_descriptions,
-            language,
-            model,
-            as_json and not writes,
-            url,
-            api_key,
-        )
+    options = SiteOptions(force, describe_empty)
+    site = _site(what, root, report_to, options)
+    if dry_run:
+        _write_report(report_to, site)
+        print_findings(site, as_json=as_json)
+        return
+    asking = Asking(
+        model=model,
+        name=_job_name(what),
+        with_context=not no_context,
+        target_length=target_length,
+        long_descriptions=long_descriptions,
+        language=language,
+    )
+    with Client(url, api_key) as client:
+        found = _of_jobs(client, site, apply_jobs) if apply_jobs else None
+        outcome = found or _draft(client, site, asking)
     if writes:
-        apply(
-            what,
-            apply_jobs,
-            with_drafts,
-            patch,
-            report_to,
-            root,
-            force,
-            describe_empty,
-            as_json,
-            url,
-            api_key,
-        )
+        _apply(what, site, outcome, root, options, with_drafts, patch, report_to, as_json=as_json)
+        return
+    _write_report(report_to, site, outcome.found)
+    print_outcome(site, outcome, as_json=as_json)
+    _exit_if_incomplete(site, outcome)
 
 
 # ---- parts --------------------------------------------------------------------------
@@ -284,6 +281,15 @@ def _site(
 
 def _read(what: list[str], root: list[Path] | None, options: SiteOptions) -> Site:
     return Site([files.named(word, root or ()) for word in what], options)
+
+
+def _job_name(what: list[str]) -> str:
+    return f"alt text of {', '.join(what)}"[:200]
+
+
+def _of_jobs(client: Client, site: Site, jobs: list[str]) -> Outcome:
+    found = [one for job in jobs for one in client.reviews(client.job(job))]
+    return Outcome(jobs, found, lost=_without_place(site, found))
 
 
 def _draft(client: Client, site: Site, asking: Asking) -> Outcome:

@@ -28,7 +28,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 def jobs(
-    url: UrlOption = None, api_key: ApiKeyOption = None, limit: int = 20, as_json: AsJson = False
+    url: UrlOption = None,
+    api_key: ApiKeyOption = None,
+    limit: Annotated[int, typer.Option(min=1, help="List at most this many")] = 20,
+    as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
     with Client(url, api_key) as client:

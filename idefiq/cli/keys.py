@@ -20,7 +20,9 @@ def create(
         list[str] | None,
         typer.Option(help="submit, read, review or admin; repeatable (default: all but admin)"),
     ] = None,
-    days: Annotated[int | None, typer.Option(help="Days until it expires (default: never)")] = None,
+    days: Annotated[
+        int | None, typer.Option(min=1, help="Days until it expires (default: never)")
+    ] = None,
     url: UrlOption = None,
     api_key: ApiKeyOption = None,
 ) -> None:

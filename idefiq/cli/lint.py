@@ -70,5 +70,5 @@ def lint_alt(
     as_json: AsJson = False,
 ) -> None:
     """Run `idefiq alt lint` under its name of release 0.1."""
-    errors.print("warning: until release 0.3; use `idefiq alt lint` instead", style="yellow")
+    errors.print("warning: `lint-alt` is called `alt lint` since 0.2", style="yellow")
     lint(what, text, target_length, strict, as_json)

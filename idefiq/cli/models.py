@@ -29,7 +29,8 @@ def models(
         found = client.models()
     for model in found:
         if as_json:
-            print_json(asdict(model))
+            # `licence` is its name in release 0.1.
+            print_json({**asdict(model), "licence": model.license})
         state = "ready" if model.ready else "offline"
         table.add_row(model.name, state, ", ".join(model.kinds), model.license, model.note)
     if not as_json:

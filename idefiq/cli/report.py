@@ -70,7 +70,7 @@ def print_summary(
 def progress(*, quiet: bool) -> Iterator[run.Report]:
     """Show a progress bar on standard error, with rate and time left."""
     columns = (
-        TextColumn("answered"),
+        TextColumn("finished"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),

@@ -51,6 +51,9 @@ def review(  # noqa: PLR0913 - the ways to review
     to_csv: Annotated[
         Path | None, typer.Option("--csv", help="Write the queue as CSV, for a spreadsheet")
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing file of --csv")
+    ] = False,
     from_csv: Annotated[
         Path | None,
         typer.Option(
@@ -73,9 +76,14 @@ def review(  # noqa: PLR0913 - the ways to review
         if from_csv:
             _take(client, from_csv, name)
         elif to_csv:
+            if to_csv.exists() and not overwrite:
+                raise IdefiqError(f"{str(to_csv)!r} exists; replace it with --overwrite")
             found = list(client.reviews(job_id, order=order))
             to_csv.write_text(as_csv(_COLUMNS, list(map(_row, found))), "utf-8", newline="")
-            print(f"{len(found)} drafts are in {to_csv}: fill in decision, or change text")
+            print(
+                f"{len(found)} drafts written to {to_csv}: in its column decision write accept,"
+                " edit, decorative, reject or undo, or change the text"
+            )
         elif as_json:
             for one in client.reviews(job_id, order=order):
                 print_json({name: getattr(one, name) for name in Review.__dataclass_fields__})
@@ -236,7 +244,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
                 reader.fieldnames or ()
             )
             if missing:
-                raise IdefiqError(f"{path} has no column {', '.join(sorted(missing))}")
+                raise IdefiqError(f"{path} lacks the columns {', '.join(sorted(missing))}")
             return [
                 {key: fused(value or "") for key, value in row.items() if key} for row in reader
             ]
@@ -251,9 +259,11 @@ def _decision(client: Client, row: dict[str, str]) -> tuple[str, Review, str | N
     """
     chosen = row["decision"].strip().lower()
     if chosen not in ("", *_STATES):
-        raise IdefiqError(f"{chosen!r} is no decision: accept, edit, decorative, reject or undo")
+        raise IdefiqError(
+            f"invalid decision: {chosen!r}; use accept, edit, decorative, reject or undo"
+        )
     if not row["index"].isdecimal() or not row["revision"].isdecimal():
-        raise IdefiqError("index and revision must be the numbers that were written")
+        raise IdefiqError("index and revision must be left as `--csv` wrote them")
     now, text = client.review(row["job"], int(row["index"])), row["text"].strip()
     revision = int(row["revision"])
     steps = {step["revision"]: step["text"] for step in now.history}

@@ -272,7 +272,7 @@ class TestOperatorsCommands:
     def test_a_mistake_is_one_line(self, sqlite_url: str) -> None:
         failed = self.run(sqlite_url, "grant", "ada", "photos/2026")
 
-        assert failed.returncode == 1
+        assert failed.returncode == 2
         assert (
             failed.stderr.strip()
             .splitlines()[-1]

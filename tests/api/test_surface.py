@@ -169,6 +169,7 @@ def test_logs_hold_no_key_no_prompt_and_no_image(
         ("/v1/chat/completions", {"content": [{"type": "text", "text": 3}]}, "text"),
         ("/v1/chat/completions", {"content": [{"type": "film"}]}, ""),
         ("/v1/jobs", {"content": [{"type": "image"}]}, "index"),
+        ("/v1/chat/completions", {"content": [{"type": "text"}]}, "text"),
     ],
 )
 def test_an_error_names_the_field_as_it_was_sent(
@@ -185,6 +186,22 @@ def test_an_error_names_the_field_as_it_was_sent(
     named = answer["error"]["param"] if is_chat else answer["errors"][0]["field"]
     where = "messages.0.content.0" if is_chat else "items.0.messages.0.content.0"
     assert named == f"{where}.{field}".strip(".")
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"stop": {"x": 1}}, "stop"),
+        ({"messages": [{"role": "user", "content": {"a": 1}}]}, "messages.0.content"),
+        ({"messages": 3}, "messages"),
+    ],
+)
+def test_an_error_names_no_branch_of_a_union(
+    http_sqlite: httpx2.Client, fields: dict[str, Any], named: str
+) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **fields}
+
+    assert http_sqlite.post("/v1/chat/completions", json=body).json()["error"]["param"] == named
 
 
 def test_every_error_body_carries_the_id_of_its_request(http_sqlite: httpx2.Client) -> None:

@@ -21,7 +21,7 @@ from workers.families.base import Answer, Family, Prepared, storable
 #: Name and version of the wordings below; a changed one is a new version.
 TEMPLATE = "alt-text/1"
 #: Confidence is divided by this for each issue that is an error.
-CONFIDENCE_PER_ERROR = 2.0
+CONFIDENCE_DIVISOR = 2.0
 
 _CONTEXT = (
     ("page_title", "The page is called: {}."),
@@ -154,7 +154,7 @@ class _AltTextRequest:
         found = self._issues(text)
         errors = sum(one.is_error for one in found)
         sure = 1.0 if answer.confidence is None else answer.confidence
-        confidence = round(sure / CONFIDENCE_PER_ERROR**errors, 4)
+        confidence = round(sure / CONFIDENCE_DIVISOR**errors, 4)
         issues = [{"code": one.code, "message": one.message} for one in found]
         record = {
             "issues": issues,

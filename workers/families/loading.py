@@ -1,5 +1,6 @@
 """Loading of a model from a folder onto its devices, by the settings."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from db.errors import RequestError
 from workers.families import checkpoints
 from workers.families.videoless import without_videos
 from workers.settings import EngineSettings
+
+log = logging.getLogger(__name__)
 
 #: Everything is in a folder by now, and no code of a checkpoint is ever run.
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
@@ -107,8 +110,8 @@ def quantization(where: Path, settings: EngineSettings) -> BitsAndBytesConfig:
     their precision, except with "nf4-all". Names are anchored: "vision_model" alone would match
     nothing, silently, and quantise the last layer too.
     """
-    seeing = [] if settings.quantize == "nf4-all" else vision_parts(where)
-    keep = [*seeing, "lm_head"]
+    vision = [] if settings.quantize == "nf4-all" else vision_parts(where)
+    keep = [*vision, "lm_head"]
     if settings.quantize == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=keep)
     return BitsAndBytesConfig(
@@ -133,14 +136,18 @@ def without_weights(config: Any) -> Any:
 
 
 def _check_size(where: Path, settings: EngineSettings) -> None:
-    """Refuse a configuration that describes a far larger model than the files hold.
+    """Reject a configuration that describes a far larger model than the files hold.
 
-    The library would take memory for all of it, and fill what it does not find with noise.
+    transformers would allocate memory for all of it, and fill what it does not find with noise.
     """
     config = AutoConfig.from_pretrained(where, **LOCAL)
     if hasattr(config, "quantization_config"):  # several weights share a number in the files
         return
-    described = sum(weight.numel() for weight in without_weights(config).parameters())
+    try:
+        described = sum(weight.numel() for weight in without_weights(config).parameters())
+    except Exception as error:  # a model that cannot be built without weights is loaded unchecked
+        log.info("the weights of %s are not counted before loading: %s", settings.model, error)
+        return
     stored = checkpoints.stored_weights(where)
     if stored < described / 2:
         raise RequestError(

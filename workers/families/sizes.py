@@ -32,11 +32,11 @@ class PartSize:
     name: str
     linear: int
     other: int
-    sees: bool
+    in_vision: bool
 
     def size_bytes(self, quantize: str) -> float:
         """Bytes with the weights in bfloat16 ("none"), "nf4" or "nf4-all"."""
-        smaller = quantize == "nf4-all" or (quantize == "nf4" and not self.sees)
+        smaller = quantize == "nf4-all" or (quantize == "nf4" and not self.in_vision)
         return self.linear * (NF4_DOUBLE if smaller else BF16) + self.other * BF16
 
 
@@ -44,18 +44,18 @@ def parts(config: Any) -> list[PartSize]:
     """Count a model's weights by its parts."""
     model = loading.without_weights(config)
     counted = [
-        _part(name, module, sees=is_vision(name)) for _, name, module in loading.parts(model)
+        _part(name, module, in_vision=is_vision(name)) for _, name, module in loading.parts(model)
     ]
     head = sum(weight.numel() for weight in model.get_output_embeddings().parameters())
-    return [*counted, PartSize("lm_head", 0, head, sees=False)]
+    return [*counted, PartSize("lm_head", 0, head, in_vision=False)]
 
 
-def _part(name: str, module: torch.nn.Module, *, sees: bool) -> PartSize:
+def _part(name: str, module: torch.nn.Module, *, in_vision: bool) -> PartSize:
     everything = sum(weight.numel() for weight in module.parameters())
     linear = sum(
         layer.weight.numel() for layer in module.modules() if isinstance(layer, torch.nn.Linear)
     )
-    return PartSize(name, linear, everything - linear, sees)
+    return PartSize(name, linear, everything - linear, in_vision)
 
 
 def idefics2_8b() -> Idefics2Config:

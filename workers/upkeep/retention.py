@@ -16,7 +16,7 @@ DAY_SECONDS = 86_400.0
 #: Rows of one transaction, and how much is removed in one look.
 PAGE, PAGES, JOBS, IMAGES = 2_000, 25, 200, 500
 #: Between two looks for what has become too old.
-LOOK_SECONDS = 300.0
+RUN_SECONDS = 300.0
 #: Deliveries that are over are kept so long.
 KEEP_DELIVERIES_SECONDS = 30 * DAY_SECONDS
 
@@ -32,21 +32,21 @@ class Retention:
         self._keep_chats = settings.keep_chats_days * DAY_SECONDS
         self._keep_images = settings.keep_images_days * DAY_SECONDS
         self._every_seconds = settings.collect_hours * 3_600
-        self._look_at = self._mark_at = 0.0
+        self._next_run = self._mark_at = 0.0
 
     def run_once(self) -> bool:
         """Delete what is too old, from time to time. Returns True if there may be more."""
-        if time.monotonic() >= self._look_at:
+        if time.monotonic() >= self._next_run:
             with self._database.transaction() as transaction:
                 webhooks.delete_old(transaction, KEEP_DELIVERIES_SECONDS)
-                forgotten = retention.soft_delete_old_jobs(
+                deleted = retention.soft_delete_old_jobs(
                     transaction,
                     keep_seconds=self._keep_jobs,
                     keep_chat_seconds=self._keep_chats,
                     limit=PAGE,
                 )
-            if forgotten < PAGE:
-                self._look_at = time.monotonic() + LOOK_SECONDS
+            if deleted < PAGE:
+                self._next_run = time.monotonic() + RUN_SECONDS
         if self._keep_images and time.monotonic() >= self._mark_at:
             self._mark_at = time.monotonic() + self._every_seconds
             self.mark_unused()

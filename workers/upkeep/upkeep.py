@@ -130,7 +130,7 @@ class Upkeep:
             self._tell_sealed(job)
         self._store.delete(job.spool_key)
         with self._database.transaction() as transaction:
-            imports.spool_deleted(transaction, job.id)
+            imports.clear_spool(transaction, job.id)
 
     def _import_pages(self, job: Job) -> bool:
         """Import up to IMPORT_PAGES pages, so that others have their turn. True at the end."""

@@ -333,7 +333,7 @@ def test_a_source_that_is_none_is_named(tmp_path: Path) -> None:
     for word, why in (
         ("nowhere", "does not exist"),
         ("", "does not exist"),
-        ("a.txt", "is no page"),
+        ("a.txt", "is not a page"),
     ):
         with pytest.raises(IdefiqError, match=why):
             files.named(str(tmp_path / word) if word else "")

@@ -242,7 +242,9 @@ class TestIdentity:
 
         again.begin(PLAN)
         assert again.plan() == PLAN
-        with pytest.raises(IdefiqError, match="another question: choose another --out, or --fresh"):
+        with pytest.raises(
+            IdefiqError, match="another question; choose another --out, or use --fresh"
+        ):
             again.begin(other)
 
     def test_what_is_on_its_way_holds_its_question_even_if_no_job_is_known(
@@ -287,6 +289,6 @@ class TestIdentity:
 
 
 def test_a_text_that_names_a_missing_column_says_which_there_are(manifest: Manifest) -> None:
-    with pytest.raises(IdefiqError, match=r"\{what\} is no column; there are file, folder, name"):
+    with pytest.raises(IdefiqError, match=r"unknown column \{what\}; columns: file, folder, name"):
         PLAN.ask.own("photos/a.png", {"file": "a.png"})
     assert PLAN.ask.defaults() == {"kind": "vqa"}

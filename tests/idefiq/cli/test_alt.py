@@ -435,9 +435,9 @@ class TestReviewing:
     @pytest.mark.parametrize(
         ("text", "said"),
         [
-            ("a,b\n1,2\n", "has no column decision, index, job, revision, text"),
-            ("job,index,revision,text,decision\nj,x,0,t,accept\n", "must be the numbers"),
-            ("job,index,revision,text,decision\nj,0,0,t,praise\n", "'praise' is no decision"),
+            ("a,b\n1,2\n", "lacks the columns decision, index, job, revision, text"),
+            ("job,index,revision,text,decision\nj,x,0,t,accept\n", "must be left as"),
+            ("job,index,revision,text,decision\nj,0,0,t,praise\n", "invalid decision: 'praise'"),
             ("job,index,revision,text,decision\nj,0,0,t,accept\n", "has no draft"),
         ],
     )
@@ -501,10 +501,35 @@ class TestFormOfRelease01:
 
         assert checked.exit_code == 1
         assert "use `idefiq alt check` instead" in checked.stderr
-        assert "use `idefiq alt apply` instead" in written.stderr
+        assert written.exit_code == 0
+        assert "use `idefiq alt draft`, then `idefiq alt apply` instead" in written.stderr
         assert "pages written" in written.stdout
         assert (linted.exit_code, linted.stdout) == (0, "")
-        assert "use `idefiq alt lint` instead" in linted.stderr
+        assert "`lint-alt` is called `alt lint`" in linted.stderr
+
+    def test_pages_are_written_and_reported_although_a_draft_has_failed(
+        self, command: Command, played: Played, site: Path
+    ) -> None:
+        away = FetchFailed("the image's server failed")
+        with played.meanwhile(lambda: played.fail(played.claim(), away)):
+            result = command("alt", "site", "--write", "--drafts", "--report", "r.json", "--json")
+
+        assert result.exit_code == 1
+        assert json.loads(result.stdout)["failed"] != []
+        assert Path("r.json").exists()
+        assert (site / "more.html").read_text() == PAGES["more.html"].replace(
+            'role="presentation"', 'role="presentation" alt=""'
+        )
+
+    def test_a_patch_on_standard_output_holds_nothing_else(
+        self, command: Command, played: Played, site: Path
+    ) -> None:
+        with played.running():
+            result = command("alt", "site", "--drafts", "--patch", "-")
+
+        assert result.exit_code == 0, result.output
+        assert result.stdout.startswith("--- ")
+        assert "images on" not in result.stdout
 
 
 def test_what_was_accepted_is_written_without_naming_a_job(
@@ -517,3 +542,18 @@ def test_what_was_accepted_is_written_without_naming_a_job(
 
     assert result.exit_code == 0, result.output
     assert 'alt="A red boat."' in (site / "index.html").read_text()
+
+
+def test_a_queue_in_a_spreadsheet_is_not_overwritten_unasked(
+    job_id: str, command: Command, tmp_path: Path
+) -> None:
+    Path("queue.csv").write_text("a colleague's work")
+
+    refused = command("review", job_id, "--csv", "queue.csv")
+    kept = Path("queue.csv").read_text()
+    replaced = command("review", job_id, "--csv", "queue.csv", "--overwrite")
+
+    assert "'queue.csv' exists; replace it with --overwrite" in str(refused.exception)
+    assert kept == "a colleague's work"
+    assert replaced.exit_code == 0, replaced.output
+    assert "job,index,revision" in Path("queue.csv").read_text()

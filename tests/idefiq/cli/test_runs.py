@@ -176,7 +176,7 @@ class TestGoingOn:
                 "ask", "What?", "in", "--out", "out.jsonl", "--fresh", "--existing", "overwrite"
             )
 
-        assert "'out.jsonl' is of a run with another question" in str(other.exception)
+        assert "'out.jsonl' belongs to a run with another question" in str(other.exception)
         assert restarted.exit_code == 0, restarted.output
         assert set(rows(Path("out.jsonl")).values()) == {"second"}
 
@@ -385,7 +385,7 @@ class TestTables:
         assert found[1]["error"] == "No such file or directory"
         assert "invalid image reference" in found[2]["error"]
         assert "2 of 3 images failed" in result.stderr
-        assert "{colour} is no column" in wrong.stderr
+        assert "unknown column {colour}" in wrong.stderr
 
     def test_a_row_with_an_empty_question_fails_alone(
         self, command: Command, played: Played, folder: Path

@@ -405,10 +405,10 @@ def test_the_bytes_of_a_model_are_counted_from_its_configuration(
 
     for name, module in family.model.model.named_children():
         quantised = [m.weight for m in module.modules() if type(m).__name__ == "Linear4bit"]
-        assert (quantised == []) == counted[name].sees
+        assert (quantised == []) == counted[name].in_vision
         taken = sum(weight.nbytes for weight in module.parameters())
         constants = counted[name].size_bytes("nf4") - (
-            counted[name].linear * (2 if counted[name].sees else 0.5) + counted[name].other * 2
+            counted[name].linear * (2 if counted[name].in_vision else 0.5) + counted[name].other * 2
         )
         assert taken + constants == pytest.approx(counted[name].size_bytes("nf4"))
 
