@@ -14,7 +14,7 @@ class Image:
     """A row of the manifest.
 
     Attributes:
-        text: Path of its text file, if the run writes one.
+        text_file: Path of its text file, if the run writes one.
         before: Text in that file that this run did not write, when it last looked.
         digests: Digests of what this run has written there.
     """
@@ -23,7 +23,7 @@ class Image:
     key: str
     location: Location
     columns: dict[str, Any]
-    text: str | None
+    text_file: str | None
     before: str | None
     digests: str
     state: str

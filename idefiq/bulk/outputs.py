@@ -118,9 +118,9 @@ class Output:
         Raises:
             IdefiqError: See text_before.
         """
-        if image.text is None or image.answer_text is None:
+        if image.text_file is None or image.answer_text is None:
             return
-        path, existing = Path(image.text), self.plan.existing
+        path, existing = Path(image.text_file), self.plan.existing
         current = self.text_before(path)
         ours = current is not None and _digest(current) in image.digests.split()
         theirs = image.before if ours else current

@@ -17,9 +17,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from idefiq import Client, Result
+from idefiq import Client
 from idefiq.bulk.ask import Ask, Plan
-from idefiq.bulk.images import Image
 from idefiq.bulk.manifest import Manifest
 from idefiq.bulk.outputs import resolve
 from idefiq.bulk.run import Run
@@ -142,17 +141,17 @@ def _conversation(drawer: Drawer) -> Shown:
         turns = followups.ask_it(scene, drawer.rng)
         if turns:
             break
-    (question, answer_of), (then, truth) = turns
+    (question, first), (then, truth) = turns
 
     def text(words: str) -> dict[str, str]:
         return {"type": "text", "text": words}
 
     messages = [
         {"role": "user", "content": [{"type": "image", "index": 0}, text(question)]},
-        {"role": "assistant", "content": [text(answer_of)]},
+        {"role": "assistant", "content": [text(first)]},
         {"role": "user", "content": [text(then)]},
     ]
-    asked = f"chat: {question} – {answer_of} – {then}"
+    asked = f"chat: {question} – {first} – {then}"
     return Shown((path,), asked, {"kind": "chat", "messages": messages}, truth)
 
 
@@ -180,27 +179,36 @@ def _after_an_example(drawer: Drawer) -> list[Shown]:
     return shown
 
 
-Said = dict[tuple[Path, ...], Image | Result]
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Answer of one request, or its error."""
+
+    text: str | None
+    error: str | None
 
 
-def answer(client: Client, shown: Sequence[Shown]) -> Said:
+#: By the pictures of a request.
+Outcomes = dict[tuple[Path, ...], Outcome]
+
+
+def answer(client: Client, shown: Sequence[Shown]) -> Outcomes:
     """Ask the service: of one picture as the command line does, a run for each request."""
-    answer_of: Said = {}
+    outcomes: Outcomes = {}
     for key, some in groupby(
         (one for one in shown if len(one.pictures) == 1), key=lambda one: (one.request, one.example)
     ):
-        answer_of |= _run(client, *key, [str(one.pictures[0]) for one in some])
+        outcomes |= _run(client, *key, [str(one.pictures[0]) for one in some])
     of_two = [one for one in shown if len(one.pictures) > 1]
     items = [{**one.request, "images": client.upload(one.pictures)} for one in of_two]
     job = client.wait(client.submit(items, model="demo").id)
     for result in client.results(job.id):
-        answer_of[of_two[result.index].pictures] = result
-    return answer_of
+        outcomes[of_two[result.index].pictures] = Outcome(result.text, result.error)
+    return outcomes
 
 
 def _run(
     client: Client, request: dict[str, Any], example: tuple[Path, str] | None, sources: list[str]
-) -> Said:
+) -> Outcomes:
     if example:
         [image] = client.upload([example[0]])
         request = {**request, "examples": [{"image": image, "text": example[1]}]}
@@ -210,20 +218,23 @@ def _run(
     run = Run(client, resolve(plan), manifest, _quiet)
     run.scan()
     run.work()
-    answer_of: Said = {(Path(image.key),): image for image in manifest.images("done", "failed")}
+    outcomes: Outcomes = {
+        (Path(image.key),): Outcome(image.answer_text, image.error)
+        for image in manifest.images("done", "failed")
+    }
     manifest.close()
-    return answer_of
+    return outcomes
 
 
 def _quiet(counts: dict[str, int], rate: float | None) -> None:
     """No bar: the answers themselves are printed."""
 
 
-def contact_sheet(shown: Sequence[Shown], answer_of: Said, summary: str) -> str:
+def contact_sheet(shown: Sequence[Shown], outcomes: Outcomes, summary: str) -> str:
     """A page with every picture, its answer and, where that is wrong, the truth."""
     cards = []
     for one in shown:
-        text = answer_of[one.pictures].text or f"failed: {answer_of[one.pictures].error}"
+        text = outcomes[one.pictures].text or f"failed: {outcomes[one.pictures].error}"
         right = text == one.truth
         mark = "" if right else f'<br><span class="wrong">truth: {html.escape(one.truth)}</span>'
         pictures = "".join(
@@ -252,13 +263,13 @@ def main() -> int:
         stack = Stack(Path(folder) / "data", port=0, models=["demo"], log=log)
         with stack.running(), Client(stack.url) as client:
             began = time.monotonic()
-            answer_of = answer(client, shown)
+            outcomes = answer(client, shown)
             seconds = time.monotonic() - began
-        answered = sum(answer_of[one.pictures].text is not None for one in shown)
-        right = sum(answer_of[one.pictures].text == one.truth for one in shown)
+        answered = sum(outcomes[one.pictures].text is not None for one in shown)
+        right = sum(outcomes[one.pictures].text == one.truth for one in shown)
         for one in shown:
-            mark = "✓" if answer_of[one.pictures].text == one.truth else "✗"
-            result = answer_of[one.pictures]
+            mark = "✓" if outcomes[one.pictures].text == one.truth else "✗"
+            result = outcomes[one.pictures]
             print(f"{mark} {one.asked}: {result.text or result.error}")
             if mark == "✗":
                 print(f"  truth: {one.truth}")
@@ -267,7 +278,7 @@ def main() -> int:
             f" {len(shown) / seconds:.1f} images/s"
         )
         sheet = arguments.out / "index.html"
-        sheet.write_text(contact_sheet(shown, answer_of, summary), encoding="utf-8")
+        sheet.write_text(contact_sheet(shown, outcomes, summary), encoding="utf-8")
     print(f"pictures and answers: {sheet}\n{summary}")
     return 0 if answered == len(shown) and right >= LEAST_RIGHT else 1
 

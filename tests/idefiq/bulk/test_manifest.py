@@ -131,7 +131,7 @@ class TestTexts:
         note(manifest, *map(record, "abc"), texts=texts)
 
         assert manifest.counts() == {"skipped": 1, "new": 2}
-        assert [image.text for image in manifest.images("new")] == [
+        assert [image.text_file for image in manifest.images("new")] == [
             str(tmp_path / "b.txt"),
             None,
         ]

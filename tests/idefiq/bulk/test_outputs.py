@@ -198,7 +198,7 @@ class Writer:
     def __init__(self, path: Path, existing: str) -> None:
         self.path, self.crashes = path, False
         self._output = outputs.resolve(plan(f"{path.parent}/", existing=existing))
-        self._image = replace(image("a.png", ""), text=str(path))
+        self._image = replace(image("a.png", ""), text_file=str(path))
 
     def write(self, said: str) -> str:
         self._image = replace(self._image, answer={"text": said})
