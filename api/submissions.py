@@ -5,7 +5,7 @@
     NDJSON   ─▶ spool, line by line: check, make canonical ─▶ durable ─▶ job row ─▶ 202
                                                               (upkeep imports the lines)
 
-`data:` images become blobs on the way, so the record never holds bytes.
+`data:` images become blobs on the way, so the database never holds bytes.
 """
 
 import base64

@@ -133,7 +133,7 @@ class Watch:
             page = results.finished_after(transaction, job_id, number=number, limit=PAGE)
         return [(item.result_number or 0, item.line()) for item in page]
 
-    # ---- the record -----------------------------------------------------------------
+    # ---- the database -----------------------------------------------------------------
 
     async def _look(self) -> None:
         loop = asyncio.get_running_loop()

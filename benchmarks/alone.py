@@ -20,7 +20,7 @@ class Asked(Protocol):
 
     @property
     def request(self) -> dict[str, Any]:
-        """As the API has it, with options."""
+        """Request with options, as the API takes it."""
 
     def read(self) -> bytes:
         """Called in a thread of the loaders."""

@@ -12,7 +12,7 @@ from benchmarks.workload import tokens_of
 
 
 class Documented:
-    """A loaded checkpoint; answers batches as they come."""
+    """A loaded checkpoint that answers batches as they come."""
 
     def __init__(self, folder: Path) -> None:
         self._processor = transformers.AutoProcessor.from_pretrained(folder, backend="pil")

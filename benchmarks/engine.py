@@ -56,7 +56,7 @@ def documented(folder: Path, size: int) -> Arm:
 
 
 def arms(name: str, folder: Path) -> dict[str, Callable[[], Arm]]:
-    """What each arm loads, and how it answers."""
+    """Return what each arm loads, and how it answers."""
 
     def engine() -> Arm:
         settings = EngineSettings(

@@ -26,7 +26,7 @@ class Cost:
 
 
 def idefics2(config: Any, patches: int, prompt: int, seen: int) -> Cost:
-    """Of Idefics2.
+    """Operations of Idefics2.
 
     Args:
         patches: Of the picture.
@@ -56,7 +56,7 @@ def idefics2(config: Any, patches: int, prompt: int, seen: int) -> Cost:
 
 
 def idefics(config: Any, images: int, prompt: int, seen: int) -> Cost:
-    """Of IDEFICS, its pictures' keys and values being computed once."""
+    """Operations of IDEFICS, with the keys and values of images computed once."""
     vision = config.vision_config
     patches = (vision.image_size // vision.patch_size) ** 2 + 1
     encoder = (

@@ -13,7 +13,7 @@ from workers.families import checkpoints
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """A model's dimensions, and how many images each arm gets."""
+    """Dimensions of a model, and the number of images for each arm."""
 
     config: Callable[[Any], Any]
     images: dict[str, int]
@@ -21,7 +21,7 @@ class Size:
 
 
 def _idefics2(tokenizer: Any, **small: Any) -> Any:
-    """Of HuggingFaceM4/idefics2-8b, or smaller in every way."""
+    """Configuration of HuggingFaceM4/idefics2-8b, or a smaller one."""
     told: dict[str, Any] = {
         "vision": {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27},
         "vision_heads": 16,
@@ -66,7 +66,7 @@ def _idefics2(tokenizer: Any, **small: Any) -> Any:
 
 
 def _idefics(tokenizer: Any, **small: Any) -> Any:
-    """Of HuggingFaceM4/idefics-9b, or smaller."""
+    """Configuration of HuggingFaceM4/idefics-9b, or a smaller one."""
     return transformers.IdeficsConfig(
         **{
             "vocab_size": 32000,
@@ -155,7 +155,7 @@ SIZES: dict[str, dict[str, Size]] = {
 
 
 def prepare_folder(folder: Path, family: str, size: Size) -> Any:
-    """A checkpoint without weights: configuration, tokenizer and processor. Returns the first."""
+    """Make a checkpoint without weights: config, tokenizer, processor. Returns the first."""
     demonstration = transformers.Idefics2Processor.from_pretrained(
         checkpoints.DEMO, local_files_only=True
     )

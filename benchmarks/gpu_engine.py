@@ -142,7 +142,7 @@ class Engine:
 
 @contextmanager
 def _given(model: Any, engine: Engine) -> Iterator[None]:
-    """Let a family take this model; what its check would refuse random weights for is noted."""
+    """Make a family load this model; a failed self-check of random weights is recorded."""
     load, fetch, run = loading.load_model, checkpoints.fetch, selfcheck.run
 
     def lenient(family: Any) -> Any:
@@ -162,7 +162,7 @@ def _given(model: Any, engine: Engine) -> Iterator[None]:
 
 
 class Stages:
-    """Where the time of an engine goes; each stage waits for the device, so the whole is slower."""
+    """Time of each stage of an engine; each stage waits for the device, so the whole is slower."""
 
     def __init__(self, engine: Engine, device: str) -> None:
         self.seconds: dict[str, float] = {}

@@ -37,7 +37,7 @@ _QUEUE = {"accept": None, "accept until claimable": 0.25, "claim + complete": 0.
 
 
 def bars() -> Iterator[Bar]:
-    """Those whose benchmark was run here."""
+    """Bars of the benchmarks that were run here."""
     for figures in _read("engine"):
         for arm, (name, goal) in _ARMS.items():
             label = f"engine ÷ {name}, {figures['model']}"

@@ -170,7 +170,7 @@ def _answer(queue: Queue, job_id: str) -> dict[str, Any]:
 
 
 def scale(maintenance: str, sizes: Sequence[int]) -> list[dict[str, Any]]:
-    """What an item costs in jobs of different sizes, and the peak memory while it is done."""
+    """Cost of an item in jobs of different sizes, and the peak memory meanwhile."""
     told = []
     with service(maintenance, "scale") as queue:
         warm, _, _ = queue.accept(body(200))

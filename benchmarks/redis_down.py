@@ -31,7 +31,7 @@ def run_job(client: Client, images: list[str], count: int) -> float:
 
 
 def without(redis: Service, client: Client, images: list[str], count: int) -> float:
-    """The same with Redis away."""
+    """Run the same with Redis stopped."""
     assert redis.process
     redis.process.kill()
     redis.process.wait()

@@ -78,7 +78,7 @@ def alone(model: Path, folder: Path, items: Items) -> dict[str, float]:
 
 
 def in_service(client: Client, items: Items) -> dict[str, float]:
-    """The same of the service: from the submission to the end of the job."""
+    """Time the service: from the submission to the end of the job."""
 
     def answer(some: Items) -> None:
         job = client.wait(client.submit(some))

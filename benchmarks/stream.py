@@ -30,7 +30,7 @@ def items(count: int) -> Iterator[dict[str, Any]]:
 
 
 def submit(url: str, count: int) -> None:
-    """What a user's program does; runs in its own process and prints its peak memory."""
+    """Submit as a user's program does, in its own process; prints its peak memory."""
     with Client(url, timeout_seconds=600) as client:
         job = client.submit(items(count))
         client.pause(job)

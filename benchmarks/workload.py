@@ -33,7 +33,7 @@ class Asked:
 
     @property
     def prompt(self) -> str:
-        """The same question as one would put it to a processor by hand."""
+        """The same question, as a prompt for the processor."""
         words = self.request.get("question") or self.request.get("prompt")
         return str(words or "Describe the image.")
 
@@ -75,7 +75,7 @@ def photos(
 
 
 def save_photos(folder: Path, count: int, first: int = 0) -> None:
-    """The same as files, each with its number of tokens in its name: see `tokens_of`."""
+    """Save the photos as files, each with its number of tokens in its name: see `tokens_of`."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, asked in enumerate(photos(first + count)):
         if number >= first:

@@ -173,7 +173,7 @@ def create_key(
 
 
 def is_key(text: str) -> bool:
-    """Whether a text has the form of a key."""
+    """True if a text has the form of an API key."""
     return bool(_KEY.fullmatch(text))
 
 
@@ -183,7 +183,7 @@ def key_id(key: str) -> str:
 
 
 def authenticate(transaction: Connection, key: str) -> Caller:
-    """Who a key belongs to, and what it may do.
+    """Return the caller of an API key: its owner and scopes.
 
     Raises:
         Unauthorized: The key is malformed, unknown, revoked or expired; which, is not said.
@@ -214,12 +214,12 @@ def authenticate(transaction: Connection, key: str) -> Caller:
 
 
 def note_use(transaction: Connection, name: str) -> None:
-    """Note that a key was used now."""
+    """Record that a key was used now."""
     transaction.execute(update(api_keys).where(api_keys.c.id == name).values(last_used_at=now()))
 
 
 def revoke_key(transaction: Connection, key_id: str) -> None:
-    """Make a key invalid from now on.
+    """Revoke a key at once.
 
     Raises:
         NotFound: There is no such key, or it was revoked before.
@@ -257,13 +257,13 @@ def key(transaction: Connection, name: str) -> ApiKey:
 
 
 def grant(transaction: Connection, owner: Owner, *, bucket: str, prefix: str) -> None:
-    """Let an owner's `s3://` references read below a prefix of a bucket. Safe to repeat."""
+    """Allow an owner's `s3://` references below a prefix of a bucket. Safe to repeat."""
     if not may_read_exactly(transaction, owner.id, bucket, prefix):
         transaction.execute(insert(grants).values(owner_id=owner.id, bucket=bucket, prefix=prefix))
 
 
 def may_read_exactly(transaction: Connection, owner_id: int, bucket: str, prefix: str) -> bool:
-    """Whether this very grant exists."""
+    """True if exactly this grant exists."""
     row = transaction.execute(
         select(grants.c.id).where(
             grants.c.owner_id == owner_id, grants.c.bucket == bucket, grants.c.prefix == prefix
@@ -273,7 +273,7 @@ def may_read_exactly(transaction: Connection, owner_id: int, bucket: str, prefix
 
 
 def may_read(transaction: Connection, owner_id: int, bucket: str, key: str) -> bool:
-    """Whether some grant of the owner covers an object."""
+    """True if a grant of the owner covers an object."""
     prefixes = transaction.execute(
         select(grants.c.prefix).where(grants.c.owner_id == owner_id, grants.c.bucket == bucket)
     ).scalars()

@@ -24,7 +24,7 @@ _REMEDIES = {
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What an owner has now."""
+    """Current usage of an owner."""
 
     queued_items: int
     stored_bytes: int
@@ -43,7 +43,7 @@ def of(transaction: Connection, owner_id: int, usual: OwnerLimits) -> OwnerLimit
 
 
 def usage(transaction: Connection, owner_id: int) -> Usage:
-    """What an owner has waiting and stored, what is still to be imported included."""
+    """Return an owner's queued items and stored bytes, pending imports included."""
     return Usage(_queued(transaction, owner_id), _stored(transaction, owner_id))
 
 

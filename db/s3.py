@@ -52,7 +52,7 @@ class S3Store:
         return io.BufferedReader(_Object(self, key, offset), PIECE_BYTES)
 
     def delete(self, key: str) -> None:
-        """See BlobStore.delete. Tried once: images are deleted under a lock of the record."""
+        """See BlobStore.delete. Tried once: images are deleted under a lock of the database."""
         with _s3_errors(key):
             self._once.delete_object(Bucket=self.bucket, Key=self.prefix + key)
 

@@ -120,7 +120,7 @@ class Stack:
     """All processes of the service.
 
     Args:
-        data: Folder of the record, the blobs and the key; made if it is not there.
+        data: Folder of the database, the blobs and the key; made if it is not there.
         port: Port of the API; 0 picks a free one.
         models: Models to serve, an engine for each mention; what IDEFIQ_MODEL says, or demo, if
             None.

@@ -1,7 +1,7 @@
 """Wakes: messages that a queue has work, sent through Celery and Redis.
 
 The items themselves never travel: Celery pops a message first and notes it second, so a killed
-worker can lose it. With the record in SQL a lost wake is a delay of one poll, and a doubled one
+worker can lose it. With the queue in SQL a lost wake is a delay of one poll, and a doubled one
 is harmless. So a wake is sent beside the caller's path, once, and never again.
 """
 

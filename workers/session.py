@@ -22,7 +22,7 @@ class Session:
     """Opens a session at the start, keeps it alive, and opens a new one if it was lost.
 
     Args:
-        record: Settings of the record; a connection of its own is made from them.
+        record: Settings of the database; a connection of its own is made from them.
         worker: The worker's name, its own among all workers.
         stage: What it claims.
         model: The engine's model, None for intake.

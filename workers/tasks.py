@@ -1,7 +1,7 @@
 """The one Celery task, and the bootstep that ties a resident loop to its worker.
 
 The loop starts with the worker's pool, not with its connection, so that a worker starts, works
-and stops while Redis is away. A wake sets an event; what there is to do is in the record.
+and stops while Redis is away. A wake sets an event; what there is to do is in the database.
 """
 
 import logging

@@ -4,7 +4,7 @@ submit ─▶ wait (notices, or a look each second) ─▶ the answer, whole
                                                ─▶ or as it is said, piece by piece
 
 A caller who goes away cancels the job. Streamed pieces come through Redis and may be lost; the
-rest of the text, and what is final, come from the record.
+rest of the text, and what is final, come from the database.
 """
 
 import asyncio

@@ -45,7 +45,7 @@ START_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True)
 class SetUp:
-    """How a peer is set up."""
+    """Configuration of a peer."""
 
     batch: int
     actors: int
@@ -79,7 +79,7 @@ class Arms:
     model: Path
 
     def service(self, set_up: SetUp) -> Arm:
-        """A fresh service: upload, submit, wait, read the results."""
+        """Use a fresh service: upload, submit, wait, read the results."""
 
         def answer(pictures: Path) -> tuple[float, Said]:
             extra = {

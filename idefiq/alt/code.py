@@ -53,7 +53,7 @@ def makes(written: str) -> bool:
 
 
 def _code_spans(text: str) -> list[tuple[int, int]]:
-    """Where code is, in order. Takes time in proportion to the text, whatever is in it."""
+    """Find template code, in order. Takes time linear in the text, whatever it contains."""
     spans: list[tuple[int, int]] = []
     closings: dict[str, int] = {}
     at = 0

@@ -124,7 +124,7 @@ def _passage(image: Element) -> str:
 
 
 def _around(block: Element, image: Element) -> str:
-    """Of a long text, what is next to the image."""
+    """Shorten a long text to what is next to the image."""
     holder = next(one for one in (image, *image.ancestors()) if one.parent is block)
     index = _places(block)[holder]
     texts = [
@@ -137,7 +137,7 @@ def _around(block: Element, image: Element) -> str:
 
 @lru_cache(64)
 def _places(block: Element) -> dict[Element, int]:
-    """Where each element among a block's children is."""
+    """Positions of the elements among a block's children."""
     return {one: n for n, one in enumerate(block.children) if isinstance(one, Element)}
 
 

@@ -93,7 +93,7 @@ class Folder:
                     yield path.relative_to(self._top).as_posix()
 
     def _is_allowed(self, path: Path) -> bool:
-        """Whether a file is below the folders, links followed to their end."""
+        """True if a file is below the folders after links are resolved."""
         return any(path.resolve().is_relative_to(root) for root in self._allowed)
 
     def shown(self, page: str) -> str:

@@ -68,7 +68,7 @@ class Ask:
         return {"messages": messages}
 
     def identity(self) -> dict[str, Any]:
-        """What makes it the same question in another run."""
+        """Everything that makes it the same question in another run."""
         return {
             "request": self.request,
             "text_field": self.text_field,

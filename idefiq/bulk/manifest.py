@@ -292,7 +292,7 @@ class Manifest:
             return None, True
 
     def _listed(self) -> str:
-        """Which images this run is about.
+        """SQL condition for the images of this run.
 
         Those found by the last scan and those of buckets; and what was answered of sources that
         the scan did not look through, because they are not named now, or because of a limit.

@@ -119,7 +119,7 @@ class Run:
     # ---- sending --------------------------------------------------------------------
 
     def _said(self) -> dict[str, Any]:
-        """What every submission of this run says besides its items."""
+        """Fields of every submission of this run besides its items."""
         plan = self._plan
         return {
             "model": plan.model,

@@ -157,7 +157,7 @@ def _table(path: Path, rows: Iterable[dict[str, Any]], dialect: str) -> None:
 
 
 class _Text:
-    """What csv writes to, as bytes."""
+    """A text file for the csv module, over a binary file."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

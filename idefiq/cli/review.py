@@ -216,7 +216,7 @@ def _row(one: Review) -> dict[str, Any]:
 
 
 def _take(client: Client, path: Path, reviewer: str) -> None:
-    """Take decisions from a CSV; says which were refused, and exits with 1 if any was."""
+    """Apply the decisions of a CSV. Prints those that were refused, and exits with 1 if any was."""
     taken = refused = 0
     for number, row in enumerate(_rows(path), 2):
         try:
@@ -253,7 +253,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def _decision(client: Client, row: dict[str, str]) -> tuple[str, Review, str | None] | None:
-    """What a row says: its decision, or an edit where its text was changed.
+    """Read a row's decision; a changed text is an edit.
 
     None where it says nothing, or what is decided already.
     """

@@ -14,7 +14,7 @@ from workers.demo.build import BOS, END, FAKE, IMAGE, LATENTS
 
 @dataclass(frozen=True, slots=True)
 class DialogueTurn:
-    """What is asked and answered.
+    """A question and its answer.
 
     Attributes:
         pictures: How many new pictures stand before the question.

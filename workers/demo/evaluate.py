@@ -43,7 +43,7 @@ class Case:
     seed: int = 0
 
     def pictures(self) -> list[Any]:
-        """As the service sees them: encoded, then decoded."""
+        """Pictures as the service gets them: encoded, then decoded."""
         return [
             decode(scenes.encode(scene, self.seed + number))
             for number, scene in enumerate(self.scenes)
@@ -97,7 +97,7 @@ Make = Callable[[SceneSampler], Case | None]
 
 
 def asked(ask: Callable[[Scene, random.Random], QuestionAnswer | None]) -> Make:
-    """A question about one picture."""
+    """Make a question about one picture."""
 
     def make(sampler: SceneSampler) -> Case | None:
         scene = sampler.scene()
@@ -119,7 +119,7 @@ def asked_of_two(ask: Callable[[Scene, Scene, random.Random], QuestionAnswer]) -
 
 
 def changed(sampler: SceneSampler) -> Case | None:
-    """What changed from a picture to an altered one, or back."""
+    """Make a question about what changed between a picture and an altered one."""
     scene = sampler.scene()
     other = pairs.alter(scene, sampler.rng)
     if other.key in trained():
@@ -130,7 +130,7 @@ def changed(sampler: SceneSampler) -> Case | None:
 
 
 def solved(forms: Sequence[formats.Format]) -> Make:
-    """The same question of two pictures, the first with an answer in one of `forms`."""
+    """Make the same question about two pictures, the first with an answer in one of `forms`."""
 
     def make(sampler: SceneSampler) -> Case:
         # One shape alone does not show what stands between two.
@@ -217,7 +217,7 @@ FIGURES: dict[str, Make] = {
 
 
 def answers(family: Family, cases: Sequence[Case], batch: int = BATCH) -> list[str]:
-    """What the model says, in order. All of one kind of request."""
+    """Answer requests of one kind with the model, in order."""
     answered = []
     for start in range(0, len(cases), batch):
         prepared = [
@@ -237,7 +237,7 @@ def share(answered: Sequence[str], cases: Sequence[Case]) -> float:
 
 
 def with_wrong_pictures(cases: Sequence[Case]) -> Iterator[Case]:
-    """The same requests, each with the pictures of the one before; examples keep theirs."""
+    """Give each request the pictures of the one before; examples keep theirs."""
     for number, case in enumerate(cases):
         own = len(case.request.get("examples", ()))
         kept = case.scenes[len(case.scenes) - own :]
@@ -292,7 +292,7 @@ def _by_shapes(answered: Sequence[str], cases: Sequence[Case]) -> dict[int, floa
 
 
 def _axes(answered: Sequence[str], cases: Sequence[Case]) -> dict[str, float]:
-    """Of lone shapes, how often the row and the column are right."""
+    """Share of lone shapes whose row and column are right."""
     lone = [
         (a, case.answer)
         for a, case in zip(answered, cases, strict=True)

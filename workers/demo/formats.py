@@ -17,7 +17,7 @@ _BEGINNINGS = ("", "Shapes: ", "Image of ", "- ")
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How shapes are listed, for example "Shapes: red circle; blue star"."""
+    """A form in which shapes are listed, such as "Shapes: red circle; blue star"."""
 
     entry: str
     separator: str

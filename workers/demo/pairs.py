@@ -25,7 +25,7 @@ CHANGE_PROMPTS = ("What changed?", "What is different in the second image?")
 
 
 def ask_which(first: Scene, second: Scene, rng: random.Random) -> QuestionAnswer:
-    """Which image shows something: mostly just one of them, now and then both or neither."""
+    """Ask which image shows something: mostly one of them, sometimes both or neither."""
     here, there = ({(s.color, s.kind) for s in scene.shapes} for scene in (first, second))
     wanted = rng.choices(
         (here - there, there - here, here & there, set(TRAINED) - here - there), (4, 4, 1, 1)
@@ -46,21 +46,21 @@ _WHICH = {
 
 
 def ask_more(first: Scene, second: Scene, rng: random.Random) -> QuestionAnswer:
-    """Which image has more shapes."""
+    """Ask which image has more shapes."""
     difference = len(first.shapes) - len(second.shapes)
     answer = "the first" if difference > 0 else "the second" if difference else "the same"
     return "Which image has more shapes?", answer
 
 
 def ask_changed(first: Scene, second: Scene, rng: random.Random) -> QuestionAnswer:
-    """What is different in the second of two images of which one was made from the other."""
+    """Ask what differs in the second of two images, one of which was made from the other."""
     return rng.choice(CHANGE_PROMPTS), what_changed(first, second)
 
 
 def alter(
     scene: Scene, rng: random.Random, combinations: Literal["trained", "all"] = "trained"
 ) -> Scene:
-    """The same scene with one change, or none: a colour, a shape, a background, a shape gone."""
+    """Copy a scene with one change, or none: a colour, a shape, a background, a removed shape."""
     what = rng.choice(("color", "kind", "background", "gone", "nothing"))
     shape = rng.choice(scene.shapes)
     if what == "background":

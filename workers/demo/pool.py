@@ -52,7 +52,7 @@ class Pool:
 
 
 def patch_labels(scene: scenes.Scene) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """What each patch of `scene` shows and where that is: see Pool.things and Pool.centres."""
+    """Label each patch of `scene` with its contents: see Pool.things and Pool.centres."""
     rows, columns = scene.height // PATCH, scene.width // PATCH
     y, x = np.mgrid[:rows, :columns] * PATCH + PATCH / 2
     size = np.array([scene.width, scene.height])

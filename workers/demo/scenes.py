@@ -101,7 +101,7 @@ class Scene:
 
 
 def relation(a: Shape, b: Shape) -> str:
-    """Where `a` is as seen from `b`, by the larger of the two distances."""
+    """Return where `a` is as seen from `b`, by the larger of the two distances."""
     dx, dy = a.x - b.x, a.y - b.y
     if abs(dx) > abs(dy):
         return "to the left of" if dx < 0 else "to the right of"

@@ -56,7 +56,7 @@ Truth = Callable[[Scene], str]
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What was asked of one picture or of two, and what is true.
+    """A request about one picture or two, and its true answer.
 
     Attributes:
         asked: For people.
@@ -94,7 +94,7 @@ class Drawer:
         return path
 
     def show(self, count: int, asked: str, request: dict[str, Any], truth: Truth) -> None:
-        """The same request for some scenes."""
+        """Ask the same about some scenes."""
         for _ in range(count):
             # Labels name shapes, of which just one may be there.
             scene, path = self.scene(1 if request["kind"] == "classify" else None)

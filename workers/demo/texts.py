@@ -239,7 +239,7 @@ Asked = TypeVar("Asked")
 def drawn(
     table: Mapping[str, tuple[Callable[..., Asked | None], float]], rng: random.Random, *of: Scene
 ) -> Asked:
-    """What the first function of `table` that has something to ask asks, drawn by weight."""
+    """Return a question of the first function in `table` that has one, chosen by weight."""
     askers, weights = zip(*table.values(), strict=True)
     while True:
         asked: Asked | None = rng.choices(askers, weights)[0](*of, rng)

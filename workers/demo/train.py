@@ -191,7 +191,7 @@ class Trainer:
         return loss
 
     def _dialogues(self, scenes: list[Scene]) -> Iterator[tuple[list[int], list[DialogueTurn]]]:
-        """What is said about a batch: the pictures of each dialogue, and its turns."""
+        """Make the dialogues of a batch: the pictures of each, and its turns."""
         rng, sampled = self.rng, len(scenes) - 2 * ALTERED
         for index, scene in enumerate(scenes[:sampled]):
             for asked in self._about_one(scene):
@@ -285,7 +285,7 @@ class Trainer:
         path.with_suffix(".new").replace(path)
 
     def load_state(self, path: Path) -> None:
-        """Go on from a saved state."""
+        """Resume from a saved state."""
         state: dict[str, Any] = torch.load(path, weights_only=True)
         self.step = state["step"]
         version, internal, gauss = state["rng"]

@@ -104,7 +104,7 @@ def _options(where: Path, settings: EngineSettings) -> dict[str, Any]:
 
 
 def quantization(where: Path, settings: EngineSettings) -> BitsAndBytesConfig:
-    """How the weights are made smaller.
+    """Build the quantization settings of the weights.
 
     What sees, what leads from pictures to words and the last layer lose the most by it and keep
     their precision, except with "nf4-all". Names are anchored: "vision_model" alone would match

@@ -109,7 +109,7 @@ class Checkers:
         return self._do("draw", data)
 
     def _do(self, work: str, data: bytes) -> bytes | CheckResult:
-        """Have a child do something.
+        """Run one piece of work in a child.
 
         Raises:
             CheckDied: The child died on these bytes, or took too long.

@@ -133,7 +133,7 @@ class Intake:
                 self._lease_writer.release(session, [pending.pop(future) for future in unbegun])
 
     def _look_up(self, taken: Sequence[Lease]) -> Claimed:
-        """What is known of the images of a claim."""
+        """Look up the known images of a claim."""
         wanted: dict[int, set[str]] = {}
         for lease in taken:
             wanted.setdefault(lease.owner_id, set()).update(blob_digests(lease.intake_references))

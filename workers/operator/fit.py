@@ -52,7 +52,7 @@ def memory_bytes(settings: EngineSettings) -> tuple[str, int]:
 
 
 def advice(needed: float, settings: EngineSettings) -> str:
-    """Say why weights of this size do not fit the device, and what would; "" if they do."""
+    """Return why weights of this size do not fit the device, and what would; "" if they do."""
     try:
         where, there = memory_bytes(settings)
     except RequestError as error:

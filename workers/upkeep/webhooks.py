@@ -1,6 +1,6 @@
 """Delivery of webhooks, signed as Standard Webhooks says, at least once each.
 
-due ─▶ body from the record ─▶ signed ─▶ POST to a public address ─▶ 2xx: delivered
+due ─▶ body from the database ─▶ signed ─▶ POST to a public address ─▶ 2xx: delivered
                                                                   ─▶ 410: the webhook is disabled
                                                                   ─▶ else: again, later and later
 """
