@@ -10,7 +10,7 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import EnumType
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,18 @@ from typing import Any
 import typer
 from pydantic_settings import BaseSettings
 
+from api import admin
 from api import errors as statuses
+from api.admin import Revoked
 from api.app import create_app
+from api.keys import KeyOut, NewKeyOut
 from api.settings import ApiSettings
 from db import errors
 from db.settings import RecordSettings
+from idefiq import types
+from idefiq.alt.site import AltState
+from idefiq.bulk.run import Summary
+from workers.operator.doctor import Diagnosis
 from workers.settings import EngineSettings, IntakeSettings, UpkeepSettings
 
 DOCS = Path(__file__).parent
@@ -34,6 +41,43 @@ SETTINGS: dict[str, type[BaseSettings]] = {
     "Engine workers": EngineSettings,
     "Upkeep workers": UpkeepSettings,
 }
+JSON_OUTPUT = """\
+With `--json` a command prints objects on standard output, one a line; messages go to standard
+error. Times are in UTC, as `2026-11-29T12:00:00Z`. Fields may be added in any release. Without
+`--out`, `caption`, `ask`, `classify` and `chat` print the rows of a `.jsonl` output instead of a
+summary, and so do `results` and `watch` without `--json`: `results` rows, `watch` an object with
+`event`, `id` and the fields of a job or of a result."""
+_COUNTS = ("pages", "images", *(state.value for state in AltState), "notes", "unread")
+#: Commands that print the same, its class, and fields that the class lacks.
+JSON_SHAPES: list[tuple[tuple[str, ...], type | None, tuple[str, ...]]] = [
+    (("caption", "ask", "classify", "chat", "retry OUT"), Summary, ("failures",)),
+    (
+        ("caption --dry-run", "ask --dry-run", "classify --dry-run", "chat --dry-run"),
+        None,
+        (
+            *("images", "to_ask", "in_progress", "done", "failed", "skipped"),
+            *("listed_by_the_service", "items_per_second", "seconds"),
+        ),
+    ),
+    (("retry JOB",), None, ("job", "items")),
+    (("jobs", "cancel", "pause", "resume", "priority"), types.Job, ()),
+    (("delete",), None, ("id", "deleted")),
+    (("models",), types.Model, ()),
+    (("review",), types.Review, ()),
+    (("alt check", "alt draft --dry-run"), None, (*_COUNTS, "to_ask")),
+    (
+        ("alt draft", "alt apply"),
+        None,
+        (*_COUNTS, "jobs", "reviews", "written", "failed", "without_place"),
+    ),
+    (("alt lint",), None, ("where", "text", "code", "message", "error")),
+    (("doctor",), Diagnosis, ()),
+    (("keys create", "admin keys create"), NewKeyOut, ()),
+    (("keys list", "admin keys list"), KeyOut, ()),
+    (("keys revoke", "admin keys revoke"), Revoked, ()),
+    (("admin limit",), admin.OwnerLine, ()),
+    (("admin grant",), admin.Grant, ()),
+]
 _MARKER = "<!-- {}: written by `make docs` -->\n"
 
 
@@ -182,13 +226,11 @@ def _below(kind: type[errors.IdefiqError]) -> Iterator[type[errors.IdefiqError]]
 
 def commands() -> str:
     """Every command with its arguments and options; those of all runs come first, once."""
-    from idefiq.cli import app
     from idefiq.cli.runs import RunOptions
 
-    group: Any = typer.main.get_command(app)
     of_runs = set(RunOptions.__slots__)
     sections, shared = [], ""
-    for name, command in _all(group):
+    for name, command in all_commands():
         parameters = [each for each in command.params if each.name != "help"]
         is_run = of_runs <= {each.name for each in parameters}
         if is_run:
@@ -199,7 +241,46 @@ def commands() -> str:
         lines = [f"## `idefiq {' '.join(words)}`", "", _paragraphs(command.help or ""), ""]
         table = [_parameters(parameters), ""] if parameters else []
         sections.append("\n".join([*lines, *table]))
-    return "\n".join(["## Options of every run", "", shared, "", *sections])
+    return "\n".join(["## Options of every run", "", shared, "", *sections, *_json_output()])
+
+
+def _json_output() -> list[str]:
+    """A table of the fields that each command prints with --json."""
+    lines = [
+        "## JSON output",
+        "",
+        JSON_OUTPUT,
+        "",
+        "| command | fields of an object |",
+        "|---|---|",
+    ]
+    for names, _, _ in JSON_SHAPES:
+        shown = [f"`{name}`" for name in json_fields(names[0])]
+        lines.append(f"| {', '.join(f'`{name}`' for name in names)} | {', '.join(shown)} |")
+    return [*lines, ""]
+
+
+def json_fields(command: str) -> tuple[str, ...]:
+    """Fields of the objects that `idefiq COMMAND --json` prints."""
+    [(shape, more)] = [(shape, more) for names, shape, more in JSON_SHAPES if command in names]
+    return (*_fields(shape), *more)
+
+
+def _fields(shape: type | None) -> tuple[str, ...]:
+    """Names of the fields of a dataclass or of a model of pydantic."""
+    if shape is None:
+        return ()
+    if is_dataclass(shape):
+        return tuple(each.name for each in fields(shape))
+    return tuple(shape.model_fields)  # type: ignore[attr-defined]
+
+
+def all_commands() -> Iterator[tuple[str, Any]]:
+    """Every command with its whole name, those of `idefiq admin` included."""
+    from idefiq.cli import app
+
+    yield from _all(typer.main.get_command(app))
+    yield from _all(typer.main.get_command(admin.app), "admin ")
 
 
 def _all(group: Any, above: str = "") -> Iterator[tuple[str, Any]]:

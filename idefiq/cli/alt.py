@@ -105,7 +105,7 @@ def check(
 
 
 @app.command()
-def draft(  # noqa: PLR0913 - the options of a draft
+def draft(
     what: What,
     dry_run: DryRun = False,
     report_to: Report = None,
@@ -146,7 +146,7 @@ def draft(  # noqa: PLR0913 - the options of a draft
 
 
 @app.command()
-def apply(  # noqa: PLR0913 - the ways to write
+def apply(
     what: What,
     job: Jobs = None,
     unreviewed: Annotated[
@@ -177,7 +177,7 @@ def apply(  # noqa: PLR0913 - the ways to write
     _apply(what, site, outcome, root, options, unreviewed, patch, report_to, as_json=as_json)
 
 
-def _apply(  # noqa: PLR0913 - of `apply` and of its old form
+def _apply(
     what: list[str],
     site: Site,
     outcome: Outcome,
@@ -206,7 +206,7 @@ def _apply(  # noqa: PLR0913 - of `apply` and of its old form
 
 
 @app.command(_OLD_FORM, hidden=True)
-def old_form(  # noqa: PLR0913 - the options of release 0.1
+def old_form(
     what: What,
     is_check: Annotated[bool, typer.Option("--check")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run")] = False,

@@ -1,6 +1,7 @@
 """What all commands share: options to reach the service, and how output is printed."""
 
 import json
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ UrlOption = Annotated[
     typer.Option(help=f"URL of the service (default: IDEFIQ_URL, or {DEFAULT_URL})"),
 ]
 ApiKeyOption = Annotated[str | None, typer.Option(help="API key (default: IDEFIQ_API_KEY)")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line")]
 
 #: Control characters, which a terminal would obey instead of showing.
 _CONTROLS = {
@@ -33,4 +34,11 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 def print_json(value: Any) -> None:
     """Print one line of JSON and flush, because a reader of the pipe may be waiting."""
-    print(json.dumps(value, ensure_ascii=False, default=str), flush=True)
+    print(json.dumps(value, ensure_ascii=False, default=_as_json), flush=True)
+
+
+def _as_json(value: object) -> str:
+    """Render times as the HTTP interface does."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return str(value)

@@ -19,6 +19,7 @@ Out = Annotated[
     str | None,
     typer.Option(help="FILE.jsonl, .csv, .parquet or .txt (default: print JSON lines)"),
 ]
+JobId = Annotated[str, typer.Argument(help="Id of the job, as `idefiq jobs` lists it")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -53,7 +54,7 @@ def jobs(
 
 
 def results(
-    job_id: str,
+    job_id: JobId,
     out: Out = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing file")
@@ -85,7 +86,7 @@ def _image(result: Result) -> Image:
     return Image(result.index, name, {}, record, None, None, "", "done", result.detail, error, code)
 
 
-def watch(job_id: str, url: UrlOption = None, api_key: ApiKeyOption = None) -> None:
+def watch(job_id: JobId, url: UrlOption = None, api_key: ApiKeyOption = None) -> None:
     """Print events of a job as JSON lines until it has finished."""
     with Client(url, api_key) as client:
         for event in client.events(job_id):
@@ -94,44 +95,62 @@ def watch(job_id: str, url: UrlOption = None, api_key: ApiKeyOption = None) -> N
             print_json({"event": event.name, "id": event.id, **asdict(record)})
 
 
-def _print_state(job: Job) -> None:
-    print(f"{job.id}: {job.state}")
+def _print_job(job: Job, line: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(asdict(job))
+    else:
+        print(f"{job.id}: {line}")
 
 
-def cancel(job_id: str, url: UrlOption = None, api_key: ApiKeyOption = None) -> None:
+def cancel(
+    job_id: JobId, as_json: AsJson = False, url: UrlOption = None, api_key: ApiKeyOption = None
+) -> None:
     """Cancel a job. Answers so far are kept."""
     with Client(url, api_key) as client:
-        _print_state(client.cancel(job_id))
+        job = client.cancel(job_id)
+    _print_job(job, job.state, as_json=as_json)
 
 
-def pause(job_id: str, url: UrlOption = None, api_key: ApiKeyOption = None) -> None:
+def pause(
+    job_id: JobId, as_json: AsJson = False, url: UrlOption = None, api_key: ApiKeyOption = None
+) -> None:
     """Pause a job: start no more of its items."""
     with Client(url, api_key) as client:
-        _print_state(client.pause(job_id))
+        job = client.pause(job_id)
+    _print_job(job, job.state, as_json=as_json)
 
 
-def resume(job_id: str, url: UrlOption = None, api_key: ApiKeyOption = None) -> None:
+def resume(
+    job_id: JobId, as_json: AsJson = False, url: UrlOption = None, api_key: ApiKeyOption = None
+) -> None:
     """Resume a paused job."""
     with Client(url, api_key) as client:
-        _print_state(client.resume(job_id))
+        job = client.resume(job_id)
+    _print_job(job, job.state, as_json=as_json)
 
 
 def priority(
-    job_id: str,
+    job_id: JobId,
     steps: Annotated[
         int, typer.Argument(help="-10 to 10; each step is worth ten minutes of waiting")
     ],
+    as_json: AsJson = False,
     url: UrlOption = None,
     api_key: ApiKeyOption = None,
 ) -> None:
     """Set the priority of a job among your own. Put -- before a negative number."""
     with Client(url, api_key) as client:
         job = client.prioritize(job_id, steps)
-    print(f"{job.id}: priority {job.priority}")
+    _print_job(job, f"priority {job.priority}", as_json=as_json)
 
 
-def delete(job_id: str, url: UrlOption = None, api_key: ApiKeyOption = None) -> None:
+def delete(
+    job_id: JobId, as_json: AsJson = False, url: UrlOption = None, api_key: ApiKeyOption = None
+) -> None:
     """Delete a finished job with its items and results."""
     with Client(url, api_key) as client:
         client.delete(job_id)
-    print(f"{job_id}: deleted")
+    if as_json:
+        print_json({"id": job_id, "deleted": True})
+    else:
+        print(f"{job_id}: deleted")

@@ -23,35 +23,49 @@ def create(
     days: Annotated[
         int | None, typer.Option(min=1, help="Days until it expires (default: never)")
     ] = None,
+    as_json: AsJson = False,
     url: UrlOption = None,
     api_key: ApiKeyOption = None,
 ) -> None:
     """Create an API key and print it. It cannot be shown again."""
     with Client(url, api_key) as client:
-        print(client.create_api_key(owner, note=note, scopes=scope or (), days=days).key)
+        made = client.create_api_key(owner, note=note, scopes=scope or (), days=days)
+    if as_json:
+        print_json(asdict(made))
+    else:
+        print(made.key)
 
 
 @app.command("list")
-def list_keys(url: UrlOption = None, api_key: ApiKeyOption = None, as_json: AsJson = False) -> None:
+def list_keys(as_json: AsJson = False, url: UrlOption = None, api_key: ApiKeyOption = None) -> None:
     """List API keys without their secrets."""
     with Client(url, api_key) as client:
         for key in client.api_keys():
             if as_json:
-                print_json(asdict(key))
+                print_json({name: value for name, value in asdict(key).items() if name != "key"})
             else:
-                print("  ".join((key.id, key.owner, ",".join(key.scopes), _state(key), key.note)))
+                print(_line(key))
 
 
-def _state(key: ApiKey) -> str:
-    used = f"used {key.last_used_at:%Y-%m-%d %H:%M}" if key.last_used_at else "never used"
-    if key.revoked_at:
-        return f"revoked, {used}"
-    return f"until {key.expires_at:%Y-%m-%d}, {used}" if key.expires_at else used
+def _line(key: ApiKey) -> str:
+    used = f"used {key.last_used_at:%Y-%m-%d}" if key.last_used_at else "never used"
+    state = f"until {key.expires_at:%Y-%m-%d}" if key.expires_at else "no expiry"
+    state = "revoked" if key.revoked_at else state
+    made = f"{key.created_at:%Y-%m-%d}"
+    return "  ".join((key.id, key.owner, ",".join(key.scopes), made, state, used, key.note))
 
 
 @app.command()
-def revoke(key_id: str, url: UrlOption = None, api_key: ApiKeyOption = None) -> None:
+def revoke(
+    key_id: Annotated[str, typer.Argument(help="Id of the key, as `idefiq keys list` lists it")],
+    as_json: AsJson = False,
+    url: UrlOption = None,
+    api_key: ApiKeyOption = None,
+) -> None:
     """Revoke an API key at once."""
     with Client(url, api_key) as client:
         client.revoke_api_key(key_id)
-    print(f"{key_id}: revoked")
+    if as_json:
+        print_json({"id": key_id, "revoked": True})
+    else:
+        print(f"{key_id}: revoked")

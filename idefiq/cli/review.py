@@ -42,7 +42,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("review")(review)
 
 
-def review(  # noqa: PLR0913 - the ways to review
+def review(
     job_id: Annotated[str | None, typer.Argument(help="Only drafts of this job")] = None,
     order: Annotated[str, typer.Option(help="page, or confidence: least confident first")] = "page",
     reviewer: Annotated[

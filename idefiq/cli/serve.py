@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from idefiq import server
-from idefiq.cli.common import UrlOption
+from idefiq.cli.common import AsJson, UrlOption
 from idefiq.protocol import Where
 from idefiq.types import IdefiqError
 
@@ -80,7 +80,7 @@ def admin(context: typer.Context) -> None:
 def doctor(
     data: Annotated[Path | None, typer.Option(help="Folder of `idefiq up --data`")] = None,
     url: UrlOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check versions, devices, memory, database, Redis, store and model."""
     words = [*(["--json"] if as_json else []), "--url", Where.of(url, None).url]

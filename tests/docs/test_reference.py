@@ -24,7 +24,7 @@ def test_the_pages_are_as_make_docs_writes_them() -> None:
 def test_every_command_is_on_the_page_those_of_groups_included() -> None:
     page = (DOCS / "cli.md").read_text()
 
-    for name in ("caption", "up", "models", "models pull", "keys create", "keys revoke"):
+    for name in ("caption", "up", "models", "models pull", "keys create", "admin limit"):
         assert re.search(rf"^## `idefiq {name}[` ]", page, re.MULTILINE), name
 
 

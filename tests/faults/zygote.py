@@ -170,9 +170,9 @@ def _fork(asked: dict[str, Any]) -> None:
 
 def _run(role: str) -> int:
     if role == "api":
-        from api.__main__ import app
+        from api.__main__ import serve
 
-        app(["serve"])
+        serve()
         return 0
     from workers.__main__ import main
 

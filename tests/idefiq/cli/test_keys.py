@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from db import owners
 from db.database import Database
+from docs.reference import json_fields
 from idefiq.cli import app
 from tests.served import Serve
 
@@ -39,6 +40,20 @@ def test_a_key_is_made_listed_and_revoked(operator: dict[str, str]) -> None:
     assert "  read  " in shown
     assert key.split("_")[2] not in json.dumps(listed)
     assert "revoked" in after
+
+
+def test_keys_print_the_documented_fields(operator: dict[str, str]) -> None:
+    def run(*words: str) -> dict[str, object]:
+        done = CliRunner().invoke(app, ["keys", *words, "--json"], env=operator)
+        printed: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+        return printed
+
+    made = run("create", "ada")
+    revoked = run("revoke", str(made["id"]))
+
+    assert set(made) == set(json_fields("keys create"))
+    assert set(run("list")) == set(json_fields("keys list"))
+    assert revoked == {"id": made["id"], "revoked": True}
 
 
 def test_a_scope_that_there_is_not_is_one_sentence(operator: dict[str, str]) -> None:

@@ -1,0 +1,173 @@
+"""`idefiq admin`: keys, grants and limits, administered directly in the database.
+
+The service need not run, and no key is needed: whoever can read the database's URL may do it.
+"""
+
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+from pydantic import BaseModel
+
+from api.keys import KeyOut, NewKeyOut
+from db import owners, schema
+from db.database import Database
+from db.errors import RequestError
+from db.owners import LOCAL_OWNER, OwnerLimits
+from db.settings import RecordSettings
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+keys = typer.Typer(no_args_is_help=True)
+app.add_typer(keys, name="keys", help="Manage API keys.")
+OwnerName = Annotated[str, typer.Argument(help="Owner; created if it does not exist")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line")]
+
+
+class Grant(BaseModel):
+    """A prefix of a bucket that an owner may read."""
+
+    owner: str
+    prefix: str
+
+
+class OwnerLine(BaseModel):
+    """Limits of an owner; null uses the default of the settings, 0 is no limit."""
+
+    owner: str
+    weight: float
+    max_queued_items: int | None
+    max_job_items: int | None
+    max_stored_bytes: int | None
+
+
+class Revoked(BaseModel):
+    """A key that was revoked."""
+
+    id: str
+    revoked: bool = True
+
+
+def open_database() -> Database:
+    """Connect to the database, print its URL without the password, and migrate it."""
+    database = Database(RecordSettings().database_url, pool=1)
+    shown = database.engine.url.render_as_string(hide_password=True)
+    print(f"database: {shown} (IDEFIQ_DATABASE_URL)", file=sys.stderr)
+    schema.migrate(database)
+    return database
+
+
+def _print(record: BaseModel, line: str, *, as_json: bool) -> None:
+    print(record.model_dump_json() if as_json else line)
+
+
+@app.command()
+def grant(
+    owner: OwnerName,
+    prefix: Annotated[str, typer.Argument(help="s3://bucket/prefix")],
+    as_json: AsJson = False,
+) -> None:
+    """Allow an owner to read s3:// images below a prefix."""
+    form, _, rest = prefix.partition("://")
+    bucket, _, path = rest.partition("/")
+    if form != "s3" or not bucket:
+        raise RequestError(f"invalid prefix: {prefix!r}; expected s3://bucket/prefix")
+    with open_database().transaction() as transaction:
+        found = owners.get_or_create(transaction, owner)
+        owners.grant(transaction, found, bucket=bucket, prefix=path)
+    granted = Grant(owner=owner, prefix=f"s3://{bucket}/{path}")
+    _print(granted, f"{owner} may read {granted.prefix}", as_json=as_json)
+
+
+@app.command()
+def limit(
+    owner: OwnerName,
+    weight: Annotated[
+        float | None, typer.Option(min=0.01, help="Share of the workers relative to other owners")
+    ] = None,
+    queued_items: Annotated[
+        int | None, typer.Option(min=0, help="Most items in the queue; 0 for no limit")
+    ] = None,
+    job_items: Annotated[
+        int | None, typer.Option(min=0, help="Most items of a job; 0 for no limit")
+    ] = None,
+    stored_bytes: Annotated[
+        int | None, typer.Option(min=0, help="Most bytes of stored images; 0 for no limit")
+    ] = None,
+    default: Annotated[
+        bool, typer.Option("--default", help="Reset all limits to the defaults first")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Set the limits that are named, and print all limits of an owner."""
+    with open_database().transaction() as transaction:
+        found = owners.get_or_create(transaction, owner)
+        before = OwnerLimits() if default else owners.limits(transaction, found.id)
+        limits = OwnerLimits(
+            before.weight if weight is None else weight,
+            before.max_queued_items if queued_items is None else queued_items,
+            before.max_job_items if job_items is None else job_items,
+            before.max_stored_bytes if stored_bytes is None else stored_bytes,
+        )
+        owners.limit(transaction, owner, limits)
+    shown = {name: "default" if n is None else n for name, n in asdict(limits).items()}
+    line = f"{owner}: " + ", ".join(f"{name} {value}" for name, value in shown.items())
+    _print(OwnerLine(owner=owner, **asdict(limits)), line, as_json=as_json)
+
+
+@keys.command("create")
+def create_key(
+    owner: Annotated[str | None, typer.Argument(help=f"Owner (default: {LOCAL_OWNER})")] = None,
+    note: Annotated[str, typer.Option(help="A note for people")] = "",
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="submit, read, review or admin; repeatable (default: all but admin)"),
+    ] = None,
+    days: Annotated[int, typer.Option(min=0, help="Days until it expires (default: never)")] = 0,
+    as_json: AsJson = False,
+    old_owner: Annotated[str | None, typer.Option("--owner", hidden=True)] = None,
+    old_scopes: Annotated[str | None, typer.Option("--scopes", hidden=True)] = None,
+) -> None:
+    """Create an API key and print it. It cannot be shown again."""
+    if (owner and old_owner) or (scope and old_scopes is not None):
+        raise RequestError("name the owner and the scopes once: OWNER and --scope")
+    # --owner and --scopes a,b are the options of release 0.1.
+    scopes = scope or owners.USUAL_SCOPES
+    if old_scopes is not None:
+        scopes = [word.strip() for word in old_scopes.split(",")]
+    expires_at = datetime.now(UTC) + timedelta(days=days) if days else None
+    with open_database().transaction() as transaction:
+        found = owners.get_or_create(transaction, owner or old_owner or LOCAL_OWNER)
+        key = owners.create_key(transaction, found, note=note, scopes=scopes, expires_at=expires_at)
+        made = KeyOut.of(owners.key(transaction, owners.key_id(key)))
+    _print(NewKeyOut(key=key, **made.model_dump()), key, as_json=as_json)
+
+
+@keys.command("list")
+def list_keys(as_json: AsJson = False) -> None:
+    """List API keys without their secrets."""
+    with open_database().snapshot() as transaction:
+        found = [KeyOut.of(key) for key in owners.keys(transaction)]
+    for key in found:
+        _print(key, _line(key), as_json=as_json)
+
+
+def _line(key: KeyOut) -> str:
+    """Format a key as `idefiq keys list` does."""
+    used = f"used {key.last_used_at:%Y-%m-%d}" if key.last_used_at else "never used"
+    state = f"until {key.expires_at:%Y-%m-%d}" if key.expires_at else "no expiry"
+    state = "revoked" if key.revoked_at else state
+    made = f"{key.created_at:%Y-%m-%d}"
+    return "  ".join((key.id, key.owner, ",".join(key.scopes), made, state, used, key.note))
+
+
+@keys.command("revoke")
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(help="Id of the key, as `keys list` lists it")],
+    as_json: AsJson = False,
+) -> None:
+    """Revoke an API key at once."""
+    with open_database().transaction() as transaction:
+        owners.revoke_key(transaction, key_id)
+    _print(Revoked(id=key_id), f"{key_id}: revoked", as_json=as_json)
