@@ -25,7 +25,7 @@ _HARDENING = {
 }
 #: FastAPI's own pages, which load their scripts.
 _PAGES = frozenset({"/docs", "/docs/oauth2-redirect", "/redoc"})
-MOST_HEADER_BYTES = 64 * 1024
+MAX_HEADER_BYTES = 64 * 1024
 NDJSON = "application/x-ndjson"
 FORM = "multipart/form-data"
 
@@ -44,11 +44,11 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > MOST_HEADER_BYTES:
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
             refusal = problem(
                 431,
                 "headers_too_large",
-                f"the headers are longer than {MOST_HEADER_BYTES} bytes",
+                f"the headers are longer than {MAX_HEADER_BYTES} bytes",
                 request_id=scope["state"]["request_id"],
             )
             await refusal(scope, receive, send)

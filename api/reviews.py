@@ -9,19 +9,18 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from api.schemas import After, CustomId, Index, Limit, decode_cursor, encode_cursor
 from api.services import Parts, Reviewer, Seer
-from db import decisions, reviews
-from db.decisions import Action, Decision, Step
+from db import reviews
 from db.errors import RequestError
 from db.requests import Line, no_nul
-from db.reviews import Order, Review, ReviewState
+from db.reviews import Action, Decision, Order, Review, ReviewState, Step
 
 router = APIRouter(tags=["reviews"])
 
 #: Longest text that a person may write.
-MOST_CHARACTERS = 20_000
+MAX_CHARACTERS = 20_000
 Written = Annotated[
     str,
-    StringConstraints(max_length=MOST_CHARACTERS, strip_whitespace=True),
+    StringConstraints(max_length=MAX_CHARACTERS, strip_whitespace=True),
     AfterValidator(no_nul),
 ]
 JobId = Annotated[str, AfterValidator(no_nul)]
@@ -212,7 +211,7 @@ def get_review(
     """Return one draft with its history."""
     with services.database.snapshot() as transaction:
         review = reviews.get(transaction, owner.id, job_id, index)
-        steps = decisions.history(transaction, review)
+        steps = reviews.history(transaction, review)
     return _with_history(review, steps)
 
 
@@ -238,8 +237,8 @@ def decide(
         key_id=caller.key_id or None,
     )
     with services.database.transaction() as transaction:
-        review = decisions.decide(transaction, caller.owner.id, job_id, index, taken)
-        steps = decisions.history(transaction, review)
+        review = reviews.decide(transaction, caller.owner.id, job_id, index, taken)
+        steps = reviews.history(transaction, review)
     return _with_history(review, steps)
 
 

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from api.settings import MOST_ITEMS
+from api.settings import MAX_ITEMS
 from db import webhooks
 from db.errors import RequestError
 from db.jobs import Job
@@ -74,7 +74,7 @@ class FirstLine(BaseModel):
 class SubmissionIn(JobIn):
     """A complete job as JSON."""
 
-    items: Annotated[list[ItemIn], Field(max_length=MOST_ITEMS), FailFast()] = Field(
+    items: Annotated[list[ItemIn], Field(max_length=MAX_ITEMS), FailFast()] = Field(
         [], description="What is asked"
     )
     source: Source | None = Field(

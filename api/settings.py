@@ -10,7 +10,7 @@ from workers.settings import BrokerSettings
 
 Count = Annotated[int, Field(ge=1)]
 #: No setting allows more: a longer list is refused while it is read.
-MOST_ITEMS = 10_000
+MAX_ITEMS = 10_000
 
 
 class ApiSettings(BrokerSettings):
@@ -28,8 +28,8 @@ class ApiSettings(BrokerSettings):
     max_upload_request_bytes: Count = Field(
         64 * 2**20, description="Largest request that uploads images"
     )
-    max_items: Annotated[int, Field(ge=1, le=MOST_ITEMS)] = Field(
-        MOST_ITEMS, description="Most items of a job submitted as JSON"
+    max_items: Annotated[int, Field(ge=1, le=MAX_ITEMS)] = Field(
+        MAX_ITEMS, description="Most items of a job submitted as JSON"
     )
     max_stream_bytes: Count = Field(4 * 2**30, description="Largest streamed submission")
     max_lines: Count = Field(5_000_000, description="Most lines of a streamed submission")

@@ -37,7 +37,7 @@ from workers.broker import INTAKE, UPKEEP, engine_queue
 
 _FIRST_LINE = re.compile(rb'\s*\{\s*"job"')
 #: Of one item, or of the defaults of a job, with references where images were.
-MOST_REQUEST_BYTES = 256 * 2**10
+MAX_REQUEST_BYTES = 256 * 2**10
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +91,10 @@ class ItemChecker:
         """
         shown = [*image_references(request), *example_references(request)]
         data = sum(len(reference) for reference in shown if reference.startswith("data:"))
-        if (size := len(orjson.dumps(request)) - data) > MOST_REQUEST_BYTES:
+        if (size := len(orjson.dumps(request)) - data) > MAX_REQUEST_BYTES:
             raise RequestError(
                 f"{size} bytes beside its images; an item, or the defaults of a job, may have"
-                f" {MOST_REQUEST_BYTES}"
+                f" {MAX_REQUEST_BYTES}"
             )
         if "images" in request:
             request["images"] = [self._stored(ref) for ref in request["images"]]

@@ -1,6 +1,12 @@
-"""The review queue: drafts of alternative text and their state; see db/decisions.py.
+"""Reviews: the queue of drafts of alternative text, and what people decide about them.
 
-The item's own answer never changes.
+    draft ──▶ unreviewed ──accept──▶ accepted       each step: who, when, what it led to
+                  │  ├─────edit────▶ edited         and each can be undone, back to the draft
+                  │  ├──decorative─▶ decorative
+                  │  └────reject───▶ rejected
+
+A decision names the revision that the reviewer saw. If somebody else has decided since, that is a
+conflict and changes nothing. The item's own answer never changes.
 """
 
 from collections.abc import Collection, Sequence
@@ -9,11 +15,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, tuple_
+from sqlalchemy import Connection, Row, insert, select, tuple_, update
 
-from db.errors import NotFound
+from db.clock import now
+from db.errors import NotFound, RequestError, ReviewConflict
 from db.requests import effective
-from db.tables import items, jobs, reviews
+from db.tables import items, jobs, review_steps, reviews
 
 
 class ReviewState(StrEnum):
@@ -82,6 +89,47 @@ class Review:
     answer: dict[str, Any]
 
 
+class Action(StrEnum):
+    """What a reviewer can do."""
+
+    ACCEPT = "accept"
+    EDIT = "edit"
+    DECORATIVE = "decorative"
+    REJECT = "reject"
+    UNDO = "undo"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A decision of a reviewer, who has seen `revision`.
+
+    Attributes:
+        text: With "edit": the new text; the others have none.
+        language: With "edit": what the text is in.
+        reviewer: A name for the history.
+        key_id: The key that was used, if there was one.
+    """
+
+    action: Action
+    revision: int
+    text: str | None = None
+    long_description: str | None = None
+    language: str | None = None
+    reviewer: str = ""
+    key_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One entry of a review's history."""
+
+    revision: int
+    action: Action
+    content: Content
+    reviewer: str
+    created_at: datetime
+
+
 _SELECT = (
     select(
         reviews,
@@ -96,6 +144,7 @@ _SELECT = (
     .join(jobs, jobs.c.id == reviews.c.job_id)
     .where(jobs.c.deleted_at.is_(None))
 )
+_OF_CONTENT = ("state", "text", "long_description", "language")
 _KEYS = {Order.PAGE: reviews.c.page, Order.CONFIDENCE: reviews.c.certainty}
 
 
@@ -103,6 +152,9 @@ def _confidence(alt_text: dict[str, Any]) -> float:
     """Read the confidence of an answer, which release 0.1 called certainty."""
     value = alt_text["confidence"] if "confidence" in alt_text else alt_text["certainty"]
     return float(value)
+
+
+# ---- the queue ------------------------------------------------------------------------
 
 
 def queue(transaction: Connection, drafts: Sequence[Draft]) -> None:
@@ -175,7 +227,7 @@ def get(transaction: Connection, owner_id: int, job_id: str, ordinal: int) -> Re
     return _review(row)
 
 
-def content_of(row: Row[Any]) -> Content:
+def _content(row: Row[Any]) -> Content:
     """Read the content of a row of a review, or of a step."""
     return Content(ReviewState(row.state), row.text, row.long_description, row.language)
 
@@ -189,7 +241,7 @@ def _review(row: Row[Any]) -> Review:
         custom_id=row.custom_id,
         page=row.page,
         confidence=row.certainty,
-        content=content_of(row),
+        content=_content(row),
         revision=row.revision,
         reviewer=row.reviewer,
         reviewed_at=row.reviewed_at,
@@ -197,3 +249,133 @@ def _review(row: Row[Any]) -> Review:
         request=request,
         answer=row.answer,
     )
+
+
+# ---- decisions ------------------------------------------------------------------------
+
+
+def history(transaction: Connection, review: Review) -> list[Step]:
+    """Return the steps of a review, oldest first."""
+    rows = transaction.execute(
+        select(review_steps)
+        .where(review_steps.c.item_id == review.item_id)
+        .order_by(review_steps.c.revision)
+    )
+    return [
+        Step(row.revision, Action(row.action), _content(row), row.reviewer, row.created_at)
+        for row in rows
+    ]
+
+
+def decide(
+    transaction: Connection, owner_id: int, job_id: str, ordinal: int, decision: Decision
+) -> Review:
+    """Apply a decision. Writes only if the review is still at the revision that was seen.
+
+    Raises:
+        NotFound: See `get`.
+        RequestError: An edit without a text, or nothing to undo.
+        ReviewConflict: Somebody else has decided since.
+    """
+    review = get(transaction, owner_id, job_id, ordinal)
+    content, undo_to = _outcome(transaction, review, decision)
+    changed = {name: getattr(content, name) for name in _OF_CONTENT}
+    written = transaction.execute(
+        update(reviews)
+        .where(reviews.c.item_id == review.item_id, reviews.c.revision == decision.revision)
+        .values(
+            **changed,
+            decided=int(content.state is not ReviewState.UNREVIEWED),
+            revision=decision.revision + 1,
+            reviewer=decision.reviewer,
+            reviewed_at=now(),
+        )
+    )
+    if not written.rowcount:
+        who = f"{review.reviewer or 'somebody'} has decided since you looked: "
+        raise ReviewConflict(
+            f"{who if review.revision > decision.revision else ''}this is revision"
+            f" {review.revision}, yours is {decision.revision}; read the review again",
+            field="revision",
+        )
+    transaction.execute(
+        insert(review_steps).values(
+            **changed,
+            item_id=review.item_id,
+            revision=decision.revision + 1,
+            owner_id=owner_id,
+            action=decision.action.value,
+            undo_to=undo_to,
+            reviewer=decision.reviewer,
+            key_id=decision.key_id,
+            created_at=now(),
+        )
+    )
+    return get(transaction, owner_id, job_id, ordinal)
+
+
+def _outcome(
+    transaction: Connection, review: Review, decision: Decision
+) -> tuple[Content, int | None]:
+    """Return what a decision leads to, and the revision to which undo returns."""
+    if decision.action is Action.UNDO:
+        return _before(transaction, review, decision.revision)
+    drafted = _drafted(review)
+    match decision.action:
+        case Action.ACCEPT:
+            # What is there now: the draft, or what somebody else made of it.
+            now_there = review.content if review.content.text else drafted
+            content = _with_state(now_there, ReviewState.ACCEPTED)
+        case Action.EDIT:
+            if not (decision.text or "").strip():
+                raise RequestError(
+                    "an edit requires a text; for none, decide 'decorative'", field="text"
+                )
+            content = Content(
+                ReviewState.EDITED,
+                decision.text,
+                decision.long_description or review.content.long_description,
+                decision.language or review.content.language,
+            )
+        case Action.DECORATIVE:
+            if review.request["alt_text"].get("role") == "functional":
+                raise RequestError(
+                    "it is all that a link or a button has: edit it to say where that leads,"
+                    " or what it does",
+                    field="action",
+                )
+            content = Content(ReviewState.DECORATIVE, "")
+        case _:
+            content = _with_state(drafted, ReviewState.REJECTED)
+    return content, decision.revision
+
+
+def _before(transaction: Connection, review: Review, revision: int) -> tuple[Content, int | None]:
+    steps = {
+        row.revision: row
+        for row in transaction.execute(
+            select(review_steps).where(review_steps.c.item_id == review.item_id)
+        )
+    }
+    target = steps[revision].undo_to if revision in steps else None
+    if target is None:
+        if revision != review.revision:  # reported as the conflict that it is
+            return review.content, None
+        raise RequestError("there is nothing to undo", field="action")
+    if target == 0:
+        return _drafted(review), None
+    return _content(steps[target]), steps[target].undo_to
+
+
+def _drafted(review: Review) -> Content:
+    alt_text = review.answer["alt_text"]
+    return Content(
+        ReviewState.UNREVIEWED,
+        review.answer["text"],
+        alt_text.get("long_description"),
+        alt_text.get("language"),
+    )
+
+
+def _with_state(content: Content, state: ReviewState) -> Content:
+    return Content(state, content.text, content.long_description, content.language)

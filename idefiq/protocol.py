@@ -28,7 +28,7 @@ NDJSON = "application/x-ndjson"
 ATTEMPTS = 5
 RETRIED = frozenset({429, 502, 503, 504})
 FIRST_PAUSE_SECONDS = 0.25
-LONGEST_PAUSE_SECONDS = 60.0
+MAX_PAUSE_SECONDS = 60.0
 #: Files and bytes of one upload request, at most.
 UPLOAD_FILES, UPLOAD_BYTES = 100, 16 * 2**20
 #: Files asked about at once, and sent at once.
@@ -83,9 +83,9 @@ def pause_seconds(attempt: int, response: httpx2.Response | None) -> float:
     """Wait before the next attempt: what the service says, or growing with jitter."""
     sent = response.headers.get("Retry-After") if response is not None else None
     if sent and sent.isdecimal():
-        return min(float(sent), LONGEST_PAUSE_SECONDS)
+        return min(float(sent), MAX_PAUSE_SECONDS)
     jitter = random.uniform(0.5, 1.0)  # noqa: S311 - no secret
-    return min(FIRST_PAUSE_SECONDS * 2.0**attempt, LONGEST_PAUSE_SECONDS) * jitter
+    return min(FIRST_PAUSE_SECONDS * 2.0**attempt, MAX_PAUSE_SECONDS) * jitter
 
 
 def is_last(call: Call[Any], attempt: int) -> bool:

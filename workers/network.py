@@ -25,7 +25,7 @@ Networks = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
 
 #: What stays as it is in a path or query; everything else, letters of other scripts say, is quoted.
 _URL_SAFE = "/:?#[]@!$&'()*+,;=%-._~"
-MOST_HOST = 253
+MAX_HOST_CHARACTERS = 253
 #: Names and addresses, without empty parts.
 _HOST = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|[0-9A-Fa-f:.]+")
 #: Prefixes that carry an IPv4 address inside, through which a private one could be reached.
@@ -88,7 +88,7 @@ def checked(url: str, ports: Collection[int]) -> tuple[str, str]:
         host = parts.hostname if ":" in parts.hostname else _ascii(parts.hostname)
     except UnicodeError as error:
         raise Refused("the URL's host is invalid") from error
-    if len(host) > MOST_HOST or not _HOST.fullmatch(host):
+    if len(host) > MAX_HOST_CHARACTERS or not _HOST.fullmatch(host):
         raise Refused("the URL's host is invalid")
     place = f"[{host}]" if ":" in host else host
     if parts.port is not None:

@@ -15,9 +15,9 @@ from db.errors import ImageTooLarge, ImageUnreadable
 #: The longer side of what is drawn, in pixels; how large an SVG says it is says little.
 LONG_SIDE = 1_024
 #: Long by short side; narrower ones are lines and no pictures.
-MOST_ASPECT = 100.0
+MAX_ASPECT = 100.0
 #: Drawing time grows with it.
-MOST_BYTES = 4 * 2**20
+MAX_BYTES = 4 * 2**20
 _RASTER = re.compile(r"data:image/(?:png|jpe?g|gif|webp);", re.IGNORECASE)
 _NUMBER = r"[+-]?(?:[0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})(?:[eE][+-]?[0-9]{1,2})?"
 #: Pixels of a unit.
@@ -55,11 +55,11 @@ def rasterise(data: bytes) -> bytes:
         ImageTooLarge: It has too many bytes.
         ImageUnreadable: It is broken, or refers to something outside itself.
     """
-    if len(data) > MOST_BYTES:
-        raise ImageTooLarge(f"an SVG of {len(data)} bytes; the limit is {MOST_BYTES}")
+    if len(data) > MAX_BYTES:
+        raise ImageTooLarge(f"an SVG of {len(data)} bytes; the limit is {MAX_BYTES}")
     width, height = _size(_checked(data))
-    if max(width, height) > MOST_ASPECT * min(width, height):
-        raise ImageTooLarge(f"{width:g}x{height:g} is narrower than 1:{MOST_ASPECT:g}")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ImageTooLarge(f"{width:g}x{height:g} is narrower than 1:{MAX_ASPECT:g}")
     is_wide = width >= height
     try:
         text = data.decode("utf-8-sig")

@@ -40,7 +40,7 @@ from workers.broker import UPKEEP
 router = APIRouter(prefix="/v1/batches", tags=["OpenAI"])
 
 #: Mistakes told of one file; reading ends there.
-MOST_MISTAKES = 100
+MAX_MISTAKES = 100
 #: Input files are read two at a time, so that long ones leave threads for everybody else.
 _READING = anyio.Semaphore(2)
 _SECONDS = {"m": 60, "h": 3_600, "d": 86_400}
@@ -179,7 +179,7 @@ class Input:
         self._seen.close()
 
     def read(self, stream: IO[bytes]) -> None:
-        """Check every line, until there are MOST_MISTAKES errors."""
+        """Check every line, until there are MAX_MISTAKES errors."""
         for number, line in _numbered(stream, self._services.settings.max_line_bytes):
             try:
                 self._take(line)
@@ -189,7 +189,7 @@ class Input:
                 if not _is_of_a_line(error):
                     raise
                 self._note(number, error)
-            if len(self._mistakes) >= MOST_MISTAKES:
+            if len(self._mistakes) >= MAX_MISTAKES:
                 return
         if not self._lines.count and not self._mistakes:
             self._note(None, RequestError("the file has no lines"))

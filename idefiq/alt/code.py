@@ -15,7 +15,7 @@ from idefiq.alt.tags import attribute_spans, end_of_tag
 
 #: A longer pair of braces is code only if no other one opens within: an opening that is never
 #: closed must not cover a whole page.
-_LONGEST = 5_000
+_MAX_CHARACTERS = 5_000
 _OPENING = re.compile(r"\{\{|\{%|\{#|<%|<\?(?!xml\b)(?:php\b|=)?", re.IGNORECASE)
 _CLOSING = {"{{": "}}", "{%": "%}", "{#": "#}", "<%": "%>", "<?": "?>"}
 #: In an attribute's value: code of any of these languages.
@@ -77,7 +77,7 @@ def _code_spans(text: str) -> list[tuple[int, int]]:
 
 
 def _is_too_long(closing: str, start: int, end: int) -> bool:
-    return closing[1] == "}" and end - start > _LONGEST
+    return closing[1] == "}" and end - start > _MAX_CHARACTERS
 
 
 def _is_code(name: str, written: str) -> bool:

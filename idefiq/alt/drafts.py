@@ -24,7 +24,7 @@ from idefiq.client import Client
 from idefiq.types import Item, Job, Review
 
 #: Most characters of where an image is.
-MOST_OF_PAGE, MOST_OF_SOURCE = 500, 2_000
+MAX_PAGE_CHARACTERS, MAX_SOURCE_CHARACTERS = 500, 2_000
 #: Keys asked about in one request.
 _KEYS = 100
 
@@ -138,8 +138,8 @@ def _upload(client: Client, wanted: Mapping[str, Sequence[SiteImage]], folder: P
 def _item(key: str, some: Sequence[SiteImage], reference: str, asking: Asking) -> Item:
     first = some[0]
     item_fields: Item = {
-        "page": first.shown_page[:MOST_OF_PAGE],
-        "source": _where(some)[:MOST_OF_SOURCE],
+        "page": first.shown_page[:MAX_PAGE_CHARACTERS],
+        "source": _where(some)[:MAX_SOURCE_CHARACTERS],
         "role": first.role.value,
     }
     if asking.with_context:

@@ -22,9 +22,9 @@ from idefiq.types import IdefiqError
 PAGES = (".html", ".htm", ".xhtml", ".md", ".markdown", ".css")
 #: Folders in which nobody writes pages by hand.
 _SKIPPED = frozenset({"node_modules", "__pycache__", "venv"})
-_LONGEST_PATH = 2_000
+_MAX_PATH_CHARACTERS = 2_000
 #: Larger ones are no pictures of pages.
-MOST_PICTURE_BYTES = 50 * 2**20
+MAX_IMAGE_BYTES = 50 * 2**20
 _TIMEOUT_SECONDS = 30.0
 
 
@@ -112,7 +112,7 @@ class Folder:
         if re.match(r"https?:|//", source, re.IGNORECASE):
             return source if source[0] != "/" else f"https:{source}"
         path = _path(source)
-        if "\0" in path or len(path) > _LONGEST_PATH:
+        if "\0" in path or len(path) > _MAX_PATH_CHARACTERS:
             raise IdefiqError("its source is no path")
         beside = [] if path.startswith("/") else [self._top / posixpath.dirname(page)]
         for folder in [*beside, *self._roots]:
@@ -125,8 +125,8 @@ class Folder:
             raise IdefiqError(f"{source} is outside {self.name}: name its folder with --root")
         if any(part[0] == "." for part in PurePosixPath(path).parts if part.strip("./")):
             raise IdefiqError(f"{source} is hidden")
-        if found.stat().st_size > MOST_PICTURE_BYTES:
-            raise IdefiqError(f"{source} has more than {MOST_PICTURE_BYTES} bytes")
+        if found.stat().st_size > MAX_IMAGE_BYTES:
+            raise IdefiqError(f"{source} has more than {MAX_IMAGE_BYTES} bytes")
         return found.read_bytes()
 
     def write(self, pages: Mapping[str, bytes]) -> None:
@@ -171,8 +171,8 @@ class Book:
         """See Files."""
         try:
             with zipfile.ZipFile(self._path) as packed:
-                if packed.getinfo(name).file_size > MOST_PICTURE_BYTES:
-                    raise IdefiqError(f"{name} has more than {MOST_PICTURE_BYTES} bytes")
+                if packed.getinfo(name).file_size > MAX_IMAGE_BYTES:
+                    raise IdefiqError(f"{name} has more than {MAX_IMAGE_BYTES} bytes")
                 return packed.read(name)
         # The last two are zipfile's words for an unknown compression and for a password.
         except (OSError, KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
@@ -230,8 +230,8 @@ class Web:
                 self._url, data = str(answer.url), bytearray()
                 for piece in answer.iter_bytes():
                     data += piece
-                    if len(data) > MOST_PICTURE_BYTES:
-                        raise IdefiqError(f"{name} has more than {MOST_PICTURE_BYTES} bytes")
+                    if len(data) > MAX_IMAGE_BYTES:
+                        raise IdefiqError(f"{name} has more than {MAX_IMAGE_BYTES} bytes")
         except httpx2.HTTPError as error:
             raise IdefiqError(f"{name} cannot be read: {error}") from error
         return bytes(data)

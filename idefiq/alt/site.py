@@ -34,7 +34,7 @@ from idefiq.alt.writable import checked
 from idefiq.types import IdefiqError
 
 #: As the service takes it.
-_LONGEST_URL, _URL = 8_192, re.compile(r"https?://[^\s/]\S*")
+_MAX_URL_CHARACTERS, _URL = 8_192, re.compile(r"https?://[^\s/]\S*")
 _TEMPLATE = re.compile(r"\{\{|\{%|<%|\$\{|\{[A-Za-z_.]+\}")
 
 
@@ -335,7 +335,7 @@ def _picture(files: Files, page: str, source: str) -> ImageSource:
     found = read()
     if isinstance(found, str):
         url = re.sub(r"\s+", "%20", found.strip())
-        if len(url) > _LONGEST_URL or not _URL.fullmatch(url):
+        if len(url) > _MAX_URL_CHARACTERS or not _URL.fullmatch(url):
             raise IdefiqError(f"{source[:80]} is no address that can be fetched")
         return ImageSource(identity=url, url=url)
     if not is_picture(found):

@@ -22,7 +22,7 @@ _FILE_NAME = re.compile(
     re.IGNORECASE,
 )
 #: A longer text is no name.
-_LONGEST_NAME = 200
+_MAX_NAME_CHARACTERS = 200
 _NOUN = (
     "image|picture|photo|photograph|pic|graphic|icon|illustration|drawing|screenshot|snapshot"
     "|bild|foto|imagen|immagine|afbeelding"
@@ -70,7 +70,7 @@ class Issue:
 
 def is_file_name(text: str) -> bool:
     """True if a text is only a file name, or the name of a camera's photograph."""
-    return len(text) <= _LONGEST_NAME and bool(_FILE_NAME.fullmatch(text.strip()))
+    return len(text) <= _MAX_NAME_CHARACTERS and bool(_FILE_NAME.fullmatch(text.strip()))
 
 
 def is_placeholder(text: str) -> bool:

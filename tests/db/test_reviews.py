@@ -6,11 +6,10 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from db import decisions, leases, retention, reviews, submissions
+from db import leases, retention, reviews, submissions
 from db.database import Database
-from db.decisions import Action, Decision
 from db.errors import NotFound, RequestError, ReviewConflict
-from db.reviews import Order, Review, ReviewState
+from db.reviews import Action, Decision, Order, Review, ReviewState
 from db.submissions import NewItem, NewJob
 from tests.db import builders
 
@@ -46,7 +45,7 @@ def decide(database: Database, job_id: str, action: str, revision: int, **said: 
     decision = Decision(Action(action), revision, reviewer=said.pop("by", "bo"), **said)
     owner_id = builders.owner(database)
     with database.transaction() as transaction:
-        return decisions.decide(transaction, owner_id, job_id, 0, decision)
+        return reviews.decide(transaction, owner_id, job_id, 0, decision)
 
 
 def queue(database: Database, owner: str = "ada", **asked: Any) -> list[Review]:
@@ -194,7 +193,7 @@ class TestDecisions:
         assert (after.revision, after.reviewer) == (1, "cy")
         assert after.reviewed_at is not None
         with database.snapshot() as transaction:
-            [step] = decisions.history(transaction, after)
+            [step] = reviews.history(transaction, after)
         assert (step.action, step.reviewer, step.content.state) == (action, "cy", state)
 
     def test_the_answer_itself_never_changes(self, database: Database) -> None:

@@ -115,7 +115,7 @@ class TestWhatIsRefused:
 
     def test_more_bytes_than_can_be_drawn_in_time(self) -> None:
         with pytest.raises(ImageTooLarge, match="bytes"):
-            drawn(" " * svg.MOST_BYTES)
+            drawn(" " * svg.MAX_BYTES)
 
     @pytest.mark.parametrize("text", ["<svg", "<svg><rect></svg>", f"{SQUARE}<svg/>", "<svg/>\0"])
     def test_what_is_broken(self, text: str) -> None:

@@ -29,7 +29,7 @@ from workers.demo.scenes import CANVASES, Scene
 #: Scenes that are captioned, that are asked each question, and that each other kind gets.
 CAPTIONED, ASKED_EACH, OTHERS = 12, 4, 4
 #: Fewer right answers than this, of 48, and something is broken: the model does better.
-LEAST_RIGHT = 43
+MIN_RIGHT = 43
 QUESTIONS = (
     ("How many shapes are there?", lambda scene: texts.NUMBERS[len(scene.shapes)]),
     ("What color is the background?", lambda scene: scene.background),
@@ -280,7 +280,7 @@ def main() -> int:
         sheet = arguments.out / "index.html"
         sheet.write_text(contact_sheet(shown, outcomes, summary), encoding="utf-8")
     print(f"pictures and answers: {sheet}\n{summary}")
-    return 0 if answered == len(shown) and right >= LEAST_RIGHT else 1
+    return 0 if answered == len(shown) and right >= MIN_RIGHT else 1
 
 
 if __name__ == "__main__":

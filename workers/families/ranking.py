@@ -24,8 +24,8 @@ from workers.families.base import Score
 if TYPE_CHECKING:
     from workers.families.pinned import Inputs, Pinned
 
-#: Labels that are scored side by side, at most; and tokens of them, and of what they look at.
-MOST_ROWS, MOST_TOKENS, MOST_SEEN = 64, 1024, 32_768
+#: Most labels of a batch, most tokens of its labels, and most positions of prompts and labels.
+MAX_ROWS, MAX_LABEL_TOKENS, MAX_POSITIONS = 64, 1024, 32_768
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def rank(
         torch.OutOfMemoryError: Not even one label at a time fits.
     """
     score = cached if family.ranks_from_cache else forced
-    rows = MOST_ROWS
+    rows = MAX_ROWS
     while True:
         try:
             logprobs = score(family, item, suffixes, rows)
@@ -84,7 +84,7 @@ def rank(
 
 
 def cached(
-    family: "Pinned", item: "Inputs", suffixes: Suffixes, most_rows: int = MOST_ROWS
+    family: "Pinned", item: "Inputs", suffixes: Suffixes, most_rows: int = MAX_ROWS
 ) -> list[list[float]]:
     """Log probabilities of each label's tokens, with one prefill of the prompt."""
     prefix = family.collate([without_end(family, item, suffixes.cut)])
@@ -110,7 +110,7 @@ def cached(
 
 
 def forced(
-    family: "Pinned", item: "Inputs", suffixes: Suffixes, most_rows: int = MOST_ROWS
+    family: "Pinned", item: "Inputs", suffixes: Suffixes, most_rows: int = MAX_ROWS
 ) -> list[list[float]]:
     """The same with `generate`, forced to each label: slower, for any architecture."""
     bare = without_end(family, item, suffixes.cut)
@@ -147,7 +147,7 @@ def without_end(family: "Pinned", item: "Inputs", cut: int) -> "Inputs":
 
 def _rows(suffixes: Suffixes, length: int, most: int) -> int:
     longest = max(len(suffix) for suffix in suffixes.ids)
-    return max(1, min(most, MOST_TOKENS // longest, MOST_SEEN // (length + longest)))
+    return max(1, min(most, MAX_LABEL_TOKENS // longest, MAX_POSITIONS // (length + longest)))
 
 
 def _last_only(model: Any) -> dict[str, int]:

@@ -40,7 +40,7 @@ LIBRARIES = (
 #: Exact versions that the tests ran with; beside the server's packages.
 TESTED = Path(__file__).parents[2] / "constraints.txt"
 #: Free memory and disk below these are worth a word.
-LEAST_MEMORY_BYTES, LEAST_DISK_BYTES = 4 * 2**30, 5 * 2**30
+MIN_MEMORY_BYTES, MIN_DISK_BYTES = 4 * 2**30, 5 * 2**30
 
 DiagnosisState = Literal["ok", "warning", "wrong"]
 
@@ -105,13 +105,13 @@ def memory(record: RecordSettings) -> Iterator[Diagnosis]:
     """Check main memory, and the disk of the folder store."""
     room = psutil.virtual_memory()
     text = f"{room.available / 2**30:.1f} of {room.total / 2**30:.1f} GiB available"
-    short = room.available < LEAST_MEMORY_BYTES
+    short = room.available < MIN_MEMORY_BYTES
     yield Diagnosis("memory", "warning" if short else "ok", text, "close programs" if short else "")
     if record.store == "folder":
         folder = Path(record.store_folder).absolute()
         there = next(path for path in (folder, *folder.parents) if path.exists())
         free = shutil.disk_usage(there).free
-        short = free < LEAST_DISK_BYTES
+        short = free < MIN_DISK_BYTES
         remedy = "free some, or set IDEFIQ_STORE_FOLDER to a larger disk" if short else ""
         state: DiagnosisState = "warning" if short else "ok"
         yield Diagnosis("disk", state, f"{free / 2**30:.1f} GiB free at {there}", remedy)

@@ -18,7 +18,7 @@ from workers.intake.check import Checkers
 from workers.settings import IntakeSettings
 
 #: Resident memory that a child may come to while it checks them all.
-MOST_BYTES = 700 * 2**20
+MAX_BYTES = 700 * 2**20
 CODES = {OK, "image_unreadable", "image_too_large"}
 
 
@@ -135,7 +135,7 @@ def test_every_broken_or_hostile_file_ends_in_a_verdict_and_harms_nobody(
     assert sum(found.values()) == len(files)
     assert found["image_unreadable"] > 300
     assert found["child died"] == 0, found
-    assert memory_bytes(checkers) < MOST_BYTES
+    assert memory_bytes(checkers) < MAX_BYTES
     assert checkers.check(pictures.plain()).code == OK
 
 
