@@ -104,7 +104,7 @@ def test_pages_join_without_a_seam(
     assert found == ["1", "2", "3", "4", "5"]
 
 
-def test_who_has_seen_the_end_is_told_not_to_come_back(
+def test_a_client_that_has_seen_the_end_is_told_not_to_reconnect(
     http: httpx2.Client, offered: Database
 ) -> None:
     job_id = job_of_local(offered, 1)

@@ -38,7 +38,7 @@ def test_a_caller_who_goes_away_in_the_middle_of_a_request_is_no_error(
     assert caplog.records == []
 
 
-def test_a_service_whose_port_is_taken_ends_by_itself_also_beside_a_redis(
+def test_a_service_whose_port_is_taken_exits_even_beside_a_redis(
     sqlite_url: str, redis_server: servers.RedisServer, tmp_path: Path
 ) -> None:
     with socket.socket() as taken:

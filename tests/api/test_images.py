@@ -124,7 +124,7 @@ def test_an_image_that_is_put_again_while_it_waits_to_be_collected_stays(
     database.dispose()
 
 
-def test_a_folder_store_says_that_it_takes_no_direct_uploads(http_sqlite: httpx2.Client) -> None:
+def test_a_folder_store_rejects_direct_uploads_with_a_reason(http_sqlite: httpx2.Client) -> None:
     response = http_sqlite.post("/v1/images/presign", json=[{"sha256": "0" * 64, "size_bytes": 1}])
 
     assert (response.status_code, response.json()["code"]) == (501, "unsupported")

@@ -37,7 +37,7 @@ def local_image(database: Database) -> str:
 
 
 class TestSubmitting:
-    def test_a_job_is_accepted_with_its_place_and_when_to_look(self, http: httpx2.Client) -> None:
+    def test_an_accepted_job_has_a_location_and_retry_after(self, http: httpx2.Client) -> None:
         response = http.post("/v1/jobs", json={"items": [{"images": [IMAGE]}] * 3, "name": "mine"})
 
         body = response.json()
@@ -79,7 +79,7 @@ class TestSubmitting:
             ({"images": ["data:image/png;base64,@"]}, "invalid_request", "images", "reference"),
         ],
     )
-    def test_a_mistake_is_told_with_its_line_or_place_and_its_field(
+    def test_a_mistake_is_reported_with_its_line_or_index_and_its_field(
         self, http_sqlite: httpx2.Client, item: dict[str, Any], code: str, field: str, says: str
     ) -> None:
         good = {"images": [IMAGE]}
@@ -189,7 +189,7 @@ class TestSubmitting:
 
         assert item["request"]["images"][0].startswith("blob:")
 
-    def test_a_slow_client_delays_nobody(self, http: httpx2.Client) -> None:
+    def test_a_slow_client_delays_no_other(self, http: httpx2.Client) -> None:
         host, port = http.base_url.host, http.base_url.port
         with socket.create_connection((host, port or 80)) as slow:
             slow.sendall(
@@ -249,7 +249,7 @@ class TestIdempotencyKeys:
 
 
 class TestLooking:
-    def test_results_are_there_while_the_job_runs_and_a_cursor_misses_none(
+    def test_results_are_available_while_the_job_runs_and_a_cursor_misses_none(
         self, http: httpx2.Client, offered: Database
     ) -> None:
         image = local_image(offered)
@@ -267,7 +267,7 @@ class TestLooking:
         assert seen == [0, 1, 2, 3, 4]
         assert http.get(url, params=query).json()["complete"]
 
-    def test_results_stream_as_lines_that_say_whether_more_will_come(
+    def test_results_stream_as_lines_and_the_last_one_tells_whether_more_will_come(
         self, http: httpx2.Client, offered: Database
     ) -> None:
         image = local_image(offered)
@@ -286,7 +286,7 @@ class TestLooking:
         assert [one["answer"] for one in found] == [{"text": "an answer"}] * 3
         assert len(early.text.splitlines()) == 2
 
-    def test_the_results_file_is_there_when_the_job_has_finished(
+    def test_the_results_file_exists_when_the_job_has_finished(
         self, http: httpx2.Client, offered: Database
     ) -> None:
         image = local_image(offered)
@@ -318,9 +318,7 @@ class TestLooking:
             "/v1/nope",
         ],
     )
-    def test_what_is_not_there_is_a_404_problem(
-        self, http_sqlite: httpx2.Client, path: str
-    ) -> None:
+    def test_an_unknown_path_is_a_404_problem(self, http_sqlite: httpx2.Client, path: str) -> None:
         response = http_sqlite.get(path)
 
         assert (response.status_code, response.json()["code"]) == (404, "not_found")
@@ -367,7 +365,7 @@ class TestWaiting:
 
         assert (response.status_code, response.json()["state"]) == (202, "queued")
 
-    def test_five_hundred_waiters_keep_nobody_from_being_answered(
+    def test_five_hundred_waiting_clients_block_no_other(
         self, http: httpx2.Client, offered: Database
     ) -> None:
         image = local_image(offered)
@@ -419,9 +417,7 @@ class TestSteering:
         assert http_sqlite.post(f"/v1/jobs/nope/{verb}").status_code == 404
 
 
-def test_a_database_that_is_away_is_a_503_that_says_when_to_come_back(
-    serve: Serve, postgres_url: str
-) -> None:
+def test_an_unreachable_database_is_a_503_with_retry_after(serve: Serve, postgres_url: str) -> None:
     http = serve(postgres_url)
     maintenance, _, name = postgres_url.rpartition("/")
     with psycopg.connect(f"{maintenance}/postgres".replace("+psycopg", ""), autocommit=True) as c:

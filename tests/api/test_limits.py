@@ -128,7 +128,7 @@ class TestQuotas:
         assert file.json()["error"]["code"] == "quota_exceeded"
         assert job.status_code == 202
 
-    def test_a_batch_for_whose_images_there_is_no_room_is_no_mistake_of_its_file(
+    def test_a_batch_over_the_storage_quota_is_not_reported_as_an_error_of_its_file(
         self, http: httpx2.Client, offered: Database
     ) -> None:
         url = "data:image/png;base64," + base64.b64encode(pictures.plain()).decode()

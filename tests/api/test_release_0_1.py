@@ -53,7 +53,7 @@ def test_a_draft_of_release_0_1_is_shown_with_its_issues_and_confidence(
 
 
 @pytest.mark.usefixtures("job_id")
-def test_the_order_of_reviews_by_confidence_may_be_called_doubt(http: httpx2.Client) -> None:
+def test_the_order_confidence_is_accepted_under_its_old_name_doubt(http: httpx2.Client) -> None:
     by_name = [
         http.get("/v1/reviews", params={"order": name}).json()["data"]
         for name in ("doubt", "confidence")

@@ -94,7 +94,7 @@ def test_a_decision_is_taken_once_and_shown_with_its_history(
     ]
 
 
-def test_the_second_of_two_reviewers_is_told_of_the_first(http: httpx2.Client, job_id: str) -> None:
+def test_the_second_of_two_reviewers_gets_a_conflict(http: httpx2.Client, job_id: str) -> None:
     decide(http, job_id, 0, "accept", 0, reviewer="Ada")
 
     refused = decide(http, job_id, 0, "reject", 0, reviewer="Bo")
@@ -104,7 +104,7 @@ def test_the_second_of_two_reviewers_is_told_of_the_first(http: httpx2.Client, j
     assert "retry-after" not in refused.headers
 
 
-def test_an_item_s_own_answer_stays_what_the_model_said(http: httpx2.Client, job_id: str) -> None:
+def test_a_review_does_not_change_the_answer_of_the_item(http: httpx2.Client, job_id: str) -> None:
     decide(http, job_id, 0, "edit", 0, text="Mine")
 
     item = http.get(f"/v1/jobs/{job_id}/items/0").json()

@@ -137,7 +137,7 @@ def test_a_browser_that_opens_the_address_is_led_to_the_documentation(
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs/none", "/healthz", "/nowhere"])
-def test_every_answer_says_what_a_browser_may_make_of_it(
+def test_every_response_has_the_headers_that_restrict_browsers(
     http_sqlite: httpx2.Client, path: str
 ) -> None:
     headers = http_sqlite.get(path).headers

@@ -50,7 +50,7 @@ def test_an_owner_has_at_most_twenty(http_sqlite: httpx2.Client) -> None:
     assert statuses == [201] * 20 + [422]
 
 
-def test_what_a_webhook_was_told_is_listed_and_can_be_sent_again(
+def test_deliveries_of_a_webhook_are_listed_and_can_be_sent_again(
     http: httpx2.Client, offered: Database
 ) -> None:
     webhook = http.post("/v1/webhooks", json={"url": URL}).json()["id"]
@@ -75,7 +75,7 @@ def test_what_a_webhook_was_told_is_listed_and_can_be_sent_again(
     assert unknown == 404
 
 
-def test_a_webhook_is_stopped_started_and_forgotten(http: httpx2.Client) -> None:
+def test_a_webhook_is_disabled_enabled_and_deleted(http: httpx2.Client) -> None:
     path = f"/v1/webhooks/{http.post('/v1/webhooks', json={'url': URL}).json()['id']}"
 
     stopped = http.patch(path, json={"enabled": False}).json()["enabled"]

@@ -79,7 +79,7 @@ def test_many_claimers_never_share_an_item(database: Database) -> None:
     assert builders.counts(database, job_id) == {"succeeded": 120}
 
 
-def test_a_claim_takes_nothing_of_a_job_whose_time_is_over(database: Database) -> None:
+def test_a_claim_takes_nothing_from_an_expired_job(database: Database) -> None:
     job_id, owner_id = (
         builders.job(database, items=3, expires_seconds=3600),
         builders.owner(database),
@@ -208,7 +208,7 @@ class TestFairShare:
         assert second == ["ben"] + ["ada"] * 2
 
 
-def test_that_something_is_due_is_said_also_to_those_who_took_nothing(database: Database) -> None:
+def test_an_item_is_due_for_its_model_until_it_is_paused_or_claimed(database: Database) -> None:
     def is_due(model: str | None = builders.MODEL) -> bool:
         with database.snapshot() as transaction:
             return claims.is_due(transaction, stage=Stage.GENERATE, model=model)

@@ -118,7 +118,7 @@ class TestImports:
         assert early == []
         assert len(builders.claim(database, session)) == 3
 
-    def test_a_page_that_is_imported_twice_is_there_once(self, database: Database) -> None:
+    def test_a_page_imported_twice_is_stored_once(self, database: Database) -> None:
         job = self.spooled(database, lines=300)
 
         wrote = []
@@ -175,7 +175,7 @@ class TestCancelling:
         with database.snapshot() as transaction:
             assert jobs.get(transaction, owner_id, job_id).state is JobState.CANCELLED
 
-    def test_answers_that_are_there_stay(self, database: Database) -> None:
+    def test_existing_answers_stay(self, database: Database) -> None:
         job_id, owner_id = builders.job(database, items=3), builders.owner(database)
         builders.complete(database, builders.claim(database, builders.session(database), limit=1))
 

@@ -130,7 +130,7 @@ def test_a_retryable_error_waits_and_then_fails_for_good(database: Database) -> 
     assert builders.counts(database, job_id) == {"failed": 1}
 
 
-def test_a_store_that_is_away_is_charged_to_nobody(database: Database) -> None:
+def test_an_unreachable_store_is_charged_to_no_item(database: Database) -> None:
     job_id = builders.job(database)
     session = builders.session(database)
 

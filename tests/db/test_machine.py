@@ -336,7 +336,7 @@ class Record(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
-def test_whatever_happens_in_whatever_order_the_record_agrees_with_the_model(
+def test_any_sequence_of_operations_leaves_the_database_as_the_state_machine_predicts(
     kind: str, request: pytest.FixtureRequest
 ) -> None:
     database = Database(request.getfixturevalue(f"{kind}_url"))

@@ -49,7 +49,7 @@ def test_a_wrong_expired_or_revoked_key_opens_nothing(database: Database) -> Non
                 owners.authenticate(transaction, key)
 
 
-def test_revoking_a_key_that_is_not_there_says_so(database: Database) -> None:
+def test_revoking_an_unknown_key_is_an_error(database: Database) -> None:
     with database.transaction() as transaction, pytest.raises(NotFound):
         owners.revoke_key(transaction, "000000000000")
 

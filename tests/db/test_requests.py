@@ -287,7 +287,7 @@ def test_what_does_not_belong_together_is_refused_by_the_name_of_its_field(
     assert caught.value.field == field
 
 
-def test_a_checkpoint_that_samples_unless_told_otherwise_takes_a_temperature() -> None:
+def test_a_checkpoint_that_samples_by_default_accepts_a_temperature() -> None:
     sampling = ABLE.model_copy(update={"defaults": {"do_sample": True}})
     request = {"kind": "caption", "images": [IMAGE], "options": {"temperature": 0.5}}
 

@@ -135,7 +135,7 @@ class TestTheQueue:
         rejected = queue(database, states=[ReviewState.REJECTED])
         assert [one.page for one in rejected] == ["a.html"]
 
-    def test_nobody_sees_those_of_another_owner_or_of_a_deleted_job(
+    def test_reviews_of_another_owner_or_of_a_deleted_job_are_hidden(
         self, database: Database
     ) -> None:
         job_id = drafted(database, ("a.html", 0.5))
@@ -252,7 +252,7 @@ class TestDecisions:
 
     @pytest.mark.parametrize("action", list(Action))
     @pytest.mark.parametrize("revision", [0, 7])
-    def test_who_has_seen_another_revision_changes_nothing(
+    def test_a_decision_about_another_revision_changes_nothing(
         self, action: Action, revision: int, database: Database
     ) -> None:
         job_id = drafted(database, ("a.html", 0.5))

@@ -53,7 +53,7 @@ class TestListing:
         assert job(database, made.id).total == 3
         assert builders.counts(database, made.id) == {"queued": 3}
 
-    def test_a_page_listed_twice_at_once_is_there_once(self, database: Database) -> None:
+    def test_a_page_listed_twice_at_once_is_imported_once(self, database: Database) -> None:
         made, wrote = of_bucket(database), []
 
         def write() -> None:

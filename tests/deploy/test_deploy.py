@@ -46,7 +46,7 @@ def test_the_example_lists_every_setting_with_its_words_and_its_default() -> Non
         assert field.default is not PydanticUndefined or listed[name] == "", name
 
 
-def test_every_setting_says_what_it_is() -> None:
+def test_every_setting_has_a_description() -> None:
     assert [name for name, field in fields().items() if not field.description] == []
 
 
@@ -67,7 +67,7 @@ def test_compose_uses_only_settings_that_exist() -> None:
     assert used <= fields().keys()
 
 
-def test_compose_builds_from_files_that_are_there_and_runs_every_process() -> None:
+def test_compose_builds_from_existing_files_and_runs_every_process() -> None:
     services = compose()["services"]
 
     for service in services.values():
@@ -77,7 +77,7 @@ def test_compose_builds_from_files_that_are_there_and_runs_every_process() -> No
 
 
 @pytest.mark.parametrize("stage", ["api", "intake", "engine"])
-def test_an_image_copies_what_is_there_and_runs_as_nobody_special(stage: str) -> None:
+def test_an_image_copies_existing_files_and_runs_as_an_unprivileged_user(stage: str) -> None:
     assert [path for path in installed.copied() if not (ROOT / path).exists()] == []
     assert "USER 10001" in installed.stages()[stage]
     assert "constraints.txt" in installed.stages()[stage]

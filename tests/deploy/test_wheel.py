@@ -112,7 +112,7 @@ def test_what_an_operator_runs_is_in_the_image_that_compose_runs_it_in(
 
 
 @pytest.mark.parametrize("name", ["api", "db", "workers"])
-def test_nobody_else_can_import_the_servers_packages(
+def test_the_packages_of_the_server_are_on_no_import_path(
     name: str, programs: Callable[[str], Path], env: dict[str, str], tmp_path: Path
 ) -> None:
     python = str(programs("api") / "python")
@@ -127,7 +127,7 @@ def test_nobody_else_can_import_the_servers_packages(
     assert f"No module named '{name}'" in done.stderr
 
 
-def test_an_installation_without_the_servers_libraries_says_what_to_install(
+def test_an_installation_without_the_server_names_the_extra_to_install(
     programs: Callable[[str], Path], env: dict[str, str], tmp_path: Path
 ) -> None:
     idefiq = str(programs("files") / "idefiq")

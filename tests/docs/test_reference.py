@@ -39,7 +39,7 @@ def test_every_route_has_an_example() -> None:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_every_example_answers_as_the_page_says(
+def test_every_example_answers_as_the_page_shows(
     http_sqlite: httpx2.Client, sqlite_url: str, tmp_path: Path
 ) -> None:
     record = Database(sqlite_url)

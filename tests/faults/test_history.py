@@ -22,7 +22,7 @@ TAMPERING = {
 
 
 @pytest.mark.parametrize("kind", TAMPERING)
-def test_a_record_that_somebody_tampers_with_is_noticed(
+def test_tampering_with_the_database_is_detected(
     kind: str, embedded: Surroundings, forks: Zygote, pictures: Pictures, tmp_path: Path
 ) -> None:
     with world(forks, embedded, tmp_path / "world", engines=1) as service:

@@ -77,7 +77,7 @@ def ask(around: Surroundings, sql: str) -> Any:
     return value
 
 
-def test_t1_the_demonstration_model_says_the_same_although_its_workers_are_killed(
+def test_t1_the_demonstration_model_gives_the_same_answers_although_its_workers_are_killed(
     embedded: Surroundings, start: Callable[..., Any], tmp_path: Path
 ) -> None:
     """A real model, whose answers come of its own arithmetic in each process anew."""
@@ -284,7 +284,7 @@ def test_t12_what_hangs_the_device_is_given_up_alone_and_all_others_are_answered
     assert [os.waitstatus_to_exitcode(one.status or 0) for one in ended] == [70] * 3
 
 
-def test_t14_a_child_that_the_kernel_kills_takes_nobody_with_it(
+def test_t14_a_child_that_the_kernel_kills_harms_no_other(
     embedded: Surroundings, start: Callable[..., Any], pictures: Pictures, tmp_path: Path
 ) -> None:
     fresh = Pictures(tmp_path / "fresh", count=10, name="t14")
@@ -328,7 +328,7 @@ def test_the_children_of_a_killed_intake_are_gone_soon(
 
 
 @pytest.mark.parametrize("skew", ["+1h", "-1h"])
-def test_t15_a_worker_whose_clock_is_wrong_steals_nothing_and_keeps_nothing(
+def test_t15_a_worker_with_a_wrong_clock_steals_nothing_and_keeps_nothing(
     skew: str, real: Surroundings, start: Callable[..., Any], pictures: Pictures, tmp_path: Path
 ) -> None:
     if shutil.which("faketime") is None:

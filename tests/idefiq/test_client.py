@@ -121,7 +121,7 @@ class TestUploading:
         keys = [image_key(1, reference.removeprefix("blob:")) for reference in references]
         assert [open_store(settings).get(key) for key in keys] == [p.read_bytes() for p in paths]
 
-    def test_a_file_that_is_not_there_is_an_error(self, client: Client, tmp_path: Path) -> None:
+    def test_a_missing_file_is_an_error(self, client: Client, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):
             client.upload(tmp_path / "none.png")
 
@@ -207,7 +207,7 @@ class TestJobs:
 
 
 class TestEvents:
-    def test_what_happens_is_told_until_the_end(self, client: Client, played: Played) -> None:
+    def test_events_are_streamed_until_the_end(self, client: Client, played: Played) -> None:
         job = client.submit([{"images": [IMAGE], "custom_id": name} for name in "ab"])
 
         with played.running("seen"):
@@ -249,7 +249,7 @@ class TestEvents:
         assert [(event.name, event.id) for event in events] == [("item", "7"), ("end", "end")]
         assert Breaking.asked == [None, "7"]
 
-    def test_a_job_that_is_not_there_is_an_error(self, client: Client) -> None:
+    def test_a_missing_job_is_an_error(self, client: Client) -> None:
         with pytest.raises(ApiError, match="no such job"):
             list(client.events("job_none"))
 
@@ -278,7 +278,7 @@ def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
 
 
 class TestReaching:
-    def test_a_service_that_is_not_there_is_one_sentence(self, connect: Connect) -> None:
+    def test_an_unreachable_service_is_reported_in_one_line(self, connect: Connect) -> None:
         client = connect(f"http://127.0.0.1:{servers.free_port()}")
 
         assert client.is_ready() is False

@@ -128,7 +128,7 @@ def test_a_process_that_keeps_ending_is_started_again_ever_more_slowly() -> None
     ]
 
 
-def test_the_client_alone_says_that_it_cannot_serve(tmp_path: Path) -> None:
+def test_the_client_alone_names_the_extra_that_serves(tmp_path: Path) -> None:
     package = tmp_path / "idefiq"
     source = Path(__file__).parents[2] / "idefiq"
     shutil.copytree(source, package, ignore=shutil.ignore_patterns("__pycache__"))

@@ -20,7 +20,7 @@ def test_every_accepted_format_becomes_rgb(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["BMP", "TIFF", "ICO", "PPM"])
-def test_formats_that_nobody_captions_are_refused(form: str) -> None:
+def test_unsupported_formats_are_rejected(form: str) -> None:
     data = pictures.encode(Image.new("RGB", (16, 16)), form)
 
     with pytest.raises(ImageUnreadable, match="not an image of JPEG"):
@@ -86,7 +86,7 @@ def test_broken_bytes_are_an_error_of_the_image(data: bytes) -> None:
     ("wanted", "size"),
     [((100, 75), (100, 75)), ((101, 75), (200, 150)), ((300, 225), (400, 300)), ((900, 9), None)],
 )
-def test_a_large_jpeg_is_decoded_at_a_fraction_if_no_more_is_wanted(
+def test_a_large_jpeg_is_decoded_at_a_fraction_if_a_small_size_is_needed(
     wanted: tuple[int, int], size: tuple[int, int] | None
 ) -> None:
     data = pictures.encode(Image.new("RGB", (800, 600), "teal"), "JPEG")

@@ -17,7 +17,7 @@ def run(look: Callable[[], bool], lanes: int = 1, poll_seconds: float = 600) -> 
     return made
 
 
-def test_it_looks_again_while_there_is_work_and_then_waits_for_a_wake() -> None:
+def test_the_loop_polls_while_there_is_work_and_then_waits_for_a_wake() -> None:
     answers, seen = [True, True, False, False], threading.Semaphore(0)
 
     def look() -> bool:
@@ -33,7 +33,7 @@ def test_it_looks_again_while_there_is_work_and_then_waits_for_a_wake() -> None:
     loop.stop()
 
 
-def test_it_looks_without_any_wake_after_the_poll_interval() -> None:
+def test_the_loop_polls_without_a_wake_after_the_poll_interval() -> None:
     seen = threading.Semaphore(0)
 
     def look() -> bool:

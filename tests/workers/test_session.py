@@ -73,9 +73,7 @@ def test_whatever_goes_wrong_after_a_claim_frees_its_items_soon(
     session.stop()
 
 
-def test_a_heartbeat_outlives_errors_that_nobody_thought_of(
-    database: Database, tmp_path: Path
-) -> None:
+def test_a_heartbeat_survives_unexpected_errors(database: Database, tmp_path: Path) -> None:
     session = parts.session(database, tmp_path)
     with database.transaction() as transaction:
         transaction.execute(text("ALTER TABLE sessions RENAME TO hidden"))

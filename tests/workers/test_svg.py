@@ -113,7 +113,7 @@ class TestWhatIsRefused:
         with pytest.raises((ImageTooLarge, ImageUnreadable)):
             drawn("<rect/>", attributes)
 
-    def test_more_bytes_than_can_be_drawn_in_time(self) -> None:
+    def test_an_svg_of_too_many_bytes_is_rejected(self) -> None:
         with pytest.raises(ImageTooLarge, match="bytes"):
             drawn(" " * svg.MAX_BYTES)
 
@@ -134,13 +134,13 @@ class TestWhatIsRefused:
             drawn("<rect/>", f'width="{"1" * 200_000}" viewBox="{"1" * 200_000}"')
 
 
-def test_looking_whether_it_is_one_comes_to_an_end_however_it_begins() -> None:
+def test_recognizing_an_svg_ends_whatever_the_file_begins_with() -> None:
     # Of a pattern that goes back, each of these would take hours.
     for tail in (b"<!-- " * 3_000, b"<!----> " * 2_000, b" " * 16_000, b"<?xml " * 2_500):
         assert not svg.is_svg(tail)
 
 
-def test_two_hundred_broken_ones_kill_no_child_and_each_has_a_verdict() -> None:
+def test_two_hundred_broken_images_kill_no_child_and_each_gets_a_check_result() -> None:
     rng = random.Random(5)
     checkers = Checkers(IntakeSettings(intake_children=1, check_seconds=20.0))
     codes = set()
@@ -161,7 +161,7 @@ def test_two_hundred_broken_ones_kill_no_child_and_each_has_a_verdict() -> None:
     assert images.decode(good).size == (1024, 512)
 
 
-def test_one_nested_deeper_than_can_be_drawn_harms_a_child_alone() -> None:
+def test_an_svg_nested_too_deep_harms_its_child_process_only() -> None:
     within = '<g opacity=".5">' * 2_000 + "</g>" * 2_000
     deep = f'<svg {NAMESPACE} viewBox="0 0 9 9">{within}</svg>'
     checkers = Checkers(IntakeSettings(intake_children=1, check_seconds=20.0))

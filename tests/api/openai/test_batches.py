@@ -69,7 +69,7 @@ class TestFiles:
         with pytest.raises(openai.NotFoundError):
             client.files.retrieve(file.id)
 
-    def test_every_required_field_is_there(self, http: httpx2.Client) -> None:
+    def test_every_required_field_is_present(self, http: httpx2.Client) -> None:
         made = http.post("/v1/files", data={"purpose": "batch"}, files={"file": b"{}"}).json()
 
         assert FileObject.model_validate(made, strict=True)
@@ -209,7 +209,7 @@ class TestLife:
         mistakes = read(client, ended.error_file_id)
         assert {mistakes[name]["error"]["code"] for name in ("1", "2")} == {"batch_cancelled"}
 
-    def test_every_line_of_a_batch_that_is_cancelled_at_once_is_told(
+    def test_every_line_of_a_batch_cancelled_at_once_has_an_outcome(
         self, client: openai.OpenAI, played: Played
     ) -> None:
         batch = create(client, upload(client, [line(str(n)) for n in range(3)]))
@@ -251,7 +251,7 @@ class TestLife:
         assert read(client, ended.output_file_id).keys() == {"a"}
         assert read(client, ended.error_file_id)["b"]["error"]["code"] == "batch_expired"
 
-    def test_output_files_expire_when_they_were_told_to(
+    def test_output_files_expire_at_the_requested_time(
         self, client: openai.OpenAI, played: Played
     ) -> None:
         after = {"anchor": "created_at", "seconds": 3600}
@@ -329,7 +329,7 @@ class TestAskedAgain:
 
 
 class TestMistakes:
-    def test_every_mistake_is_told_at_once_with_its_line(
+    def test_every_mistake_is_reported_at_once_with_its_line(
         self, client: openai.OpenAI, http: httpx2.Client
     ) -> None:
         lines = [

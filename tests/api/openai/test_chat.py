@@ -61,7 +61,7 @@ def test_a_streamed_answer_is_the_same_without_redis(client: openai.OpenAI, play
     assert chunks[-1].usage.total_tokens == 12
 
 
-def test_words_arrive_before_the_answer_is_there(
+def test_words_arrive_before_the_answer_is_complete(
     serve: Serve, offered: Database, redis_server: servers.RedisServer, played: Played
 ) -> None:
     http = serve(offered.url, redis_url=redis_server.url)
@@ -100,7 +100,7 @@ def _told(played: Played, notices: Notices, word: str, stream: Any, said: list[s
     return taken
 
 
-def test_somebody_who_waits_comes_before_all_jobs(
+def test_an_interactive_item_is_claimed_before_all_jobs(
     client: openai.OpenAI, http: httpx2.Client, offered: Database, played: Played
 ) -> None:
     builders.job(offered, items=3, owner_id=builders.owner(offered, LOCAL_OWNER))

@@ -77,7 +77,7 @@ def test_options_have_their_meaning_or_none(
     assert asked(**fields).get("options") == options
 
 
-def test_a_drawn_answer_has_a_seed_so_that_a_repeated_attempt_says_the_same() -> None:
+def test_a_sampled_answer_has_a_seed_so_that_a_retry_gives_the_same_text() -> None:
     drawn = [asked(temperature=1)["options"]["seed"] for _ in range(2)]
 
     assert drawn[0] != drawn[1]

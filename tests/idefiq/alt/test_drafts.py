@@ -56,14 +56,14 @@ def test_drafts_are_written_on_request_and_marked(site: Site) -> None:
     assert outcomes(site, [drafted], with_drafts=True)[0].is_draft
 
 
-def test_a_review_of_another_picture_is_nobody_s(site: Site) -> None:
+def test_a_review_of_a_replaced_image_is_not_applied(site: Site) -> None:
     assert 0 not in outcomes(site, [review("another", "accepted")], with_drafts=True)
 
 
 @pytest.mark.parametrize(
     ("language", "expected"), [("English", "en"), ("German", ""), (None, ""), ("Elvish", "")]
 )
-def test_a_text_says_its_language_where_it_is_not_the_page_s(
+def test_a_text_in_another_language_than_the_page_gets_a_lang_attribute(
     language: str | None, expected: str, site: Site
 ) -> None:
     said = review(site.findings[0].key, "accepted", language=language)

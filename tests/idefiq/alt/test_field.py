@@ -52,13 +52,13 @@ def states(tmp_path: Path, markup: str | bytes, name: str = "page.html") -> list
     [*RIGHT, *(pytest.param(*case, marks=issue_26) for case in WRONG)],
     ids=lambda value: value if isinstance(value, str) and "<" not in value else "",
 )
-def test_what_is_said_of_an_image(what: str, markup: str, state: str, tmp_path: Path) -> None:
+def test_the_fields_of_an_image(what: str, markup: str, state: str, tmp_path: Path) -> None:
     assert states(tmp_path, markup) == [state], what
 
 
 @issue_26
 @pytest.mark.parametrize("declared", ["utf-16", "unicode", "x-sjis", "windows-874"])
-def test_a_page_is_read_in_the_encoding_that_browsers_take_for_the_one_it_says(
+def test_a_page_is_read_in_the_encoding_that_browsers_use_for_its_declared_one(
     declared: str, tmp_path: Path
 ) -> None:
     real = {"utf-16": "utf-8", "unicode": "utf-8", "x-sjis": "shift_jis", "windows-874": "cp874"}
@@ -69,7 +69,9 @@ def test_a_page_is_read_in_the_encoding_that_browsers_take_for_the_one_it_says(
 
 
 @issue_26
-def test_a_page_that_says_xml_and_is_not_well_formed_is_read_as_browsers_do(tmp_path: Path) -> None:
+def test_a_page_declared_as_xml_that_is_not_well_formed_is_read_as_browsers_do(
+    tmp_path: Path,
+) -> None:
     page = b'<?xml version="1.0" encoding="iso-8859-1"?><html><p>a<br>b<img src="a.png"></html>'
 
     assert states(tmp_path, page) == ["ask"]

@@ -84,7 +84,7 @@ class TestPeoplesTexts:
 
         assert (finding.state, in_link.state) == (AltState.OK, AltState.OK)
 
-    def test_a_page_that_somebody_has_edited_meanwhile_is_left_alone(self, folder: Path) -> None:
+    def test_a_page_edited_meanwhile_is_left_alone(self, folder: Path) -> None:
         findings = found(folder, "![](a.png) one ![](a.png)", "a.md")
         (folder / "a.md").write_text("Somebody typed this before. ![](a.png) one ![](a.png)")
 
@@ -244,7 +244,7 @@ class TestKeys:
 
 class TestWhatIsHandedOver:
     @pytest.mark.parametrize("name", [".env", ".git/config", "notes.txt"])
-    def test_only_pictures_are(self, name: str, folder: Path) -> None:
+    def test_only_images_are_listed(self, name: str, folder: Path) -> None:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"secret")
 
@@ -277,7 +277,7 @@ class TestWhatIsHandedOver:
 
         assert (finding.picture.url if finding.picture else None) == url
 
-    def test_a_picture_within_the_page_is_handed_over_too(self, folder: Path) -> None:
+    def test_an_image_embedded_in_the_page_is_sent_too(self, folder: Path) -> None:
         inside = base64.b64encode(pictures.plain()).decode()
 
         [finding] = found(folder, f'<img src="data:image/png;base64,{inside}">')

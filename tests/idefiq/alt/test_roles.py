@@ -48,7 +48,7 @@ from idefiq.alt.tree import html_tree
         ("<a href=x><img src=spacer.gif></a>", ImageRole.FUNCTIONAL, "link"),
     ],
 )
-def test_a_role_follows_from_the_markup_and_says_why(
+def test_a_role_follows_from_the_markup_and_has_a_reason(
     markup: str, role: ImageRole, reason: str
 ) -> None:
     [place] = in_tags(html_tree(markup))[0]
@@ -76,7 +76,7 @@ def test_a_role_follows_from_the_markup_and_says_why(
         ("<img>", ""),
     ],
 )
-def test_a_picture_is_seen_through_what_loads_it_late(markup: str, source: str) -> None:
+def test_a_lazily_loaded_image_is_found(markup: str, source: str) -> None:
     image = next(one for one in html_tree(markup).walk() if one.name == "img")
 
     assert source_of(image) == source

@@ -52,7 +52,7 @@ class TestWhatIsFound:
         assert site.pages >= 30
         assert len(told) >= 100
 
-    def test_nothing_is_seen_that_a_browser_would_not_show(self, site: Site) -> None:
+    def test_only_images_that_a_browser_would_show_are_found(self, site: Site) -> None:
         sources = " ".join(finding.place.source for finding in site)
 
         for name in ("commented", "written", "typed", "none.png", "this.png", "not.png"):
@@ -81,7 +81,7 @@ class TestWhatIsFound:
         assert unread.page == "broken.xhtml"
         assert "not well-formed XML" in unread.reason
 
-    def test_a_picture_outside_the_site_is_never_read(self, folder: Path) -> None:
+    def test_an_image_outside_the_site_is_never_read(self, folder: Path) -> None:
         secret = folder.parent / "secret.png"
         secret.write_bytes(b"secret")
         page = folder / "thief.html"
@@ -125,7 +125,7 @@ class TestWhatIsFound:
 
 
 class TestContext:
-    def test_the_model_is_told_what_the_page_says_around_an_image(self, site: Site) -> None:
+    def test_the_prompt_has_the_text_around_an_image(self, site: Site) -> None:
         boat = of(site, "index.html")[1].context
 
         assert boat.as_alt_text() == {
@@ -146,7 +146,7 @@ class TestContext:
         wordpress = of(site, "blog/wordpress.html")[0].context
         assert wordpress.caption == "The Ida under sail"
 
-    def test_a_link_says_the_title_of_the_page_that_it_leads_to(self, site: Site) -> None:
+    def test_the_context_of_a_link_has_the_title_of_its_target(self, site: Site) -> None:
         links = of(site, "links.html")
 
         assert links[0].context.destination == "Plan your visit (visit.html)"
@@ -164,7 +164,7 @@ class TestContext:
 
 
 class TestKeys:
-    def test_the_same_picture_is_asked_about_once_unless_its_role_or_language_differs(
+    def test_the_same_image_is_asked_about_once_unless_its_role_or_language_differs(
         self, site: Site
     ) -> None:
         boats = [f for f in site if f.state is AltState.ASK and f.place.source.endswith("boat.png")]

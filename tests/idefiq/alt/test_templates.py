@@ -139,7 +139,7 @@ def test_a_text_that_a_template_makes_is_right_and_is_never_overwritten(
 
 
 @pytest.mark.parametrize("markup", ASKED)
-def test_code_within_quoted_values_and_around_a_tag_keeps_nobody_from_writing_its_text(
+def test_code_in_quoted_values_and_around_a_tag_does_not_prevent_writing_its_text(
     markup: str, folder: Path
 ) -> None:
     site = read(folder, markup)
@@ -175,7 +175,7 @@ def test_braces_of_a_text_are_no_code_on_the_page(
 @pytest.mark.parametrize(
     ("name", "page"), [("a.html", '<img src="a.png">'), ("a.md", "![](a.png)")]
 )
-def test_a_draft_that_looks_like_code_is_still_a_draft_and_no_code(
+def test_a_draft_that_looks_like_code_is_written_as_text(
     alt: str, name: str, page: str, folder: Path
 ) -> None:
     site = read(folder, page, name)
@@ -210,7 +210,7 @@ def test_a_text_beside_code_is_judged_like_any_other_and_never_written(
     assert applied(folder, site, "New") == markup
 
 
-def test_an_image_of_markdown_whose_address_is_code_is_reported(folder: Path) -> None:
+def test_an_image_of_markdown_whose_url_is_code_is_reported(folder: Path) -> None:
     page = '![]({{ "/a.png" | relative_url }})\n\n![x]({% link a.png %})\n'
 
     site = read(folder, page, "a.md")
@@ -245,7 +245,7 @@ def test_a_page_full_of_openings_is_read_in_time_that_grows_with_its_length(piec
     assert steps[1] in (0, 10 * steps[0])
 
 
-def test_a_tag_of_very_many_attributes_with_code_is_looked_at_once() -> None:
+def test_a_tag_with_thousands_of_attributes_is_scanned_once() -> None:
     tag = "<img " + " ".join(f'a{n}="{{{{ x }}}}"' for n in range(20_000)) + ">"
 
     assert code.TemplateCode(tag).obstacle(0) == ""

@@ -41,7 +41,7 @@ def web() -> Iterator[str]:
     thread.join()
 
 
-def test_its_pictures_are_named_from_where_the_page_was_found(web: str) -> None:
+def test_images_of_a_fetched_page_are_resolved_against_its_url(web: str) -> None:
     site = Site([files.named(f"{web}/old")])
 
     assert [one.picture.url for one in site if one.picture] == [
@@ -61,7 +61,7 @@ def test_it_is_reported_and_cannot_be_written(web: str) -> None:
             refused(changed)
 
 
-def test_a_page_that_is_not_there_is_told(web: str) -> None:
+def test_a_missing_page_is_reported(web: str) -> None:
     missing = Site([files.named(f"{web}/nowhere")])
     away = Site([files.named("http://127.0.0.1:1/")])
 

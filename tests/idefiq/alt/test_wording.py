@@ -74,7 +74,7 @@ def test_what_is_wrong_is_named(text: str, code: str) -> None:
     assert code in codes(text)
 
 
-def test_what_is_said_beside_the_image_is_not_said_again() -> None:
+def test_a_draft_does_not_repeat_the_text_beside_the_image() -> None:
     assert codes("The Ida, 1910.", near=["the ida 1910"]) == ["repeats"]
     assert codes("The Ida under sail", near=["The Ida, 1910"]) == []
 

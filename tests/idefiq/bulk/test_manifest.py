@@ -114,7 +114,7 @@ def test_known_images_are_not_asked_about_again_unless_they_have_changed(
     assert [image.key for image in manifest.images("done")] == ["a"]  # c is gone
 
 
-def test_a_row_that_moved_is_known_by_what_it_says(manifest: Manifest) -> None:
+def test_a_moved_row_is_recognized_by_its_contents(manifest: Manifest) -> None:
     note(manifest, record("a", "2", what="other"))
 
     [image] = manifest.images("new")
@@ -122,7 +122,7 @@ def test_a_row_that_moved_is_known_by_what_it_says(manifest: Manifest) -> None:
 
 
 class TestTexts:
-    def test_one_that_is_there_is_not_asked_about_and_no_two_images_share_one(
+    def test_an_image_with_a_text_file_is_skipped_and_no_two_images_share_one(
         self, manifest: Manifest, tmp_path: Path
     ) -> None:
         (tmp_path / "a.txt").write_text("by hand")
@@ -186,7 +186,7 @@ def test_a_bucket_is_heard_of_once_and_one_that_fails_is_listed_again(path: Path
     assert [each.source for each in manifest.open_chunks()] == [source]
 
 
-def test_what_was_never_sent_is_looked_at_again(manifest: Manifest) -> None:
+def test_images_that_were_never_sent_are_read_again(manifest: Manifest) -> None:
     for image in manifest.images("new"):
         manifest.fail(image, "no such file", "unreadable")
 
@@ -273,7 +273,7 @@ class TestIdentity:
         with pytest.raises(IdefiqError, match="not a manifest of idefiq"):
             Manifest(path)
 
-    def test_a_database_of_somebody_else_is_left_alone(self, path: Path) -> None:
+    def test_a_foreign_database_is_left_alone(self, path: Path) -> None:
         with sqlite3.connect(path) as database:
             database.execute("CREATE TABLE theirs (a)")
         database.close()
@@ -283,12 +283,12 @@ class TestIdentity:
             Manifest(path)
         assert path.read_bytes() == before
 
-    def test_a_folder_that_cannot_be_written_is_told(self, tmp_path: Path) -> None:
+    def test_a_folder_that_cannot_be_written_is_reported(self, tmp_path: Path) -> None:
         with pytest.raises(IdefiqError, match="unable to open"):
             Manifest(tmp_path / "none" / "manifest")
 
 
-def test_a_text_that_names_a_missing_column_says_which_there_are(manifest: Manifest) -> None:
+def test_an_error_about_a_missing_column_lists_the_columns(manifest: Manifest) -> None:
     with pytest.raises(IdefiqError, match=r"unknown column \{what\}; columns: file, folder, name"):
         PLAN.ask.own("photos/a.png", {"file": "a.png"})
     assert PLAN.ask.defaults() == {"kind": "vqa"}

@@ -155,7 +155,7 @@ def test_shards_of_an_earlier_run_are_replaced_as_a_whole(tmp_path: Path) -> Non
     assert names == ["a.png", "out-000.tar", "out-007.tar"]
 
 
-def test_shards_of_others_are_never_replaced_unless_told(tmp_path: Path) -> None:
+def test_foreign_shards_are_replaced_only_with_overwrite(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(pictures.plain())
     (tmp_path / "out-001.tar").write_bytes(b"precious")
     made = [replace(image(str(tmp_path / "a.png"), "text"), number=n) for n in range(1, 3)]
@@ -245,7 +245,7 @@ class TestTexts:
             ("skip", None, "<new>\n"),
         ],
     )
-    def test_a_text_that_was_there_is_treated_as_told_however_often(
+    def test_an_existing_text_is_treated_as_requested_however_often_the_run_repeats(
         self, tmp_path: Path, existing: str, there: str | None, text: str
     ) -> None:
         writer = Writer(tmp_path / "a.txt", existing)
@@ -317,7 +317,7 @@ class TestTexts:
         ({"sidecar": ".doc"}, "a sidecar must be one of .txt, .caption"),
     ],
 )
-def test_what_cannot_be_written_is_told_before_any_work(
+def test_an_output_that_cannot_be_written_is_reported_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], says: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -60,7 +60,7 @@ def test_references_go_to_the_service_as_they_are() -> None:
     ]
 
 
-def test_a_source_that_is_not_there_is_told_before_any_work(tmp_path: Path) -> None:
+def test_a_missing_source_is_reported_before_any_work(tmp_path: Path) -> None:
     for word in (str(tmp_path / "none"), str(tmp_path / "*.png")):
         with pytest.raises(IdefiqError, match="no such file"):
             check([word])
@@ -131,7 +131,7 @@ class TestTables:
         assert [reader.path(record.location).read_bytes() for record in found] == data
         assert other.columns == {"url": "https://x.org/a.png", "old": "a dog"}
 
-    def test_which_column_it_is_can_be_said_and_must_exist(self, tmp_path: Path) -> None:
+    def test_the_image_column_can_be_named_and_must_exist(self, tmp_path: Path) -> None:
         table = tmp_path / "in.csv"
         table.write_text("image,second\na.png,b.png\n")
 
@@ -204,7 +204,7 @@ def test_a_cell_may_be_as_long_as_an_image(tmp_path: Path) -> None:
     assert len(record.location["reference"]) > 200_000
 
 
-def test_of_a_list_of_pictures_in_a_row_the_first_is_taken(tmp_path: Path) -> None:
+def test_the_first_of_a_list_of_images_in_a_row_is_used(tmp_path: Path) -> None:
     data = pictures.plain()
     held = pyarrow.table({"images": [[{"bytes": data, "path": None}], []]})
     pyarrow.parquet.write_table(held, tmp_path / "held.parquet")

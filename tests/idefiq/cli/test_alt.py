@@ -74,7 +74,7 @@ class TestLooking:
 
         assert command("alt", "check", "site").exit_code == 0
 
-    def test_a_dry_run_says_how_much_would_be_asked_as_json(
+    def test_a_dry_run_prints_the_number_of_images_to_ask_as_json(
         self, site: Path, command: Command
     ) -> None:
         result = command("alt", "draft", "site", "--dry-run", "--json", "--report", "r.json")
@@ -110,7 +110,7 @@ class TestLooking:
 
 
 class TestDrafting:
-    def test_each_picture_is_asked_about_once_with_what_its_page_says(
+    def test_each_image_is_asked_about_once_with_the_context_of_its_page(
         self, job_id: str, client: Client, site: Path
     ) -> None:
         found = list(client.reviews(job_id))
@@ -187,7 +187,7 @@ class TestDrafting:
         assert again.exit_code == 0, again.output
         assert len(list(client.jobs())) == 1
 
-    def test_a_model_can_be_told_nothing_of_the_page(
+    def test_the_context_of_the_page_can_be_left_out(
         self, site: Path, command: Command, played: Played, client: Client
     ) -> None:
         with played.running():
@@ -217,7 +217,7 @@ class TestDrafting:
 
 
 class TestApplying:
-    def test_what_nobody_has_reviewed_is_not_written(
+    def test_unreviewed_drafts_are_not_written(
         self, job_id: str, command: Command, site: Path
     ) -> None:
         result = command("alt", "apply", "site", "--job", job_id)
@@ -229,7 +229,7 @@ class TestApplying:
             'role="presentation"', 'role="presentation" alt=""'
         )
 
-    def test_accepted_texts_are_written_wherever_their_picture_is(
+    def test_accepted_texts_are_written_wherever_their_image_occurs(
         self, job_id: str, command: Command, client: Client, site: Path
     ) -> None:
         for one in client.reviews(job_id):
@@ -257,7 +257,7 @@ class TestApplying:
         assert "data-alt-draft" not in (site / "index.html").read_text()
         assert (site / "index.html").read_text().count('alt="A red boat."') == 2
 
-    def test_what_was_decided_and_has_no_place_here_is_told(
+    def test_a_decision_whose_image_is_not_on_the_site_is_reported(
         self, job_id: str, command: Command, client: Client, site: Path
     ) -> None:
         for one in client.reviews(job_id):
@@ -279,7 +279,7 @@ class TestApplying:
         assert result.stdout.endswith("\\ No newline at end of file\n")
         assert whole(site) == PAGES
 
-    def test_a_report_says_what_became_of_every_image(
+    def test_a_report_lists_the_outcome_of_every_image(
         self, job_id: str, command: Command, client: Client, site: Path
     ) -> None:
         for one in client.reviews(job_id):
@@ -340,7 +340,7 @@ class TestReviewing:
         states = sorted(one.state for one in client.reviews(job_id))
         assert states == ["rejected", "unreviewed"]
 
-    def test_a_conflict_is_told_and_the_draft_is_shown_as_it_is_now(
+    def test_a_conflict_is_reported_and_the_current_draft_is_shown(
         self, job_id: str, command: Command, client: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         keys = iter(["a", "s", "q"])
@@ -359,7 +359,7 @@ class TestReviewing:
         assert "Theirs" in result.stdout
         assert "edited by Bo" in result.stdout
 
-    def test_a_link_s_picture_cannot_be_called_decorative(
+    def test_an_image_of_a_link_cannot_be_decorative(
         self, job_id: str, command: Command, client: Client
     ) -> None:
         result = command("review", job_id, input="s\nd\nq\n")
@@ -368,7 +368,7 @@ class TestReviewing:
         assert {one.state for one in client.reviews(job_id)} == {"unreviewed"}
 
     @pytest.mark.parametrize("words", [("job_nope",), ("job_nope", "--csv", "q.csv")])
-    def test_a_job_that_is_not_there_is_told(
+    def test_a_missing_job_is_reported(
         self, words: tuple[str, ...], job_id: str, command: Command
     ) -> None:
         assert "no such job" in str(command("review", *words).exception)
@@ -454,7 +454,7 @@ class TestReviewing:
 
 
 class TestTheLinter:
-    def test_it_looks_at_the_texts_of_pages(self, site: Path, command: Command) -> None:
+    def test_the_texts_of_pages_are_linted(self, site: Path, command: Command) -> None:
         (site / "index.html").write_text(
             '<img src=a.png alt="boat.png">\n<figure><img src=a.png alt="A boat">'
             '<figcaption>A boat</figcaption></figure>\n<img src=a.png alt="">'
@@ -482,7 +482,7 @@ class TestTheLinter:
         assert (strict.exit_code, json.loads(strict.stdout)["code"]) == (1, "lower_case")
         assert (lines.exit_code, lines.stdout.split(":")[0]) == (1, "line 2")
 
-    def test_it_wants_to_know_what_to_look_at(self, command: Command) -> None:
+    def test_a_source_is_required(self, command: Command) -> None:
         assert "nothing to check" in str(command("alt", "lint").exception)
 
 

@@ -152,7 +152,7 @@ def shard(names: list[str]) -> bytes:
 
 @issue_25
 @pytest.mark.parametrize("fault", ["a header with a flipped byte", "a cut inside a header"])
-def test_a_broken_shard_says_where_it_breaks(
+def test_an_error_of_a_broken_shard_names_the_position(
     fault: str,
     command: Command,
     played: Played,

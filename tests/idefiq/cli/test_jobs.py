@@ -16,7 +16,7 @@ from tests.played import Played
 IMAGE = "blob:" + "0" * 64
 
 
-def test_jobs_their_results_and_models_can_be_looked_at_later(
+def test_jobs_results_and_models_can_be_listed_later(
     command: Command, client: Client, played: Played, tmp_path: Path
 ) -> None:
     job = client.submit([{"images": [IMAGE], "custom_id": name} for name in "ab"])
@@ -91,7 +91,7 @@ def test_a_job_is_steered_and_retried(command: Command, client: Client, played: 
 
 
 @pytest.mark.parametrize("verb", ["results", "cancel", "watch"])
-def test_a_job_that_is_not_there_is_told_in_a_sentence(command: Command, verb: str) -> None:
+def test_a_missing_job_is_one_line(command: Command, verb: str) -> None:
     result = command(verb, "nope")
 
     assert "no such job: 'nope'" in str(result.exception)

@@ -56,7 +56,7 @@ def test_keys_print_the_documented_fields(operator: dict[str, str]) -> None:
     assert revoked == {"id": made["id"], "revoked": True}
 
 
-def test_a_scope_that_there_is_not_is_one_sentence(operator: dict[str, str]) -> None:
+def test_an_unknown_scope_is_reported_in_one_line(operator: dict[str, str]) -> None:
     done = CliRunner().invoke(app, ["keys", "create", "ada", "--scope", "all"], env=operator)
 
     assert done.exit_code != 0

@@ -190,7 +190,7 @@ def test_a_manifest_of_a_chosen_name_that_was_copied_elsewhere_overwrites_nothin
     assert "retrying" in own.stderr
 
 
-def test_a_pattern_means_the_same_files_from_wherever_it_was_said(
+def test_a_glob_means_the_same_files_from_any_folder(
     begun: Path, command: Command, played: Played, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inner = begun / "set[1]"

@@ -72,7 +72,7 @@ def test_each_kind_asks_its_own(
     assert [list(rows(Path(f"{name}.jsonl")).values()) for name in "abc"] == [["seen"]] * 3
 
 
-def test_a_kind_that_the_model_lacks_and_a_model_that_is_not_there_are_told_at_once(
+def test_an_unsupported_kind_and_an_unknown_model_are_reported_at_once(
     command: Command, folder: Path
 ) -> None:
     lacking = command("classify", "in", "--label", "a", "--label", "b", "--out", "a.jsonl")
@@ -85,7 +85,7 @@ def test_a_kind_that_the_model_lacks_and_a_model_that_is_not_there_are_told_at_o
     assert not Path("a.jsonl.idefiq").exists()
 
 
-def test_options_go_with_the_request_and_a_wrong_one_is_told(
+def test_options_are_sent_with_the_request_and_a_wrong_one_is_reported(
     command: Command, played: Played, folder: Path, http_sqlite: httpx2.Client
 ) -> None:
     wrong = command("caption", "in", "--out", "a.jsonl", "--option", "temperature=0.5")
@@ -180,7 +180,7 @@ class TestGoingOn:
         assert restarted.exit_code == 0, restarted.output
         assert set(rows(Path("out.jsonl")).values()) == {"second"}
 
-    def test_a_dry_run_of_a_restart_forgets_nothing(
+    def test_a_dry_run_of_a_fresh_run_deletes_nothing(
         self, command: Command, played: Played, folder: Path
     ) -> None:
         with played.running("first"):
@@ -191,7 +191,7 @@ class TestGoingOn:
 
         assert (json.loads(dry.stdout)["to_ask"], json.loads(kept.stdout)["done"]) == (3, 3)
 
-    def test_a_submission_whose_answer_was_lost_is_one_job_even_with_more_sources(
+    def test_a_submission_whose_response_was_lost_is_one_job_even_with_more_sources(
         self,
         command: Command,
         client: Client,
@@ -279,7 +279,7 @@ class TestGoingOn:
 
 
 class TestTexts:
-    def test_texts_that_are_there_are_skipped_and_the_tree_is_kept(
+    def test_existing_texts_are_skipped_and_the_tree_is_kept(
         self, command: Command, played: Played, folder: Path
     ) -> None:
         (folder / "a.txt").write_text("by hand")
@@ -321,7 +321,7 @@ class TestTexts:
             "b.txt",
         ]
 
-    def test_a_run_killed_while_it_looked_still_skips_what_was_there(
+    def test_a_run_killed_while_scanning_still_skips_existing_texts(
         self,
         command: Command,
         played: Played,
@@ -342,7 +342,7 @@ class TestTexts:
 
 
 class TestDryRun:
-    def test_it_says_what_there_is_to_do_and_does_nothing(
+    def test_a_dry_run_prints_counts_and_submits_nothing(
         self, command: Command, client: Client, played: Played, folder: Path
     ) -> None:
         unknown = command("caption", "in", "--dry-run", "--out", "out.jsonl")
@@ -451,7 +451,7 @@ class TestTables:
         (["retry", "job_nope"], "no such job"),
     ],
 )
-def test_a_mistake_is_told_in_a_sentence(
+def test_a_mistake_is_reported_in_one_line(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], says: str
 ) -> None:
     (tmp_path / "empty").mkdir()

@@ -128,7 +128,7 @@ def test_what_training_reads_is_what_the_processor_makes(turns: list[DialogueTur
     assert processor.decode(said) == wanted
 
 
-def test_what_changed_is_told_of_every_alteration_both_ways() -> None:
+def test_every_change_of_a_scene_is_named_both_ways() -> None:
     rng, told = random.Random(6), set()
     for number in range(300):
         scene = scenes.sample(rng, canvas=scenes.CANVASES[number % 3])
@@ -191,7 +191,7 @@ def test_a_second_turn_has_an_answer_that_is_true_of_its_scene() -> None:
         assert second[1] in (shape.color, shape.kind, shape.size)
 
 
-def test_a_format_is_told_by_what_the_example_shows() -> None:
+def test_held_out_formats_combine_parts_that_training_shows() -> None:
     scene = scenes.sample(random.Random(1), shapes=2)
     written = {form.write(scene) for form in formats.ALL}
 
@@ -265,7 +265,7 @@ SLACK = 0.12
 
 
 @pytest.mark.parametrize("name", list(CLAIMED))
-def test_the_checkpoint_does_what_its_card_claims(model: Family, name: str) -> None:
+def test_the_checkpoint_reaches_the_figures_of_its_model_card(model: Family, name: str) -> None:
     cases = evaluate.SceneSampler(41).cases(48, evaluate.FIGURES[name])
 
     assert evaluate.share(evaluate.answers(model, cases), cases) >= CLAIMED[name] - SLACK
@@ -277,7 +277,7 @@ def test_the_checkpoint_names_pairs_that_training_held_out(model: Family) -> Non
     assert evaluate.share(evaluate.answers(model, cases), cases) >= 0.78 - SLACK
 
 
-def test_the_checkpoint_looks_at_the_picture(model: Family) -> None:
+def test_the_answers_of_the_checkpoint_depend_on_the_image(model: Family) -> None:
     cases = evaluate.SceneSampler(43).cases(32, evaluate.FIGURES["caption"])
     swapped = list(evaluate.with_wrong_pictures(cases))
 

@@ -93,7 +93,9 @@ class TestSlots:
 
         assert first in short
 
-    def test_an_answer_that_fills_its_slot_is_answered_by_generate_and_delays_nobody(self) -> None:
+    def test_an_answer_that_outgrows_its_slot_is_finished_by_generate_and_delays_no_other(
+        self,
+    ) -> None:
         class Short(SmallSlots):
             def _said(self) -> list[tuple[Prepared, Answer | EngineError]]:
                 return [
@@ -136,7 +138,7 @@ class TestSlots:
 
         assert said == ["3", OutOfMemory.code, "4"]
 
-    def test_what_outgrows_its_slot_while_it_is_said_is_left_to_generate(self) -> None:
+    def test_a_streamed_answer_that_outgrows_its_slot_is_finished_by_generate(self) -> None:
         family = SmallFamily(fits=6, slots=4)
 
         said = ends(family, *(loaded(2, says=n, in_slot=True) for n in (9, 2, 3)))

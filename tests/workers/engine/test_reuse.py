@@ -249,7 +249,7 @@ class TestKeys:
 
         assert len(keys) == 2
 
-    def test_other_pictures_and_other_models_have_other_keys(self) -> None:
+    def test_other_images_and_other_models_have_other_cache_keys(self) -> None:
         first = lease(images=["https://a.example/1"])
         keys = {
             request_key(first, KNOWN),
@@ -260,7 +260,7 @@ class TestKeys:
 
         assert len(keys) == 4
 
-    def test_what_is_drawn_anew_and_what_is_said_to_somebody_has_none(self) -> None:
+    def test_sampled_answers_without_a_seed_and_chat_completions_are_not_cached(self) -> None:
         assert request_key(lease(options={"do_sample": True}), KNOWN) is None
         assert request_key(replace(lease(), source_api=SourceApi.CHAT), KNOWN) is None
         assert request_key(lease(), CARD) is None

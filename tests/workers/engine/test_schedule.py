@@ -25,7 +25,7 @@ def slot(tokens: int = 1, *, alone: bool = False, chat: bool = False) -> Schedul
     return loaded(tokens, alone=alone, chat=chat, in_slot=True)
 
 
-def test_nothing_waits_nothing_is_done_and_what_is_in_slots_goes_on() -> None:
+def test_with_nothing_waiting_active_sequences_go_on() -> None:
     assert schedule().next(0) is None
     assert schedule().next(3) is DECODE_STEP
 
@@ -49,7 +49,7 @@ def test_what_costs_more_than_a_pass_should_goes_by_itself() -> None:
     assert schedule(*items).next(0) == Admit(items[:1])
 
 
-def test_slots_are_refilled_together_if_more_is_about_to_come() -> None:
+def test_free_slots_are_refilled_together_if_more_items_are_about_to_arrive() -> None:
     items = [slot() for _ in range(8)]
     made = schedule(*items[:4], slots=32)
     made.expected = 5
@@ -67,7 +67,7 @@ def test_the_last_join_as_soon_as_no_more_come() -> None:
     assert made.next(8) == Admit(items)
 
 
-def test_somebody_who_reads_along_comes_first_and_at_once() -> None:
+def test_a_streaming_item_is_scheduled_first_and_at_once() -> None:
     chat = slot(chat=True)
     made = schedule(slot(), slot(), chat, slots=64)
     made.expected = 9
@@ -78,7 +78,7 @@ def test_somebody_who_reads_along_comes_first_and_at_once() -> None:
     assert act.items[0] is chat
 
 
-def test_a_suspect_runs_when_everybody_before_it_has_gone_and_nobody_joins_it() -> None:
+def test_a_suspect_runs_alone_after_all_before_it() -> None:
     before, suspect, after = slot(), slot(alone=True), slot()
     made = schedule(before, suspect, after)
 
@@ -89,7 +89,7 @@ def test_a_suspect_runs_when_everybody_before_it_has_gone_and_nobody_joins_it() 
     assert made.next(0) == Admit([after])
 
 
-def test_like_items_that_no_slot_takes_go_together() -> None:
+def test_similar_items_that_no_slot_accepts_share_a_batch() -> None:
     a, b, c = loaded(options="x"), loaded(options="y"), loaded(options="x")
     made = schedule(a, b, c)
 
@@ -97,7 +97,7 @@ def test_like_items_that_no_slot_takes_go_together() -> None:
     assert made.next(0) == Generate([b])
 
 
-def test_batches_and_what_is_in_slots_take_turns() -> None:
+def test_batches_and_continuous_batching_take_turns() -> None:
     made = schedule(*(loaded() for _ in range(5)))
 
     acts = [made.next(3) for _ in range(2 * ACTIONS_BETWEEN_BATCHES + 2)]
@@ -105,7 +105,7 @@ def test_batches_and_what_is_in_slots_take_turns() -> None:
     assert [type(act) for act in acts] == 2 * [*[DecodeStep] * ACTIONS_BETWEEN_BATCHES, Generate]
 
 
-def test_with_nothing_in_slots_a_batch_waits_until_it_is_full_or_nothing_more_comes() -> None:
+def test_with_no_active_sequences_a_batch_waits_until_it_is_full_or_no_more_items_arrive() -> None:
     made = schedule(*(loaded() for _ in range(3)))
     made.expected = 1
 
@@ -119,7 +119,7 @@ def test_with_nothing_in_slots_a_batch_waits_until_it_is_full_or_nothing_more_co
     assert isinstance(made.next(0), Generate)
 
 
-def test_who_reads_along_comes_in_order_but_after_a_suspect_whose_turn_it_is() -> None:
+def test_streaming_items_keep_their_order_but_wait_for_a_suspect_that_is_due() -> None:
     suspect, first, second = slot(alone=True), slot(chat=True), slot(chat=True)
     made = schedule(suspect)
     made.put([first])
@@ -130,7 +130,7 @@ def test_who_reads_along_comes_in_order_but_after_a_suspect_whose_turn_it_is() -
     assert made.next(0) == Admit([first, second])
 
 
-def test_the_last_free_slots_are_taken_when_nobody_else_waits() -> None:
+def test_the_last_free_slots_are_used_when_no_other_item_waits() -> None:
     items = [slot() for _ in range(2)]
 
     assert schedule(*items, slots=32).next(30) == Admit(items)

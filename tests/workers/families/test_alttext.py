@@ -61,7 +61,7 @@ def told(answer: Answer) -> dict[str, Any]:
 
 
 class TestTheWording:
-    def test_it_tells_the_model_what_the_page_says_and_how_long_the_text_should_be(self) -> None:
+    def test_the_prompt_has_the_context_of_the_page_and_the_target_length(self) -> None:
         family = Said("A red square.")
 
         draft(family, caption="Our logo", heading="About us", target_length=80, page="about.html")
@@ -104,7 +104,7 @@ class TestTheWording:
         assert family.asked == [{"kind": "caption", "images": ["x"]}]
         assert answer.text == "A red square"
 
-    def test_what_such_a_model_says_of_a_link_s_picture_is_objected_to(self) -> None:
+    def test_a_draft_of_such_a_model_for_a_link_has_issues(self) -> None:
         card = CARD.model_copy(update={"follows_instructions": False})
 
         answer = draft(Said("A red square", card=card), role="functional")
@@ -124,7 +124,7 @@ class TestTheLanguage:
             ([], None, None, None),
         ],
     )
-    def test_a_page_s_language_is_asked_of_models_that_have_it_and_the_draft_says_its_own(
+    def test_the_language_of_the_page_is_requested_of_models_that_have_it(
         self, known: list[str], wanted: str | None, asked: str | None, expected: str | None
     ) -> None:
         family = Said("Un carré.", card=CARD.model_copy(update={"languages": known}))
@@ -155,7 +155,7 @@ class TestRewriting:
         }
         assert len(family.asked) == 1
 
-    def test_a_draft_that_is_objected_to_is_rewritten_once_with_the_objections(self) -> None:
+    def test_a_draft_with_issues_is_rewritten_once_with_the_issues_in_the_prompt(self) -> None:
         family = Said("IMG_1234.jpg", "A red square.")
 
         answer = draft(family)
@@ -196,7 +196,7 @@ class TestRewriting:
 
         assert draft(family, caption="our logo").text == "A red square."
 
-    def test_a_draft_is_kept_whose_objections_do_not_fit_beside_it(self) -> None:
+    def test_a_draft_is_kept_if_its_issues_do_not_fit_into_the_rewriting_prompt(self) -> None:
         class Short(Said):
             def prepare(self, request: dict[str, Any], images: Sequence[Image.Image]) -> Prepared:
                 if "earlier draft" in request["prompt"]:
@@ -243,7 +243,7 @@ class TestOverRealFamilies:
         assert "confidence" not in answer.record("caption")
         assert answer.record("caption")["alt_text"] == told(answer)
 
-    def test_echo_says_what_it_was_asked_and_has_no_certainty_of_its_own(self) -> None:
+    def test_echo_repeats_its_prompt_and_reports_no_confidence(self) -> None:
         family = families.load(EngineSettings(model="echo"))
         request = {"kind": "caption", "images": ["x"], "alt_text": {"rewrite": False}}
 

@@ -47,13 +47,13 @@ def answers(
 CAPTION = {"kind": "caption"}
 
 
-def test_the_card_says_what_the_family_is(family: Family) -> None:
+def test_the_model_info_describes_the_family(family: Family) -> None:
     assert family.card.family in {*families.FAMILIES, "chat"}
     assert {"caption", "vqa", "classify", "generate"} <= {*family.card.kinds}
     assert family.card.license
 
 
-def test_the_card_says_what_was_seen_when_it_was_loaded(family: Family) -> None:
+def test_the_model_info_has_the_findings_of_the_self_check(family: Family) -> None:
     if family.card.family == "echo":
         assert family.card.checks is None
         return
@@ -106,7 +106,7 @@ def test_a_caption_takes_a_prompt_of_its_own(family: Family, images: list[Image.
     assert default.text != asked.text
 
 
-def test_an_answer_stops_at_max_new_tokens_and_says_so(
+def test_an_answer_stops_at_max_new_tokens_with_finish_reason_length(
     family: Family, images: list[Image.Image]
 ) -> None:
     [answer] = answers(family, [{**CAPTION, "options": {"max_new_tokens": 2}}], images[:1])
@@ -126,7 +126,7 @@ def test_a_token_in_a_question_is_text_and_harms_no_neighbour(
     assert together[2] == alone[0]
 
 
-def test_pictures_of_any_shape_are_taken(family: Family) -> None:
+def test_images_of_any_aspect_ratio_are_accepted(family: Family) -> None:
     odd = [Image.new("RGB", size, "gray") for size in [(2, 2), (500, 10), (10, 500), (640, 480)]]
 
     together = answers(family, [CAPTION] * 4, odd)
@@ -134,7 +134,7 @@ def test_pictures_of_any_shape_are_taken(family: Family) -> None:
     assert together == [answers(family, [CAPTION], [image])[0] for image in odd]
 
 
-def test_a_picture_that_the_processor_cannot_take_fails_its_own_item_only(
+def test_an_image_that_the_processor_rejects_fails_its_own_item_only(
     pinned: Callable[[str], Family],
 ) -> None:
     cutting_in_four = pinned("idefics2-splitting")

@@ -44,7 +44,7 @@ def test_every_answer_equals_that_of_transformers_alone_and_in_any_batch(
     assert bool(row.slotted) == (name not in tiny_chat.CHECKPOINTS and kind != "rank")
 
 
-def test_the_page_of_models_says_what_was_compared(compared: Compare) -> None:
+def test_the_page_of_models_lists_what_was_compared(compared: Compare) -> None:
     rows = {name: [compared(name, kind) for kind in exact.CASES] for name in tiny.CHECKPOINTS}
 
     assert report.written() == report.render(rows), "renew it with make test-families"

@@ -218,7 +218,7 @@ def test_a_model_asked_to_converse_without_a_template_is_a_clear_error(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_device_that_is_not_there_is_a_clear_error(wide: Callable[[str], Path]) -> None:
+def test_a_missing_device_is_a_clear_error(wide: Callable[[str], Path]) -> None:
     with pytest.raises(RequestError, match="no device 'cuda' can be used here"):
         load(wide("idefics2"), device="cuda")
 
@@ -263,7 +263,7 @@ def test_the_implementation_of_attention_can_be_chosen(
     assert [a.text for a in answers(family)] == [a.text for a in answers(load(wide("idefics2")))]
 
 
-def test_an_implementation_that_is_not_there_is_a_clear_error(wide: Callable[[str], Path]) -> None:
+def test_a_missing_attention_implementation_is_a_clear_error(wide: Callable[[str], Path]) -> None:
     with pytest.raises(RequestError, match=r"model 'm' cannot be loaded: .*[Ff]lash"):
         load(wide("idefics2"), attention="flash_attention_2")
 
@@ -310,7 +310,7 @@ def test_a_checkpoint_without_a_chat_template_is_served_with_one_from_a_file(
     assert family.generate_ids(items) == expected
 
 
-def test_a_missing_chat_template_is_told_before_any_weight_is_read(tmp_path: Path) -> None:
+def test_a_missing_chat_template_is_reported_before_any_weight_is_read(tmp_path: Path) -> None:
     tiny_chat.paligemma(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
 
@@ -413,7 +413,7 @@ def test_the_bytes_of_a_model_are_counted_from_its_configuration(
         assert taken + constants == pytest.approx(counted[name].size_bytes("nf4"))
 
 
-def test_idefics2_in_four_bits_takes_what_the_page_of_models_says() -> None:
+def test_idefics2_in_four_bits_takes_the_memory_that_the_page_of_models_gives() -> None:
     parts = sizes.parts(sizes.idefics2_8b())
 
     assert sum(part.size_bytes("nf4") for part in parts) == pytest.approx(6.45e9, rel=0.01)

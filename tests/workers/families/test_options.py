@@ -41,7 +41,7 @@ def test_a_seed_draws_the_same_answer_whatever_its_batch(name: str, pinned: Load
     assert [answer.seed for answer in alone] == [100 + n for n in range(6)]
 
 
-def test_an_answer_without_a_seed_says_which_one_draws_it_again(pinned: Load) -> None:
+def test_an_answer_sampled_without_a_seed_names_the_seed_that_repeats_it(pinned: Load) -> None:
     family = pinned("idefics2")
     options: dict[str, Any] = {"do_sample": True, "temperature": 2.0, "max_new_tokens": 8}
 
@@ -52,7 +52,7 @@ def test_an_answer_without_a_seed_says_which_one_draws_it_again(pinned: Load) ->
     assert again == answer
 
 
-def test_tokens_are_drawn_as_often_as_the_softmax_says() -> None:
+def test_tokens_are_sampled_with_the_probabilities_of_the_softmax() -> None:
     scores = torch.tensor([2.0, 1.0, 0.0, -1.0, float("-inf")])
     draws = 4000
 
@@ -70,7 +70,7 @@ def test_tokens_are_drawn_as_often_as_the_softmax_says() -> None:
 @pytest.mark.parametrize(
     ("options", "allowed"), [({"top_k": 2}, {0, 1}), ({"top_p": 0.7}, {0, 1}), ({"top_k": 0}, None)]
 )
-def test_top_k_and_top_p_leave_only_the_likeliest(
+def test_top_k_and_top_p_leave_only_the_most_probable_tokens(
     options: dict[str, Any], allowed: set[int] | None
 ) -> None:
     scores = torch.tensor([2.0, 1.5, 0.0, -1.0]).repeat(2000, 1)
@@ -130,7 +130,7 @@ def test_the_prompt_is_returned_only_if_it_is_asked_for(demo: Family) -> None:
     ("options", "reason"),
     [({"max_new_tokens": 2}, "length"), ({"max_new_tokens": 60}, "end_of_utterance")],
 )
-def test_the_reason_for_the_end_and_the_tokens_are_told(
+def test_the_finish_reason_and_the_token_counts_are_returned(
     demo: Family, options: dict[str, int], reason: str
 ) -> None:
     [answer] = demo.generate([caption(demo, **options)])

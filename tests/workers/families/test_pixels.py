@@ -43,7 +43,7 @@ def test_no_bit_differs(name: str, pinned: Load, checkpoint: Folder) -> None:
 
 @pytest.mark.parametrize("name", ["idefics-instruct", "idefics2"])
 @pytest.mark.parametrize("size", [(640, 480), (300, 900), (2000, 50), (30, 40)])
-def test_a_family_says_how_large_it_looks_at_a_picture(
+def test_a_family_gives_the_size_at_which_it_encodes_an_image(
     name: str, size: tuple[int, int], pinned: Load
 ) -> None:
     family = pinned(name)
@@ -56,7 +56,7 @@ def test_a_family_says_how_large_it_looks_at_a_picture(
 
 
 @pytest.mark.parametrize("name", ["idefics-instruct", "idefics2"])
-def test_decoding_a_fraction_of_a_jpeg_changes_what_is_seen_only_slightly(
+def test_decoding_a_jpeg_at_a_fraction_changes_pixels_only_slightly(
     name: str, checkpoint: Callable[[str], Path], pinned: Load
 ) -> None:
     family = families.load(

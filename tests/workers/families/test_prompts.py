@@ -144,7 +144,7 @@ def test_a_template_of_the_users_own_takes_the_place_of_ours_and_is_named_by_its
     assert prompt.template != other.template
 
 
-def test_a_field_is_data_also_if_it_looks_like_a_place_in_a_template() -> None:
+def test_a_field_is_data_even_if_it_looks_like_a_template_variable() -> None:
     request = {"kind": "vqa", "question": "{labels} {images} {0.__class__}"}
 
     assert parts(request, "chat") == (0, "{labels} {images} {0.__class__}")
@@ -195,6 +195,6 @@ def test_a_label_within_another_is_not_taken_for_it() -> None:
     assert named("日本", ["日本", "中国"]) == "日本"
 
 
-def test_vowels_that_are_marks_tell_labels_apart() -> None:
+def test_labels_that_differ_in_combining_vowels_are_distinguished() -> None:
     assert named("कील", ["काला", "कील"]) == "कील"
     assert named("দিন।", ["দান", "দিন"]) == "দিন"

@@ -41,7 +41,7 @@ def test_every_text_is_a_beginning_of_the_answer(
     assert said[0]
 
 
-def test_beams_are_told_only_at_the_end(pinned: Load) -> None:
+def test_beams_are_streamed_only_at_the_end(pinned: Load) -> None:
     said: list[str] = []
     family = pinned("idefics2")
 

@@ -51,7 +51,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("name", tiny.CHECKPOINTS)
 @pytest.mark.parametrize("text", HOSTILE)
-def test_t5_a_token_typed_by_a_user_is_text_and_shifts_no_picture(
+def test_t5_a_token_typed_by_a_user_is_text_and_shifts_no_image(
     name: str, text: str, pinned: Load
 ) -> None:
     family = pinned(name)
@@ -137,7 +137,7 @@ def test_t3_instruct_models_end_their_turns_although_the_processor_forgets_to(
     )
 
 
-def test_t7_a_caption_without_a_prompt_starts_from_the_picture_alone(pinned: Load) -> None:
+def test_t7_a_caption_without_a_prompt_starts_from_the_image_alone(pinned: Load) -> None:
     family = pinned("idefics-base")
 
     item = family.prepare({"kind": "caption"}, [PICTURE])
@@ -146,7 +146,7 @@ def test_t7_a_caption_without_a_prompt_starts_from_the_picture_alone(pinned: Loa
     assert tokens == ["<s>", tiny_parts.FAKE, tiny_parts.IMAGE, tiny_parts.FAKE]
 
 
-def test_t6_a_conversation_without_pictures_shares_a_batch_with_one_that_has_them(
+def test_t6_a_conversation_without_images_shares_a_batch_with_one_that_has_them(
     pinned: Load,
 ) -> None:
     family = pinned("idefics-instruct")
@@ -174,7 +174,7 @@ def test_t8_splitting_set_by_the_operator_splits_pixels_and_tokens_alike(
     assert answer.prompt_tokens > prepared(pinned("idefics2"), "What is it?").tokens
 
 
-def test_t14_a_black_picture_is_seen_where_pixels_are_not_normalised(tmp_path: Path) -> None:
+def test_t14_a_black_image_is_encoded_where_pixels_are_not_normalized(tmp_path: Path) -> None:
     tiny.idefics2(tmp_path)
     processor = transformers.AutoProcessor.from_pretrained(tmp_path, backend="pil")
     processor.image_processor.do_normalize = False
@@ -192,7 +192,7 @@ def test_t14_a_black_picture_is_seen_where_pixels_are_not_normalised(tmp_path: P
 
 
 @pytest.mark.parametrize("name", tiny.CHECKPOINTS)
-def test_t12_a_model_that_wants_to_say_pictures_cannot(name: str, checkpoint: Folder) -> None:
+def test_t12_a_model_cannot_generate_image_tokens(name: str, checkpoint: Folder) -> None:
     family = exact.load(checkpoint(name), name)
     never = list(family.end_tokens.forbidden)
     head = family.model.lm_head
@@ -248,7 +248,7 @@ def test_t16_a_model_whose_answers_depend_on_neighbours_is_refused_when_loaded(
         PaddedOnTheRight(settings)
 
 
-def test_t24_a_model_that_ignores_the_picture_is_refused_when_loaded(
+def test_t24_a_model_that_ignores_the_image_is_refused_when_loaded(
     checkpoint: Folder, tmp_path: Path
 ) -> None:
     """With its gates shut, as they are initialised, no picture reaches IDEFICS' text."""

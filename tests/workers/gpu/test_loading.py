@@ -65,7 +65,7 @@ def test_quantised_weights_are_made_on_the_gpu_that_is_named(
     assert answered[0].text
 
 
-def test_a_gpu_that_is_not_there_is_named_with_those_that_are(
+def test_a_missing_gpu_is_named_with_the_available_ones(
     gpu: RedirectedGpu, checkpoint: Callable[[str], Path]
 ) -> None:
     folder = checkpoint("idefics2")

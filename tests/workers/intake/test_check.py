@@ -46,7 +46,7 @@ def test_a_good_image_is_measured() -> None:
     ],
     ids=["junk", "cut off", "pixels", "bomb", "aspect", "bytes"],
 )
-def test_a_bad_image_has_a_verdict_with_its_code_and_a_sentence(
+def test_a_bad_image_gets_a_check_result_with_a_code_and_a_message(
     data: bytes, code: str, says: str
 ) -> None:
     check_result = check.check(data, LIMITS)
@@ -55,11 +55,11 @@ def test_a_bad_image_has_a_verdict_with_its_code_and_a_sentence(
     assert says in (check_result.message or "")
 
 
-def test_a_child_gives_the_same_verdict(checkers: Checkers) -> None:
+def test_a_child_process_gives_the_same_check_result(checkers: Checkers) -> None:
     assert checkers.check(pictures.plain(size=(8, 6))) == CheckResult(OK, None, "PNG", 8, 6)
 
 
-def test_an_image_that_eats_memory_is_too_large_and_harms_nobody(checkers: Checkers) -> None:
+def test_an_image_that_exhausts_memory_is_too_large_and_harms_no_other(checkers: Checkers) -> None:
     bomb = pictures.encode(Image.new("1", (30_000, 30_000)))
 
     with ThreadPoolExecutor(4) as threads:
@@ -75,7 +75,7 @@ def next_child(checkers: Checkers) -> int:
     return pid
 
 
-def test_a_child_that_dies_is_blamed_on_its_own_image(checkers: Checkers) -> None:
+def test_a_child_that_dies_is_charged_to_the_image_it_was_checking(checkers: Checkers) -> None:
     child = next_child(checkers)
     os.kill(child, signal.SIGSTOP)  # so that it is busy with this image when it dies
 
@@ -90,7 +90,7 @@ def test_a_child_that_dies_is_blamed_on_its_own_image(checkers: Checkers) -> Non
         assert [future.result().code for future in healthy] == [OK] * 8
 
 
-def test_a_child_that_died_while_it_had_nothing_to_do_is_blamed_on_nobody(
+def test_a_child_that_died_while_idle_is_charged_to_no_image(
     checkers: Checkers,
 ) -> None:
     """As when the kernel runs out of memory: nothing is shared that it could take with it."""
@@ -105,7 +105,7 @@ def _never_begin(*_: object) -> None:
     os._exit(1)
 
 
-def test_a_child_that_dies_before_it_has_begun_is_blamed_on_no_image(
+def test_a_child_that_dies_before_it_starts_is_charged_to_no_image(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as broken:

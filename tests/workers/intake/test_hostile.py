@@ -109,7 +109,7 @@ def memory_bytes(checkers: Checkers) -> int:
         return int(file.read().split()[1]) * 4096
 
 
-def test_every_broken_or_hostile_file_ends_in_a_verdict_and_harms_nobody(
+def test_every_broken_or_hostile_file_gets_a_check_result_and_harms_no_other(
     checkers: Checkers,
 ) -> None:
     rng = random.Random(20261121)

@@ -172,7 +172,7 @@ def test_what_was_fetched_is_kept_as_a_blob_and_its_reference_in_the_item(
     assert stored == pictures.plain("green")
 
 
-def test_an_svg_is_handed_on_as_the_picture_that_it_draws_and_a_bad_one_fails_alone(
+def test_an_svg_is_rendered_for_the_model_and_a_bad_one_fails_alone(
     intake: Intake, database: Database, tmp_path: Path
 ) -> None:
     outside = SQUARE.replace(b"<rect ", b'<image href="/etc/hostname" ')
@@ -194,7 +194,7 @@ def test_an_svg_is_handed_on_as_the_picture_that_it_draws_and_a_bad_one_fails_al
     assert parts.store(tmp_path).get(image_key(builders.owner(database), digest)) == drawn
 
 
-def test_an_svg_that_was_fetched_is_in_the_record_as_itself_and_as_it_is_drawn(
+def test_a_fetched_svg_is_stored_as_sent_and_as_rendered(
     intake: Intake, database: Database, web: str
 ) -> None:
     job_id = submit(database, f"{web}/square.svg")
@@ -229,7 +229,7 @@ def test_an_image_is_checked_once_however_many_items_share_it(
     assert len(checked) == 1
 
 
-def test_an_image_on_which_two_children_die_is_poison_and_one_death_is_none(
+def test_an_image_that_kills_two_children_is_poison_and_one_crash_is_not(
     intake: Intake, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     died: list[bytes] = []
@@ -290,7 +290,7 @@ def test_objects_of_a_granted_prefix_are_read_and_never_those_of_our_own_bucket(
     }
 
 
-def test_a_verdict_is_kept_for_each_owner_apart(database: Database) -> None:
+def test_check_results_are_kept_by_owner(database: Database) -> None:
     builders.checked_image(database, builders.owner(database, "ada"))
 
     with database.snapshot() as transaction:
@@ -298,7 +298,7 @@ def test_a_verdict_is_kept_for_each_owner_apart(database: Database) -> None:
         assert known_images.checked(transaction, eve, {builders.IMAGE}) == set()
 
 
-def test_advancing_starts_the_tries_afresh(database: Database, tmp_path: Path) -> None:
+def test_the_next_stage_starts_with_no_attempts_charged(database: Database, tmp_path: Path) -> None:
     image = upload(database, tmp_path, pictures.plain())
     submit(database, image)
     session = parts.session(database, tmp_path, Stage.INTAKE)

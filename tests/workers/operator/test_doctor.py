@@ -35,7 +35,7 @@ def doctor(tmp_path: Path, *words: str, **settings: str) -> dict[str, list[dict[
     return found
 
 
-def test_a_service_that_is_well_is_said_to_be(
+def test_a_healthy_service_is_reported_as_ok(
     http_sqlite: httpx2.Client, sqlite_url: str, redis_server: servers.RedisServer, tmp_path: Path
 ) -> None:
     (tmp_path / "blobs").mkdir(exist_ok=True)
@@ -58,7 +58,7 @@ def test_a_service_that_is_well_is_said_to_be(
     assert "answers 503" in found["service"][0]["text"]
 
 
-def test_what_is_not_there_is_named_with_what_makes_it(tmp_path: Path) -> None:
+def test_a_missing_part_is_named_with_the_command_that_makes_it(tmp_path: Path) -> None:
     found = doctor(
         tmp_path,
         IDEFIQ_REDIS_URL="redis://:secret@127.0.0.1:1/0",
@@ -112,7 +112,7 @@ def test_what_is_wrong_fails(
     assert wrong[0]["remedy"]
 
 
-def test_a_redis_that_refuses_writes_is_told(
+def test_a_redis_that_refuses_writes_is_reported(
     redis_server: servers.RedisServer, tmp_path: Path
 ) -> None:
     with redis.Redis(port=redis_server.port) as client:

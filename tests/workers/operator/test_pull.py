@@ -45,7 +45,9 @@ def pull(
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
 
 
-def test_a_checkpoint_is_downloaded_once_and_says_where_it_is(hub: Hub, tmp_path: Path) -> None:
+def test_a_checkpoint_is_downloaded_once_and_its_folder_is_printed(
+    hub: Hub, tmp_path: Path
+) -> None:
     first = pull(hub, tmp_path / "cache")
     asked = len(hub.asked)
     again = pull(hub, tmp_path / "cache")
@@ -75,9 +77,7 @@ def test_a_download_that_is_cut_goes_on_where_it_stopped(hub: Hub, tmp_path: Pat
     assert again.endswith(f"large.safetensors bytes={step}-")
 
 
-def test_a_disk_without_room_is_told_before_anything_is_downloaded(
-    hub: Hub, tmp_path: Path
-) -> None:
+def test_a_full_disk_is_reported_before_anything_is_downloaded(hub: Hub, tmp_path: Path) -> None:
     done = pull(hub, tmp_path / "cache", program=FULL)
 
     assert done.returncode == 1
@@ -86,7 +86,7 @@ def test_a_disk_without_room_is_told_before_anything_is_downloaded(
     assert not any("safetensors" in line for line in hub.asked)
 
 
-def test_a_gated_checkpoint_says_where_its_terms_are_and_where_the_token_goes(
+def test_an_error_of_a_gated_checkpoint_names_its_terms_and_hf_token(
     hub: Hub, tmp_path: Path
 ) -> None:
     hub.gated = True
@@ -128,7 +128,7 @@ def test_what_the_hub_does_not_have_is_a_clear_error(
     assert "Traceback" not in done.stderr
 
 
-def test_weights_that_do_not_fit_the_device_are_told_before_they_are_downloaded(
+def test_weights_that_do_not_fit_the_device_are_reported_before_they_are_downloaded(
     hub: Hub, tmp_path: Path
 ) -> None:
     small = "import psutil, runpy, types\n" + (

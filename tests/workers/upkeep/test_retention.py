@@ -139,7 +139,7 @@ class TestJobs:
         assert left == [3, 2, 1]
         assert builders.counts(database, waiting) == {"queued": 1}
 
-    def test_a_job_is_kept_until_its_webhooks_are_told(
+    def test_a_job_is_kept_until_its_webhooks_are_delivered(
         self, database: Database, tmp_path: Path
     ) -> None:
         owner_id = builders.owner(database)
@@ -209,9 +209,7 @@ class TestImages:
 
         assert is_stored(database, tmp_path, example)
 
-    def test_many_images_are_looked_at_page_by_page(
-        self, database: Database, tmp_path: Path
-    ) -> None:
+    def test_many_images_are_listed_page_by_page(self, database: Database, tmp_path: Path) -> None:
         made = [image(database, tmp_path, f"{n}") for n in range(11)]
         run(database, made[::2])
 

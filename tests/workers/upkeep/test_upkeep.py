@@ -108,7 +108,7 @@ def test_who_comes_late_to_an_import_that_is_done_ends_nothing(
     assert state(database, job) is JobState.QUEUED
 
 
-def test_long_lines_make_short_pages_and_each_look_begins_where_the_last_one_ended(
+def test_long_lines_make_short_pages_and_each_read_starts_where_the_last_one_ended(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upkeep_module, "PAGE_BYTES", 300)

@@ -123,7 +123,7 @@ def make_due(database: Database) -> None:
         )
 
 
-def test_the_end_of_a_job_is_told_and_the_official_verifier_accepts_it(
+def test_the_end_of_a_job_is_announced_and_the_official_verifier_accepts_it(
     deliverer: Webhooks, database: Database, receiver: Receiver
 ) -> None:
     webhook = hook(database, receiver.url)
@@ -160,7 +160,7 @@ def test_a_changed_body_is_not_accepted(
 
 
 @pytest.mark.parametrize("status", ["completed", "cancelled"])
-def test_the_end_of_a_batch_is_told_as_openais_client_unwraps_it(
+def test_the_end_of_a_batch_is_announced_as_openais_client_unwraps_it(
     status: str, deliverer: Webhooks, database: Database, receiver: Receiver
 ) -> None:
     webhook = hook(database, receiver.url)
@@ -183,7 +183,7 @@ def test_the_end_of_a_batch_is_told_as_openais_client_unwraps_it(
     assert (event.type, event.data.id) == (f"batch.{status}", batch.id)
 
 
-def test_only_what_a_webhook_wants_is_told_and_to_its_owner_alone(
+def test_a_webhook_receives_only_its_events_and_only_of_its_owner(
     deliverer: Webhooks, database: Database, receiver: Receiver
 ) -> None:
     hook(database, receiver.url, "job.cancelled")
@@ -199,7 +199,7 @@ def test_only_what_a_webhook_wants_is_told_and_to_its_owner_alone(
     assert [json.loads(body)["data"]["id"] for _, body in receiver.told] == [cancelled]
 
 
-def test_a_conversation_is_told_to_nobody(
+def test_a_chat_completion_is_sent_to_no_webhook(
     deliverer: Webhooks, database: Database, receiver: Receiver
 ) -> None:
     hook(database, receiver.url)
@@ -267,7 +267,7 @@ def test_a_receiver_may_ask_for_a_longer_wait(
     assert (delivery.due_at - delivery.created_at).total_seconds() >= 3999
 
 
-def test_a_receiver_that_is_gone_is_told_nothing_more(
+def test_a_deleted_webhook_receives_nothing_more(
     deliverer: Webhooks, database: Database, receiver: Receiver
 ) -> None:
     webhook = hook(database, receiver.url)
@@ -331,7 +331,7 @@ def test_while_a_secret_is_changed_both_are_signed_with(
         assert standardwebhooks.Webhook(webhook.secret).verify(body, headers)
 
 
-def test_an_end_that_is_written_twice_is_told_once(
+def test_an_outcome_written_twice_is_announced_once(
     deliverer: Webhooks, database: Database, receiver: Receiver
 ) -> None:
     webhook = hook(database, receiver.url)
@@ -376,7 +376,7 @@ def waits_for_a_lock(database: Database) -> bool:
         return bool(transaction.execute(asked).scalar_one())
 
 
-def test_a_worker_that_dies_while_it_tells_leaves_that_to_the_next(
+def test_a_delivery_of_a_worker_that_dies_is_taken_over_by_the_next(
     deliverer: Webhooks, database: Database, receiver: Receiver
 ) -> None:
     hook(database, receiver.url)

@@ -1,4 +1,4 @@
-"""The tutorials, as they stand: every command and every script in them is run."""
+"""The how-to pages as they stand: every command and every script in them is run."""
 
 import json
 import os
@@ -21,7 +21,7 @@ URL = "http://127.0.0.1:8000"
 
 
 class Reader:
-    """Does what a tutorial says, block by block, in a folder of its own."""
+    """Carries out a page, block by block, in a folder of its own."""
 
     def __init__(self, name: str, folder: Path, url: str) -> None:
         text = (TUTORIALS / name).read_text().replace(URL, url)

@@ -64,7 +64,7 @@ def generated(family: Pinned, items: Sequence[Prepared]) -> list[list[int]]:
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("async_readback", [False, True])
 @pytest.mark.parametrize("static_shapes", [False, True])
-def test_any_mixture_in_few_slots_says_what_generate_says_of_each_alone(
+def test_any_mixture_in_few_slots_equals_generate_on_each_item_alone(
     name: str, static_shapes: bool, async_readback: bool, pinned: Load
 ) -> None:
     family = pinned(name)
@@ -92,7 +92,7 @@ def test_whenever_items_join_and_leave_their_answers_are_their_own(
     assert said == [alone[n] for n in order]
 
 
-def test_a_slot_that_held_a_longer_prompt_shows_nothing_of_it(pinned: Load) -> None:
+def test_a_slot_that_held_a_longer_prompt_leaks_nothing_of_it(pinned: Load) -> None:
     family = pinned("idefics2")
     long, short = asked(family, (1, 2, 3), prompt="x " * 60), asked(family)
     slots = remade(family, slots=1)
@@ -152,9 +152,7 @@ def test_a_stop_string_ends_an_answer_before_it(pinned: Load) -> None:
 
 
 @pytest.mark.parametrize("async_readback", [False, True])
-def test_who_reads_along_is_told_the_beginning_of_the_answer_again_and_again(
-    async_readback: bool, pinned: Load
-) -> None:
+def test_a_stream_repeats_the_answer_so_far(async_readback: bool, pinned: Load) -> None:
     family = pinned("idefics2")
     told: list[str] = []
     item = replace(asked(family), on_text=told.append)
@@ -206,7 +204,7 @@ def test_what_is_padded_behind_a_stop_string_is_no_part_of_the_certainty(pinned:
     ("options", "fits"),
     [({}, True), ({"num_beams": 2}, False), ({"max_new_tokens": 1_000}, True)],
 )
-def test_beams_are_left_to_generate_and_long_answers_are_begun_in_a_slot(
+def test_beams_use_generate_and_long_answers_start_in_a_slot(
     options: dict[str, Any], fits: bool, pinned: Load
 ) -> None:
     slots = remade(pinned("idefics2"), length=64)
@@ -214,7 +212,7 @@ def test_beams_are_left_to_generate_and_long_answers_are_begun_in_a_slot(
     assert slots.accepts(asked(slots._family, options=options)) is fits
 
 
-def test_a_prompt_that_leaves_too_little_of_a_slot_for_an_answer_is_left_to_generate(
+def test_a_prompt_that_leaves_too_little_of_a_slot_uses_generate(
     pinned: Load,
 ) -> None:
     family = pinned("idefics2")
@@ -224,7 +222,7 @@ def test_a_prompt_that_leaves_too_little_of_a_slot_for_an_answer_is_left_to_gene
     assert not remade(family, length=item.tokens + 8).accepts(item)
 
 
-def test_an_answer_that_fills_its_slot_is_handed_on_to_generate(pinned: Load) -> None:
+def test_an_answer_that_outgrows_its_slot_is_handed_to_generate(pinned: Load) -> None:
     family = pinned("idefics2")
     items = [
         asked(family, options={"max_new_tokens": 100, "min_new_tokens": 100}),
@@ -242,7 +240,7 @@ def test_an_answer_that_fills_its_slot_is_handed_on_to_generate(pinned: Load) ->
     assert isinstance(outcomes[id(items[1])], Answer)
 
 
-def test_more_pictures_than_a_slot_keeps_are_left_to_generate(pinned: Load) -> None:
+def test_more_images_than_a_slot_holds_use_generate(pinned: Load) -> None:
     family = pinned("idefics-base")
     assert family.slot_engine
 
@@ -291,7 +289,7 @@ def test_two_rests_of_one_beginning_are_read_side_by_side(pinned: Load) -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 10_000_000])
-def test_a_picture_is_seen_once_for_many_questions(kept: int, pinned: Load) -> None:
+def test_an_image_is_encoded_once_for_many_questions(kept: int, pinned: Load) -> None:
     family = pinned("idefics2")
     items = [asked(family, (0, 1), prompt=f"Question {n}") for n in range(3)]
     slots = remade(family, slots=1, features_bytes=kept)
@@ -311,7 +309,7 @@ def test_a_picture_is_seen_once_for_many_questions(kept: int, pinned: Load) -> N
 
 
 @pytest.mark.parametrize("name", ["idefics2", "idefics3"])
-def test_pictures_packed_without_padding_have_the_features_that_they_have_alone(
+def test_images_packed_without_padding_have_the_features_that_they_have_alone(
     name: str, pinned: Load
 ) -> None:
     family = pinned(name)
@@ -329,7 +327,7 @@ def test_pictures_packed_without_padding_have_the_features_that_they_have_alone(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_an_invariant_model_is_as_certain_and_its_beams_say_the_same_in_any_company(
+def test_confidence_and_beams_of_a_batch_invariant_model_do_not_depend_on_the_batch(
     dtype: Literal["float32", "bfloat16"], checkpoint: Callable[[str], Path]
 ) -> None:
     where = str(checkpoint("idefics2"))
@@ -379,7 +377,7 @@ def test_in_a_smaller_number_format_no_answer_depends_on_its_neighbours_to_the_l
 
 
 class TestWhatCannotBeServedInSlots:
-    def test_it_is_served_by_generate_and_its_card_says_why(
+    def test_it_is_served_by_generate_and_its_model_info_gives_the_reason(
         self, checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def serving(name: str, **said: Any) -> str:
@@ -399,7 +397,7 @@ class TestWhatCannotBeServedInSlots:
         monkeypatch.setattr(selfcheck, "TOKENS", 64)
         assert "64 tokens (IDEFIQ_SLOT_TOKENS)" in serving("idefics2-splitting", slot_tokens=64)
 
-    def test_more_slots_than_there_is_room_for_are_refused_with_the_setting_to_change(
+    def test_more_slots_than_fit_in_memory_are_refused_with_the_setting_to_change(
         self, checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def full(*_: object) -> None:
@@ -411,7 +409,7 @@ class TestWhatCannotBeServedInSlots:
         with pytest.raises(RequestError, match=r"1024 slots of .* set IDEFIQ_SLOTS"):
             families.load(settings)
 
-    def test_a_model_whose_slots_say_something_else_is_left_to_generate(
+    def test_a_model_whose_batch_engine_disagrees_with_generate_uses_generate(
         self, checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from workers.decoding.embedded_images import EmbeddedImagesDecoder
@@ -434,7 +432,7 @@ class TestWhatCannotBeServedInSlots:
 
 
 class TestFaults:
-    def test_a_beginning_of_no_slot_fails_and_nothing_has_joined(
+    def test_a_prefill_without_a_free_slot_fails_and_admits_nothing(
         self, pinned: Load, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         family = pinned("idefics2")
@@ -465,7 +463,7 @@ class TestFaults:
 
         assert ids_in_slots(slots, [good]) == generated(family, [good])
 
-    def test_whoever_is_in_slots_can_be_dropped_and_begun_again(self, pinned: Load) -> None:
+    def test_an_active_sequence_can_be_dropped_and_started_again(self, pinned: Load) -> None:
         family = pinned("idefics2")
         slots = remade(family, slots=3, async_readback=True)
         slots.admit(mixed(family)[:3])
@@ -496,7 +494,7 @@ class TestFaults:
         assert ids_in_slots(slots, items) == generated(family, items)
 
 
-def test_what_is_kept_holds_no_more_than_it_says_and_goes_by_its_last_use() -> None:
+def test_the_tensor_cache_holds_its_limit_and_evicts_the_least_recently_used() -> None:
     kept = TensorCache(3 * 400)
     whole = torch.ones(100, 100)
     for number in range(3):

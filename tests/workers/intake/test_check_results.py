@@ -33,7 +33,9 @@ def stored(database: Database, count: int) -> tuple[int, list[str]]:
     return owner_id, digests
 
 
-def test_many_verdicts_are_written_in_one_transaction(database: Database, session: Session) -> None:
+def test_many_check_results_are_written_in_one_transaction(
+    database: Database, session: Session
+) -> None:
     owner_id, digests = stored(database, 50)
     check_results = CheckResultBuffer(database)
     commits: list[object] = []
@@ -49,7 +51,7 @@ def test_many_verdicts_are_written_in_one_transaction(database: Database, sessio
         assert known_images.get(transaction, owner_id, digests) == dict.fromkeys(digests, GOOD)
 
 
-def test_the_first_verdict_on_an_image_stays(database: Database, session: Session) -> None:
+def test_the_first_check_result_of_an_image_stays(database: Database, session: Session) -> None:
     owner_id, [digest] = stored(database, 1)
     check_results = CheckResultBuffer(database)
     for check_result in (GOOD, CheckResult("image_truncated", "it ends too early")):
@@ -60,7 +62,7 @@ def test_the_first_verdict_on_an_image_stays(database: Database, session: Sessio
         assert known_images.get(transaction, owner_id, [digest]) == {digest: GOOD}
 
 
-def test_a_verdict_on_an_image_that_was_deleted_meanwhile_brings_it_not_back(
+def test_a_check_result_does_not_restore_a_deleted_image(
     database: Database, session: Session
 ) -> None:
     owner_id, [digest] = stored(database, 1)
@@ -91,7 +93,7 @@ def test_words_of_a_decoder_that_cannot_be_stored_are_made_storable(
     assert len(found) == 500
 
 
-def test_a_verdict_that_the_record_refuses_does_not_stand_in_the_way_of_others(
+def test_a_check_result_that_the_database_rejects_blocks_no_other(
     database: Database, session: Session
 ) -> None:
     owner_id, [refused, digest] = stored(database, 2)
