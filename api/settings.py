@@ -22,9 +22,9 @@ class ApiSettings(BrokerSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port to listen on")
     keys: Literal["beyond-loopback", "always"] = Field(
         "beyond-loopback",
-        description="When an API key is required: as soon as it listens beyond loopback, or always",
+        description="When an API key is required: if the API listens beyond loopback, or always",
     )
-    max_body_bytes: Count = Field(8 * 2**20, description="Largest body as JSON")
+    max_body_bytes: Count = Field(8 * 2**20, description="Largest JSON body")
     max_upload_request_bytes: Count = Field(
         64 * 2**20, description="Largest request that uploads images"
     )
@@ -36,15 +36,14 @@ class ApiSettings(BrokerSettings):
     max_line_bytes: Count = Field(32 * 2**20, description="Longest line of a streamed submission")
     max_upload_bytes: Count = Field(20 * 2**20, description="Largest image in an upload")
     max_wait_seconds: Annotated[int, Field(ge=0, le=600)] = Field(
-        60, description="Longest wait that `Prefer: wait=n` is granted"
+        60, description="Longest wait of a request with `Prefer: wait=N`"
     )
     max_chat_seconds: Count = Field(
-        600, description="Longest wait for a chat completion; then it is cancelled"
+        600, description="Timeout of a chat completion, which is then cancelled"
     )
     model_aliases: dict[str, str] = Field(
         {},
-        description="Other names of models for OpenAI's clients, as JSON such as"
-        ' {"gpt-4o-mini": "demo"}',
+        description='Aliases of models for OpenAI clients, as JSON such as {"gpt-4o-mini": "demo"}',
     )
 
     @property

@@ -35,45 +35,46 @@ class RecordSettings(BaseSettings):
         description="SQLAlchemy URL: sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST/NAME",
     )
     database_pool: Annotated[int, Field(ge=1, le=200)] = Field(
-        8, description="Most database connections a process keeps open"
+        8, description="Most database connections of a process"
     )
-    store: Literal["folder", "s3"] = Field("folder", description="Where blobs go: folder or s3")
+    store: Literal["folder", "s3"] = Field(
+        "folder", description="Where images and files are stored: folder or s3"
+    )
     store_folder: Path = Field(Path("data/blobs"), description="Folder of the folder store")
-    s3_bucket: str = Field("", description="Bucket of the s3 store; `idefiq migrate` makes it")
+    s3_bucket: str = Field("", description="Bucket of the s3 store; `idefiq migrate` creates it")
     s3_prefix: str = Field("", description="Prefix of every key in the bucket")
     s3_endpoint: str = Field("", description="Endpoint URL of an S3 store other than AWS")
-    s3_region: str = Field("us-east-1", description="Region that requests are signed for")
-    s3_access_key: str = Field("", description="Access key; empty for boto3's own search order")
+    s3_region: str = Field("us-east-1", description="Region of the bucket")
+    s3_access_key: str = Field("", description="Access key; empty to let boto3 find credentials")
     s3_secret_key: SecretStr = Field(SecretStr(""), description="Secret key")
     s3_path_style: bool = Field(
         True,
-        description="Bucket in the path, not the host name, as most stores other than AWS want",
+        description="Put the bucket into the path, not the host name; most stores other than AWS"
+        " need it",
     )
-    s3_connect_timeout_seconds: Seconds = Field(
-        3.0, description="Longest wait for a connection to S3"
-    )
-    s3_read_timeout_seconds: Seconds = Field(20.0, description="Longest wait for bytes from S3")
+    s3_connect_timeout_seconds: Seconds = Field(3.0, description="Timeout of a connection to S3")
+    s3_read_timeout_seconds: Seconds = Field(20.0, description="Timeout of a read from S3")
     max_queued_items: Annotated[int, Field(ge=0)] = Field(
-        0, description="Most items that an owner may have waiting; 0 is no limit"
+        0, description="Most items of an owner in the queue; 0 for no limit"
     )
     max_job_items: Annotated[int, Field(ge=0)] = Field(
-        0, description="Most items of one job; 0 is no limit"
+        0, description="Most items of a job; 0 for no limit"
     )
     max_stored_bytes: Annotated[int, Field(ge=0)] = Field(
-        0, description="Most bytes that an owner may have stored; 0 is no limit"
+        0, description="Most bytes of an owner in the store; 0 for no limit"
     )
     failpoints: dict[str, str] = Field(
-        {}, description="For tests: where processes die, see db/failpoints.py, as JSON"
+        {}, description="For tests: failpoints to arm, as JSON; see db/failpoints.py"
     )
     lease_seconds: Seconds = Field(
-        20.0, description="How long a worker's session lives without a heartbeat"
+        20.0, description="A worker without a heartbeat for this long loses its leases"
     )
-    heartbeat_seconds: Seconds = Field(5.0, description="Time between two heartbeats of a worker")
+    heartbeat_seconds: Seconds = Field(5.0, description="Time between heartbeats of a worker")
     max_tries: Annotated[int, Field(ge=1, le=100)] = Field(
-        5, description="How often a retryable error of an item is tried before it fails"
+        5, description="Most attempts at an item before a retryable error becomes final"
     )
     retry_seconds: Seconds = Field(
-        2.0, description="Wait before the first retry; doubles with each try, up to five minutes"
+        2.0, description="Delay of the first retry; doubles with each retry, up to five minutes"
     )
 
     @property

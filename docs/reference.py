@@ -2,7 +2,7 @@
 
 OpenAPI document ─▶ every route, with the examples of docs/examples.txt ─▶ api.md
 error classes    ─▶ every code with its status                          ─▶ errors.md
-settings classes ─▶ every environment variable                          ─▶ settings.md
+settings classes ─▶ every environment variable              ─▶ settings.md, deploy/env.example
 commands         ─▶ every argument and option                           ─▶ cli.md
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from api import admin
@@ -201,18 +202,35 @@ def settings() -> str:
         for name, field in model.model_fields.items():
             if heading != "Every process" and name in RecordSettings.model_fields:
                 continue
-            default = "" if field.is_required() else field.get_default(call_default_factory=True)
-            shown = f"`{_value(default)}`" if _value(default) else ""
+            shown = f"`{_default(field)}`" if _default(field) else ""
             meaning = _sentence(field.description or "")
             rows.append(f"| `IDEFIQ_{name.upper()}` | {shown} | {meaning} |")
         sections.append("\n".join([f"## {heading}", "", *rows]))
     return "\n\n".join(sections)
 
 
-def _value(default: object) -> str:
-    if isinstance(default, bool | list | tuple | dict):
-        return json.dumps(default)
-    return "" if default is None else str(default)
+def env_example() -> str:
+    """Every setting once, with its default, as a file of environment variables to copy."""
+    lines = ["# Every setting, with its default. Remove the # of those that you change.", ""]
+    listed: set[str] = set()
+    for heading, model in SETTINGS.items():
+        lines += [f"## {heading}", ""]
+        for name, field in model.model_fields.items():
+            if name not in listed:
+                lines += [f"# {field.description}"]
+                lines += [f"#IDEFIQ_{name.upper()}={_default(field)}", ""]
+                listed.add(name)
+    return "\n".join(lines)
+
+
+def _default(field: FieldInfo) -> str:
+    """Default of a setting as its environment variable has it; empty if it is not a constant."""
+    default = field.default
+    if field.is_required() or field.default_factory or default is None:
+        return ""
+    if isinstance(default, frozenset):
+        default = sorted(default)
+    return json.dumps(default) if isinstance(default, bool | list | dict) else str(default)
 
 
 def _below(kind: type[errors.IdefiqError]) -> Iterator[type[errors.IdefiqError]]:
@@ -345,7 +363,8 @@ def pages() -> dict[Path, str]:
         "errors.md": {"codes": codes()},
         "settings.md": {"settings": settings()},
     }
-    return {DOCS / name: written((DOCS / name).read_text(), **each) for name, each in parts.items()}
+    made = {DOCS / name: written((DOCS / name).read_text(), **each) for name, each in parts.items()}
+    return {**made, DOCS.parent / "deploy" / "env.example": env_example()}
 
 
 if __name__ == "__main__":
