@@ -17,7 +17,7 @@ from db.errors import Forbidden, TooLarge
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 #: A proxy in front means callers beyond this machine, whatever name they use for it.
 _PROXIED = frozenset({"forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"})
-#: Nothing of ours is a page, so nothing of it may run, load, or be framed.
+#: The API serves no pages, so browsers must not run, load or frame its responses.
 _HARDENING = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",

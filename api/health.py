@@ -33,12 +33,19 @@ def readyz(services: Parts, response: Response) -> dict[str, object]:
             intakes = sessions.alive(transaction, Stage.INTAKE) if current else 0
     except StorageError:
         response.status_code = 503
-        return {"status": "unavailable", "record": "away", "engines": 0, "intakes": 0}
+        return _body("unavailable", "unreachable", 0, 0)
     ready = current and engines > 0 and intakes > 0
     response.status_code = 200 if ready else 503
+    database = "ok" if current else "schema of another version; run `idefiq migrate`"
+    return _body("ready" if ready else "starting", database, engines, intakes)
+
+
+def _body(status: str, database: str, engines: int, intakes: int) -> dict[str, object]:
+    # `record` is the name of `database` in release 0.1.
     return {
-        "status": "ready" if ready else "starting",
-        "record": "ok" if current else "its schema is not this version's: migrate",
+        "status": status,
+        "database": database,
+        "record": database,
         "engines": engines,
         "intakes": intakes,
     }

@@ -248,7 +248,7 @@ def to_expire(transaction: Connection) -> list[Batch]:
 
 
 def expire(transaction: Connection, batch: Batch) -> None:
-    """Expire a batch whose window is over: start no more of it. Safe to repeat.
+    """Expire a batch whose completion window is over: start no more items. Idempotent.
 
     Writes only if its job has neither finished nor been cancelled by now.
     """

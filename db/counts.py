@@ -1,7 +1,7 @@
 """Item counts of jobs, and the lock under which they change.
 
 Whoever changes items locks their jobs first, in id order, and changes the counts in the same
-transaction: so they agree in every snapshot, and nobody waits in a circle.
+transaction: so they agree in every snapshot, and transactions cannot deadlock.
 """
 
 import itertools

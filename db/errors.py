@@ -87,7 +87,7 @@ class QuotaExceeded(RequestError):
     Attributes:
         quota: Name of the quota: queued-items or stored-bytes.
         limit: What the quota allows.
-        left: How much of it is left.
+        left: What remains of the quota.
     """
 
     code = "quota_exceeded"

@@ -27,7 +27,7 @@ PLACES = (
     "generating",  # engine: the batch is on the device
     "generated",  # engine: answers are there, nothing is written
     "writing",  # a worker: results are written, not committed
-    "written",  # a worker: results are committed, nobody is notified
+    "written",  # a worker: results are committed, no notice is sent yet
     "rescuing",  # a worker: dead sessions are found, nothing is taken back
     "collected",  # upkeep: the results object is stored, its key is not
 )

@@ -31,7 +31,7 @@ def import_page(
             jobs.c.id == job.id,
             jobs.c.spool_offset == offset,
             jobs.c.sealed_at.is_(None),
-            # Every line of a batch is told what became of it, so all are imported.
+            # Every line of a batch needs an outcome, so all are imported.
             or_(jobs.c.cancelled_at.is_(None), jobs.c.origin == SourceApi.BATCH.value),
         )
         .values(spool_offset=offset + len(new_items), spool_bytes=end)
@@ -101,7 +101,8 @@ def clear_spool(transaction: Connection, job_id: str) -> None:
 def give_up_import(transaction: Connection, job: Job) -> bool:
     """Cancel a job that cannot be imported completely. Safe to repeat.
 
-    Returns whether it was: a spool is gone as well when somebody else has imported all of it.
+    Returns True if the job was cancelled. A spool is also missing if another worker has imported
+    all of it.
     """
     counts.lock(transaction, [job.id])
     if get(transaction, job.owner_id, job.id).sealed_at:

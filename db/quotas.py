@@ -1,6 +1,6 @@
 """Quotas of owners: how much may wait, and how much may be stored.
 
-A quota that nobody has set is that of the settings, and 0 there is none.
+A quota that is not set for an owner comes from the settings, where 0 means no limit.
 """
 
 from dataclasses import dataclass
@@ -93,7 +93,7 @@ def check_page(transaction: Connection, job: Job, usual: OwnerLimits, new_items:
         QuotaExceeded: Not as long as so much waits.
     """
     limits = of(transaction, job.owner_id, usual)
-    # Nothing of it can be done before all of it is listed, so waiting for room in itself is vain.
+    # The job starts only when all of it is listed, so waiting cannot make room.
     for most in (limits.max_job_items, limits.max_queued_items):
         if most and job.total + new_items > most:
             raise TooLarge(f"more than the {most} items that this owner may have")

@@ -4,8 +4,8 @@
     item.request   {"images": ["blob:…"], "prompt": "…"}           laid over the defaults
     effective      {"kind": "caption", "images": [...], "prompt": "…", "options": {...}}
 
-It is validated once, before it is stored; workers rely on it. What one model takes of it is in
-its card, see db/model_info.py.
+It is validated once, before it is stored; workers rely on it. What a model
+accepts is in its model info, see db/model_info.py.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ USUAL_ALT_TEXT = {
 }
 #: Longest reference that is not `data:`.
 MAX_REFERENCE = 8_192
-# Each form is told by its first characters, so that matching is linear in the length.
+# The first characters decide the form, so that matching is linear in the length.
 _REFERENCE = re.compile(
     r"blob:[0-9a-f]{64}|https?://[^\s/]\S*|s3://[^\s/]\S*|data:image/[a-z.+-]+;base64,[\w+/=-]*",
     re.ASCII,
@@ -160,8 +160,7 @@ Passage = Annotated[str, StringConstraints(max_length=2_000), AfterValidator(no_
 class AltText(_Strict):
     """For `caption`: write alternative text, as for a page that contains the image.
 
-    What a page says around the image helps a model to say what matters there; all of it may be
-    left out.
+    The context of the page helps a model to find what matters there. Every field is optional.
     """
 
     role: Literal["informative", "functional"] | None = Field(

@@ -1,7 +1,7 @@
 """Rescues: items of dead sessions return to the queue, without a charged attempt.
 
-A death says nothing against any item. One that is rescued again and again waits a little longer
-each time, so that what crashes every worker in a way that nobody sees leaves them time for others.
+The death of a worker is no evidence against its items. An item that is rescued again and again
+waits longer each time, so that an item that crashes workers unseen leaves them time for others.
 """
 
 from sqlalchemy import Connection

@@ -1,6 +1,6 @@
 """Retention: soft delete and purge of jobs, and garbage collection of images.
 
-    finished job ─▶ deleted (nobody sees it) ─▶ items, page by page ─▶ results ─▶ row
+    finished job ─▶ soft-deleted (hidden) ─▶ items, page by page ─▶ results ─▶ row
     image ─▶ unused for long, and in no item ─▶ marked ─▶ an hour later: bytes, then row
 
 Whoever stores an image calls `known_images.mark_used` first, which removes a mark or waits until
@@ -48,7 +48,7 @@ def soft_delete_old_jobs(
     old = [and_(condition, jobs.c.finished_at < after(-wait)) for condition, wait in rules if wait]
     if not old:
         return 0
-    # What is told of them comes first.
+    # Deliveries about a job come before its deletion.
     undelivered = (
         select(deliveries.c.id)
         .join(webhooks, webhooks.c.id == deliveries.c.webhook_id)

@@ -323,7 +323,7 @@ def _outcome(
     drafted = _drafted(review)
     match decision.action:
         case Action.ACCEPT:
-            # What is there now: the draft, or what somebody else made of it.
+            # The current text: the draft, or an edit by another reviewer.
             now_there = review.content if review.content.text else drafted
             content = _with_state(now_there, ReviewState.ACCEPTED)
         case Action.EDIT:

@@ -35,7 +35,7 @@ class Offer:
 def start(
     transaction: Connection, *, worker: str, stage: Stage, model: str | None, lease_seconds: float
 ) -> str:
-    """Open a session for a worker, and end those that an earlier start of it left behind.
+    """Open a session for a worker, and end the sessions that earlier starts of it left behind.
 
     The name says which worker it is, so two live workers must not share one: the items of the
     older are queued again at once, and what it still answers is dropped.

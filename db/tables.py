@@ -147,7 +147,7 @@ jobs = Table(
     #: Key of the spooled submission, while there is something left to import from it.
     Column("spool_key", Text),
     Column("spool_lines", BigInteger, nullable=False, server_default="0"),
-    #: Lines and bytes of it that are imported; 0 bytes too if an older version began with it.
+    #: Lines and bytes of the spool that are imported; 0 bytes too if an older release began it.
     Column("spool_offset", BigInteger, nullable=False, server_default="0"),
     Column("spool_bytes", BigInteger, nullable=False, server_default="0"),
     #: `s3://bucket/prefix`, if the items are the images found there; the last key so listed; and
@@ -159,7 +159,7 @@ jobs = Table(
     Column("priority", Integer, nullable=False, server_default="0"),
     #: `created_at` less the head start of its priority: what an owner's jobs are claimed in.
     Column("rank_at", UtcDateTime(), nullable=False, server_default=RANKED_FIRST),
-    #: From then on nothing of it is started.
+    #: Items that have not started by then are cancelled.
     _at("expires_at"),
     #: References of the images of the examples in `defaults`, once intake has them.
     Column("examples", Json),
@@ -343,12 +343,12 @@ reviews = Table(
     #: From 0 to 1; the least certain are to be looked at first.
     Column("certainty", Float, nullable=False),
     Column("state", Text, nullable=False),
-    #: 0 while nobody has decided, so that those come first.
+    #: 0 while undecided, so that undecided reviews sort first.
     Column("decided", Integer, nullable=False),
     Column("text", Text),
     Column("long_description", Text),
     Column("language", Text),
-    #: Grows with each step; whoever decides says which one they saw.
+    #: Grows with each step; a decision names the revision that the reviewer saw.
     Column("revision", Integer, nullable=False, server_default="0"),
     Column("reviewer", Text),
     _at("reviewed_at"),

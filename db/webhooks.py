@@ -4,7 +4,7 @@
                                                               ▲       │        or given up
                                                               └───────┘ later and later
 
-The id of a delivery is made of what has ended and whom it is told, so there is one for each end.
+The id of a delivery is derived from the event and the webhook, so each event has one delivery.
 """
 
 import base64

@@ -1,7 +1,7 @@
 """Where the server's code is, and how its processes are started.
 
 The packages `api`, `db` and `workers` have names that anybody might use, so an installed wheel
-keeps them in a folder of its own, `idefiq/_server`, that is on nobody's path. Only processes that
+keeps them in a folder of its own, `idefiq/_server`, that is on no import path. Only processes that
 are started here find them, through PYTHONPATH; in a checkout they are found beside `idefiq`.
 """
 

@@ -2,7 +2,7 @@
 
 A write is retried for as long as the session holds; after that other workers have the items. If
 anything fails between the claim and the last write, the session is abandoned, so that its items
-are rescued: a lease that nobody ends would otherwise live as long as the heartbeat.
+are rescued: a lease that is never ended would otherwise live as long as the heartbeat.
 """
 
 import logging

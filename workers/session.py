@@ -74,8 +74,8 @@ class Session:
     def abandon(self, session_id: str) -> None:
         """Give up a session with all its leases; a new one is opened soon.
 
-        For whenever it is not known what is leased: a claim whose commit was not answered, a
-        write that failed, an error nobody thought of. The items are rescued.
+        Call this when it is unknown what is leased: a commit of a claim was not answered, a write
+        failed, or an unexpected error happened. The items are rescued.
         """
         if session_id == self._id:
             self._safe_until = 0.0

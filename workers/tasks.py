@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 def serve(
     app: Celery, loop: ResidentLoop, *, queue: str, name: str, on_stopped: Callable[[], None]
 ) -> int:
-    """Run a Celery worker around a resident loop until it is told to stop.
+    """Run a Celery worker around a resident loop until it is stopped.
 
     Args:
         queue: The one queue whose wakes it takes.

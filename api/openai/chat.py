@@ -216,7 +216,7 @@ class ChatCall:
                 with self._services.database.transaction() as transaction:
                     jobs.cancel(transaction, self._owner_id, self._job_id)
             except StorageError:
-                pass  # then it is answered for nobody
+                pass  # the answer is discarded
 
         asyncio.get_running_loop().run_in_executor(None, cancel)
 

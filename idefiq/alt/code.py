@@ -4,8 +4,8 @@
     <?php … ?>  <% … %>            PHP, ERB, EJS
     :alt="…"  [alt]="…"  alt={…}   Vue, Angular, JSX, Svelte
 
-An HTML parser takes code for markup, so where there is code outside a plain quoted value nobody
-but the template language knows where a tag ends. Such a tag is left to a person.
+An HTML parser takes code for markup, so where there is code outside a plain quoted value only
+the template language knows where a tag ends. Such a tag is left to a person.
 """
 
 import re

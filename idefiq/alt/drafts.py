@@ -174,8 +174,8 @@ def outcomes(
 ) -> dict[int, DraftOutcome]:
     """Return the texts to write, by the images' positions in the list.
 
-    Decorative images need nobody's text. Of the others, what people have accepted, edited or
-    called decorative; and drafts, if they are wanted too.
+    Decorative images need no text. For the others, these are the texts that people accepted or
+    edited, decisions that an image is decorative, and unreviewed drafts if requested.
     """
     # Of several about one key, a decided one counts, and of those the last.
     ordered = sorted(reviews, key=lambda one: (one.state != "unreviewed", str(one.reviewed_at)))

@@ -20,7 +20,7 @@ from idefiq.alt.roles import path_of
 from idefiq.types import IdefiqError
 
 PAGES = (".html", ".htm", ".xhtml", ".md", ".markdown", ".css")
-#: Folders in which nobody writes pages by hand.
+#: Folders without pages written by hand.
 _SKIPPED = frozenset({"node_modules", "__pycache__", "venv"})
 _MAX_PATH_CHARACTERS = 2_000
 #: Larger ones are no pictures of pages.

@@ -25,7 +25,7 @@ _ORNAMENT = re.compile(
     r"|shadow|corner|gradient|background|bg|texture|pattern)[-_.\d]*",
     re.IGNORECASE,
 )
-#: Pixels a side at most that nobody looks at.
+#: Most pixels a side of a spacer or tracking pixel.
 _SPECK = 3
 
 

@@ -83,7 +83,7 @@ def _set(tag: str, name: str, value: str | None, escaped: str) -> Edit:
 def attribute_spans(text: str, offset: int) -> list[tuple[str, tuple[int, int] | None]]:
     """Names of the attributes of the start tag at an offset, and where their values are.
 
-    A value's quotes are part of it; an attribute without a value has none.
+    The span of a value includes its quotes; it is None for an attribute without a value.
 
     Raises:
         ValueError: There is no start tag.

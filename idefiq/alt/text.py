@@ -1,4 +1,4 @@
-"""A page's bytes as text, so that the same bytes can be made of it again."""
+"""Decodes the bytes of a page so that encoding the text gives the same bytes."""
 
 import codecs
 import re

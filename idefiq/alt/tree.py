@@ -14,7 +14,7 @@ from justhtml import JustHTML
 
 from idefiq.types import IdefiqError
 
-#: Elements whose text nobody reads.
+#: Elements whose text is not rendered.
 SILENT = frozenset({"script", "style", "template", "noscript", "title", "head", "svg"})
 
 

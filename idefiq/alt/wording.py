@@ -106,8 +106,8 @@ def lint(text: str, *, near: Sequence[str] = (), target_length: int = TARGET_LEN
 def tidy(text: str, *, is_cut: bool = False) -> str:
     """Correct a draft without a model: never cut within a word, never shortened for length.
 
-    White space is one space, quotes around all of it and lead-ins such as "An image of" go, the
-    first letter is a capital.
+    White space becomes one space, quotes around the whole text and lead-ins such as "An image
+    of" are removed, and the first letter becomes a capital.
 
     Args:
         text: What a model said.

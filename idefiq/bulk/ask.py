@@ -19,7 +19,7 @@ class Ask:
         request: What is the same for all images, as defaults of a job.
         text_field: Which field the text is put into: prompt, question or messages.
         text: May name columns of the image's row in braces, `{name}` and `{folder}`.
-        system: Chat: what the model is told before.
+        system: Chat: the system message.
     """
 
     request: Item

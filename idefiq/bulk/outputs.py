@@ -109,8 +109,8 @@ class Output:
     def write_text(self, image: Image, note: Callable[[Image, str | None, str], None]) -> None:
         """Bring one image's text file up to date. Safe to repeat.
 
-        What others wrote there is told from what this run wrote, and is never lost unless it is
-        to be overwritten.
+        Text of others is distinguished from what this run wrote, and is lost only if it is to be
+        overwritten.
 
         Args:
             note: Called before anything is written, with what others wrote and a digest.

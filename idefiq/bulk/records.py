@@ -17,7 +17,7 @@ class Record:
     Attributes:
         key: Its name, its own among all records of a run.
         location: Where it is.
-        columns: What else its source says of it.
+        columns: Other columns of the source.
         stamp: Changes when what is there does.
         error: Why it cannot be read, if so.
         place: A path for it in a tree of its own, without steps up.

@@ -202,7 +202,7 @@ class Run:
                 self._manifest.dissolve(chunk, place, str(error))
                 return
             if error.status in (400, 403, 404, 413, 422) and error.code != "idempotency_conflict":
-                self._manifest.dissolve(chunk)  # nothing was made of it, and never will be
+                self._manifest.dissolve(chunk)  # no job was made of the chunk, and none will be
             raise
         self._manifest.submitted(chunk, job.id)
 

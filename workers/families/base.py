@@ -27,8 +27,8 @@ class Prepared:
         request: The effective request, see db/requests.py.
         tokens: Tokens of the prompt, image tokens included. Batches are sorted by it.
         inputs: Tensors and more that only the family itself uses.
-        on_text: Called with the text of the answer so far, whenever more of it is stable, if the
-            family can stream.
+        on_text: Called with the text so far whenever more of it is stable, if the family can
+            stream.
         on_step: Called after each token that `generate` adds to the batch whose first item this is.
         follow_up: Turns the answer into the final one, or into another item to answer first.
             Called in any thread but the device's.

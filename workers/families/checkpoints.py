@@ -1,6 +1,6 @@
 """Checkpoints: where they are, how they are downloaded, and what their files say.
 
-A folder is used as it is. A name of the hub is downloaded once, one commit of it, into the hub's
+A folder is used as it is. A name of the hub is downloaded once, at one commit, into the hub's
 own cache; from then on a worker does not talk to the hub. Weights are safetensors only: pickled
 ones could run code.
 """
@@ -38,7 +38,7 @@ NOTES = {
 OWN_WORDINGS = frozenset({"demo"})
 #: Never weights of other formats, nor code.
 WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
-#: An adapter beside a model would be put on top of it unseen.
+#: transformers would silently apply an adapter that lies beside a model.
 UNWANTED = ["adapter_*"]
 #: Of each, one; a cache that other programs filled may lack some.
 NEEDED = (

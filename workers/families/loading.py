@@ -138,7 +138,7 @@ def without_weights(config: Any) -> Any:
 def _check_size(where: Path, settings: EngineSettings) -> None:
     """Reject a configuration that describes a far larger model than the files hold.
 
-    transformers would allocate memory for all of it, and fill what it does not find with noise.
+    transformers would allocate memory for all weights, and fill missing ones with noise.
     """
     config = AutoConfig.from_pretrained(where, **LOCAL)
     if hasattr(config, "quantization_config"):  # several weights share a number in the files

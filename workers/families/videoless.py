@@ -21,7 +21,7 @@ _lock = threading.RLock()
 class NoVideos(PushToHubMixin):  # type: ignore[misc]  # the library serialises no others
     """Replaces the video part of a processor, and takes no inputs.
 
-    Whatever else a processor asks of it while it is made is None.
+    Every other attribute that a processor reads while it is built is None.
     """
 
     model_input_names: ClassVar[list[str]] = []

@@ -231,7 +231,7 @@ def examine(url: str, *, private_redis: bool) -> Iterator[Diagnosis]:
     """Run all checks, in the order of their dependencies. A check that fails is a result too.
 
     Args:
-        private_redis: `idefiq up` has one of its own, which nobody else can reach.
+        private_redis: True if Redis is that of `idefiq up`, which no other host reaches.
     """
     record, settings = RecordSettings(), EngineSettings()
     looks: list[tuple[str, Callable[[], Iterator[Diagnosis]]]] = [

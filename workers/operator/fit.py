@@ -26,7 +26,7 @@ def weights_bytes(folder: Path, settings: EngineSettings) -> float | None:
     try:
         config = AutoConfig.from_pretrained(folder, **loading.LOCAL)
         counted = sizes.parts(config)
-    except Exception:  # whatever the library says of it: loading will tell
+    except Exception:  # whatever the library raises; loading reports it
         log.info("the weights of %s cannot be counted", folder, exc_info=True)
         return None
     if settings.quantize == "int8":

@@ -184,7 +184,7 @@ class Upkeep:
             self._tell_sealed(job)
 
     def expire(self, batch: Batch) -> None:
-        """Expire a batch whose window is over: start no more of it."""
+        """Expire a batch whose completion window is over: start no more items."""
         with self._database.transaction() as transaction:
             batches.expire(transaction, batch)
         log.info("batch %s has expired", batch.id)
