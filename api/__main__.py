@@ -15,7 +15,7 @@ from api.settings import ApiSettings
 from db import failpoints
 from db.blobs import open_store
 from db.errors import IdefiqError
-from db.settings import CONFIG_STATUS, UNREADABLE, RecordSettings, explain
+from db.settings import CONFIG_STATUS, UNREADABLE, StorageSettings, explain
 
 
 @app.command()
@@ -27,7 +27,7 @@ def serve() -> None:
         format=f"%(asctime)s %(levelname)s api[{os.getpid()}] %(message)s",
     )
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    record, settings = RecordSettings(), ApiSettings()
+    record, settings = StorageSettings(), ApiSettings()
     failpoints.arm(record.failpoints)
     uvicorn.run(
         create_app(record, settings),
@@ -44,7 +44,7 @@ def serve() -> None:
 def migrate() -> None:
     """Migrate the database, and create the bucket if it is missing."""
     open_database().dispose()
-    open_store(RecordSettings()).prepare()
+    open_store(StorageSettings()).prepare()
     print("the database and the blob store are ready")
 
 

@@ -16,7 +16,7 @@ from db import owners, schema
 from db.database import Database
 from db.errors import RequestError
 from db.owners import LOCAL_OWNER, OwnerLimits
-from db.settings import RecordSettings
+from db.settings import StorageSettings
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 keys = typer.Typer(no_args_is_help=True)
@@ -51,7 +51,7 @@ class Revoked(BaseModel):
 
 def open_database() -> Database:
     """Connect to the database, print its URL without the password, and migrate it."""
-    database = Database(RecordSettings().database_url, pool=1)
+    database = Database(StorageSettings().database_url, pool=1)
     shown = database.engine.url.render_as_string(hide_password=True)
     print(f"database: {shown} (IDEFIQ_DATABASE_URL)", file=sys.stderr)
     schema.migrate(database)

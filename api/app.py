@@ -19,12 +19,12 @@ from db import owners, schema
 from db.blobs import open_store
 from db.database import Database
 from db.owners import LOCAL_OWNER
-from db.settings import RecordSettings
+from db.settings import StorageSettings
 from workers.broker import Wakes, make_app
 from workers.notices import Notices
 
 
-def create_app(record: RecordSettings, settings: ApiSettings) -> FastAPI:
+def create_app(record: StorageSettings, settings: ApiSettings) -> FastAPI:
     """Build the API and migrate its database."""
     database = Database(record.database_url, pool=record.database_pool)
     schema.migrate(database)

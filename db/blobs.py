@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from db.errors import ImageTooLarge, NotFound, StorageError
-from db.settings import RecordSettings
+from db.settings import StorageSettings
 
 
 def image_key(owner_id: int, digest: str) -> str:
@@ -155,7 +155,7 @@ def check_size(size: int, most: int | None) -> None:
         raise ImageTooLarge(f"{size} bytes; the limit is {most}")
 
 
-def open_store(settings: RecordSettings) -> BlobStore:
+def open_store(settings: StorageSettings) -> BlobStore:
     """Open the store that the settings name."""
     if settings.store == "folder":
         return FolderStore(settings.store_folder)

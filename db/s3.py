@@ -12,7 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from db.blobs import check_size
 from db.errors import NotFound, StorageError
-from db.settings import RecordSettings
+from db.settings import StorageSettings
 
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 #: How much of an open blob is asked for, and kept in memory, at a time.
@@ -28,7 +28,7 @@ class S3Store:
     refuse the newer ones (botocore#3352).
     """
 
-    def __init__(self, settings: RecordSettings) -> None:
+    def __init__(self, settings: StorageSettings) -> None:
         self.bucket = settings.s3_bucket
         self.prefix = settings.s3_prefix
         self.client: Any = s3_client(settings)
@@ -77,7 +77,7 @@ class S3Store:
                 self.client.create_bucket(Bucket=self.bucket)
 
 
-def s3_client(settings: RecordSettings, *, attempts: int = 3) -> Any:
+def s3_client(settings: StorageSettings, *, attempts: int = 3) -> Any:
     """Create a boto3 client with the service's endpoint, credentials, timeouts and retries."""
     return boto3.client(
         "s3",

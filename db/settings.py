@@ -25,7 +25,7 @@ def explain(error: ValidationError | SettingsError) -> str:
     return f"a setting that has to be JSON is none: {error}"
 
 
-class RecordSettings(BaseSettings):
+class StorageSettings(BaseSettings):
     """Where jobs, items and blobs are stored. Environment variables start with `IDEFIQ_`."""
 
     model_config = SettingsConfigDict(env_prefix="IDEFIQ_", frozen=True, extra="ignore")

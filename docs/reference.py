@@ -26,7 +26,7 @@ from api.app import create_app
 from api.keys import KeyOut, NewKeyOut
 from api.settings import ApiSettings
 from db import errors
-from db.settings import RecordSettings
+from db.settings import StorageSettings
 from idefiq import types
 from idefiq.alt.site import AltState
 from idefiq.bulk.run import Summary
@@ -36,7 +36,7 @@ from workers.settings import EngineSettings, IntakeSettings, UpkeepSettings
 DOCS = Path(__file__).parent
 #: Heading → settings that a process reads.
 SETTINGS: dict[str, type[BaseSettings]] = {
-    "Every process": RecordSettings,
+    "Every process": StorageSettings,
     "The API": ApiSettings,
     "Intake workers": IntakeSettings,
     "Engine workers": EngineSettings,
@@ -105,7 +105,7 @@ def examples() -> Iterator[Example]:
 def openapi() -> dict[str, Any]:
     """The API's document."""
     with tempfile.TemporaryDirectory() as folder:
-        record = RecordSettings(
+        record = StorageSettings(
             database_url=f"sqlite:///{folder}/idefiq.db", store_folder=Path(folder)
         )
         app = create_app(record, ApiSettings())
@@ -200,7 +200,7 @@ def settings() -> str:
     for heading, model in SETTINGS.items():
         rows = ["| variable | default | meaning |", "|---|---|---|"]
         for name, field in model.model_fields.items():
-            if heading != "Every process" and name in RecordSettings.model_fields:
+            if heading != "Every process" and name in StorageSettings.model_fields:
                 continue
             shown = f"`{_default(field)}`" if _default(field) else ""
             meaning = _sentence(field.description or "")

@@ -15,7 +15,7 @@ from api.app import create_app
 from api.settings import ApiSettings
 from db import schema, sessions
 from db.database import Database
-from db.settings import RecordSettings
+from db.settings import StorageSettings
 from tests import servers
 from tests.served import CARD, Serve
 
@@ -104,11 +104,11 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     started: list[tuple[uvicorn.Server, threading.Thread, httpx2.Client]] = []
 
     def start(
-        url: str, *, store: RecordSettings | None = None, **settings: object
+        url: str, *, store: StorageSettings | None = None, **settings: object
     ) -> httpx2.Client:
         port = servers.free_port()
         values = {"port": port, "redis_url": "redis://127.0.0.1:1/0", **settings}
-        record = store or RecordSettings(store_folder=tmp_path / "blobs")
+        record = store or StorageSettings(store_folder=tmp_path / "blobs")
         record = record.model_copy(update={"database_url": url})
         app = create_app(record, ApiSettings.model_validate(values))
         server = uvicorn.Server(

@@ -16,7 +16,7 @@ from db.blobs import open_store
 from db.database import Database
 from db.errors import RequestError
 from db.leases import RetryPolicy
-from db.settings import CONFIG_STATUS, UNREADABLE, RecordSettings, explain
+from db.settings import CONFIG_STATUS, UNREADABLE, StorageSettings, explain
 from db.states import Stage
 from workers.broker import INTAKE, UPKEEP, Wakes, engine_queue, make_app
 from workers.lease_writer import LeaseWriter
@@ -58,7 +58,7 @@ def main() -> int:
     ):
         logging.getLogger(talkative).setLevel(logging.WARNING)
     try:
-        record = RecordSettings()
+        record = StorageSettings()
         failpoints.arm(record.failpoints)
         return {"engine": run_engine, "intake": run_intake, "upkeep": run_upkeep}[role](record)
     except UNREADABLE as error:
@@ -69,7 +69,7 @@ def main() -> int:
         return CONFIG_STATUS
 
 
-def run_engine(record: RecordSettings) -> int:
+def run_engine(record: StorageSettings) -> int:
     """Load a model, offer it in the database, and answer its items."""
     from workers import families
     from workers.engine.device import Device, device_thread
@@ -130,7 +130,7 @@ def run_engine(record: RecordSettings) -> int:
     return serve(app, loop, queue=queue, name=name, on_stopped=close)
 
 
-def run_intake(record: RecordSettings) -> int:
+def run_intake(record: StorageSettings) -> int:
     """Fetch, store and check images."""
     from workers.intake.check import Checkers
     from workers.intake.fetch import Fetcher
@@ -173,7 +173,7 @@ def run_intake(record: RecordSettings) -> int:
     return serve(app, loop, queue=INTAKE, name=f"intake@{settings.worker_name}", on_stopped=close)
 
 
-def run_upkeep(record: RecordSettings) -> int:
+def run_upkeep(record: StorageSettings) -> int:
     """Import, list, settle and write results; deliver webhooks beside that."""
     from workers.upkeep.listing import Buckets
     from workers.upkeep.upkeep import Upkeep
@@ -207,13 +207,13 @@ def run_upkeep(record: RecordSettings) -> int:
     return serve(app, loop, queue=UPKEEP, name=name, on_stopped=close)
 
 
-def _open(record: RecordSettings, pool: int = 0) -> Database:
+def _open(record: StorageSettings, pool: int = 0) -> Database:
     database = Database(record.database_url, pool=max(pool, record.database_pool))
     schema.migrate(database)
     return database
 
 
-def _policy(record: RecordSettings) -> RetryPolicy:
+def _policy(record: StorageSettings) -> RetryPolicy:
     return RetryPolicy(record.max_tries, record.retry_seconds)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from db import rescues, sessions
 from db.database import Database
 from db.errors import StorageError
-from db.settings import RecordSettings
+from db.settings import StorageSettings
 from db.states import Stage
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Session:
 
     def __init__(
         self,
-        record: RecordSettings,
+        record: StorageSettings,
         *,
         worker: str,
         stage: Stage,

@@ -14,7 +14,7 @@ from api.app import create_app
 from api.settings import ApiSettings
 from db import errors, owners, sessions
 from db.database import Database
-from db.settings import RecordSettings
+from db.settings import StorageSettings
 from docs.reference import json_fields
 from tests.served import CARD, Serve
 
@@ -172,7 +172,7 @@ def test_no_two_errors_share_a_code() -> None:
 def test_the_api_loads_no_torch_and_no_worker(sqlite_url: str) -> None:
     program = (
         "import sys; from api.app import create_app; from api.settings import ApiSettings;"
-        "from db.settings import RecordSettings; create_app(RecordSettings(), ApiSettings());"
+        "from db.settings import StorageSettings; create_app(StorageSettings(), ApiSettings());"
         "print(sorted(m for m in sys.modules if m.split('.')[0] in ('torch','transformers','PIL')"
         " or m in ('workers.tasks','workers.loop','workers.intake','workers.engine')))"
     )
@@ -202,7 +202,7 @@ def test_models_are_listed_with_what_they_can_do(
 def test_the_openapi_document_is_valid_and_names_the_hand_read_bodies(sqlite_url: str) -> None:
     from openapi_spec_validator import validate
 
-    app = create_app(RecordSettings(database_url=sqlite_url), ApiSettings())
+    app = create_app(StorageSettings(database_url=sqlite_url), ApiSettings())
     document = app.openapi()
     app.state.services.database.dispose()
 

@@ -10,7 +10,7 @@ from db import known_images, retention
 from db.blobs import image_key, open_store
 from db.database import Database
 from db.owners import LOCAL_OWNER
-from db.settings import RecordSettings
+from db.settings import StorageSettings
 from tests import pictures
 from tests.db import builders
 from tests.db.test_blobs import s3_settings
@@ -18,7 +18,7 @@ from tests.served import Serve
 
 
 @pytest.fixture
-def bucket(s3_endpoint: str) -> RecordSettings:
+def bucket(s3_endpoint: str) -> StorageSettings:
     """A store of S3, of this test alone."""
     settings = s3_settings(s3_endpoint, f"b{secrets.token_hex(6)}")
     open_store(settings).prepare()
@@ -86,7 +86,7 @@ def test_anything_but_a_form_is_refused(http_sqlite: httpx2.Client) -> None:
 
 
 def test_an_image_can_be_put_straight_into_a_store_that_takes_it(
-    serve: Serve, sqlite_url: str, bucket: RecordSettings
+    serve: Serve, sqlite_url: str, bucket: StorageSettings
 ) -> None:
     http = serve(sqlite_url, store=bucket)
     data = pictures.plain()
@@ -102,7 +102,7 @@ def test_an_image_can_be_put_straight_into_a_store_that_takes_it(
 
 
 def test_an_image_that_is_put_again_while_it_waits_to_be_collected_stays(
-    serve: Serve, sqlite_url: str, bucket: RecordSettings
+    serve: Serve, sqlite_url: str, bucket: StorageSettings
 ) -> None:
     http = serve(sqlite_url, store=bucket)
     database = Database(sqlite_url)

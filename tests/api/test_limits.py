@@ -11,7 +11,7 @@ import pytest
 from db import jobs, owners
 from db.database import Database
 from db.owners import LOCAL_OWNER, OwnerLimits
-from db.settings import RecordSettings
+from db.settings import StorageSettings
 from tests import pictures
 from tests.db import builders
 from tests.served import Serve
@@ -150,7 +150,7 @@ class TestQuotas:
     def test_without_a_quota_of_its_own_an_owner_has_that_of_the_settings(
         self, serve: Serve, offered: Database, tmp_path: Path
     ) -> None:
-        http = serve(offered.url, store=RecordSettings(max_queued_items=3, store_folder=tmp_path))
+        http = serve(offered.url, store=StorageSettings(max_queued_items=3, store_folder=tmp_path))
 
         refused = http.post("/v1/jobs", json=body(4)).status_code
         limited(offered, max_queued_items=0)

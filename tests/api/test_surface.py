@@ -15,7 +15,7 @@ from api.app import create_app
 from api.settings import ApiSettings
 from db import owners, sessions
 from db.database import Database
-from db.settings import RecordSettings
+from db.settings import StorageSettings
 from db.states import Stage
 from tests.served import CARD, Serve
 
@@ -35,7 +35,7 @@ def document(sqlite_url: str, tmp_path: Path) -> Iterator[Any]:
         owner = owners.get_or_create(transaction, "local")
         key = owners.create_key(transaction, owner, scopes=list(owners.Scope))
     database.dispose()
-    record = RecordSettings(database_url=sqlite_url, store_folder=tmp_path / "blobs")
+    record = StorageSettings(database_url=sqlite_url, store_folder=tmp_path / "blobs")
     waits = {"max_wait_seconds": 0, "max_chat_seconds": 1, "redis_url": "redis://127.0.0.1:1/0"}
     app = create_app(record, ApiSettings.model_validate({"keys": "always", **waits}))
     schema = schemathesis.openapi.from_asgi("/openapi.json", app)

@@ -12,12 +12,12 @@ import pytest
 from db.blobs import BlobStore, FolderStore, image_key, open_store
 from db.errors import NotFound, StorageError
 from db.s3 import S3Store
-from db.settings import RecordSettings
+from db.settings import StorageSettings
 from tests import servers
 
 
-def s3_settings(endpoint: str, bucket: str = "blobs") -> RecordSettings:
-    return RecordSettings(
+def s3_settings(endpoint: str, bucket: str = "blobs") -> StorageSettings:
+    return StorageSettings(
         store="s3",
         s3_bucket=bucket,
         s3_prefix="idefiq/",

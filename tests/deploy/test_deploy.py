@@ -11,14 +11,14 @@ from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
 from api.settings import ApiSettings
-from db.settings import RecordSettings
+from db.settings import StorageSettings
 from tests.deploy import installed
 from workers.settings import EngineSettings, IntakeSettings, UpkeepSettings
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 SETTINGS: list[type[BaseSettings]] = [
-    RecordSettings,
+    StorageSettings,
     ApiSettings,
     IntakeSettings,
     EngineSettings,

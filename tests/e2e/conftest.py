@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from db.s3 import s3_client
-from db.settings import RecordSettings
+from db.settings import StorageSettings
 from idefiq import Client
 from idefiq.up import Stack
 from tests import servers
@@ -37,7 +37,7 @@ def real(postgres_url: str, redis_server: servers.RedisServer, s3_endpoint: str)
         "IDEFIQ_S3_ACCESS_KEY": servers.SWIFT_ACCESS_KEY,
         "IDEFIQ_S3_SECRET_KEY": servers.SWIFT_SECRET_KEY,
     }
-    settings = RecordSettings(
+    settings = StorageSettings(
         s3_endpoint=s3_endpoint,
         s3_access_key=servers.SWIFT_ACCESS_KEY,
         s3_secret_key=servers.SWIFT_SECRET_KEY,

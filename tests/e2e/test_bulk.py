@@ -12,7 +12,7 @@ import pillow_heif
 from PIL import Image
 
 from db.s3 import s3_client
-from db.settings import RecordSettings
+from db.settings import StorageSettings
 from tests.e2e.conftest import Env, Start
 
 FORMATS = ("png", "jpg", "webp", "gif", "avif", "heic")
@@ -59,7 +59,7 @@ def test_the_images_of_a_bucket_are_listed_and_answered_by_the_service(
     real: Env, start: Start, tmp_path: Path
 ) -> None:
     bucket = f"photos-{secrets.token_hex(4)}"
-    settings = RecordSettings.model_validate(
+    settings = StorageSettings.model_validate(
         {name.removeprefix("IDEFIQ_").lower(): value for name, value in real.items()}
     )
     client: Any = s3_client(settings)

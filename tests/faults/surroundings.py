@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from sqlalchemy import make_url
 
 from db.s3 import s3_client
-from db.settings import RecordSettings
+from db.settings import StorageSettings
 from tests import servers
 from tests.faults.links import Link, link
 
@@ -78,7 +78,7 @@ def real(folder: Path, cluster_url: str, s3_endpoint: str) -> Iterator[Surroundi
     ):
         behind = parsed.set(port=database_link.port)
         bucket = name.replace("_", "-")
-        settings = RecordSettings(
+        settings = StorageSettings(
             s3_endpoint=s3_endpoint,
             s3_access_key=servers.SWIFT_ACCESS_KEY,
             s3_secret_key=SecretStr(servers.SWIFT_SECRET_KEY),

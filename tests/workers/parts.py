@@ -5,7 +5,7 @@ from pathlib import Path
 from db.blobs import FolderStore
 from db.database import Database
 from db.leases import RetryPolicy
-from db.settings import RecordSettings
+from db.settings import StorageSettings
 from db.states import Stage
 from tests.db import builders
 from workers.broker import Wakes, make_app
@@ -17,9 +17,9 @@ from workers.upkeep.listing import Buckets
 from workers.upkeep.upkeep import Upkeep
 
 
-def record(database: Database, folder: Path, **settings: object) -> RecordSettings:
+def record(database: Database, folder: Path, **settings: object) -> StorageSettings:
     values = {"database_url": database.url, "store_folder": folder, **settings}
-    return RecordSettings.model_validate(values)
+    return StorageSettings.model_validate(values)
 
 
 def session(

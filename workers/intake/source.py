@@ -24,7 +24,7 @@ from db.errors import (
     NotFound,
 )
 from db.s3 import s3_client
-from db.settings import RecordSettings
+from db.settings import StorageSettings
 from workers.intake.fetch import Fetcher
 
 _MISSING = {"NoSuchKey", "NoSuchBucket", "404", "NotFound"}
@@ -43,7 +43,7 @@ class Sources:
         database: Database,
         store: BlobStore,
         fetcher: Fetcher,
-        record: RecordSettings,
+        record: StorageSettings,
         max_bytes: int,
     ) -> None:
         self._database, self._store, self._fetcher = database, store, fetcher

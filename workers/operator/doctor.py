@@ -28,7 +28,7 @@ from db import schema
 from db.blobs import open_store
 from db.database import Database
 from db.errors import IdefiqError, RequestError
-from db.settings import CONFIG_STATUS, UNREADABLE, RecordSettings, explain
+from db.settings import CONFIG_STATUS, UNREADABLE, StorageSettings, explain
 from workers.notices import plain_url
 from workers.operator import gib
 from workers.settings import EngineSettings
@@ -101,7 +101,7 @@ def devices() -> Iterator[Diagnosis]:
     yield Diagnosis("gpu", "ok", f"none: {why}", remedy)
 
 
-def memory(record: RecordSettings) -> Iterator[Diagnosis]:
+def memory(record: StorageSettings) -> Iterator[Diagnosis]:
     """Check main memory, and the disk of the folder store."""
     room = psutil.virtual_memory()
     text = f"{room.available / 2**30:.1f} of {room.total / 2**30:.1f} GiB available"
@@ -117,7 +117,7 @@ def memory(record: RecordSettings) -> Iterator[Diagnosis]:
         yield Diagnosis("disk", state, f"{free / 2**30:.1f} GiB free at {there}", remedy)
 
 
-def database(record: RecordSettings) -> Iterator[Diagnosis]:
+def database(record: StorageSettings) -> Iterator[Diagnosis]:
     """Check that the database is reachable and has this version's schema."""
     file = record.database_url.removeprefix("sqlite:///")
     if file != record.database_url and not Path(file).exists():
@@ -161,7 +161,7 @@ def wakes(settings: EngineSettings) -> Iterator[Diagnosis]:
         yield Diagnosis("redis server", "warning", text, "set it to noeviction")
 
 
-def store(record: RecordSettings) -> Iterator[Diagnosis]:
+def store(record: StorageSettings) -> Iterator[Diagnosis]:
     """Check that the blob store stores a blob and returns it."""
     where = record.store_folder if record.store == "folder" else f"s3://{record.s3_bucket}"
     key = f"doctor/{secrets.token_hex(8)}"
@@ -233,7 +233,7 @@ def examine(url: str, *, private_redis: bool) -> Iterator[Diagnosis]:
     Args:
         private_redis: True if Redis is that of `idefiq up`, which no other host reaches.
     """
-    record, settings = RecordSettings(), EngineSettings()
+    record, settings = StorageSettings(), EngineSettings()
     looks: list[tuple[str, Callable[[], Iterator[Diagnosis]]]] = [
         ("versions", versions),
         ("devices", devices),

@@ -10,7 +10,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from db.errors import NotFound, StorageError
 from db.s3 import s3_client
-from db.settings import RecordSettings
+from db.settings import StorageSettings
 from db.submissions import NewItem
 
 #: Keys asked for at once; S3 gives no more.
@@ -22,7 +22,7 @@ _GONE = {"NoSuchBucket", "AccessDenied", "403", "404"}
 class Buckets:
     """Lists buckets that owners were granted; the submission has checked the grant."""
 
-    def __init__(self, record: RecordSettings) -> None:
+    def __init__(self, record: StorageSettings) -> None:
         self._s3: Any = s3_client(record)
         self._own_bucket = record.s3_bucket
 

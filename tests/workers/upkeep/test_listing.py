@@ -11,7 +11,7 @@ from db import jobs, owners
 from db.database import Database
 from db.owners import LOCAL_OWNER, OwnerLimits
 from db.s3 import s3_client
-from db.settings import RecordSettings
+from db.settings import StorageSettings
 from tests import pictures
 from tests.db import builders
 from tests.db.test_blobs import s3_settings
@@ -21,7 +21,7 @@ from workers.upkeep import listing
 
 
 @pytest.fixture(scope="session")
-def bucket(s3_endpoint: str) -> RecordSettings:
+def bucket(s3_endpoint: str) -> StorageSettings:
     """A bucket with pictures, and with what is none."""
     settings = s3_settings(s3_endpoint, "")
     client: Any = s3_client(settings)
@@ -44,7 +44,7 @@ def grant(record: Database, prefix: str = "2026/") -> None:
         owners.grant(transaction, owner, bucket="holidays", prefix=prefix)
 
 
-def look(record: Database, folder: Path, bucket: RecordSettings, times: int = 1) -> None:
+def look(record: Database, folder: Path, bucket: StorageSettings, times: int = 1) -> None:
     s3 = {name: value for name, value in bucket.model_dump().items() if name.startswith("s3_")}
     upkeep = parts.upkeep(record, folder, **{**s3, "s3_bucket": "own"})
     for _ in range(times):
@@ -55,7 +55,7 @@ def test_the_images_below_a_prefix_become_items_page_by_page(
     http: httpx2.Client,
     offered: Database,
     tmp_path: Path,
-    bucket: RecordSettings,
+    bucket: StorageSettings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(listing, "PAGE_KEYS", 3)
@@ -110,7 +110,7 @@ def test_a_source_excludes_items_and_is_checked_against_the_model(
 
 
 def test_a_bucket_that_is_gone_ends_the_job(
-    http: httpx2.Client, offered: Database, tmp_path: Path, bucket: RecordSettings
+    http: httpx2.Client, offered: Database, tmp_path: Path, bucket: StorageSettings
 ) -> None:
     with offered.transaction() as transaction:
         owner = owners.get_or_create(transaction, LOCAL_OWNER)
@@ -125,7 +125,7 @@ def test_a_bucket_that_is_gone_ends_the_job(
 
 
 def test_a_store_that_is_away_delays_the_listing(
-    serve: Serve, offered: Database, tmp_path: Path, bucket: RecordSettings
+    serve: Serve, offered: Database, tmp_path: Path, bucket: StorageSettings
 ) -> None:
     http = serve(offered.url)
     grant(offered)
@@ -153,7 +153,7 @@ class TestQuotas:
         http: httpx2.Client,
         offered: Database,
         tmp_path: Path,
-        bucket: RecordSettings,
+        bucket: StorageSettings,
     ) -> None:
         grant(offered)
         job = submit(http).json()["id"]
@@ -167,7 +167,7 @@ class TestQuotas:
         assert found["counts"]["total"] <= 5
 
     def test_a_listing_waits_while_other_jobs_fill_the_quota(
-        self, http: httpx2.Client, offered: Database, tmp_path: Path, bucket: RecordSettings
+        self, http: httpx2.Client, offered: Database, tmp_path: Path, bucket: StorageSettings
     ) -> None:
         grant(offered)
         full = http.post("/v1/jobs", json={"items": [{"images": [builders.IMAGE]}] * 9}).json()
