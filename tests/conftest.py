@@ -1,6 +1,7 @@
 """Fixtures of all tests: real databases, Redis and an S3 store, each started once."""
 
 import secrets
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,8 +20,11 @@ from db.settings import StorageSettings
 from tests import servers
 from tests.served import CARD, Serve
 
-#: `make faults-long` plays a hundred times as many lives of the record.
+#: `make faults-long` runs a hundred times as many sequences of the state machine.
 hypothesis.settings.register_profile("long")
+
+# A shell ignores SIGINT in what it starts with `&`, and processes of the tests would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -113,20 +113,20 @@ def test_a_folder_becomes_a_parquet_file_although_it_is_interrupted_three_times(
     stopped: list[int] = []
 
     with start("demo", embedded) as (stack, client):
-        text_decoder = Reader("caption-a-folder.md", folder, stack.url)
+        reader = Reader("caption-a-folder.md", folder, stack.url)
 
         def interrupted(command: list[str]) -> None:
             for number, how in enumerate((signal.SIGINT, signal.SIGKILL, signal.SIGINT), 1):
-                process = text_decoder.start(command)
+                process = reader.start(command)
                 _wait_for(client, 100 * number)
                 [job] = client.jobs()
                 client.pause(job)  # so that it cannot end before it is stopped
                 process.send_signal(how)
                 stopped.append(process.wait(timeout=30))
                 client.resume(job)
-            text_decoder.run(" ".join(command))
+            reader.run(" ".join(command))
 
-        printed = text_decoder.read(interrupted)
+        printed = reader.read(interrupted)
 
     assert len(stopped) == 3
     assert 0 not in stopped

@@ -74,15 +74,13 @@ class Link:
         for writer in list(self._open):
             writer.transport.abort()
 
-    async def _accept(
-        self, text_decoder: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task
         self._serving.add(task)
         self._open.add(writer)
         try:
-            await self._serve(text_decoder, writer)
+            await self._serve(reader, writer)
         except asyncio.CancelledError:  # the link is being closed
             pass
         finally:
@@ -90,19 +88,17 @@ class Link:
             self._serving.discard(task)
             writer.transport.abort()
 
-    async def _serve(
-        self, text_decoder: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         answer, share = self.answer
         if self._refuses:
             return
         if answer and random.random() < share:
             with contextlib.suppress(ConnectionError):
-                await text_decoder.read(PIECE)
+                await reader.read(PIECE)
                 writer.write(answer)
                 await writer.drain()
                 writer.write_eof()
-                await text_decoder.read()
+                await reader.read()
             return
         try:
             their_reader, their_writer = await asyncio.open_connection("127.0.0.1", self.target)
@@ -112,7 +108,7 @@ class Link:
         doomed = random.random() < self.drops
         try:
             await asyncio.gather(
-                self._pass(text_decoder, their_writer, doomed=False),
+                self._pass(reader, their_writer, doomed=False),
                 self._pass(their_reader, writer, doomed=doomed),
             )
         finally:
@@ -120,10 +116,10 @@ class Link:
             their_writer.transport.abort()
 
     async def _pass(
-        self, text_decoder: asyncio.StreamReader, writer: asyncio.StreamWriter, *, doomed: bool
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, doomed: bool
     ) -> None:
         with contextlib.suppress(ConnectionError):
-            while data := await text_decoder.read(PIECE):
+            while data := await reader.read(PIECE):
                 while self.hangs:
                     await asyncio.sleep(0.01)
                 if self.delay:

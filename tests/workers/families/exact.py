@@ -428,7 +428,7 @@ def _guide(chat: list[Message]) -> list[Piece]:
 
 
 @dataclass(frozen=True, slots=True)
-class ActiveSequence:
+class Comparison:
     """How one kind went on one checkpoint: cases compared, and equal.
 
     Attributes:
@@ -462,7 +462,7 @@ def cases_for(family: Pinned, kind: str) -> list[Case]:
 
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
-def compare(family: Pinned, reference: Reference, name: str, kind: str) -> ActiveSequence | None:
+def compare(family: Pinned, reference: Reference, name: str, kind: str) -> Comparison | None:
     """Compare all cases of a kind; None if the model's style has none."""
     shown = pictures()
     cases = cases_for(family, kind)
@@ -482,7 +482,7 @@ def compare(family: Pinned, reference: Reference, name: str, kind: str) -> Activ
     single = sum(a == b for a, b in zip(alone, expected, strict=True))
     slots, slotted = _compare_slots(family, prepared, expected)
     kind_of = family.card.family
-    return ActiveSequence(name, kind_of, kind, len(cases), single, batch, batched, slots, slotted)
+    return Comparison(name, kind_of, kind, len(cases), single, batch, batched, slots, slotted)
 
 
 def _compare_slots(
@@ -519,7 +519,7 @@ def _compare_ranked(
     name: str,
     cases: Sequence[Case],
     prepared: Sequence[Prepared],
-) -> ActiveSequence:
+) -> Comparison:
     shown = pictures()
     equal = {1: 0, -1: 0}
     for step in equal:
@@ -528,9 +528,7 @@ def _compare_ranked(
             expected = reference.scores(case, shown)
             pairs = zip(expected, answer.scores or (), strict=True)
             equal[step] += all(abs(a - b.logprob) < RANK_TOLERANCE for a, b in pairs)
-    return ActiveSequence(
-        name, family.card.family, "rank", len(cases), equal[1], equal[-1], len(cases)
-    )
+    return Comparison(name, family.card.family, "rank", len(cases), equal[1], equal[-1], len(cases))
 
 
 def load(folder: Path, name: str) -> Pinned:

@@ -7,6 +7,7 @@ that cannot do a kind is asked for it all the same, and the refusal is what the 
 import argparse
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 import torch
@@ -36,16 +37,16 @@ WHAT = {
 }
 
 
-def compare(root: Path) -> dict[str, list[exact.ActiveSequence | str]]:
+def compare(root: Path) -> dict[str, list[exact.Comparison | str]]:
     """A row, or a refusal, for each kind of each checkpoint; printed as it comes."""
-    rows: dict[str, list[exact.ActiveSequence | str]] = {}
+    rows: dict[str, list[exact.Comparison | str]] = {}
     for name, build in tiny.CHECKPOINTS.items():
         build(root / name)
         family, reference = exact.load(root / name, name), exact.Reference(root / name)
         for kind in exact.CASES:
             row = exact.compare(family, reference, name, kind) or refusal(family.card, kind)
             print(
-                row if isinstance(row, exact.ActiveSequence) else f"{name:22} {kind:9} {row}",
+                row if isinstance(row, exact.Comparison) else f"{name:22} {kind:9} {row}",
                 flush=True,
             )
             rows.setdefault(name, []).append(row)
@@ -61,7 +62,7 @@ def refusal(card: ModelInfo, kind: str) -> str:
     raise AssertionError(f"{card.name} takes {kind} and has no case of it")
 
 
-def table(rows: dict[str, list[exact.ActiveSequence | str]]) -> str:
+def table(rows: dict[str, list[exact.Comparison | str]]) -> str:
     """Markdown of the rows, without what changes from machine to machine."""
     lines = [
         f"| architecture, by its checkpoints | family | {' | '.join(exact.CASES)} |",
@@ -69,7 +70,7 @@ def table(rows: dict[str, list[exact.ActiveSequence | str]]) -> str:
     ]
     refusals = []
     for name, cells in rows.items():
-        [family] = {row.family for row in cells if isinstance(row, exact.ActiveSequence)}
+        [family] = {row.family for row in cells if isinstance(row, exact.Comparison)}
         shown = []
         for cell in cells:
             if isinstance(cell, str):
@@ -80,11 +81,12 @@ def table(rows: dict[str, list[exact.ActiveSequence | str]]) -> str:
                 counts += [f"{cell.slots}/{cell.slotted}"] if cell.slotted else []
                 shown.append(", ".join(counts))
         lines.append(f"| {WHAT[name]} | `{family}` | {' | '.join(shown)} |")
-    notes = [f"[{number}] 422: {said}" for number, said in enumerate(refusals, 1)]
-    return "\n".join([*lines, "", *notes])
+    notes = [f"* [{number}] 422: {message}" for number, message in enumerate(refusals, 1)]
+    wrapped = [textwrap.fill(note, width=100, subsequent_indent="  ") for note in notes]
+    return "\n".join([*lines, "", *wrapped])
 
 
-def render(rows: dict[str, list[exact.ActiveSequence | str]]) -> str:
+def render(rows: dict[str, list[exact.Comparison | str]]) -> str:
     """What stands between the marks in docs/models.md."""
     return f"{table(rows)}\n\n### Idefics2-8B, by part\n\n{sizes.table(sizes.idefics2_8b())}"
 
@@ -108,7 +110,7 @@ def main() -> int:
         after = rest.partition(END)[2]
         text = f"{before}{START}\n\n{render(rows)}\n\n{END}{after}"
         PAGE.write_text(text, encoding="utf-8")
-    told = [row for some in rows.values() for row in some if isinstance(row, exact.ActiveSequence)]
+    told = [row for some in rows.values() for row in some if isinstance(row, exact.Comparison)]
     compared = sum(row.cases + row.batched + row.slotted for row in told)
     unequal = compared - sum(row.single + row.batch + row.slots for row in told)
     print(f"families: {compared} answers compared with transformers, {unequal} differ")

@@ -7,7 +7,7 @@ import pytest
 from tests.workers.families import exact, report, tiny, tiny_chat
 from workers.families.pinned import Pinned
 
-Compare = Callable[[str, str], exact.ActiveSequence | str]
+Compare = Callable[[str, str], exact.Comparison | str]
 
 
 @pytest.fixture(scope="module")
@@ -15,9 +15,9 @@ def compared(
     pinned: Callable[[str], Pinned], reference: Callable[[str], exact.Reference]
 ) -> Compare:
     """How a kind went on a checkpoint, compared once."""
-    rows: dict[tuple[str, str], exact.ActiveSequence | str] = {}
+    rows: dict[tuple[str, str], exact.Comparison | str] = {}
 
-    def compare(name: str, kind: str) -> exact.ActiveSequence | str:
+    def compare(name: str, kind: str) -> exact.Comparison | str:
         if (name, kind) not in rows:
             family = pinned(name)
             rows[name, kind] = exact.compare(family, reference(name), name, kind) or report.refusal(
