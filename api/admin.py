@@ -87,13 +87,14 @@ def limit(
         float | None, typer.Option(min=0.01, help="Share of the workers relative to other owners")
     ] = None,
     queued_items: Annotated[
-        int | None, typer.Option(min=0, help="Most items in the queue; 0 for no limit")
+        int | None, typer.Option(min=0, help="Most unfinished items; 0 for no limit")
     ] = None,
     job_items: Annotated[
         int | None, typer.Option(min=0, help="Most items of a job; 0 for no limit")
     ] = None,
     stored_bytes: Annotated[
-        int | None, typer.Option(min=0, help="Most bytes of stored images; 0 for no limit")
+        int | None,
+        typer.Option(min=0, help="Most bytes of stored images and files; 0 for no limit"),
     ] = None,
     default: Annotated[
         bool, typer.Option("--default", help="Reset all limits to the defaults first")

@@ -17,6 +17,16 @@ async def root() -> RedirectResponse:
     return RedirectResponse("docs")  # relative, for a proxy that serves it below a path
 
 
+OK, UNREACHABLE = "ok", "unreachable"
+OTHER_SCHEMA = "schema of another version; run `idefiq migrate`"
+#: Values of `record`, as release 0.1 calls `database`; goes with 0.3.
+_RELEASE_0_1 = {
+    OK: "ok",
+    UNREACHABLE: "away",
+    OTHER_SCHEMA: "its schema is not this version's: migrate",
+}
+
+
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
     """Liveness: the process answers; nothing else is checked."""
@@ -33,19 +43,18 @@ def readyz(services: Parts, response: Response) -> dict[str, object]:
             intakes = sessions.alive(transaction, Stage.INTAKE) if current else 0
     except StorageError:
         response.status_code = 503
-        return _body("unavailable", "unreachable", 0, 0)
+        return _body("unavailable", UNREACHABLE, 0, 0)
     ready = current and engines > 0 and intakes > 0
     response.status_code = 200 if ready else 503
-    database = "ok" if current else "schema of another version; run `idefiq migrate`"
+    database = OK if current else OTHER_SCHEMA
     return _body("ready" if ready else "starting", database, engines, intakes)
 
 
 def _body(status: str, database: str, engines: int, intakes: int) -> dict[str, object]:
-    # `record` is the name of `database` in release 0.1.
     return {
         "status": status,
         "database": database,
-        "record": database,
+        "record": _RELEASE_0_1[database],
         "engines": engines,
         "intakes": intakes,
     }

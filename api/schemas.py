@@ -59,7 +59,7 @@ class JobIn(BaseModel):
         0, description="Each step is worth ten minutes of waiting, among jobs of the same owner"
     )
     expires_after_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = Field(
-        None, description="Items that have not started by then are cancelled"
+        None, description="Items that are not running by then are cancelled"
     )
 
 

@@ -35,7 +35,9 @@ class StorageSettings(BaseSettings):
         description="SQLAlchemy URL: sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST/NAME",
     )
     database_pool: Annotated[int, Field(ge=1, le=200)] = Field(
-        8, description="Most database connections of a process"
+        8,
+        description="Most database connections of a process; intake workers open at least"
+        " IDEFIQ_INTAKE_FETCHES + 4",
     )
     store: Literal["folder", "s3"] = Field(
         "folder", description="Where images and files are stored: folder or s3"
@@ -55,7 +57,7 @@ class StorageSettings(BaseSettings):
     s3_connect_timeout_seconds: Seconds = Field(3.0, description="Timeout of a connection to S3")
     s3_read_timeout_seconds: Seconds = Field(20.0, description="Timeout of a read from S3")
     max_queued_items: Annotated[int, Field(ge=0)] = Field(
-        0, description="Most items of an owner in the queue; 0 for no limit"
+        0, description="Most unfinished items of an owner; 0 for no limit"
     )
     max_job_items: Annotated[int, Field(ge=0)] = Field(
         0, description="Most items of a job; 0 for no limit"

@@ -54,7 +54,8 @@ class NewJob:
         source: `s3://bucket/prefix`, if the items are the images to be found there.
         source_api: The API through which it was submitted.
         priority: Each step is worth `PRIORITY_SECONDS` of waiting.
-        expires_seconds: Items that have not started this long after the submission are cancelled.
+        expires_seconds: Items that are not running this long after the submission are
+            cancelled.
     """
 
     owner_id: int

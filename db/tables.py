@@ -159,7 +159,7 @@ jobs = Table(
     Column("priority", Integer, nullable=False, server_default="0"),
     #: `created_at` less the head start of its priority: what an owner's jobs are claimed in.
     Column("rank_at", UtcDateTime(), nullable=False, server_default=RANKED_FIRST),
-    #: Items that have not started by then are cancelled.
+    #: Items that are not running by then are cancelled.
     _at("expires_at"),
     #: References of the images of the examples in `defaults`, once intake has them.
     Column("examples", Json),

@@ -31,12 +31,20 @@ from idefiq import types
 from idefiq.alt.site import AltState
 from idefiq.bulk.run import Summary
 from workers.operator.doctor import Diagnosis
-from workers.settings import EngineSettings, IntakeSettings, UpkeepSettings
+from workers.settings import (
+    BrokerSettings,
+    EngineSettings,
+    IntakeSettings,
+    UpkeepSettings,
+    WorkerSettings,
+)
 
 DOCS = Path(__file__).parent
 #: Heading → settings that a process reads.
 SETTINGS: dict[str, type[BaseSettings]] = {
     "Every process": StorageSettings,
+    "The API and every worker": BrokerSettings,
+    "Every worker": WorkerSettings,
     "The API": ApiSettings,
     "Intake workers": IntakeSettings,
     "Engine workers": EngineSettings,
@@ -44,10 +52,12 @@ SETTINGS: dict[str, type[BaseSettings]] = {
 }
 JSON_OUTPUT = """\
 With `--json` a command prints objects on standard output, one a line; messages go to standard
-error. Times are in UTC, as `2026-11-29T12:00:00Z`. Fields may be added in any release. Without
-`--out`, `caption`, `ask`, `classify` and `chat` print the rows of a `.jsonl` output instead of a
-summary, and so do `results` and `watch` without `--json`: `results` rows, `watch` an object with
-`event`, `id` and the fields of a job or of a result."""
+error (with `alt apply --patch -`, which prints the patch, the object goes there too). Times are
+as over HTTP: in UTC, such as `2026-11-29T12:00:00.123456Z`. Fields may be added in any release.
+Without `--out` or `--sidecar`, `caption`, `ask`, `classify` and `chat` print the rows of a
+`.jsonl` output instead of a summary. `results` and `watch` print JSON without the option:
+`results` rows, and `watch` an object with `event`, `id` and the fields of a job or of a result;
+`id` is that of the job, or of the event if it has a result."""
 _COUNTS = ("pages", "images", *(state.value for state in AltState), "notes", "unread")
 #: Commands that print the same, its class, and fields that the class lacks.
 JSON_SHAPES: list[tuple[tuple[str, ...], type | None, tuple[str, ...]]] = [
@@ -65,6 +75,8 @@ JSON_SHAPES: list[tuple[tuple[str, ...], type | None, tuple[str, ...]]] = [
     (("delete",), None, ("id", "deleted")),
     (("models",), types.Model, ()),
     (("review",), types.Review, ()),
+    (("review --csv",), None, ("drafts", "file")),
+    (("review --import-csv",), None, ("taken", "refused")),
     (("alt check", "alt draft --dry-run"), None, (*_COUNTS, "to_ask")),
     (
         ("alt draft", "alt apply"),
@@ -195,32 +207,34 @@ def codes() -> str:
 
 
 def settings() -> str:
-    """A table of every setting, by the process that reads it."""
+    """A table of every setting, by the processes that read it."""
     sections = []
-    for heading, model in SETTINGS.items():
+    for heading, found in _settings():
         rows = ["| variable | default | meaning |", "|---|---|---|"]
-        for name, field in model.model_fields.items():
-            if heading != "Every process" and name in StorageSettings.model_fields:
-                continue
+        for name, field in found.items():
             shown = f"`{_default(field)}`" if _default(field) else ""
-            meaning = _sentence(field.description or "")
-            rows.append(f"| `IDEFIQ_{name.upper()}` | {shown} | {meaning} |")
+            rows.append(f"| `{name}` | {shown} | {_sentence(field.description or '')} |")
         sections.append("\n".join([f"## {heading}", "", *rows]))
     return "\n\n".join(sections)
 
 
 def env_example() -> str:
-    """Every setting once, with its default, as a file of environment variables to copy."""
+    """Every setting with its default, as a file of environment variables to copy."""
     lines = ["# Every setting, with its default. Remove the # of those that you change.", ""]
+    for heading, found in _settings():
+        lines += [f"## {heading}", ""]
+        for name, field in found.items():
+            lines += [f"# {field.description}", f"#{name}={_default(field)}", ""]
+    return "\n".join(lines)
+
+
+def _settings() -> Iterator[tuple[str, dict[str, FieldInfo]]]:
+    """Headings with the variables that no heading before has."""
     listed: set[str] = set()
     for heading, model in SETTINGS.items():
-        lines += [f"## {heading}", ""]
-        for name, field in model.model_fields.items():
-            if name not in listed:
-                lines += [f"# {field.description}"]
-                lines += [f"#IDEFIQ_{name.upper()}={_default(field)}", ""]
-                listed.add(name)
-    return "\n".join(lines)
+        found = {f"IDEFIQ_{name.upper()}": each for name, each in model.model_fields.items()}
+        yield heading, {name: each for name, each in found.items() if name not in listed}
+        listed |= set(found)
 
 
 def _default(field: FieldInfo) -> str:
@@ -249,7 +263,11 @@ def commands() -> str:
     of_runs = set(RunOptions.__slots__)
     sections, shared = [], ""
     for name, command in all_commands():
-        parameters = [each for each in command.params if each.name != "help"]
+        parameters = [
+            each
+            for each in command.params
+            if each.name != "help" and not getattr(each, "hidden", False)
+        ]
         is_run = of_runs <= {each.name for each in parameters}
         if is_run:
             shared = _parameters([each for each in parameters if each.name in of_runs])

@@ -133,7 +133,7 @@ class Client:
             name: For people.
             idempotency_key: The same key and items make one job; one is made up if left out.
             priority: From -10 to 10, each step worth ten minutes of waiting among your own jobs.
-            expires_after_seconds: Items that have not started by then are cancelled.
+            expires_after_seconds: Items that are not running by then are cancelled.
 
         Raises:
             ApiError: An item cannot be accepted; `errors` names its line and field.

@@ -204,7 +204,7 @@ class Submission:
         name: For people.
         key: The same key and items make one job.
         priority: From -10 to 10; each step is worth ten minutes of waiting.
-        expires_after_seconds: Items that have not started by then are cancelled.
+        expires_after_seconds: Items that are not running by then are cancelled.
     """
 
     model: str | None = None

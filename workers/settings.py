@@ -32,8 +32,8 @@ class WorkerSettings(BrokerSettings):
 
     worker_name: str = Field(
         default_factory=socket.gethostname,
-        description="Unique name of this worker (default: the host name); a worker that restarts"
-        " under its name takes over at once what it had leased",
+        description="Unique name of this worker (default: the host name); when it restarts, what it"
+        " had leased returns to the queue at once",
     )
     poll_seconds: Annotated[float, Field(ge=0.05, le=60)] = Field(
         1.0, description="Time between polls for work, in case a wake was lost"
@@ -133,8 +133,8 @@ class EngineSettings(WorkerSettings):
     )
     quantize: Literal["none", "nf4", "nf4-all", "int8"] = Field(
         "none",
-        description="Quantize weights: nf4 and int8 skip the vision encoder, the connector and the"
-        " LM head, nf4-all does not",
+        description="Quantize weights: nf4 and int8 skip the vision encoder and the connector,"
+        " nf4-all does not; the LM head is never quantized",
     )
     quantize_double: bool = Field(
         True, description="nf4: double quantization, which saves 0.4 bits a weight"
@@ -167,7 +167,9 @@ class EngineSettings(WorkerSettings):
         " of `generate` of transformers",
     )
     slots: Annotated[int, Field(ge=0, le=1024)] = Field(
-        0, description="Sequences decoded at the same time; 0: as many as fit in memory"
+        0,
+        description="Sequences decoded at the same time; 0: as many as fit in a share of free"
+        " memory, at most 128 on a GPU and 64 on a CPU",
     )
     slot_tokens: Annotated[int, Field(ge=64)] = Field(
         2048,
@@ -179,7 +181,9 @@ class EngineSettings(WorkerSettings):
         " more; exact gives the pixels that transformers gives",
     )
     patches_at_once: Annotated[int, Field(ge=1)] = Field(
-        32_768, description="Most image patches in one pass of the vision encoder"
+        32_768,
+        description="Most image patches and most prompt tokens in one pass; halved when memory runs"
+        " out",
     )
     invariant: bool = Field(
         False,
@@ -208,6 +212,6 @@ class EngineSettings(WorkerSettings):
     )
     stuck_seconds: Seconds = Field(
         600.0,
-        description="A batch or a decode step that takes longer ends the process, so that another"
-        " worker takes over",
+        description="A decode step, or a batch without a new token, that takes longer ends the"
+        " process, so that another worker takes over",
     )

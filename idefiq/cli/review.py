@@ -74,16 +74,11 @@ def review(
         if job_id:
             client.job(job_id)  # tells of one that is not there
         if from_csv:
-            _take(client, from_csv, name)
+            _take(client, from_csv, name, as_json=as_json)
         elif to_csv:
             if to_csv.exists() and not overwrite:
                 raise IdefiqError(f"{str(to_csv)!r} exists; replace it with --overwrite")
-            found = list(client.reviews(job_id, order=order))
-            to_csv.write_text(as_csv(_COLUMNS, list(map(_row, found))), "utf-8", newline="")
-            print(
-                f"{len(found)} drafts written to {to_csv}: in its column decision write accept,"
-                " edit, decorative, reject or undo, or change the text"
-            )
+            _export(to_csv, list(client.reviews(job_id, order=order)), as_json=as_json)
         elif as_json:
             for one in client.reviews(job_id, order=order):
                 print_json({name: getattr(one, name) for name in Review.__dataclass_fields__})
@@ -215,7 +210,19 @@ def _row(one: Review) -> dict[str, Any]:
     }
 
 
-def _take(client: Client, path: Path, reviewer: str) -> None:
+def _export(path: Path, found: list[Review], *, as_json: bool) -> None:
+    """Write reviews as CSV."""
+    path.write_text(as_csv(_COLUMNS, list(map(_row, found))), "utf-8", newline="")
+    if as_json:
+        print_json({"drafts": len(found), "file": str(path)})
+    else:
+        print(
+            f"{len(found)} drafts written to {path}: in its column decision write accept, edit,"
+            " decorative, reject or undo, or change the text"
+        )
+
+
+def _take(client: Client, path: Path, reviewer: str, *, as_json: bool) -> None:
     """Apply the decisions of a CSV. Prints those that were refused, and exits with 1 if any was."""
     taken = refused = 0
     for number, row in enumerate(_rows(path), 2):
@@ -228,7 +235,10 @@ def _take(client: Client, path: Path, reviewer: str) -> None:
         except (ApiError, IdefiqError) as error:
             refused += 1
             errors.print(shown(f"{path}, row {number}: {error}"), style="red")
-    print(f"{taken} decisions taken, {refused} refused")
+    if as_json:
+        print_json({"taken": taken, "refused": refused})
+    else:
+        print(f"{taken} decisions taken, {refused} refused")
     if refused:
         raise typer.Exit(1)
 

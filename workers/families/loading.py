@@ -106,9 +106,9 @@ def _options(where: Path, settings: EngineSettings) -> dict[str, Any]:
 def quantization(where: Path, settings: EngineSettings) -> BitsAndBytesConfig:
     """Build the quantization settings of the weights.
 
-    What sees, what leads from pictures to words and the last layer lose the most by it and keep
-    their precision, except with "nf4-all". Names are anchored: "vision_model" alone would match
-    nothing, silently, and quantise the last layer too.
+    The vision encoder, the connector and the LM head lose the most and keep their precision; with
+    "nf4-all" only the LM head does. Names are anchored: "vision_model" alone would match nothing,
+    silently, and the LM head would be quantized too.
     """
     vision = [] if settings.quantize == "nf4-all" else vision_parts(where)
     keep = [*vision, "lm_head"]

@@ -106,6 +106,12 @@ def test_drafts_and_reviews_print_their_fields(
     assert names(drafted) == set(json_fields("alt draft"))
     assert names(applied) == set(json_fields("alt apply"))
     assert names(command("review", "--json")) == set(json_fields("review"))
+    exported = command("review", "--csv", "queue.csv", "--json")
+    imported = command("review", "--import-csv", "queue.csv", "--json")
+    assert record(exported) == {"drafts": 1, "file": "queue.csv"}
+    assert record(imported) == {"taken": 0, "refused": 0}
+    assert names(exported) == set(json_fields("review --csv"))
+    assert names(imported) == set(json_fields("review --import-csv"))
 
 
 def test_issues_of_texts_print_their_fields(command: Command) -> None:
