@@ -5,13 +5,12 @@ The service need not run, and no key is needed: whoever can read the database's 
 
 import sys
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
 from pydantic import BaseModel
 
-from api.keys import KeyOut, NewKeyOut
+from api.keys import KeyOut, make_key
 from db import owners, schema
 from db.database import Database
 from db.errors import RequestError
@@ -137,12 +136,10 @@ def create_key(
     scopes = scope or owners.USUAL_SCOPES
     if old_scopes is not None:
         scopes = [word.strip() for word in old_scopes.split(",")]
-    expires_at = datetime.now(UTC) + timedelta(days=days) if days else None
-    with open_database().transaction() as transaction:
-        found = owners.get_or_create(transaction, owner or old_owner or LOCAL_OWNER)
-        key = owners.create_key(transaction, found, note=note, scopes=scopes, expires_at=expires_at)
-        made = KeyOut.of(owners.key(transaction, owners.key_id(key)))
-    _print(NewKeyOut(key=key, **made.model_dump()), key, as_json=as_json)
+    made = make_key(
+        open_database(), owner or old_owner or LOCAL_OWNER, note=note, scopes=scopes, days=days
+    )
+    _print(made, made.key, as_json=as_json)
 
 
 @keys.command("list")

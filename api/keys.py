@@ -1,5 +1,6 @@
 """API keys and owners, for operators with a key of the scope `admin`."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.schemas import Name
 from api.services import Admin, Parts
 from db import owners, quotas
+from db.database import Database
 from db.owners import ApiKey, OwnerLimits
 
 router = APIRouter(prefix="/v1", tags=["operators"])
@@ -88,17 +90,31 @@ class OwnerOut(BaseModel):
     stored_bytes: int
 
 
+def make_key(
+    database: Database, owner: str, *, note: str, scopes: Sequence[str], days: int | None
+) -> NewKeyOut:
+    """Create an API key, and its owner if there is none of that name.
+
+    Args:
+        days: It expires after so many; never if None or 0.
+
+    Raises:
+        RequestError: The owner's name or a scope is invalid.
+    """
+    expires_at = datetime.now(UTC) + timedelta(days=days) if days else None
+    with database.transaction() as transaction:
+        found = owners.get_or_create(transaction, owner)
+        key = owners.create_key(transaction, found, note=note, scopes=scopes, expires_at=expires_at)
+        made = owners.key(transaction, owners.key_id(key))
+    return NewKeyOut(key=key, **KeyOut.of(made).model_dump())
+
+
 @router.post("/keys", status_code=201)
 def create_key(wanted: KeyIn, services: Parts, _: Admin) -> NewKeyOut:
     """Create an API key, and its owner if there is none of that name."""
-    expires_at = datetime.now(UTC) + timedelta(days=wanted.days) if wanted.days else None
-    with services.database.transaction() as transaction:
-        owner = owners.get_or_create(transaction, wanted.owner)
-        key = owners.create_key(
-            transaction, owner, note=wanted.note, scopes=wanted.scopes, expires_at=expires_at
-        )
-        made = owners.key(transaction, owners.key_id(key))
-    return NewKeyOut(key=key, **KeyOut.of(made).model_dump())
+    return make_key(
+        services.database, wanted.owner, note=wanted.note, scopes=wanted.scopes, days=wanted.days
+    )
 
 
 @router.get("/keys")

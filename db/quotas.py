@@ -30,8 +30,8 @@ class Usage:
     stored_bytes: int
 
 
-def of(transaction: Connection, owner_id: int, usual: OwnerLimits) -> OwnerLimits:
-    """An owner's limits, with those of the settings where it has none of its own."""
+def effective_limits(transaction: Connection, owner_id: int, usual: OwnerLimits) -> OwnerLimits:
+    """Return an owner's limits, with those of the settings where it has none of its own."""
     own = owners.limits(transaction, owner_id)
     return OwnerLimits(
         own.weight,
@@ -79,7 +79,7 @@ def check_submission(
         TooLarge: No job may have so many items.
         QuotaExceeded: Not as long as so much waits.
     """
-    limits = of(transaction, owner_id, usual)
+    limits = effective_limits(transaction, owner_id, usual)
     if limits.max_job_items and new_items > limits.max_job_items:
         raise TooLarge(f"{new_items} items; a job of this owner has at most {limits.max_job_items}")
     _check_waiting(transaction, owner_id, limits, new_items)
@@ -92,7 +92,7 @@ def check_page(transaction: Connection, job: Job, usual: OwnerLimits, new_items:
         TooLarge: The job would have more items than any may have.
         QuotaExceeded: Not as long as so much waits.
     """
-    limits = of(transaction, job.owner_id, usual)
+    limits = effective_limits(transaction, job.owner_id, usual)
     # The job starts only when all of it is listed, so waiting cannot make room.
     for most in (limits.max_job_items, limits.max_queued_items):
         if most and job.total + new_items > most:
@@ -108,7 +108,7 @@ def check_upload(
     Raises:
         QuotaExceeded: Not before something is deleted.
     """
-    _check_stored(transaction, owner_id, of(transaction, owner_id, usual), size_bytes)
+    _check_stored(transaction, owner_id, effective_limits(transaction, owner_id, usual), size_bytes)
 
 
 def _check_waiting(

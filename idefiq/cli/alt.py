@@ -240,12 +240,26 @@ def old_form(
     )
     if is_check:
         check(what, report_to, root, force, describe_empty, as_json)
+    if not writes:
+        draft(
+            what,
+            dry_run=dry_run,
+            report_to=report_to,
+            root=root,
+            force=force,
+            describe_empty=describe_empty,
+            no_context=no_context,
+            target_length=target_length,
+            long_descriptions=long_descriptions,
+            language=language,
+            model=model,
+            as_json=as_json,
+            url=url,
+            api_key=api_key,
+        )
+        return
     options = SiteOptions(force, describe_empty)
     site = _site(what, root, report_to, options)
-    if dry_run:
-        _write_report(report_to, site)
-        print_findings(site, as_json=as_json)
-        return
     asking = Asking(
         model=model,
         name=_job_name(what),
@@ -257,12 +271,7 @@ def old_form(
     with Client(url, api_key) as client:
         found = _of_jobs(client, site, apply_jobs) if apply_jobs else None
         outcome = found or _draft(client, site, asking)
-    if writes:
-        _apply(what, site, outcome, root, options, with_drafts, patch, report_to, as_json=as_json)
-        return
-    _write_report(report_to, site, outcome.found)
-    print_outcome(site, outcome, as_json=as_json)
-    _exit_if_incomplete(site, outcome)
+    _apply(what, site, outcome, root, options, with_drafts, patch, report_to, as_json=as_json)
 
 
 # ---- parts --------------------------------------------------------------------------

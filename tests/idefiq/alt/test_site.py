@@ -35,7 +35,7 @@ def texts(site: Site) -> dict[int, DraftOutcome]:
     }
 
 
-def of(site: Site, page: str) -> list[SiteImage]:
+def images_of(site: Site, page: str) -> list[SiteImage]:
     return [finding for finding in site if finding.page == page]
 
 
@@ -108,7 +108,7 @@ class TestWhatIsFound:
         choices = SiteOptions(force=True)
 
         found = Site([files.named(str(folder / "named.html"))], choices).findings
-        gull = of(Site([files.named(str(folder))], choices), "index.html")[2]
+        gull = images_of(Site([files.named(str(folder))], choices), "index.html")[2]
 
         assert [one.state for one in found] == [AltState.OK, AltState.OK, AltState.ASK]
         assert (gull.place.alt, gull.state) == ("A gull sits on a mooring post.", AltState.ASK)
@@ -126,7 +126,7 @@ class TestWhatIsFound:
 
 class TestContext:
     def test_the_prompt_has_the_text_around_an_image(self, site: Site) -> None:
-        boat = of(site, "index.html")[1].context
+        boat = images_of(site, "index.html")[1].context
 
         assert boat.as_alt_text() == {
             "page_title": "Harbour Museum",
@@ -137,30 +137,30 @@ class TestContext:
         assert boat.language == "en"
 
     def test_captions_headings_and_titles_are_found(self, site: Site) -> None:
-        assert of(site, "figures.html")[0].context.caption == "The Ida, 1910"
-        assert of(site, "visit.html")[1].context.heading == "By car"
-        assert of(site, "docs/sphinx.html")[1].context.caption == "The tram."
-        assert of(site, "docs/sphinx.html")[0].context.heading == "Installation"
-        assert of(site, "blog/hugo.md")[0].context.page_title == "Spring fair"
-        assert of(site, "docs/guide/deep.md")[0].context.heading == "Deep"
-        wordpress = of(site, "blog/wordpress.html")[0].context
+        assert images_of(site, "figures.html")[0].context.caption == "The Ida, 1910"
+        assert images_of(site, "visit.html")[1].context.heading == "By car"
+        assert images_of(site, "docs/sphinx.html")[1].context.caption == "The tram."
+        assert images_of(site, "docs/sphinx.html")[0].context.heading == "Installation"
+        assert images_of(site, "blog/hugo.md")[0].context.page_title == "Spring fair"
+        assert images_of(site, "docs/guide/deep.md")[0].context.heading == "Deep"
+        wordpress = images_of(site, "blog/wordpress.html")[0].context
         assert wordpress.caption == "The Ida under sail"
 
     def test_the_context_of_a_link_has_the_title_of_its_target(self, site: Site) -> None:
-        links = of(site, "links.html")
+        links = images_of(site, "links.html")
 
         assert links[0].context.destination == "Plan your visit (visit.html)"
-        assert of(site, "index.html")[0].context.destination == "Harbour Museum (/)"
+        assert images_of(site, "index.html")[0].context.destination == "Harbour Museum (/)"
         assert links[10].context.destination == "Search"
 
     def test_languages_are_those_of_the_nearest_element(self, site: Site) -> None:
-        assert [one.context.language for one in of(site, "languages.html")] == [
+        assert [one.context.language for one in images_of(site, "languages.html")] == [
             "de-AT",
             "fr",
             "de-AT",
         ]
-        assert of(site, "page.xhtml")[0].context.language == "en"
-        assert of(site, "blog/hugo.md")[0].context.language == "de"
+        assert images_of(site, "page.xhtml")[0].context.language == "en"
+        assert images_of(site, "blog/hugo.md")[0].context.language == "de"
 
 
 class TestKeys:
@@ -176,9 +176,11 @@ class TestKeys:
 
     def test_links_to_different_places_are_asked_about_separately(self, site: Site) -> None:
         maps = [
-            f for f in of(site, "links.html") if f.state is AltState.ASK and "map" in f.place.source
+            f
+            for f in images_of(site, "links.html")
+            if f.state is AltState.ASK and "map" in f.place.source
         ]
-        elsewhere = of(site, "docs/gfm.md")[4]
+        elsewhere = images_of(site, "docs/gfm.md")[4]
 
         assert len({f.key for f in maps}) == 1
         assert elsewhere.place.source == "../img/map.png"
@@ -240,7 +242,7 @@ class TestWriting:
 
     def test_what_the_page_s_encoding_lacks_is_written_as_a_reference(self, folder: Path) -> None:
         found = Site([files.named(str(folder))])
-        letter = of(found, "shop/newsletter.html")[1]
+        letter = images_of(found, "shop/newsletter.html")[1]
         index = found.findings.index(letter)
 
         write.write(
