@@ -8,11 +8,12 @@ EDITABLE := --config-settings editable_mode=compat --editable
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-families test-images release faults faults-long sbom audit check format docs session up train-demo eval-demo bench bench-engine bench-peers bench-service bench-redis bench-stream bench-startup plots lock clean
+.PHONY: help demo test test-fast test-families test-images release faults faults-long sbom audit check format docs session pictures up train-demo eval-demo bench bench-engine bench-peers bench-service bench-queue bench-redis bench-stream bench-startup plots lock clean
 
 help:
 	@echo "make demo           caption drawn scenes with the whole service, on this machine"
 	@echo "make test           install what the tests need, run them all, then the checks"
+	@echo "make test-fast      the tests that need no server and no model: what to run at each change"
 	@echo "make test-families  compare every kind on every model with transformers, a line each"
 	@echo "make test-images    build the container images and have them answer a job"
 	@echo "make release        build wheel and sdist, and use them in an empty environment"
@@ -21,6 +22,7 @@ help:
 	@echo "make check          format, lint, types, import rules"
 	@echo "make docs           write the generated parts of docs/api.md and docs/cli.md"
 	@echo "make session        record the terminal session that the README shows"
+	@echo "make pictures       draw the dashboards and idefiq top as a real run fills them"
 	@echo "make up             run the service until Ctrl-C"
 	@echo "make train-demo     train the demonstration model again (two to three hours)"
 	@echo "make eval-demo      measure it on scenes it was never trained on"
@@ -46,10 +48,17 @@ demo: $(VENV)/run
 up: $(VENV)/run
 	$(BIN)/idefiq up
 
+# So many at a time; each has servers of its own.
+JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 8 ? n : 8)))
+PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
+
 test: $(VENV)/dev
 	tests/install-servers
-	$(BIN)/python -m pytest
+	$(PYTEST)
 	$(MAKE) check
+
+test-fast: $(VENV)/dev
+	$(PYTEST) -m fast
 
 test-families: $(VENV)/dev
 	$(BIN)/python -m tests.workers.families.report --write
@@ -88,6 +97,7 @@ check: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest --quiet tests/test_house.py
 
 format: $(VENV)/dev
 	$(BIN)/ruff format .
@@ -99,13 +109,17 @@ docs: $(VENV)/dev
 session: $(VENV)/run
 	$(BIN)/python -m docs.session
 
+pictures: $(VENV)/dev
+	tests/install-servers
+	$(BIN)/python -m docs.pictures
+
 train-demo: $(VENV)/run
 	$(BIN)/python -m workers.demo.train
 
 eval-demo: $(VENV)/run
 	$(BIN)/python -m workers.demo.evaluate
 
-bench: bench-engine bench-peers bench-service bench-redis bench-stream bench-startup
+bench: bench-engine bench-peers bench-service bench-queue bench-redis bench-stream bench-startup
 
 bench-engine: $(VENV)/dev
 	$(BIN)/python -m benchmarks.engine
@@ -122,6 +136,9 @@ bench-peers: build/peers/done
 bench-service: $(VENV)/dev
 	tests/install-servers
 	$(BIN)/python -m benchmarks.service
+
+bench-queue: $(VENV)/dev
+	tests/install-servers
 	$(BIN)/python -m benchmarks.queue
 
 bench-redis: $(VENV)/dev

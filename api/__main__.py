@@ -12,22 +12,19 @@ import uvicorn
 from api.admin import app, open_database
 from api.app import create_app
 from api.settings import ApiSettings
-from db import failpoints
-from db.blobs import open_store
-from db.errors import IdefiqError
-from db.settings import CONFIG_STATUS, UNREADABLE, StorageSettings, explain
+from db import failpoints, logs, tracing
+from db.blobs.opening import open_store
+from db.settings import CONFIG_STATUS, PRIVATE_UMASK, UNREADABLE, StorageSettings, explain
+from db.vocabulary.errors import IdefiqError
 
 
 @app.command()
 def serve() -> None:
     """Run the API."""
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format=f"%(asctime)s %(levelname)s api[{os.getpid()}] %(message)s",
-    )
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     record, settings = StorageSettings(), ApiSettings()
+    logs.configure("api", record.log_format)
+    tracing.configure("api", record.traces_url)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     failpoints.arm(record.failpoints)
     uvicorn.run(
         create_app(record, settings),
@@ -49,6 +46,7 @@ def migrate() -> None:
 
 
 if __name__ == "__main__":
+    os.umask(PRIVATE_UMASK)
     try:
         app(prog_name="idefiq admin")
     except UNREADABLE as error:

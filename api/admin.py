@@ -3,24 +3,36 @@
 The service need not run, and no key is needed: whoever can read the database's URL may do it.
 """
 
+import csv
+import getpass
+import json
+import os
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from api.keys import KeyOut, make_key
-from db import owners, schema
-from db.database import Database
-from db.errors import RequestError
-from db.owners import LOCAL_OWNER, OwnerLimits
+from api.audit import AuditEntryOut
+from api.errors import request_error
+from api.keys import KeyIn, KeyOut, end_key, make_key, record_limits
+from db import audit, owners
+from db.audit import Actor, AuditAction
+from db.owners import LOCAL_OWNER
 from db.settings import StorageSettings
+from db.sql import schema
+from db.sql.database import Database
+from db.vocabulary.errors import RequestError
+from db.vocabulary.limits import OwnerLimits
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 keys = typer.Typer(no_args_is_help=True)
 app.add_typer(keys, name="keys", help="Manage API keys.")
-OwnerName = Annotated[str, typer.Argument(help="Owner; created if it does not exist")]
+OwnerArgument = Annotated[str, typer.Argument(help="Owner; created if it does not exist")]
+#: Entries of the audit that are read at once.
+AUDIT_PAGE = 1_000
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line")]
 
 
@@ -57,13 +69,21 @@ def open_database() -> Database:
     return database
 
 
+def _actor() -> Actor:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # in a container whose user has no name
+        user = f"uid {os.getuid()}"
+    return Actor(f"{user}, on the command line")
+
+
 def _print(record: BaseModel, line: str, *, as_json: bool) -> None:
     print(record.model_dump_json() if as_json else line)
 
 
 @app.command()
 def grant(
-    owner: OwnerName,
+    owner: OwnerArgument,
     prefix: Annotated[str, typer.Argument(help="s3://bucket/prefix")],
     as_json: AsJson = False,
 ) -> None:
@@ -74,14 +94,21 @@ def grant(
         raise RequestError(f"invalid prefix: {prefix!r}; expected s3://bucket/prefix")
     with open_database().transaction() as transaction:
         found = owners.get_or_create(transaction, owner)
-        owners.grant(transaction, found, bucket=bucket, prefix=path)
+        if owners.grant(transaction, found, bucket=bucket, prefix=path):
+            audit.record(
+                transaction,
+                _actor(),
+                AuditAction.GRANT_BUCKET,
+                owner=owner,
+                subject=f"s3://{bucket}/{path}",
+            )
     granted = Grant(owner=owner, prefix=f"s3://{bucket}/{path}")
     _print(granted, f"{owner} may read {granted.prefix}", as_json=as_json)
 
 
 @app.command()
 def limit(
-    owner: OwnerName,
+    owner: OwnerArgument,
     weight: Annotated[
         float | None, typer.Option(min=0.01, help="Share of the workers relative to other owners")
     ] = None,
@@ -110,19 +137,56 @@ def limit(
             before.max_job_items if job_items is None else job_items,
             before.max_stored_bytes if stored_bytes is None else stored_bytes,
         )
-        owners.limit(transaction, owner, limits)
+        if limits != before or default:
+            owners.limit(transaction, owner, limits)
+            record_limits(transaction, _actor(), owner, limits)
     shown = {name: "default" if n is None else n for name, n in asdict(limits).items()}
     line = f"{owner}: " + ", ".join(f"{name} {value}" for name, value in shown.items())
     _print(OwnerLine(owner=owner, **asdict(limits)), line, as_json=as_json)
+
+
+@app.command("audit")
+def show_audit(
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List who made or revoked keys, changed limits, granted buckets, and deleted what."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    if as_csv:
+        writer.writerow(AuditEntryOut.model_fields)
+    for entry in _entries(open_database()):
+        if as_csv:
+            values = entry.model_dump(mode="json")
+            writer.writerow([*list(values.values())[:-1], json.dumps(entry.detail)])
+        else:
+            moment = f"{entry.at:%Y-%m-%d %H:%M:%S}"
+            line = "  ".join((moment, entry.actor, entry.action, entry.owner, entry.subject))
+            _print(entry, line, as_json=as_json)
+
+
+def _entries(database: Database) -> Iterator[AuditEntryOut]:
+    before = None
+    while True:
+        with database.snapshot() as transaction:
+            page = audit.entries(transaction, before=before, limit=AUDIT_PAGE)
+        yield from map(AuditEntryOut.of, page)
+        if len(page) < AUDIT_PAGE:
+            return
+        before = page[-1].id
 
 
 @keys.command("create")
 def create_key(
     owner: Annotated[str | None, typer.Argument(help=f"Owner (default: {LOCAL_OWNER})")] = None,
     note: Annotated[str, typer.Option(help="A note for people")] = "",
+    holder: Annotated[
+        str, typer.Option(help="The person or program that gets it, for the audit and reviews")
+    ] = "",
     scope: Annotated[
         list[str] | None,
-        typer.Option(help="submit, read, review or admin; repeatable (default: all but admin)"),
+        typer.Option(
+            help="submit, read, review, metrics or admin; repeatable (default: the first three)"
+        ),
     ] = None,
     days: Annotated[int, typer.Option(min=0, help="Days until it expires (default: never)")] = 0,
     as_json: AsJson = False,
@@ -136,9 +200,12 @@ def create_key(
     scopes = scope or owners.USUAL_SCOPES
     if old_scopes is not None:
         scopes = [word.strip() for word in old_scopes.split(",")]
-    made = make_key(
-        open_database(), owner or old_owner or LOCAL_OWNER, note=note, scopes=scopes, days=days
-    )
+    wanted = {"owner": owner or old_owner or LOCAL_OWNER, "note": note, "holder": holder}
+    try:
+        asked = KeyIn.model_validate({**wanted, "scopes": scopes, "days": days or None})
+    except ValidationError as error:
+        raise request_error(error, wanted) from error
+    made = make_key(open_database(), asked, _actor())
     _print(made, made.key, as_json=as_json)
 
 
@@ -157,7 +224,9 @@ def _line(key: KeyOut) -> str:
     state = f"until {key.expires_at:%Y-%m-%d}" if key.expires_at else "no expiry"
     state = "revoked" if key.revoked_at else state
     made = f"{key.created_at:%Y-%m-%d}"
-    return "  ".join((key.id, key.owner, ",".join(key.scopes), made, state, used, key.note))
+    names = (key.holder, key.note)
+    facts = (key.id, key.owner, ",".join(key.scopes), made, state, used)
+    return "  ".join((*facts, *filter(None, names)))
 
 
 @keys.command("revoke")
@@ -166,6 +235,5 @@ def revoke_key(
     as_json: AsJson = False,
 ) -> None:
     """Revoke an API key at once."""
-    with open_database().transaction() as transaction:
-        owners.revoke_key(transaction, key_id)
+    end_key(open_database(), key_id, _actor())
     _print(Revoked(id=key_id), f"{key_id}: revoked", as_json=as_json)

@@ -2,24 +2,45 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from api import errors, events, health, images, jobs, keys, models, reviews, webhooks
+from api import (
+    audit,
+    errors,
+    events,
+    health,
+    images,
+    jobs,
+    keys,
+    metrics,
+    models,
+    queue,
+    results,
+    reviews,
+    usage,
+    webhooks,
+)
+from api.authentication import Authentication
 from api.guard import BodyLimit, RequestIds
+from api.metrics import RequestMetrics
 from api.openai import batches, chat, files
+from api.openai.batch_input import BatchIn
 from api.openai.requests import ChatIn
+from api.readiness import ReadinessCheck
 from api.services import Services
 from api.settings import ApiSettings
 from api.watch import Watch
-from db import owners, schema
-from db.blobs import open_store
-from db.database import Database
+from db import owners
+from db.blobs.opening import open_store
 from db.owners import LOCAL_OWNER
 from db.settings import StorageSettings
+from db.sql import schema
+from db.sql.database import Database
 from workers.broker import Wakes, make_app
 from workers.notices import Notices
 
@@ -34,6 +55,7 @@ def create_app(record: StorageSettings, settings: ApiSettings) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with watch.running():
             yield
+        app.state.services.readiness.close()
         database.dispose()
 
     app = FastAPI(
@@ -45,22 +67,39 @@ def create_app(record: StorageSettings, settings: ApiSettings) -> FastAPI:
     )
     with database.transaction() as transaction:
         local_owner = owners.get_or_create(transaction, LOCAL_OWNER)
+    store, notices = open_store(record), Notices(settings.redis_url)
     app.state.services = Services(
         settings,
         database,
-        open_store(record),
+        store,
         Wakes(make_app(settings)),
-        Notices(settings.redis_url),
+        notices,
         watch,
+        ReadinessCheck(record, database, store, notices),
         record.limits,
         local_owner,
     )
+    app.add_middleware(Authentication)
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(RequestIds)
+    app.add_middleware(RequestMetrics)
     errors.install(app)
+    app.router.routes.extend(_router().routes)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+@cache
+def _router() -> APIRouter:
+    """All routes, which FastAPI prepares at the first request: once for all applications.
+
+    They are shared, so `app.dependency_overrides` has no effect.
+    """
+    router = APIRouter()
     for part in (
         events,
         jobs,
+        results,
         reviews,
         images,
         webhooks,
@@ -69,11 +108,14 @@ def create_app(record: StorageSettings, settings: ApiSettings) -> FastAPI:
         chat,
         models,
         keys,
+        audit,
+        queue,
+        usage,
         health,
+        metrics,
     ):
-        app.include_router(part.router)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
-    return app
+        router.include_router(part.router)
+    return router
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
@@ -87,7 +129,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             routes=app.routes,
         )
         known = document["components"]["schemas"]
-        for schema_class in (*jobs.SCHEMAS, ChatIn, batches.BatchIn):
+        for schema_class in (*jobs.SCHEMAS, ChatIn, BatchIn):
             described = schema_class.model_json_schema(ref_template="#/components/schemas/{model}")
             for name, nested in described.pop("$defs", {}).items():
                 known.setdefault(name, nested)

@@ -23,8 +23,9 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from db import errors, quotas
-from db.openai_rendering import error_body
+from db.queue import quotas
+from db.vocabulary import errors
+from db.vocabulary.openai_rendering import error_body
 
 STATUS: Mapping[type[errors.IdefiqError], int] = {
     errors.RequestError: 422,
@@ -53,7 +54,7 @@ _NOT_AGAIN = {"x-should-retry": "false"}
 #: Most errors in one response.
 MAX_ERRORS = 10
 
-#: Codes that belong to no class of db/errors.py: status and meaning.
+#: Codes that belong to no class of db/vocabulary/errors.py: status and meaning.
 OTHER_CODES: Mapping[str, tuple[int, str]] = {
     "internal": (500, "Unexpected error; the service's log has it under the request id."),
     "method_not_allowed": (405, "The route does not support this HTTP method."),
@@ -167,7 +168,7 @@ def _path_sent(error: Any, sent: object) -> list[int | str]:
 
 def install(app: FastAPI) -> None:
     """Install the handlers that render every error of `app`."""
-    app.add_exception_handler(errors.IdefiqError, _ours)
+    app.add_exception_handler(errors.IdefiqError, error_response)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(ClientDisconnect, _gone)
@@ -181,7 +182,8 @@ def _status(error: errors.IdefiqError) -> int:
     return 500
 
 
-def _ours(request: Request, error: Exception) -> JSONResponse:
+def error_response(request: Request, error: Exception) -> JSONResponse:
+    """Render one of our own errors."""
     assert isinstance(error, errors.IdefiqError)
     status, headers, where = _status(error), {}, {}
     if status == 401:
@@ -251,7 +253,7 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
 def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, errors.IdefiqError):
-        return _ours(request, error.__cause__)  # raised below while FastAPI read the body
+        return error_response(request, error.__cause__)  # raised below while FastAPI read the body
     codes = {404: errors.NotFound.code, 405: "method_not_allowed"}
     code = codes.get(error.status_code, errors.RequestError.code)
     render = envelope if _speaks_openai(request) else problem

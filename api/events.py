@@ -17,10 +17,10 @@ from starlette.concurrency import run_in_threadpool
 
 from api.schemas import JobOut
 from api.services import CurrentOwner, Parts, Services
-from db import jobs
-from db.errors import RequestError
-from db.jobs import Job
-from db.lines import json_line
+from db.queue import jobs
+from db.queue.jobs import Job
+from db.vocabulary.errors import RequestError
+from db.vocabulary.lines import json_line
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -29,7 +29,7 @@ MEDIA_TYPE = "text/event-stream"
 HEADERS: Mapping[str, str] = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 #: A comment is sent when there was nothing else for so long, so that proxies keep the line open.
 PING_SECONDS = 15.0
-END = "end"
+END_ID = "end"
 
 
 def event(data: str, *, name: str | None = None, number: str | None = None) -> bytes:
@@ -60,7 +60,7 @@ async def get_events(
             jobs.get(transaction, owner.id, job_id)
 
     await run_in_threadpool(look)
-    if last_event_id == END:
+    if last_event_id == END_ID:
         return Response(status_code=204)
     events = _events(services, job_id, _number(last_event_id))
     return StreamingResponse(events, media_type=MEDIA_TYPE, headers=HEADERS)
@@ -80,7 +80,7 @@ async def _events(services: Services, job_id: str, number: int) -> AsyncIterator
             job = watched.job
             if job and job != shown:
                 shown = job
-                yield event(_json(job), name="counts")
+                yield event(_json(services, job), name="counts")
                 while number < job.results:
                     page = await services.watch.results(job_id, number)
                     for place, line in page:
@@ -88,11 +88,11 @@ async def _events(services: Services, job_id: str, number: int) -> AsyncIterator
                     # Numbers of lost leases stay unused; what this job's row counts is there.
                     number = page[-1][0] if page else job.results
                 if job.finished_at:
-                    yield event(_json(job), name="end", number=END)
+                    yield event(_json(services, job), name="end", number=END_ID)
                     return
             if not await watched.news(news, PING_SECONDS):
                 yield b": still here\n\n"
 
 
-def _json(job: Job) -> str:
-    return json_line(JobOut.of(job).model_dump(mode="json")).decode()
+def _json(services: Services, job: Job) -> str:
+    return json_line(JobOut.of(job, services.settings).model_dump(mode="json")).decode()

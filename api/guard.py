@@ -12,7 +12,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import problem
 from api.settings import ApiSettings
-from db.errors import Forbidden, TooLarge
+from db import logs, tracing
+from db.tracing import RequestSpan
+from db.vocabulary.errors import Forbidden, TooLarge
 
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 #: A proxy in front means callers beyond this machine, whatever name they use for it.
@@ -23,6 +25,8 @@ _HARDENING = {
     "referrer-policy": "no-referrer",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
 }
+#: Requests of machines that watch the service; they have no spans.
+_PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 #: FastAPI's own pages, which load their scripts.
 _PAGES = frozenset({"/docs", "/docs/oauth2-redirect", "/redoc"})
 MAX_HEADER_BYTES = 64 * 1024
@@ -69,9 +73,10 @@ class BodyLimit:
 
 
 class RequestIds:
-    """Gives every request an id, and every response its `x-request-id` and hardening headers.
+    """Gives every request an id and a span, and every response the headers that all have.
 
-    Error bodies carry the same id, and so does the log line of an internal error.
+    These are its `x-request-id`, its `traceparent` and the hardening ones. Error bodies carry the
+    same id, and so does the log line of an internal error.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -84,15 +89,39 @@ class RequestIds:
             return
         name = scope.setdefault("state", {})["request_id"] = f"req_{secrets.token_hex(12)}"
 
+        given = Headers(scope=scope).get("traceparent")
+        is_traced = scope["path"] not in _PROBES
+        method = scope["method"]
+        status = 500
+
         async def named(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
+                status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = name
+                if span.traceparent:
+                    headers["traceparent"] = span.traceparent
                 if scope["path"] not in _PAGES:
                     headers.update(_HARDENING)
             await send(message)
 
-        await self._app(scope, receive, named)
+        described = {"http.request.method": method, "idefiq.request_id": name}
+        with (
+            tracing.request_span(given, is_traced, **described) as span,
+            logs.bound(**_ids(name, span)),
+        ):
+            try:
+                await self._app(scope, receive, named)
+            finally:
+                route = getattr(scope.get("route"), "path", "")
+                span.end(f"{method} {route}".strip(), status)
+
+
+def _ids(request_id: str, span: RequestSpan) -> dict[str, object]:
+    if not span.traceparent:
+        return {"request_id": request_id}
+    return {"request_id": request_id, "trace_id": tracing.trace_id(span.traceparent)}
 
 
 def _counting(receive: Receive, most: int) -> Callable[[], Any]:

@@ -3,10 +3,8 @@
 from fastapi import APIRouter, Response
 from fastapi.responses import RedirectResponse
 
+from api.readiness import HANGING, OTHER_SCHEMA, UNREACHABLE, WELL
 from api.services import Parts
-from db import schema, sessions
-from db.errors import StorageError
-from db.states import Stage
 
 router = APIRouter(tags=["health"])
 
@@ -17,11 +15,9 @@ async def root() -> RedirectResponse:
     return RedirectResponse("docs")  # relative, for a proxy that serves it below a path
 
 
-OK, UNREACHABLE = "ok", "unreachable"
-OTHER_SCHEMA = "schema of another version; run `idefiq migrate`"
 #: Values of `record`, as release 0.1 calls `database`; goes with 0.3.
 _RELEASE_0_1 = {
-    OK: "ok",
+    WELL: "ok",
     UNREACHABLE: "away",
     OTHER_SCHEMA: "its schema is not this version's: migrate",
 }
@@ -34,27 +30,24 @@ async def healthz() -> dict[str, str]:
 
 
 @router.get("/readyz")
-def readyz(services: Parts, response: Response) -> dict[str, object]:
-    """Readiness: 200 if the database, a worker with a loaded model and an intake are there."""
-    try:
-        with services.database.snapshot() as transaction:
-            current = schema.is_current(transaction)
-            engines = sessions.alive(transaction, Stage.GENERATE) if current else 0
-            intakes = sessions.alive(transaction, Stage.INTAKE) if current else 0
-    except StorageError:
-        response.status_code = 503
-        return _body("unavailable", UNREACHABLE, 0, 0)
-    ready = current and engines > 0 and intakes > 0
-    response.status_code = 200 if ready else 503
-    database = OK if current else OTHER_SCHEMA
-    return _body("ready" if ready else "starting", database, engines, intakes)
+async def readyz(services: Parts, response: Response) -> dict[str, object]:
+    """Readiness: 200 if every part that is needed to take items and to answer them is well.
 
-
-def _body(status: str, database: str, engines: int, intakes: int) -> dict[str, object]:
+    `parts` names each: `database` and `store` (writable), `disk` (enough is free), `redis` (only
+    informative: without it work starts a poll later), `intake` and `engines` (alive). A part is
+    `ok`, or says what is wrong with it.
+    """
+    found = await services.readiness.run()
+    response.status_code = 200 if found.is_ready else 503
+    database = found.detail("database")
+    status = "ready" if found.is_ready else "starting"
     return {
-        "status": status,
+        "status": "unavailable" if database in (UNREACHABLE, HANGING) else status,
         "database": database,
-        "record": _RELEASE_0_1[database],
-        "engines": engines,
-        "intakes": intakes,
+        "record": _RELEASE_0_1.get(database, "away"),
+        "engines": sum(found.engines.values()),
+        "intakes": found.intakes,
+        "parts": {part.name: part.detail for part in found.parts},
+        # Which models there are is nobody's business without a key.
+        **({} if services.settings.keys_required else {"models": found.engines}),
     }

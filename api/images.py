@@ -4,17 +4,27 @@ import hashlib
 from collections.abc import Sequence
 from typing import IO, Annotated
 
-from fastapi import APIRouter, Path, Request
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from api.schemas import Digests, ImageOut, ImagesOut, PresignedOut, PresignIn, PresignOut
-from api.services import CurrentOwner, Parts, Seer, Services
-from api.streams import pieces
-from db import known_images, quotas, retention
-from db.blobs import image_key
-from db.errors import NotFound, RequestError, TooLarge, Unsupported, WrongMediaType
+from api.audit import record_action
+from api.image_schemas import Digests, ImageOut, ImagesOut, PresignedOut, PresignIn, PresignOut
+from api.services import CurrentOwner, Parts, Seer, Services, Submitter
+from api.streams import PIECE_BYTES
+from db.audit import AuditAction
+from db.blobs.store import image_key
+from db.images import collection, known_images
+from db.images.image_bytes import read_image
+from db.queue import quotas
+from db.vocabulary.errors import (
+    ItemError,
+    NotFound,
+    RequestError,
+    TooLarge,
+    Unsupported,
+    WrongMediaType,
+)
 from workers.broker import UPKEEP
 
 router = APIRouter(prefix="/v1/images", tags=["images"])
@@ -26,7 +36,6 @@ MEDIA_TYPES = {
 } | {"SVG": "image/svg+xml"}
 MAX_FILES = 1_000
 PRESIGN_SECONDS = 900
-PIECE_BYTES = 256 * 1024
 _BODY = {
     "requestBody": {
         "required": True,
@@ -136,25 +145,30 @@ def presign(wanted: PresignIn, services: Parts, owner: CurrentOwner) -> PresignO
     return PresignOut(data=shown)
 
 
-@router.get("/{image}", response_class=StreamingResponse)
-def get(image: Reference, services: Parts, owner: Seer) -> StreamingResponse:
+@router.get("/{image}", response_class=Response)
+def get(image: Reference, services: Parts, owner: Seer) -> Response:
     """Return the bytes of an image that was checked, for a person who judges its text."""
     digest = image.removeprefix("blob:")
     with services.database.snapshot() as transaction:
         check_result = known_images.get(transaction, owner.id, [digest]).get(digest)
     if check_result is None or check_result.code != known_images.OK:
         raise NotFound(f"no such image: {digest}, or it was not found good")
+    try:
+        data = read_image(services.database, services.store, owner.id, digest)
+    except ItemError as error:
+        raise NotFound(str(error)) from error
     headers = {"Cache-Control": "private, max-age=3600, immutable"}
-    stored = services.store.open(image_key(owner.id, digest))
     media_type = MEDIA_TYPES.get(check_result.format or "", "application/octet-stream")
-    return StreamingResponse(pieces(stored), media_type=media_type, headers=headers)
+    return Response(data, media_type=media_type, headers=headers)
 
 
 @router.delete("/{image}", status_code=204)
-def delete(image: Reference, services: Parts, owner: CurrentOwner) -> None:
+def delete(image: Reference, services: Parts, caller: Submitter) -> None:
     """Delete an image within seconds; items that still need it fail with `image_not_found`."""
+    digest = image.removeprefix("blob:")
     with services.database.transaction() as transaction:
-        retention.delete_image(transaction, owner.id, image.removeprefix("blob:"))
+        collection.delete_image(transaction, caller.owner.id, digest)
+        record_action(transaction, caller, AuditAction.DELETE_IMAGE, f"blob:{digest}")
     services.wakes.wake(UPKEEP)
 
 

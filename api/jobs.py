@@ -1,42 +1,45 @@
 """Jobs: submit, inspect, read results, steer."""
 
 import re
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 from pydantic import StringConstraints
 from starlette.concurrency import run_in_threadpool
 
+from api.acceptance import wake_workers
+from api.audit import record_action
 from api.guard import NDJSON
+from api.item_checker import choose_model
 from api.schemas import (
-    PAGE_LIMIT,
     After,
-    Index,
+    IssueFilter,
     ItemIn,
     JobIn,
     JobOut,
     JobPage,
     JobPatch,
     Limit,
-    ResultPage,
+    RetryIn,
     SubmissionIn,
     decode_cursor,
     encode_cursor,
 )
-from api.services import CurrentOwner, Parts, Services
-from api.streams import PIECE_BYTES, pieces
-from api.submissions import Envelope, Spool, submit_json, tell_submitted
-from db import jobs, results, retention, submissions
-from db.errors import NotReady, RequestError, WrongMediaType
-from db.results import Item
+from api.services import CurrentOwner, Parts, Services, Submitter
+from api.streams import PIECE_BYTES
+from api.submissions import Envelope, Spool, submit_json
+from db.audit import AuditAction
+from db.queue import jobs, retention, retries, sessions
+from db.queue.retries import Retry
+from db.vocabulary.errors import WrongMediaType
+from db.vocabulary.request_validation import SAMPLING_OPTIONS, validate_request
 from workers.broker import INTAKE, UPKEEP, engine_queue
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 #: What `Retry-After` says on 202: how soon it makes sense to look.
-RETRY_AFTER_SECONDS = 1
+LOOK_AFTER_SECONDS = 1
 
 IdempotencyKey = Annotated[
     str | None,
@@ -115,7 +118,7 @@ def list_jobs(
         found = jobs.page(transaction, owner.id, before=before, limit=limit + 1)
     shown, more = found[:limit], len(found) > limit
     return JobPage(
-        data=[JobOut.of(job) for job in shown],
+        data=[JobOut.of(job, services.settings) for job in shown],
         has_more=more,
         next=encode_cursor(shown[-1].id) if more else None,
     )
@@ -134,7 +137,7 @@ async def _shown(
 ) -> Response:
     def look() -> JobOut:
         with services.database.snapshot() as transaction:
-            return JobOut.of(jobs.get(transaction, owner_id, job_id))
+            return JobOut.of(jobs.get(transaction, owner_id, job_id), services.settings)
 
     shown = await run_in_threadpool(look)
     headers = {}
@@ -147,7 +150,7 @@ async def _shown(
     if created:
         headers["Location"] = f"/v1/jobs/{job_id}"
     if pending:
-        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        headers["Retry-After"] = str(LOOK_AFTER_SECONDS)
     waited_out = created and not pending and "Preference-Applied" in headers
     status = 202 if created and not waited_out else 200
     return JSONResponse(shown.model_dump(mode="json"), status, headers=headers)
@@ -158,91 +161,20 @@ def _wait_seconds(prefer: str | None, most: int) -> int:
     return min(int(matched[1]), most) if matched else 0
 
 
-@router.get("/{job_id}/results")
-def get_results(
-    request: Request,
-    job_id: str,
-    services: Parts,
-    owner: CurrentOwner,
-    limit: Limit = 100,
-    after: After = None,
-) -> ResultPage:
-    """Return results so far, in the order in which items finished; a cursor misses none.
-
-    With `Accept: application/x-ndjson` all of them from the cursor on, one a line; the header
-    `X-Incomplete` says whether more will come.
-    """
-    number = _number(after)
-    with services.database.snapshot() as transaction:
-        job = jobs.get(transaction, owner.id, job_id)
-        if NDJSON in request.headers.get("accept", ""):
-            headers = {"X-Incomplete": "false" if job.finished_at else "true"}
-            return StreamingResponse(  # type: ignore[return-value]  # not what the schema describes
-                _lines(services, job_id, number), media_type=NDJSON, headers=headers
-            )
-        page = results.finished_after(transaction, job_id, number=number, limit=limit + 1)
-    shown = page[:limit]
-    last = shown[-1].result_number or number if shown else number
-    return ResultPage(
-        data=[item.public() for item in shown],
-        complete=job.finished_at is not None and len(page) <= limit,
-        next=encode_cursor(str(last)),
-    )
-
-
-def _number(after: str | None) -> int:
-    text = decode_cursor(after) if after else "0"
-    if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise RequestError(f"invalid cursor of results: {after!r}", field="after")
-    return int(text)
-
-
-def _lines(services: Services, job_id: str, number: int) -> Iterator[bytes]:
-    pages = results.pages_as_finished(services.database, job_id, PAGE_LIMIT, number=number)
-    for page in pages:
-        yield b"".join(item.line() for item in page)
-
-
-@router.get("/{job_id}/results.jsonl", response_class=StreamingResponse)
-def get_results_file(job_id: str, services: Parts, owner: CurrentOwner) -> StreamingResponse:
-    """Return all results of a finished job, in the order of the submission."""
-    with services.database.snapshot() as transaction:
-        job = jobs.get(transaction, owner.id, job_id)
-    if job.finished_at is None:
-        raise NotReady(f"job {job_id} is {job.state}; its results so far are at …/results")
-    if job.results_key:
-        shown = pieces(services.store.open(job.results_key))
-    else:  # upkeep has not written the file yet
-        shown = _lines_in_order(services, job_id)
-    name = f'attachment; filename="{job_id}.jsonl"'
-    return StreamingResponse(shown, media_type=NDJSON, headers={"Content-Disposition": name})
-
-
-def _lines_in_order(services: Services, job_id: str) -> Iterator[bytes]:
-    for page in results.pages_in_order(services.database, job_id, PAGE_LIMIT):
-        yield b"".join(item.line() for item in page)
-
-
-@router.get("/{job_id}/items/{index}")
-def get_item(job_id: str, index: Index, services: Parts, owner: CurrentOwner) -> dict[str, Any]:
-    """Return one item in any state."""
-    with services.database.snapshot() as transaction:
-        item: Item = results.get(transaction, owner.id, job_id, index)
-    return {**item.public(), "stage": item.stage, "request": item.request}
-
-
 @router.patch("/{job_id}")
 def change(job_id: str, wanted: JobPatch, services: Parts, owner: CurrentOwner) -> JobOut:
     """Change the priority of a job, from the next claim on."""
     with services.database.transaction() as transaction:
-        return JobOut.of(jobs.prioritize(transaction, owner.id, job_id, wanted.priority))
+        job = jobs.prioritize(transaction, owner.id, job_id, wanted.priority)
+    return JobOut.of(job, services.settings)
 
 
 @router.delete("/{job_id}", status_code=204)
-def delete(job_id: str, services: Parts, owner: CurrentOwner) -> None:
+def delete(job_id: str, services: Parts, caller: Submitter) -> None:
     """Delete a finished job with its items and results. Its unused images are collected later."""
     with services.database.transaction() as transaction:
-        retention.soft_delete_job(transaction, owner.id, job_id)
+        retention.soft_delete_job(transaction, caller.owner.id, job_id)
+        record_action(transaction, caller, AuditAction.DELETE_JOB, job_id)
     services.wakes.wake(UPKEEP)
 
 
@@ -253,7 +185,7 @@ def cancel(job_id: str, services: Parts, owner: CurrentOwner) -> JobOut:
         job = jobs.cancel(transaction, owner.id, job_id)
     services.wakes.wake(UPKEEP)
     services.notices.changed(job_id)
-    return JobOut.of(job)
+    return JobOut.of(job, services.settings)
 
 
 @router.post("/{job_id}/pause")
@@ -262,7 +194,7 @@ def pause(job_id: str, services: Parts, owner: CurrentOwner) -> JobOut:
     with services.database.transaction() as transaction:
         job = jobs.pause(transaction, owner.id, job_id, paused=True)
     services.notices.changed(job_id)
-    return JobOut.of(job)
+    return JobOut.of(job, services.settings)
 
 
 @router.post("/{job_id}/resume")
@@ -272,29 +204,51 @@ def resume(job_id: str, services: Parts, owner: CurrentOwner) -> JobOut:
         job = jobs.pause(transaction, owner.id, job_id, paused=False)
     services.wakes.wake(INTAKE, engine_queue(job.model))
     services.notices.changed(job_id)
-    return JobOut.of(job)
+    return JobOut.of(job, services.settings)
 
 
 @router.post("/{job_id}/retry", status_code=202, response_model=JobOut)
-def retry(
+def retry(  # noqa: PLR0913 - parameters of the route
     job_id: str,
     services: Parts,
     owner: CurrentOwner,
     code: Annotated[
-        list[ErrorCode] | None, Query(description="Only these errors", max_length=50)
+        list[ErrorCode] | None,
+        Query(description="Only failed items with these errors", max_length=50),
     ] = None,
+    issue: IssueFilter = None,
+    changes: RetryIn | None = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Submit the failed items of a finished job again, as a new job."""
+    """Submit items of a finished job again, as a new job.
+
+    The failed ones; or with `issue` answers that have an issue, and failed ones only if `code`
+    names their errors. The body may hold other options for them.
+    """
+    wanted = Retry(code or (), issue or (), _retry_options(changes))
     with services.database.transaction() as transaction:
         earlier = jobs.get(transaction, owner.id, job_id)
-        new_id = submissions.retry(
-            transaction, earlier, code or (), _unquoted(idempotency_key), services.limits
+        model = choose_model(sessions.offers(transaction), earlier.model)
+        new_id = retries.retry(
+            transaction,
+            earlier,
+            wanted,
+            _unquoted(idempotency_key),
+            services.limits,
+            lambda request: validate_request(request, model),
         )
         job = jobs.get(transaction, owner.id, new_id)
-    tell_submitted(services, job.model)
-    shown = JobOut.of(job).model_dump(mode="json")
+    wake_workers(services, job.model)
+    shown = JobOut.of(job, services.settings).model_dump(mode="json")
     return JSONResponse(shown, 202, headers={"Location": f"/v1/jobs/{new_id}"})
+
+
+def _retry_options(changes: RetryIn | None) -> dict[str, Any]:
+    given = changes.options if changes else None
+    options = given.model_dump(exclude_none=True) if given else {}
+    if SAMPLING_OPTIONS.intersection(options):
+        options.setdefault("do_sample", True)
+    return options
 
 
 def _unquoted(idempotency_key: str | None) -> str | None:

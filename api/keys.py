@@ -1,21 +1,23 @@
 """API keys and owners, for operators with a key of the scope `admin`."""
 
-from collections.abc import Sequence
+import dataclasses
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.schemas import Name
 from api.services import Admin, Parts
-from db import owners, quotas
-from db.database import Database
-from db.owners import ApiKey, OwnerLimits
+from db import audit, owners
+from db.audit import Actor, AuditAction
+from db.owners import USUAL_SCOPES, ApiKey, Scope
+from db.queue import quotas
+from db.sql.database import Database, Transaction
+from db.vocabulary.limits import OwnerLimits
 
 router = APIRouter(prefix="/v1", tags=["operators"])
 
-ScopeName = Literal["submit", "read", "review", "admin"]
 OwnerName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Quota = Annotated[int, Field(ge=0, lt=2**53)]
 
@@ -27,8 +29,11 @@ class KeyIn(BaseModel):
 
     owner: OwnerName
     note: Name = ""
-    scopes: Annotated[list[ScopeName], Field(min_length=1, max_length=4)] = Field(
-        ["submit", "read", "review"], description="What it may do"
+    holder: Annotated[Name, Field(max_length=100)] = Field(
+        "", description="The person or program that gets the key, for the audit and for reviews"
+    )
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=len(Scope))] = Field(
+        list(USUAL_SCOPES), description="What it may do"
     )
     days: Annotated[int, Field(ge=1, le=3_650)] | None = Field(
         None, description="Valid for so long; for ever if left out"
@@ -41,6 +46,7 @@ class KeyOut(BaseModel):
     id: str
     owner: str
     note: str
+    holder: str = Field(description="The person or program that has the key; empty if unnamed")
     scopes: list[str]
     created_at: datetime
     expires_at: datetime | None
@@ -54,6 +60,7 @@ class KeyOut(BaseModel):
             id=key.id,
             owner=key.owner,
             note=key.note,
+            holder=key.holder,
             scopes=key.scopes.split(),
             created_at=key.created_at,
             expires_at=key.expires_at,
@@ -90,31 +97,41 @@ class OwnerOut(BaseModel):
     stored_bytes: int
 
 
-def make_key(
-    database: Database, owner: str, *, note: str, scopes: Sequence[str], days: int | None
-) -> NewKeyOut:
+def make_key(database: Database, wanted: KeyIn, actor: Actor) -> NewKeyOut:
     """Create an API key, and its owner if there is none of that name.
 
     Args:
-        days: It expires after so many; never if None or 0.
-
-    Raises:
-        RequestError: The owner's name or a scope is invalid.
+        actor: Who creates it, for the audit.
     """
-    expires_at = datetime.now(UTC) + timedelta(days=days) if days else None
+    expires_at = datetime.now(UTC) + timedelta(days=wanted.days) if wanted.days else None
     with database.transaction() as transaction:
-        found = owners.get_or_create(transaction, owner)
-        key = owners.create_key(transaction, found, note=note, scopes=scopes, expires_at=expires_at)
+        found = owners.get_or_create(transaction, wanted.owner)
+        key = owners.create_key(
+            transaction,
+            found,
+            note=wanted.note,
+            holder=wanted.holder,
+            scopes=wanted.scopes,
+            expires_at=expires_at,
+        )
         made = owners.key(transaction, owners.key_id(key))
+        audit.record(
+            transaction,
+            actor,
+            AuditAction.CREATE_KEY,
+            owner=found.name,
+            subject=made.id,
+            scopes=made.scopes.split(),
+            holder=made.holder,
+            note=made.note,
+        )
     return NewKeyOut(key=key, **KeyOut.of(made).model_dump())
 
 
 @router.post("/keys", status_code=201)
-def create_key(wanted: KeyIn, services: Parts, _: Admin) -> NewKeyOut:
+def create_key(wanted: KeyIn, services: Parts, admin: Admin) -> NewKeyOut:
     """Create an API key, and its owner if there is none of that name."""
-    return make_key(
-        services.database, wanted.owner, note=wanted.note, scopes=wanted.scopes, days=wanted.days
-    )
+    return make_key(services.database, wanted, admin.actor)
 
 
 @router.get("/keys")
@@ -125,10 +142,21 @@ def list_keys(services: Parts, _: Admin) -> list[KeyOut]:
 
 
 @router.delete("/keys/{key_id}", status_code=204)
-def revoke_key(key_id: str, services: Parts, _: Admin) -> None:
+def revoke_key(key_id: str, services: Parts, admin: Admin) -> None:
     """Revoke an API key at once."""
-    with services.database.transaction() as transaction:
+    end_key(services.database, key_id, admin.actor)
+
+
+def end_key(database: Database, key_id: str, actor: Actor) -> None:
+    """Revoke an API key.
+
+    Raises:
+        NotFound: There is no such key, or it was revoked before.
+    """
+    with database.transaction() as transaction:
         owners.revoke_key(transaction, key_id)
+        owner = owners.key(transaction, key_id).owner
+        audit.record(transaction, actor, AuditAction.REVOKE_KEY, owner=owner, subject=key_id)
 
 
 @router.get("/owners/{owner}")
@@ -150,5 +178,19 @@ def get_owner(owner: str, services: Parts, _: Admin) -> OwnerOut:
 def limit_owner(owner: str, wanted: LimitsIn, services: Parts, admin: Admin) -> OwnerOut:
     """Set an owner's limits, from its next submission and the next claim on."""
     with services.database.transaction() as transaction:
-        owners.limit(transaction, owner, OwnerLimits(**wanted.model_dump()))
+        limits = OwnerLimits(**wanted.model_dump())
+        owners.limit(transaction, owner, limits)
+        record_limits(transaction, admin.actor, owner, limits)
     return get_owner(owner, services, admin)
+
+
+def record_limits(transaction: Transaction, actor: Actor, owner: str, limits: OwnerLimits) -> None:
+    """Record new limits of an owner in the audit."""
+    audit.record(
+        transaction,
+        actor,
+        AuditAction.LIMIT_OWNER,
+        owner=owner,
+        subject=owner,
+        **dataclasses.asdict(limits),
+    )

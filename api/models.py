@@ -4,9 +4,9 @@ from fastapi import APIRouter
 
 from api.schemas import ModelOut, ModelsOut
 from api.services import CurrentOwner, Parts
-from db import sessions
-from db.errors import NotFound
-from db.sessions import Offer
+from db.queue import sessions
+from db.queue.sessions import Offer
+from db.vocabulary.errors import NotFound
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 

@@ -10,9 +10,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from api.schemas import After, CustomId, Index, Limit, decode_cursor, encode_cursor
 from api.services import Parts, Reviewer, Seer
 from db import reviews
-from db.errors import RequestError
-from db.requests import Line, no_nul
 from db.reviews import Action, Decision, Order, Review, ReviewState, Step
+from db.vocabulary.errors import RequestError
+from db.vocabulary.requests import Line, no_nul
 
 router = APIRouter(tags=["reviews"])
 
@@ -39,7 +39,9 @@ class DecisionIn(BaseModel):
     long_description: Written | None = Field(None, description="With edit")
     language: Line | None = Field(None, description="With edit: what the text is in, if known")
     reviewer: Annotated[Line, Field(max_length=100)] | None = Field(
-        None, description="Who decides, for the history; else the id of the key"
+        None,
+        description="Who decides, for the history. If the key names its holder, that is the"
+        " reviewer, and this is kept beside it",
     )
 
 
@@ -73,6 +75,9 @@ class StepOut(BaseModel):
     state: str
     text: str | None
     reviewer: str
+    stated_reviewer: str | None = Field(
+        description="Whom the client named, if the key says who the reviewer is"
+    )
     at: datetime
 
     @classmethod
@@ -84,6 +89,7 @@ class StepOut(BaseModel):
             state=step.content.state.value,
             text=step.content.text,
             reviewer=step.reviewer,
+            stated_reviewer=step.stated_reviewer,
             at=step.created_at,
         )
 
@@ -233,7 +239,8 @@ def decide(
         text=decision.text,
         long_description=decision.long_description,
         language=decision.language,
-        reviewer=decision.reviewer or caller.key_id or caller.owner.name,
+        reviewer=caller.holder or decision.reviewer or caller.actor.name,
+        stated_reviewer=decision.reviewer if caller.holder else None,
         key_id=caller.key_id or None,
     )
     with services.database.transaction() as transaction:

@@ -1,4 +1,4 @@
-"""JSON of requests and responses around db.requests, which defines the items themselves."""
+"""JSON of requests and responses around the items, which db.vocabulary.requests defines."""
 
 import base64
 from datetime import UTC, datetime
@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal, Self
 from fastapi import Path, Query
 from pydantic import (
     AfterValidator,
-    AnyHttpUrl,
     BaseModel,
     ConfigDict,
     FailFast,
@@ -16,17 +15,17 @@ from pydantic import (
     model_validator,
 )
 
-from api.settings import MAX_ITEMS
-from db import webhooks
-from db.errors import RequestError
-from db.jobs import Job
-from db.model_info import ModelInfo
-from db.requests import Request, no_nul
-from db.webhooks import Delivery, Webhook
+from api.prices import cost_of
+from api.settings import MAX_ITEMS, ApiSettings
+from db.queue.answer_issues import ANY, MIN_ANSWERS_TO_PAUSE
+from db.queue.jobs import Job
+from db.vocabulary.answer_issues import AnswerIssue
+from db.vocabulary.errors import RequestError
+from db.vocabulary.model_info import ModelInfo
+from db.vocabulary.requests import Options, Request, no_nul
 
 Name = Annotated[str, StringConstraints(max_length=200), AfterValidator(no_nul)]
 CustomId = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(no_nul)]
-Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Priority = Annotated[int, Field(ge=-10, le=10)]
 Source = Annotated[
     str,
@@ -38,7 +37,15 @@ PAGE_LIMIT = 1_000
 Limit = Annotated[int, Query(ge=1, le=PAGE_LIMIT)]
 After = Annotated[str | None, Query(description="`next` of the page before")]
 Index = Annotated[int, Path(ge=0, lt=2**53)]
-Digests = Annotated[list[Digest], Field(max_length=10_000), FailFast()]
+
+
+IssueFilter = Annotated[
+    list[Literal[ANY, *AnswerIssue]] | None,  # type: ignore[valid-type]
+    Query(
+        description="Only answers with one of these issues; `any` stands for all",
+        max_length=len(AnswerIssue) + 1,
+    ),
+]
 
 
 class ItemIn(Request):
@@ -60,6 +67,11 @@ class JobIn(BaseModel):
     )
     expires_after_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = Field(
         None, description="Items that are not running by then are cancelled"
+    )
+    pause_on_issues: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        None,
+        description="Pause the job when a larger share of its answers than this has issues, once"
+        f" it has {MIN_ANSWERS_TO_PAUSE} answers",
     )
 
 
@@ -90,6 +102,17 @@ class SubmissionIn(JobIn):
         return self
 
 
+class RetryIn(BaseModel):
+    """What is different in a retry."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    options: Options | None = Field(
+        None,
+        description="Laid over the options of each item. A sampling option turns sampling on",
+    )
+
+
 class JobPatch(BaseModel):
     """Fields of a job that can be changed."""
 
@@ -109,6 +132,23 @@ class Counts(BaseModel):
     cancelled: int
 
 
+class JobUsage(BaseModel):
+    """What the answered items of a job have used."""
+
+    cached: int = Field(description="Items answered from the answer cache; their tokens count not")
+    images: int
+    prompt_tokens: int
+    completion_tokens: int
+    device_seconds: float | None = Field(
+        description="Time on the device; items side by side share it. null if release 0.2, which"
+        " did not count, has worked for the job"
+    )
+    cost: float | None = Field(
+        description="By the prices of the settings; null if there are none, or nothing was counted"
+    )
+    currency: str
+
+
 class JobOut(BaseModel):
     """A job."""
 
@@ -124,12 +164,17 @@ class JobOut(BaseModel):
     finished_at: datetime | None
     items_per_second: float | None = Field(description="Average since the job started")
     eta_seconds: float | None = Field(description="Time left at that rate")
+    pause_reason: str | None = Field(description="requested, or issues: see `pause_on_issues`")
+    pause_on_issues: float | None
+    answers_with_issues: int
+    issues: dict[str, int] = Field(description="Answers with each issue, such as `cut`")
+    usage: JobUsage
     results_url: str
     results_file_url: str | None = Field(description="Set when the results object is written")
 
     @classmethod
-    def of(cls, job: Job, now: datetime | None = None) -> "JobOut":
-        """Build from a job as it is at `now`."""
+    def of(cls, job: Job, settings: ApiSettings, now: datetime | None = None) -> "JobOut":
+        """Build from a job as it is at `now`, with its cost by the prices of the settings."""
         done = job.succeeded + job.failed + job.cancelled
         rate = _rate(job, done, now or datetime.now(UTC))
         left = job.total - done if job.sealed_at else None
@@ -153,9 +198,27 @@ class JobOut(BaseModel):
             finished_at=job.finished_at,
             items_per_second=rate,
             eta_seconds=left / rate if left is not None and rate else None,
+            pause_reason=job.pause_reason,
+            pause_on_issues=job.pause_on_issues,
+            answers_with_issues=job.answers_with_issues,
+            issues=job.issue_counts,
+            usage=_usage(job, settings),
             results_url=f"/v1/jobs/{job.id}/results",
             results_file_url=f"/v1/jobs/{job.id}/results.jsonl" if job.results_key else None,
         )
+
+
+def _usage(job: Job, settings: ApiSettings) -> JobUsage:
+    used = job.usage
+    return JobUsage(
+        cached=job.cached,
+        images=job.images,
+        prompt_tokens=job.prompt_tokens,
+        completion_tokens=job.completion_tokens,
+        device_seconds=used and round(used.device_seconds, 6),
+        cost=used and cost_of(used, job.model, settings.prices),
+        currency=settings.currency,
+    )
 
 
 def _rate(job: Job, done: int, now: datetime) -> float | None:
@@ -181,47 +244,6 @@ class ResultPage(BaseModel):
     next: str = Field(description="Cursor to go on from, also when there is nothing more yet")
 
 
-class ImageOut(BaseModel):
-    """An uploaded image."""
-
-    image: str = Field(description="Its reference, for `images` of an item")
-    filename: str
-    size_bytes: int
-
-
-class ImagesOut(BaseModel):
-    """Uploaded images, in the order of the request."""
-
-    data: list[ImageOut]
-
-
-class PresignOne(BaseModel):
-    """An image that will be uploaded straight to the store."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    sha256: Digest
-    size_bytes: Annotated[int, Field(ge=1)]
-
-
-PresignIn = Annotated[list[PresignOne], Field(min_length=1, max_length=1_000), FailFast()]
-
-
-class PresignedOut(BaseModel):
-    """A URL for the bytes of an image; intake rejects bytes with another digest."""
-
-    image: str
-    url: str
-    method: str = "PUT"
-    expires_seconds: int
-
-
-class PresignOut(BaseModel):
-    """URLs for several images, in the order of the request."""
-
-    data: list[PresignedOut]
-
-
 class ModelOut(BaseModel):
     """A model and its state; the first fields are those of OpenAI's API."""
 
@@ -239,89 +261,6 @@ class ModelsOut(BaseModel):
 
     object: str = "list"
     data: list[ModelOut]
-
-
-class WebhookIn(BaseModel):
-    """A webhook to create: its URL and events."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    url: Annotated[AnyHttpUrl, Field(max_length=2_000)]
-    events: Annotated[list[Literal[*webhooks.EVENTS]], Field(max_length=20)] = Field(  # type: ignore[valid-type]
-        [], description="All, if there are none"
-    )
-
-
-class WebhookPatch(BaseModel):
-    """Fields of a webhook that can be changed."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    enabled: bool
-
-
-class WebhookOut(BaseModel):
-    """A webhook."""
-
-    id: str
-    url: str
-    events: list[str]
-    enabled: bool
-    created_at: datetime
-
-    @classmethod
-    def of(cls, webhook: Webhook) -> "WebhookOut":
-        """Build without the secret."""
-        return cls(
-            id=webhook.id,
-            url=webhook.url,
-            events=webhook.events.split(),
-            enabled=webhook.disabled_at is None,
-            created_at=webhook.created_at,
-        )
-
-
-class WebhookWithSecret(WebhookOut):
-    """A webhook with its secret, when either was just created."""
-
-    secret: str = Field(description="whsec_…, as Standard Webhooks has it; shown this once")
-
-
-class DeliveryOut(BaseModel):
-    """A delivery of a webhook and its attempts."""
-
-    id: str = Field(description="The header `webhook-id`, the same in every attempt")
-    event: str
-    subject: str = Field(description="The job or batch that has ended")
-    created_at: datetime
-    attempts: int
-    next_attempt_at: datetime | None
-    delivered_at: datetime | None
-    status: int | None = Field(description="What the receiver answered last")
-    problem: str | None
-
-    @classmethod
-    def of(cls, delivery: Delivery) -> "DeliveryOut":
-        """Build from a delivery."""
-        return cls(
-            id=delivery.id,
-            event=delivery.event,
-            subject=delivery.subject,
-            created_at=delivery.created_at,
-            attempts=delivery.attempts,
-            next_attempt_at=delivery.due_at,
-            delivered_at=delivery.delivered_at,
-            status=delivery.status,
-            problem=delivery.problem,
-        )
-
-
-class DeliveryPage(BaseModel):
-    """Deliveries, newest first."""
-
-    data: list[DeliveryOut]
-    has_more: bool
-    next: str | None = Field(description="Cursor of the next page")
 
 
 def encode_cursor(value: str) -> str:

@@ -3,17 +3,30 @@
 import ipaddress
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import SettingsConfigDict
 
-from workers.settings import BrokerSettings
+from db.settings import Count
+from workers.settings import BrokerSettings, WebhookSettings
 
-Count = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[float, Field(ge=0)]
 #: No setting allows more: a longer list is refused while it is read.
 MAX_ITEMS = 10_000
 
 
-class ApiSettings(BrokerSettings):
+class Price(BaseModel):
+    """What a model costs: prices that add up, each 0 if left out."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    item: NotNegative = 0.0
+    image: NotNegative = 0.0
+    million_prompt_tokens: NotNegative = 0.0
+    million_completion_tokens: NotNegative = 0.0
+    device_hour: NotNegative = 0.0
+
+
+class ApiSettings(BrokerSettings, WebhookSettings):
     """Where the API listens, and its limits."""
 
     model_config = SettingsConfigDict(env_prefix="IDEFIQ_", frozen=True, extra="ignore")
@@ -45,6 +58,13 @@ class ApiSettings(BrokerSettings):
         {},
         description='Aliases of models for OpenAI clients, as JSON such as {"gpt-4o-mini": "demo"}',
     )
+
+    prices: dict[str, Price] = Field(
+        {},
+        description="Prices by model, as JSON; `*` is any other. Of each: item, image,"
+        " million_prompt_tokens, million_completion_tokens, device_hour",
+    )
+    currency: str = Field("", description="Currency of the prices, shown beside costs")
 
     @property
     def keys_required(self) -> bool:

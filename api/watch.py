@@ -18,20 +18,20 @@ import redis.asyncio
 import redis.exceptions
 from starlette.concurrency import run_in_threadpool
 
-from db import jobs, results
-from db.database import Database
-from db.errors import StorageError
-from db.jobs import Job
+from db.queue import jobs, results
+from db.queue.jobs import Job
+from db.sql.database import Database
+from db.vocabulary.errors import StorageError
 from workers.notices import channel, plain_url
 
 #: Longest time between two polls of the database while anybody waits.
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 #: Shortest time between two polls, however many notices come.
-PAUSE_SECONDS = 0.03
+MIN_POLL_SECONDS = 0.03
 #: Longest wait for the tasks of a service that stops.
-STOP_SECONDS = 2.0
+STOP_WAIT_SECONDS = 2.0
 #: Results in one page, which clients at the same result number share.
-PAGE = 500
+WATCHED_RESULTS = 500
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class Watch:
             for task in self._tasks:
                 task.cancel()
             # A client of Redis that connects at this moment may swallow its cancellation.
-            await asyncio.wait(self._tasks, timeout=STOP_SECONDS)
+            await asyncio.wait(self._tasks, timeout=STOP_WAIT_SECONDS)
 
     @contextlib.asynccontextmanager
     async def watching(self, job_id: str) -> AsyncIterator[Watched]:
@@ -130,7 +130,7 @@ class Watch:
 
     def _read(self, job_id: str, number: int) -> ResultsPage:
         with self._database.snapshot() as transaction:
-            page = results.finished_after(transaction, job_id, number=number, limit=PAGE)
+            page = results.finished_after(transaction, job_id, number=number, limit=WATCHED_RESULTS)
         return [(item.result_number or 0, item.line()) for item in page]
 
     # ---- the database -----------------------------------------------------------------
@@ -142,9 +142,9 @@ class Watch:
             if not self._watched:
                 await self._hurry.wait()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), LOOK_SECONDS)
+                await asyncio.wait_for(self._hurry.wait(), POLL_SECONDS)
             self._hurry.clear()
-            if loop.time() - looked_at_all >= LOOK_SECONDS:
+            if loop.time() - looked_at_all >= POLL_SECONDS:
                 looked_at_all, job_ids = loop.time(), set(self._watched)
             else:
                 job_ids = self._unseen & self._watched.keys()
@@ -160,7 +160,7 @@ class Watch:
             for job in found:
                 if job.id in self._watched:
                     self._watched[job.id].update(job)
-            await asyncio.sleep(PAUSE_SECONDS)
+            await asyncio.sleep(MIN_POLL_SECONDS)
 
     def _jobs(self, job_ids: set[str]) -> list[Job]:
         if not job_ids:
@@ -191,7 +191,7 @@ class Watch:
             finally:
                 self._subscriptions = None
                 await client.aclose()
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _listen_to(self, client: "redis.asyncio.Redis") -> None:
         async with client.pubsub(ignore_subscribe_messages=True) as subscriptions:

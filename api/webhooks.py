@@ -2,45 +2,57 @@
 
 from fastapi import APIRouter
 
-from api.schemas import (
-    After,
+from api.schemas import After, Limit, decode_cursor, encode_cursor
+from api.services import CurrentOwner, Parts
+from api.webhook_schemas import (
     DeliveryOut,
     DeliveryPage,
-    Limit,
     WebhookIn,
     WebhookOut,
     WebhookPatch,
     WebhookWithSecret,
-    decode_cursor,
-    encode_cursor,
 )
-from api.services import CurrentOwner, Parts
-from db import webhooks
+from db.vocabulary.errors import RequestError
+from db.webhooks import endpoints, outbox
+from workers.addresses import Refused, check_host, checked
 from workers.broker import UPKEEP
+from workers.settings import WebhookSettings
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 
 
 @router.post("", status_code=201)
 def create(wanted: WebhookIn, services: Parts, owner: CurrentOwner) -> WebhookWithSecret:
-    """Create a webhook. Its secret is shown this once."""
+    """Create a webhook. Its secret is shown this once.
+
+    422 if nothing could ever be delivered to the URL: its port, or an address that is not public.
+    """
+    _check_deliverable(str(wanted.url), services.settings)
     with services.database.transaction() as transaction:
-        made = webhooks.add(transaction, owner.id, str(wanted.url), wanted.events)
+        made = endpoints.add(transaction, owner.id, str(wanted.url), wanted.events)
     return WebhookWithSecret(secret=made.secret, **WebhookOut.of(made).model_dump())
+
+
+def _check_deliverable(url: str, settings: WebhookSettings) -> None:
+    try:
+        _, host = checked(url, settings.webhook_ports)
+        check_host(host, settings.webhook_networks)
+    except Refused as error:
+        raise RequestError(f"{error}; nothing could be delivered there", field="url") from error
 
 
 @router.get("")
 def list_webhooks(services: Parts, owner: CurrentOwner) -> list[WebhookOut]:
     """List the owner's webhooks, oldest first."""
     with services.database.snapshot() as transaction:
-        return [WebhookOut.of(one) for one in webhooks.of_owner(transaction, owner.id)]
+        return [WebhookOut.of(one) for one in endpoints.of_owner(transaction, owner.id)]
 
 
 @router.get("/{webhook_id}")
 def get_webhook(webhook_id: str, services: Parts, owner: CurrentOwner) -> WebhookOut:
     """Return one webhook."""
     with services.database.snapshot() as transaction:
-        return WebhookOut.of(webhooks.get(transaction, owner.id, webhook_id))
+        return WebhookOut.of(endpoints.get(transaction, owner.id, webhook_id))
 
 
 @router.patch("/{webhook_id}")
@@ -49,7 +61,7 @@ def change(
 ) -> WebhookOut:
     """Enable or disable a webhook; one that answered 410 was disabled by itself."""
     with services.database.transaction() as transaction:
-        found = webhooks.enable(transaction, owner.id, webhook_id, enabled=wanted.enabled)
+        found = endpoints.enable(transaction, owner.id, webhook_id, enabled=wanted.enabled)
     services.wakes.wake(UPKEEP)
     return WebhookOut.of(found)
 
@@ -58,14 +70,14 @@ def change(
 def delete(webhook_id: str, services: Parts, owner: CurrentOwner) -> None:
     """Delete a webhook and its deliveries."""
     with services.database.transaction() as transaction:
-        webhooks.remove(transaction, owner.id, webhook_id)
+        endpoints.remove(transaction, owner.id, webhook_id)
 
 
 @router.post("/{webhook_id}/rotate")
 def rotate(webhook_id: str, services: Parts, owner: CurrentOwner) -> WebhookWithSecret:
     """Create another secret. For a day, deliveries are signed with the old one too."""
     with services.database.transaction() as transaction:
-        made = webhooks.rotate(transaction, owner.id, webhook_id)
+        made = endpoints.rotate(transaction, owner.id, webhook_id)
     return WebhookWithSecret(secret=made.secret, **WebhookOut.of(made).model_dump())
 
 
@@ -80,7 +92,7 @@ def list_deliveries(
     """List a webhook's deliveries of the last 30 days, newest first."""
     before = decode_cursor(after) if after else None
     with services.database.snapshot() as transaction:
-        found = webhooks.log(transaction, owner.id, webhook_id, before=before, limit=limit + 1)
+        found = outbox.log(transaction, owner.id, webhook_id, before=before, limit=limit + 1)
     shown, more = found[:limit], len(found) > limit
     return DeliveryPage(
         data=[DeliveryOut.of(one) for one in shown],
@@ -95,6 +107,6 @@ def redeliver(
 ) -> DeliveryOut:
     """Deliver one again, under the same `webhook-id`."""
     with services.database.transaction() as transaction:
-        found = webhooks.redeliver(transaction, owner.id, webhook_id, delivery_id)
+        found = outbox.redeliver(transaction, owner.id, webhook_id, delivery_id)
     services.wakes.wake(UPKEEP)
     return DeliveryOut.of(found)

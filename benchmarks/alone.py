@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-from db.leases import Lease
-from db.states import SourceApi
+from db.queue.lease import Lease
+from db.vocabulary.states import SourceApi
 from workers import families
-from workers.engine.device import Device, ItemOutcome, device_thread
+from workers.engine.device import Device, device_thread
+from workers.engine.halving import ItemOutcome
+from workers.engine.in_flight import InFlight, ItemStep
 from workers.engine.schedule import Schedule, ScheduledItem
 from workers.families.base import Answer
 from workers.images import decode
@@ -40,9 +42,11 @@ class Alone:
         self._ended: queue.SimpleQueue[tuple[ScheduledItem, ItemOutcome | None]] = (
             queue.SimpleQueue()
         )
+        self._in_flight = InFlight()
         self._device = Device(
             self.family,
             self._schedule,
+            self._in_flight,
             stuck_seconds=600,
             probe=lambda: None,
             on_broken=lambda: None,
@@ -57,10 +61,12 @@ class Alone:
         begun = 0
         while len(answers) < len(asked):
             while begun < len(asked) and begun - len(answers) < self._most_in_hand:
-                self._device.expect(1)
-                self._loaders.submit(self._load, begun, asked[begun])
+                lease = _lease(begun, asked[begun])
+                self._in_flight.add([lease], ItemStep.PREPARING)
+                self._loaders.submit(self._load, lease, asked[begun])
                 begun += 1
             one, outcome = self._ended.get()
+            self._in_flight.remove([one.lease])
             if not isinstance(outcome, Answer):
                 self.close()
                 raise SystemExit(f"an item was not answered: {outcome!r}")
@@ -76,19 +82,18 @@ class Alone:
         self._loaders.shutdown()
         self._device.close()
 
-    def _load(self, number: int, asked: Asked) -> None:
+    def _load(self, lease: Lease, asked: Asked) -> None:
         item = self.family.prepare(asked.request, [decode(asked.read())])
         slots = self.family.slot_engine
         fits = slots is not None and slots.accepts(item)
         cost = slots.prefill_cost(item) if slots else item.tokens
-        self._device.put(
-            ScheduledItem(_lease(number, asked), "", item, fits, cost, runs_alone=False)
-        )
+        self._device.put(ScheduledItem(lease, item, fits, cost, runs_alone=False))
 
 
 def _lease(number: int, asked: Asked) -> Lease:
     return Lease(
         item_id=number,
+        session_id="",
         claim_number=1,
         attempts=0,
         rescues=0,

@@ -1,4 +1,4 @@
-"""`make bench-service`, its second half: the queue without a model, against bare SQL.
+"""`make bench-queue`: the queue without a model, against bare SQL.
 
     accept            POST of NDJSON ─▶ 202      ÷  COPY of the same rows (until claimable: apart)
     claim + complete  two echo workers           ÷  two bare loops of UPDATEs on the same rows

@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 from idefiq import Client
-from idefiq.up import Service, Stack
+from idefiq.supervised import Service
+from idefiq.up import Stack
 from workers.demo.draw import draw
 
 IMAGES = 200

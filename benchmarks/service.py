@@ -24,7 +24,8 @@ from typing import Any, TypeVar
 
 from benchmarks import workload
 from benchmarks.figures import spread
-from db.blobs import FolderStore, image_key
+from db.blobs.folder import FolderStore
+from db.blobs.store import image_key
 from idefiq import Client
 from idefiq.up import Stack
 from workers.demo.draw import draw

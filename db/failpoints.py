@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from db.errors import EngineError, RequestError, StorageError
+from db.vocabulary.errors import EngineError, RequestError, StorageError
 
 #: All places, in the order in which an item passes them.
 PLACES = (

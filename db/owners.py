@@ -16,9 +16,11 @@ from enum import StrEnum
 from sqlalchemy import Connection, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from db.clock import after, now
-from db.errors import NotFound, RequestError, Unauthorized
+from db.audit import Actor
+from db.sql.clock import after, now
 from db.tables import api_keys, grants, owners
+from db.vocabulary.errors import NotFound, RequestError, Unauthorized
+from db.vocabulary.limits import OwnerLimits
 
 
 class Scope(StrEnum):
@@ -29,6 +31,8 @@ class Scope(StrEnum):
     READ = "read"
     #: Judge answers.
     REVIEW = "review"
+    #: Read the metrics of the service, which name owners.
+    METRICS = "metrics"
     #: Keys and owners: what an operator does.
     ADMIN = "admin"
 
@@ -51,26 +55,13 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True)
-class OwnerLimits:
-    """Weight and quotas of an owner; None uses the default of the settings.
-
-    Attributes:
-        weight: Share of the workers, beside those of others who want some.
-    """
-
-    weight: float = 1.0
-    max_queued_items: int | None = None
-    max_job_items: int | None = None
-    max_stored_bytes: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class ApiKey:
     """An API key without its secret."""
 
     id: str
     owner: str
     note: str
+    holder: str
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
@@ -80,12 +71,23 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sends a request, and with which key; `is_noted` means that the use was recorded."""
+    """Who sends a request, and with which key.
+
+    Attributes:
+        holder: Name of the person or program that has the key; "" if the key does not say.
+        is_noted: True if the use of the key was recorded.
+    """
 
     owner: Owner
     scopes: frozenset[str]
     key_id: str = ""
+    holder: str = ""
     is_noted: bool = True
+
+    @property
+    def actor(self) -> Actor:
+        """Who it is, for the audit."""
+        return Actor(self.holder or self.key_id or self.owner.name, self.key_id or None)
 
 
 def get_or_create(transaction: Connection, name: str) -> Owner:
@@ -143,6 +145,7 @@ def create_key(
     owner: Owner,
     *,
     note: str = "",
+    holder: str = "",
     scopes: Sequence[str] = USUAL_SCOPES,
     expires_at: datetime | None = None,
 ) -> str:
@@ -165,6 +168,7 @@ def create_key(
             owner_id=owner.id,
             secret_hash=_digest(key),
             note=note,
+            holder=holder,
             created_at=now(),
             expires_at=expires_at,
         )
@@ -195,6 +199,7 @@ def authenticate(transaction: Connection, key: str) -> Caller:
             select(
                 api_keys.c.secret_hash,
                 api_keys.c.scopes,
+                api_keys.c.holder,
                 owners.c.id,
                 owners.c.name,
                 (api_keys.c.last_used_at > after(-USE_SECONDS)).label("is_noted"),
@@ -210,7 +215,7 @@ def authenticate(transaction: Connection, key: str) -> Caller:
     if not row or not hmac.compare_digest(row.secret_hash, _digest(key)):
         raise Unauthorized("the API key is not valid")
     scopes = frozenset(row.scopes.split())
-    return Caller(Owner(row.id, row.name), scopes, key_id(key), bool(row.is_noted))
+    return Caller(Owner(row.id, row.name), scopes, key_id(key), row.holder, bool(row.is_noted))
 
 
 def note_use(transaction: Connection, name: str) -> None:
@@ -237,6 +242,7 @@ _KEYS = select(
     api_keys.c.id,
     owners.c.name,
     api_keys.c.note,
+    api_keys.c.holder,
     api_keys.c.created_at,
     api_keys.c.expires_at,
     api_keys.c.revoked_at,
@@ -256,10 +262,16 @@ def key(transaction: Connection, name: str) -> ApiKey:
     return ApiKey(*transaction.execute(_KEYS.where(api_keys.c.id == name)).one())
 
 
-def grant(transaction: Connection, owner: Owner, *, bucket: str, prefix: str) -> None:
-    """Allow an owner's `s3://` references below a prefix of a bucket. Safe to repeat."""
-    if not may_read_exactly(transaction, owner.id, bucket, prefix):
-        transaction.execute(insert(grants).values(owner_id=owner.id, bucket=bucket, prefix=prefix))
+def grant(transaction: Connection, owner: Owner, *, bucket: str, prefix: str) -> bool:
+    """Allow an owner's `s3://` references below a prefix of a bucket. Safe to repeat.
+
+    Returns:
+        True if it was not allowed before.
+    """
+    if may_read_exactly(transaction, owner.id, bucket, prefix):
+        return False
+    transaction.execute(insert(grants).values(owner_id=owner.id, bucket=bucket, prefix=prefix))
+    return True
 
 
 def may_read_exactly(transaction: Connection, owner_id: int, bucket: str, prefix: str) -> bool:

@@ -1,5 +1,8 @@
 """Reviews: the queue of drafts of alternative text, and what people decide about them.
 
+Longer than 300 lines because the statements of a decision, its history and its undoing have to
+agree.
+
     draft ──▶ unreviewed ──accept──▶ accepted       each step: who, when, what it led to
                   │  ├─────edit────▶ edited         and each can be undone, back to the draft
                   │  ├──decorative─▶ decorative
@@ -17,10 +20,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, tuple_, update
 
-from db.clock import now
-from db.errors import NotFound, RequestError, ReviewConflict
-from db.requests import effective
+from db.sql.clock import now
 from db.tables import items, jobs, review_steps, reviews
+from db.vocabulary.errors import NotFound, RequestError, ReviewConflict
+from db.vocabulary.requests import effective
 
 
 class ReviewState(StrEnum):
@@ -107,6 +110,7 @@ class Decision:
         text: With "edit": the new text; the others have none.
         language: With "edit": what the text is in.
         reviewer: A name for the history.
+        stated_reviewer: Whom the client named, if the key says otherwise.
         key_id: The key that was used, if there was one.
     """
 
@@ -116,6 +120,7 @@ class Decision:
     long_description: str | None = None
     language: str | None = None
     reviewer: str = ""
+    stated_reviewer: str | None = None
     key_id: str | None = None
 
 
@@ -127,6 +132,7 @@ class Step:
     action: Action
     content: Content
     reviewer: str
+    stated_reviewer: str | None
     created_at: datetime
 
 
@@ -262,7 +268,14 @@ def history(transaction: Connection, review: Review) -> list[Step]:
         .order_by(review_steps.c.revision)
     )
     return [
-        Step(row.revision, Action(row.action), _content(row), row.reviewer, row.created_at)
+        Step(
+            row.revision,
+            Action(row.action),
+            _content(row),
+            row.reviewer,
+            row.stated_reviewer,
+            row.created_at,
+        )
         for row in rows
     ]
 
@@ -307,6 +320,7 @@ def decide(
             action=decision.action.value,
             undo_to=undo_to,
             reviewer=decision.reviewer,
+            stated_reviewer=decision.stated_reviewer,
             key_id=decision.key_id,
             created_at=now(),
         )

@@ -6,13 +6,19 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from db.owners import OwnerLimits
+from db.logs import LogFormat
+from db.vocabulary.limits import OwnerLimits
 
 Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
 #: What is raised when settings cannot be read.
 UNREADABLE = (ValidationError, SettingsError)
 #: Exit status of a process that no restart can help (EX_CONFIG of sysexits.h).
 CONFIG_STATUS = 78
+
+
+#: Files that the service makes are its user's alone (0600), and so are folders (0700).
+PRIVATE_UMASK = 0o077
 
 
 def explain(error: ValidationError | SettingsError) -> str:
@@ -64,6 +70,14 @@ class StorageSettings(BaseSettings):
     )
     max_stored_bytes: Annotated[int, Field(ge=0)] = Field(
         0, description="Most bytes of an owner in the store; 0 for no limit"
+    )
+    log_format: LogFormat = Field(
+        "text", description="Format of logs: text for people, json for programs"
+    )
+    traces_url: str = Field(
+        "",
+        description="OTLP/HTTP endpoint for traces, such as http://127.0.0.1:4318/v1/traces; empty"
+        " for none. OpenTelemetry's own variables apply too, such as OTEL_TRACES_SAMPLER",
     )
     failpoints: dict[str, str] = Field(
         {}, description="For tests: failpoints to arm, as JSON; see db/failpoints.py"

@@ -1,9 +1,13 @@
 """`make docs`: writes the parts of the reference pages that follow from the code.
 
+Longer than 300 lines because it writes every generated page.
+
 OpenAPI document ─▶ every route, with the examples of docs/examples.txt ─▶ api.md
 error classes    ─▶ every code with its status                          ─▶ errors.md
 settings classes ─▶ every environment variable              ─▶ settings.md, deploy/env.example
 commands         ─▶ every argument and option                           ─▶ cli.md
+metrics          ─▶ every metric, by process                            ─▶ monitoring.md
+panels           ─▶ docs/dashboards.py                       ─▶ deploy/monitoring/grafana
 """
 
 import json
@@ -23,13 +27,18 @@ from api import admin
 from api import errors as statuses
 from api.admin import Revoked
 from api.app import create_app
+from api.audit import AuditEntryOut
 from api.keys import KeyOut, NewKeyOut
 from api.settings import ApiSettings
-from db import errors
 from db.settings import StorageSettings
-from idefiq import types
+from db.vocabulary import errors
+from docs.dashboards import dashboards
+from docs.metrics import metrics_tables
+from idefiq import reviews, types
 from idefiq.alt.site import AltState
 from idefiq.bulk.run import Summary
+from idefiq.queue import Queue
+from idefiq.usage import DayUsage
 from workers.operator.doctor import Diagnosis
 from workers.settings import (
     BrokerSettings,
@@ -67,14 +76,16 @@ JSON_SHAPES: list[tuple[tuple[str, ...], type | None, tuple[str, ...]]] = [
         None,
         (
             *("images", "to_ask", "in_progress", "done", "failed", "skipped"),
-            *("listed_by_the_service", "items_per_second", "seconds"),
+            *("listed_by_the_service", "items_per_second", "seconds", "cost", "currency"),
         ),
     ),
     (("retry JOB",), None, ("job", "items")),
     (("jobs", "cancel", "pause", "resume", "priority"), types.Job, ()),
     (("delete",), None, ("id", "deleted")),
     (("models",), types.Model, ()),
-    (("review",), types.Review, ()),
+    (("top",), Queue, ()),
+    (("usage",), DayUsage, ("currency",)),
+    (("review",), reviews.Review, ()),
     (("review --csv",), None, ("drafts", "file")),
     (("review --import-csv",), None, ("taken", "refused")),
     (("alt check", "alt draft --dry-run"), None, (*_COUNTS, "to_ask")),
@@ -90,6 +101,7 @@ JSON_SHAPES: list[tuple[tuple[str, ...], type | None, tuple[str, ...]]] = [
     (("keys revoke", "admin keys revoke"), Revoked, ()),
     (("admin limit",), admin.OwnerLine, ()),
     (("admin grant",), admin.Grant, ()),
+    (("admin audit",), AuditEntryOut, ()),
 ]
 _MARKER = "<!-- {}: written by `make docs` -->\n"
 
@@ -258,7 +270,7 @@ def _below(kind: type[errors.IdefiqError]) -> Iterator[type[errors.IdefiqError]]
 
 def commands() -> str:
     """Every command with its arguments and options; those of all runs come first, once."""
-    from idefiq.cli.runs import RunOptions
+    from idefiq.cli.run_options import RunOptions
 
     of_runs = set(RunOptions.__slots__)
     sections, shared = [], ""
@@ -379,10 +391,11 @@ def pages() -> dict[Path, str]:
         "api.md": {"routes": routes()},
         "cli.md": {"commands": commands()},
         "errors.md": {"codes": codes()},
+        "monitoring.md": {"metrics": metrics_tables()},
         "settings.md": {"settings": settings()},
     }
     made = {DOCS / name: written((DOCS / name).read_text(), **each) for name, each in parts.items()}
-    return {**made, DOCS.parent / "deploy" / "env.example": env_example()}
+    return {**made, DOCS.parent / "deploy" / "env.example": env_example(), **dashboards()}
 
 
 if __name__ == "__main__":

@@ -9,22 +9,25 @@ with Client() as client:
         print(result.answer)
 """
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from idefiq import types
-from idefiq.aio import AsyncClient
-from idefiq.client import Client
-from idefiq.types import (
-    ApiError,
-    ApiKey,
-    Counts,
-    Event,
-    IdefiqError,
-    Job,
-    Model,
-    Result,
-    WaitTimeout,
-)
+if TYPE_CHECKING:  # for type checkers and editors; see __getattr__
+    from idefiq import types as types
+    from idefiq.aio import AsyncClient
+    from idefiq.client import Client
+    from idefiq.types import (
+        ApiError,
+        ApiKey,
+        Counts,
+        Event,
+        IdefiqError,
+        Job,
+        Model,
+        Result,
+        WaitTimeout,
+    )
+    from idefiq.usage import Usage
 
 __all__ = [
     "ApiError",
@@ -37,12 +40,27 @@ __all__ = [
     "Job",
     "Model",
     "Result",
+    "Usage",
     "WaitTimeout",
 ]
 
+_MODULES = {"AsyncClient": "aio", "Client": "client", "Usage": "usage"}
+#: Modules that `import idefiq` made attributes of the package before names were imported lazily.
+_SUBMODULES = frozenset({"aio", "client", "protocol", "reviews", "types"})
+
 
 def __getattr__(name: str) -> Any:
-    """Look up names of release 0.1, which release 0.3 will not have any more."""
-    if name == "TooLong":
-        return types.TooLong
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Import a name when it is first used.
+
+    The service shares the linter of alternative texts with this package, and should not load an
+    HTTP client for it. `TooLong` is a name of release 0.1, which release 0.3 will not have.
+    """
+    if name in _SUBMODULES:
+        return import_module(f"idefiq.{name}")
+    if name not in __all__ and name != "TooLong":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"idefiq.{_MODULES.get(name, 'types')}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

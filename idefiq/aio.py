@@ -1,11 +1,14 @@
 """The client for asyncio: the methods of `Client`, without a thread that waits.
 
+Longer than 300 lines because it is one list of methods, with their documentation.
+
 Only files are read in threads.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from datetime import date
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -14,9 +17,13 @@ from typing import Any, Self, TypeVar
 import httpx2
 
 from idefiq import protocol, reviews
+from idefiq.audit import AuditEntry
 from idefiq.client import read
 from idefiq.protocol import Call, ListPage, Submission, Upload, Where
-from idefiq.types import ApiError, ApiKey, Event, Item, Job, Model, Result, Review, WaitTimeout
+from idefiq.queue import Queue
+from idefiq.reviews import Review
+from idefiq.types import ApiError, ApiKey, Event, Item, Job, Model, Result, WaitTimeout
+from idefiq.usage import Usage
 
 T = TypeVar("T")
 
@@ -39,9 +46,13 @@ class AsyncClient:
     ) -> None:
         where = Where.of(url, api_key)
         self._http = httpx2.AsyncClient(
-            base_url=where.url, headers=where.headers, timeout=timeout_seconds
+            base_url=where.url,
+            headers=where.headers,
+            timeout=timeout_seconds,
+            verify=protocol.tls(),
+            event_hooks={"request": [_add_trace_context]},
         )
-        self._store = httpx2.AsyncClient(timeout=timeout_seconds)
+        self._store = httpx2.AsyncClient(timeout=timeout_seconds, verify=protocol.tls())
         self._store_takes_uploads = True
 
     async def __aenter__(self) -> Self:
@@ -112,9 +123,18 @@ class AsyncClient:
         idempotency_key: str | None = None,
         priority: int = 0,
         expires_after_seconds: int | None = None,
+        pause_on_issues: float | None = None,
     ) -> Job:
         """Submit a job and return at once; see `Client.submit`."""
-        job = Submission(model, defaults, name, idempotency_key, priority, expires_after_seconds)
+        job = Submission(
+            model,
+            defaults,
+            name,
+            idempotency_key,
+            priority,
+            expires_after_seconds,
+            pause_on_issues,
+        )
         if isinstance(items, str):
             return await self._do(job.whole(source=items))
         if isinstance(items, Sequence) and len(items) <= protocol.WHOLE_ITEMS:
@@ -149,11 +169,11 @@ class AsyncClient:
             if time.monotonic() - asked < protocol.LOOK_SECONDS:
                 await asyncio.sleep(protocol.LOOK_SECONDS)
 
-    async def results(self, job: Job | str) -> AsyncIterator[Result]:
-        """Yield results so far, in the order in which items finished; of a finished job, all."""
+    async def results(self, job: Job | str, *, issues: Sequence[str] = ()) -> AsyncIterator[Result]:
+        """Yield results so far, in the order in which items finished; see `Client.results`."""
         after: str | None = None
         while True:
-            page = await self._do(protocol.results(job, after))
+            page = await self._do(protocol.results(job, after, issues))
             for result in page.data:
                 yield result
             if len(page.data) < protocol.RESULTS:
@@ -212,10 +232,16 @@ class AsyncClient:
         await self._do(protocol.delete(job))
 
     async def retry(
-        self, job: Job | str, *, codes: Sequence[str] = (), idempotency_key: str | None = None
+        self,
+        job: Job | str,
+        *,
+        codes: Sequence[str] = (),
+        issues: Sequence[str] = (),
+        options: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
     ) -> Job:
-        """Submit the failed items of a finished job as a new job; see `Client.retry`."""
-        return await self._do(protocol.retry(job, codes, idempotency_key))
+        """Submit items of a finished job as a new job; see `Client.retry`."""
+        return await self._do(protocol.retry(job, codes, issues, options, idempotency_key))
 
     async def reviews(
         self,
@@ -297,17 +323,26 @@ class AsyncClient:
         return await self._do(protocol.models())
 
     async def create_api_key(
-        self, owner: str, *, note: str = "", scopes: Sequence[str] = (), days: int | None = None
+        self,
+        owner: str,
+        *,
+        note: str = "",
+        holder: str = "",
+        scopes: Sequence[str] = (),
+        days: int | None = None,
     ) -> ApiKey:
         """Create an API key; for operators. Its `key` is shown this once.
 
         Args:
             owner: Whose jobs it is for; made if there is none of that name.
             note: For people.
-            scopes: Some of submit, read, review and admin; all but the last if left out.
+            holder: The person or program that gets it; reviews and the audit show this name.
+            scopes: Some of submit, read, review, metrics and admin; the first three if left out.
             days: Valid for so long; for ever if left out.
         """
-        return await self._do(protocol.create_key(owner, note, scopes, days))
+        return await self._do(
+            protocol.create_key(owner, note=note, holder=holder, scopes=scopes, days=days)
+        )
 
     async def api_keys(self) -> list[ApiKey]:
         """List all API keys without their secrets; for operators."""
@@ -316,6 +351,26 @@ class AsyncClient:
     async def revoke_api_key(self, key_id: str) -> None:
         """Revoke an API key at once; for operators."""
         await self._do(protocol.revoke_key(key_id))
+
+    async def audit(self) -> AsyncIterator[AuditEntry]:
+        """Yield the entries of the audit, newest first; see Client.audit."""
+        after = None
+        while True:
+            page, after = await self._do(protocol.audit(after))
+            for entry in page:
+                yield entry
+            if after is None:
+                return
+
+    async def queue(self) -> Queue:
+        """Return the queue of all owners; see Client.queue."""
+        return await self._do(protocol.queue())
+
+    async def usage(
+        self, first: date | None = None, last: date | None = None, *, all_owners: bool = False
+    ) -> Usage:
+        """Return what was used, by day and model; see Client.usage."""
+        return await self._do(protocol.usage(first, last, all_owners=all_owners))
 
     async def is_ready(self) -> bool:
         """True if the service has a worker with a loaded model."""
@@ -347,6 +402,10 @@ class AsyncClient:
 
 def _read_all(paths: Sequence[Path]) -> list[Upload]:
     return [read(path) for path in paths]
+
+
+async def _add_trace_context(request: httpx2.Request) -> None:
+    protocol.add_trace_context(request)
 
 
 async def _all(calls: Iterable[Coroutine[Any, Any, None]]) -> None:

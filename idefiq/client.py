@@ -1,5 +1,7 @@
 """The typed client of the HTTP API; idefiq/aio.py has the same for asyncio.
 
+Longer than 300 lines because it is one list of methods, with their documentation.
+
 Everything that may be sent twice is: a submission carries an Idempotency-Key, so a retry after a
 lost answer finds the job that the first attempt made.
 """
@@ -7,8 +9,9 @@ lost answer finds the job that the first attempt made.
 import errno
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -17,8 +20,12 @@ from typing import Any, Self, TypeVar
 import httpx2
 
 from idefiq import protocol, reviews
+from idefiq.audit import AuditEntry
 from idefiq.protocol import Call, ListPage, Submission, Upload, Where
-from idefiq.types import ApiError, ApiKey, Event, Item, Job, Model, Result, Review, WaitTimeout
+from idefiq.queue import Queue
+from idefiq.reviews import Review
+from idefiq.types import ApiError, ApiKey, Event, Item, Job, Model, Result, WaitTimeout
+from idefiq.usage import Usage
 
 T = TypeVar("T")
 
@@ -41,10 +48,14 @@ class Client:
     ) -> None:
         where = Where.of(url, api_key)
         self._http = httpx2.Client(
-            base_url=where.url, headers=where.headers, timeout=timeout_seconds
+            base_url=where.url,
+            headers=where.headers,
+            timeout=timeout_seconds,
+            verify=protocol.tls(),
+            event_hooks={"request": [protocol.add_trace_context]},
         )
         # To the store itself, which must not see the key.
-        self._store = httpx2.Client(timeout=timeout_seconds)
+        self._store = httpx2.Client(timeout=timeout_seconds, verify=protocol.tls())
         self._store_takes_uploads = True
 
     def __enter__(self) -> Self:
@@ -119,6 +130,7 @@ class Client:
         idempotency_key: str | None = None,
         priority: int = 0,
         expires_after_seconds: int | None = None,
+        pause_on_issues: float | None = None,
     ) -> Job:
         """Submit a job and return at once.
 
@@ -134,11 +146,20 @@ class Client:
             idempotency_key: The same key and items make one job; one is made up if left out.
             priority: From -10 to 10, each step worth ten minutes of waiting among your own jobs.
             expires_after_seconds: Items that are not running by then are cancelled.
+            pause_on_issues: Pause the job when a larger share of its answers has issues.
 
         Raises:
             ApiError: An item cannot be accepted; `errors` names its line and field.
         """
-        job = Submission(model, defaults, name, idempotency_key, priority, expires_after_seconds)
+        job = Submission(
+            model,
+            defaults,
+            name,
+            idempotency_key,
+            priority,
+            expires_after_seconds,
+            pause_on_issues,
+        )
         if isinstance(items, str):
             return self._do(job.whole(source=items))
         if isinstance(items, Sequence) and len(items) <= protocol.WHOLE_ITEMS:
@@ -180,11 +201,16 @@ class Client:
             if time.monotonic() - asked < protocol.LOOK_SECONDS:  # a service that grants no wait
                 time.sleep(protocol.LOOK_SECONDS)
 
-    def results(self, job: Job | str) -> Iterator[Result]:
-        """Yield results so far, in the order in which items finished; of a finished job, all."""
+    def results(self, job: Job | str, *, issues: Sequence[str] = ()) -> Iterator[Result]:
+        """Yield results so far, in the order in which items finished; of a finished job, all.
+
+        Args:
+            job: A job or its id.
+            issues: Only answers with one of these issues; "any" stands for all issues.
+        """
         after: str | None = None
         while True:
-            page = self._do(protocol.results(job, after))
+            page = self._do(protocol.results(job, after, issues))
             yield from page.data
             if len(page.data) < protocol.RESULTS:
                 return
@@ -249,16 +275,25 @@ class Client:
         self._do(protocol.delete(job))
 
     def retry(
-        self, job: Job | str, *, codes: Sequence[str] = (), idempotency_key: str | None = None
+        self,
+        job: Job | str,
+        *,
+        codes: Sequence[str] = (),
+        issues: Sequence[str] = (),
+        options: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
     ) -> Job:
-        """Submit the failed items of a finished job as a new job.
+        """Submit items of a finished job as a new job: the failed ones, unless told otherwise.
 
         Args:
             job: A job or its id.
-            codes: Only those with one of these error codes.
+            codes: Failed items with one of these error codes.
+            issues: Answered items with one of these issues; "any" stands for all issues.
+            options: Generation options laid over those of each item; one of sampling, such as
+                temperature, turns sampling on.
             idempotency_key: With the same key it is done once; one is made up if left out.
         """
-        return self._do(protocol.retry(job, codes, idempotency_key))
+        return self._do(protocol.retry(job, codes, issues, options, idempotency_key))
 
     def reviews(
         self,
@@ -339,17 +374,26 @@ class Client:
         return self._do(protocol.models())
 
     def create_api_key(
-        self, owner: str, *, note: str = "", scopes: Sequence[str] = (), days: int | None = None
+        self,
+        owner: str,
+        *,
+        note: str = "",
+        holder: str = "",
+        scopes: Sequence[str] = (),
+        days: int | None = None,
     ) -> ApiKey:
         """Create an API key; for operators. Its `key` is shown this once.
 
         Args:
             owner: Whose jobs it is for; made if there is none of that name.
             note: For people.
-            scopes: Some of submit, read, review and admin; all but the last if left out.
+            holder: The person or program that gets it; reviews and the audit show this name.
+            scopes: Some of submit, read, review, metrics and admin; the first three if left out.
             days: Valid for so long; for ever if left out.
         """
-        return self._do(protocol.create_key(owner, note, scopes, days))
+        return self._do(
+            protocol.create_key(owner, note=note, holder=holder, scopes=scopes, days=days)
+        )
 
     def api_keys(self) -> list[ApiKey]:
         """List all API keys without their secrets; for operators."""
@@ -358,6 +402,34 @@ class Client:
     def revoke_api_key(self, key_id: str) -> None:
         """Revoke an API key at once; for operators."""
         self._do(protocol.revoke_key(key_id))
+
+    def audit(self) -> Iterator[AuditEntry]:
+        """Yield who made or revoked keys, changed limits or deleted what, newest first.
+
+        For operators.
+        """
+        after = None
+        while True:
+            page, after = self._do(protocol.audit(after))
+            yield from page
+            if after is None:
+                return
+
+    def queue(self) -> Queue:
+        """Return what waits of all owners, who works, and what was done today; for operators."""
+        return self._do(protocol.queue())
+
+    def usage(
+        self, first: date | None = None, last: date | None = None, *, all_owners: bool = False
+    ) -> Usage:
+        """Return what was used, by day and model.
+
+        Args:
+            first: First day, in UTC; 30 days back if left out.
+            last: Last day, included; today if left out.
+            all_owners: Of all owners; for operators.
+        """
+        return self._do(protocol.usage(first, last, all_owners=all_owners))
 
     def is_ready(self) -> bool:
         """True if the service has a worker with a loaded model."""

@@ -1,24 +1,33 @@
 """Requests and responses of both clients; nothing here touches the network.
 
+Longer than 300 lines because it holds every call of the API once, for both clients.
+
 Client ────┐                    ┌─▶ one request, with what reads its answer
            ├─▶ protocol.Call ───┤
 AsyncClient┘                    └─▶ whether and when to send it again
 """
 
+import functools
 import json
 import math
 import os
 import random
+import ssl
+import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 import httpx2
 
+from idefiq.audit import AuditEntry, audit_page
+from idefiq.queue import Queue
 from idefiq.types import ApiError, ApiKey, Event, IdefiqError, Item, Job, Model, Result
+from idefiq.usage import Usage
 
 T = TypeVar("T")
 
@@ -39,6 +48,15 @@ RESULTS = 1_000
 #: How long one request of `wait` is held by the service.
 WAIT_SECONDS = 20
 LOOK_SECONDS = 0.2
+
+
+@functools.cache
+def tls() -> ssl.SSLContext:
+    """Certificates of all clients of a process: to read them takes a tenth of a second.
+
+    A change of them, or of SSL_CERT_FILE, is seen by the next process.
+    """
+    return httpx2.create_ssl_context()
 
 
 @dataclass(frozen=True)
@@ -74,6 +92,12 @@ class Where:
         if api_key and not api_key.isascii():
             raise IdefiqError("the API key contains invalid characters")
         return cls(url, {"Authorization": f"Bearer {api_key}"} if api_key else {})
+
+
+def add_trace_context(request: httpx2.Request) -> None:
+    """Add the trace context of a program that uses OpenTelemetry, as its `traceparent`."""
+    if opentelemetry := sys.modules.get("opentelemetry.propagate"):
+        opentelemetry.inject(request.headers)
 
 
 # ---- sending again ------------------------------------------------------------------
@@ -205,6 +229,7 @@ class Submission:
         key: The same key and items make one job.
         priority: From -10 to 10; each step is worth ten minutes of waiting.
         expires_after_seconds: Items that are not running by then are cancelled.
+        pause_on_issues: Share of answers with issues above which the job pauses itself.
     """
 
     model: str | None = None
@@ -213,6 +238,7 @@ class Submission:
     key: str | None = None
     priority: int = 0
     expires_after_seconds: int | None = None
+    pause_on_issues: float | None = None
 
     def body(self) -> Item:
         """Body as JSON."""
@@ -222,7 +248,10 @@ class Submission:
             "priority": self.priority,
             "expires_after_seconds": self.expires_after_seconds,
         }
-        return {**job, **{name: value for name, value in sent.items() if value}}
+        job |= {name: value for name, value in sent.items() if value}
+        if self.pause_on_issues is not None:
+            job["pause_on_issues"] = self.pause_on_issues
+        return job
 
     def headers(self) -> dict[str, str]:
         """Headers that make repeating it safe."""
@@ -281,9 +310,12 @@ def delete(job: Job | str) -> Call[None]:
     return Call("DELETE", f"/v1/jobs/{job_id(job)}", lambda _: None)
 
 
-def create_key(owner: str, note: str, scopes: Sequence[str], days: int | None) -> Call[ApiKey]:
+def create_key(
+    owner: str, *, note: str, holder: str, scopes: Sequence[str], days: int | None
+) -> Call[ApiKey]:
     """Create a key. Never repeated: each time would create another."""
-    sent = {"owner": owner, "note": note, "scopes": list(scopes), "days": days}
+    named = {"owner": owner, "note": note, "holder": holder}
+    sent = {**named, "scopes": list(scopes), "days": days}
     body = {name: value for name, value in sent.items() if value}
     return Call("POST", "/v1/keys", ApiKey.of, {"json": body}, repeatable=False)
 
@@ -293,15 +325,43 @@ def keys() -> Call[list[ApiKey]]:
     return Call("GET", "/v1/keys", lambda body: [ApiKey.of(one) for one in body])
 
 
+def audit(after: str | None) -> Call[tuple[list[AuditEntry], str | None]]:
+    """Request a page of the audit, newest first, and the cursor of the next one."""
+    params = {"after": after} if after else {}
+    return Call("GET", "/v1/audit", audit_page, {"params": params})
+
+
 def revoke_key(key_id: str) -> Call[None]:
     """Revoke a key."""
     return Call("DELETE", f"/v1/keys/{quote(key_id, safe='')}", lambda _: None)
 
 
-def retry(job: Job | str, codes: Sequence[str], key: str | None) -> Call[Job]:
-    """Submit the failed items of a job as a new one."""
+def queue() -> Call[Queue]:
+    """Request the queue of all owners."""
+    return Call("GET", "/v1/queue", Queue.of)
+
+
+def usage(first: date | None, last: date | None, *, all_owners: bool) -> Call[Usage]:
+    """Request usage by day."""
+    days = {"from": first, "to": last}
+    sent = {name: day.isoformat() for name, day in days.items() if day}
+    path = "/v1/usage/all" if all_owners else "/v1/usage"
+    return Call("GET", path, Usage.of, {"params": sent})
+
+
+def retry(
+    job: Job | str,
+    codes: Sequence[str],
+    issues: Sequence[str],
+    options: Mapping[str, Any] | None,
+    key: str | None,
+) -> Call[Job]:
+    """Submit items of a job as a new one."""
     headers = {"Idempotency-Key": key or uuid.uuid4().hex}
-    arguments = {"params": {"code": list(codes)}, "headers": headers}
+    params = {"code": list(codes), "issue": list(issues)}
+    arguments: dict[str, Any] = {"params": params, "headers": headers}
+    if options:
+        arguments["json"] = {"options": dict(options)}
     return Call("POST", f"/v1/jobs/{job_id(job)}/retry", Job.of, arguments)
 
 
@@ -324,9 +384,12 @@ def jobs(after: str | None) -> Call[ListPage[Job]]:
     )
 
 
-def results(job: Job | str, after: str | None) -> Call[ListPage[Result]]:
+def results(
+    job: Job | str, after: str | None, issues: Sequence[str] = ()
+) -> Call[ListPage[Result]]:
     """Request a page of results; `after` continues it, even from the last so far."""
-    query = {"limit": RESULTS, **({"after": after} if after else {})}
+    query: dict[str, Any] = {"limit": RESULTS, **({"after": after} if after else {})}
+    query |= {"issue": list(issues)} if issues else {}
     return Call(
         "GET",
         f"/v1/jobs/{job_id(job)}/results",

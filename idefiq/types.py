@@ -1,13 +1,19 @@
 """Responses of the service as frozen dataclasses, and the client's errors."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 #: An item as it is submitted, or defaults of the same shape.
 Item = dict[str, Any]
 
+#: Issues that the service finds in answers, as help texts list them.
+ISSUES = "cut, empty, prompt_echoed, refusal, repetition, wrong_language, or any"
+#: Generation options that apply to sampling only.
+SAMPLING_OPTIONS = frozenset({"temperature", "top_p", "top_k", "min_p", "seed"})
 FINAL_STATES = frozenset({"succeeded", "finished_with_errors", "cancelled", "expired"})
 
 
@@ -53,8 +59,35 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
+class JobUsage:
+    """What the answered items of a job have used.
+
+    Attributes:
+        cached: Items answered from the answer cache; their tokens are not counted.
+        device_seconds: Time on the device; items that run side by side share it. None if a release
+            that did not count has worked for the job.
+        cost: By the service's prices, None if it has none for the model.
+        currency: Of the cost.
+    """
+
+    cached: int = 0
+    images: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    device_seconds: float | None = 0.0
+    cost: float | None = None
+    currency: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
-    """A job when it was requested."""
+    """A job when it was requested.
+
+    Attributes:
+        pause_reason: Of a paused job: "requested", or "issues" if it has paused itself.
+        answers_with_issues: Answers with at least one issue.
+        issues: Answers by issue, such as {"cut": 3}.
+    """
 
     id: str
     state: str
@@ -67,6 +100,10 @@ class Job:
     finished_at: datetime | None
     items_per_second: float | None
     eta_seconds: float | None
+    pause_reason: str | None = None
+    answers_with_issues: int = 0
+    issues: dict[str, int] = field(default_factory=dict)
+    usage: JobUsage = JobUsage()
 
     @property
     def is_final(self) -> bool:
@@ -88,6 +125,10 @@ class Job:
             finished_at=_time(body["finished_at"]) if body["finished_at"] else None,
             items_per_second=body["items_per_second"],
             eta_seconds=body["eta_seconds"],
+            pause_reason=body.get("pause_reason"),  # a service of release 0.2 has none of these
+            answers_with_issues=body.get("answers_with_issues", 0),
+            issues=body.get("issues", {}),
+            usage=_known(JobUsage, body.get("usage", {})),
         )
 
 
@@ -98,6 +139,7 @@ class ApiKey:
     id: str
     owner: str
     note: str
+    holder: str
     scopes: list[str]
     created_at: datetime
     expires_at: datetime | None
@@ -116,6 +158,7 @@ class ApiKey:
             id=body["id"],
             owner=body["owner"],
             note=body["note"],
+            holder=body.get("holder", ""),  # a service of release 0.2 has none
             scopes=body["scopes"],
             created_at=_time(body["created_at"]),
             key=body.get("key"),
@@ -133,8 +176,8 @@ class Result:
         state: "succeeded", "failed" or "cancelled".
         images: References of its images in the service's store.
         answer: The text, or None.
-        detail: The whole answer: text, finish reason, token counts, template, and what else the
-            kind has: label, scores, seed, prompt.
+        detail: The whole answer: text, finish reason, token counts, template, issues, and what
+            else the kind has: label, scores, seed, prompt.
         error_code: Stable name of the error, or None.
         error: One sentence that says what is wrong, or None.
     """
@@ -152,6 +195,11 @@ class Result:
     def label(self) -> str | None:
         """Label of a `classify` item, None if the answer names none."""
         return (self.detail or {}).get("label")
+
+    @property
+    def issues(self) -> list[str]:
+        """Codes of the issues that the service found in the answer, such as "repetition"."""
+        return list((self.detail or {}).get("issues", ()))
 
     @property
     def text(self) -> str | None:
@@ -198,50 +246,6 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Review:
-    """A draft of alternative text, and its decision.
-
-    Attributes:
-        index: The item's place in its job, from 0.
-        custom_id: The caller's own id for the item.
-        page: Where the image is, as the caller said it.
-        state: "unreviewed", "accepted", "edited", "decorative" or "rejected".
-        text: As of now; empty for a decorative image.
-        revision: Grows with each decision; say which one you saw when you decide.
-        reviewer: Who decided last.
-        images: References of its images in the service's store.
-        context: What the item said of the page around its image.
-        draft: The model's draft: text, language, confidence, issues, rewritten.
-        history: Every step so far, of a single review.
-    """
-
-    job: str
-    index: int
-    custom_id: str | None
-    page: str
-    state: str
-    text: str | None
-    long_description: str | None
-    language: str | None
-    revision: int
-    reviewer: str | None
-    reviewed_at: datetime | None
-    images: list[str]
-    context: dict[str, Any]
-    draft: dict[str, Any]
-    history: list[dict[str, Any]]
-
-    @classmethod
-    def of(cls, body: dict[str, Any]) -> "Review":
-        """Build from the service's JSON."""
-        known = {name: body[name] for name in cls.__dataclass_fields__ if name in body}
-        at, draft = body["reviewed_at"], known["draft"]
-        if "issues" not in draft:  # a service of release 0.1
-            draft |= {"confidence": draft["certainty"], "issues": draft["objections"]}
-        return cls(**{"history": [], **known, "reviewed_at": _time(at) if at else None})
-
-
-@dataclass(frozen=True, slots=True)
 class Model:
     """A model of the service."""
 
@@ -274,6 +278,12 @@ class Model:
             workers=body["workers"],
             languages=card.get("languages", []),
         )
+
+
+def _known(kind: type[T], body: dict[str, Any]) -> T:
+    """Build a dataclass from the fields that it knows; a later service may send more."""
+    names = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in body.items() if name in names})
 
 
 def _time(text: str) -> datetime:

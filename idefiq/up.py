@@ -11,8 +11,9 @@ something else. A process that ends is started again, after a while that doubles
 """
 
 import contextlib
-import ctypes
 import fcntl
+import functools
+import itertools
 import os
 import shutil
 import signal
@@ -26,93 +27,19 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from idefiq import server
 from idefiq.engines import engines
+from idefiq.supervised import Service
 from idefiq.types import IdefiqError
 
-#: Longest wait before a process that keeps ending is started again.
-MAX_PAUSE_SECONDS = 30.0
-#: A process that ran this long is taken for healthy, and its next pause is short again.
-HEALTHY_SECONDS = 60.0
 #: How long processes have to end in good order before they are killed.
-STOP_SECONDS = 60.0
-LOOK_SECONDS = 0.1
-#: Exit status of a process that no restart can help (EX_CONFIG of sysexits.h).
-CONFIG_STATUS = 78
+GRACE_SECONDS = 60.0
+POLL_SECONDS = 0.1
 
 READY = """ready: {url}
   idefiq caption PHOTOS/ --url {url}
   interactive API: {url}/docs    stop: Ctrl-C"""
-
-_PR_SET_PDEATHSIG = 1
-
-
-@dataclass
-class Service:
-    """One supervised process."""
-
-    name: str
-    command: Sequence[str]
-    env: Mapping[str, str]
-    output: IO[bytes] | None
-    process: "subprocess.Popen[bytes] | None" = None
-    started: float = 0.0
-    pause: float = 0.5
-    due: float = 0.0
-
-    def start(self) -> None:
-        """Start it in a session of its own, so that Ctrl-C reaches the supervisor alone."""
-        self.process = subprocess.Popen(
-            self.command,
-            env=self.env,
-            stdout=self.output,
-            stderr=self.output,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=_end_with_parent,
-        )
-        self.started = time.monotonic()
-
-    def look(self) -> str | None:
-        """Restart it if it has ended and its pause is over. Returns what happened."""
-        now = time.monotonic()
-        if self.process is None:
-            if now >= self.due:
-                self.start()
-            return None
-        status = self.process.poll()
-        if status is None:
-            return None
-        self.process = None
-        if status == CONFIG_STATUS:
-            raise IdefiqError(f"{self.name} cannot run with these settings; see its log")
-        self.pause = 0.5 if now - self.started > HEALTHY_SECONDS else self.pause * 2
-        self.pause = min(self.pause, MAX_PAUSE_SECONDS)
-        self.due = now + self.pause
-        return f"{self.name} ended with {status}; starting it again in {self.pause:g} s"
-
-    def stop(self, deadline: float) -> None:
-        """Wait for its end, or kill it at the deadline."""
-        if self.process is None:
-            return
-        try:
-            self.process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-    def ask_to_stop(self) -> None:
-        """Send SIGTERM."""
-        if self.process and self.process.poll() is None:
-            self.process.terminate()
-
-
-def _end_with_parent() -> None:
-    """Make the kernel end this process when the supervisor is killed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @dataclass
@@ -146,7 +73,7 @@ class Stack:
             IdefiqError: The server's code is not here, the port is taken, or there is no Redis.
         """
         server.check_installed("api", "workers")
-        self.data.mkdir(parents=True, exist_ok=True)
+        self.data.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock()
         try:
             self._start()
@@ -164,21 +91,24 @@ class Stack:
             env["IDEFIQ_REDIS_URL"] = f"redis+socket://{path}"
             self._add("redis", _redis_command(path), env)
         self._add("api", server.command("api", "serve"), env)
+        ports = _metrics_ports(env)
         for role in ("upkeep", "intake"):
-            self._add(role, server.command("workers", role), env)
+            self._add(role, server.command("workers", role), {**env, **next(ports)})
         for engine in engines(
             self.models or [env.get("IDEFIQ_MODEL", "demo")],
             self.gpus,
             host=env.get("IDEFIQ_WORKER_NAME", socket.gethostname()),
             dtype=env.get("IDEFIQ_DTYPE"),
         ):
-            self._add(engine.name, server.command("workers", "engine"), {**env, **engine.settings})
+            settings = {**env, **engine.settings, **next(ports)}
+            self._add(engine.name, server.command("workers", "engine"), settings)
         for service in self.services:
             service.start()
 
     def _lock(self) -> None:
         """Keep out a second supervisor, whose workers would have the same names."""
-        self._locked = (self.data / "lock").open("w")
+        private = functools.partial(os.open, mode=0o600)
+        self._locked = open(self.data / "lock", "w", opener=private)  # noqa: SIM115
         try:
             fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -218,11 +148,9 @@ class Stack:
         with os.fdopen(descriptor, "w") as file:
             file.write(made.stdout)
 
-    def look(self) -> Iterator[str]:
-        """Restart what has ended; yields a line for each event."""
-        for service in self.services:
-            if happened := service.look():
-                yield happened
+    def restart_ended(self) -> list[str]:
+        """Restart what has ended. Returns a line for each event."""
+        return [line for service in self.services if (line := service.restart_if_due())]
 
     def is_ready(self) -> bool:
         """True if the service can answer: a worker with a loaded model is there."""
@@ -240,15 +168,15 @@ class Stack:
         """
         deadline = time.monotonic() + seconds
         while not self.is_ready():
-            for line in self.look():
+            for line in self.restart_ended():
                 print(line, file=sys.stderr)
             if time.monotonic() > deadline:
                 raise IdefiqError(f"the service is not ready after {seconds:g} s; see its log")
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
 
     def stop(self) -> None:
         """Stop every process in order, Redis last."""
-        deadline = time.monotonic() + STOP_SECONDS
+        deadline = time.monotonic() + GRACE_SECONDS
         waves = [
             [service for service in self.services if service.name != "redis"],
             [service for service in self.services if service.name == "redis"],
@@ -289,15 +217,24 @@ def run_until_stopped(stack: Stack) -> None:
     ready = False
     try:
         while not stopped:
-            for line in stack.look():
+            for line in stack.restart_ended():
                 print(line, file=sys.stderr)
             if not ready and stack.is_ready():
                 ready = True
                 print(READY.format(url=stack.url), file=sys.stderr)
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
     finally:
         print("stopping", file=sys.stderr)
         stack.stop()
+
+
+def _metrics_ports(env: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Yield settings of one worker after the other: IDEFIQ_METRICS_PORT, and the ports after it."""
+    first = env.get("IDEFIQ_METRICS_PORT", "0")
+    if first == "0" or not first.isdigit():  # the workers say what is wrong with it
+        yield from itertools.repeat({})
+    for port in itertools.count(int(first)):
+        yield {"IDEFIQ_METRICS_PORT": str(port)}
 
 
 def _reachable(host: str) -> str:

@@ -1,5 +1,6 @@
 """Fixtures of all tests: real databases, Redis and an S3 store, each started once."""
 
+import os
 import secrets
 import signal
 import threading
@@ -14,17 +15,65 @@ import uvicorn
 
 from api.app import create_app
 from api.settings import ApiSettings
-from db import schema, sessions
-from db.database import Database
+from db.queue import sessions
 from db.settings import StorageSettings
-from tests import servers
+from db.sql import schema
+from db.sql.database import Database
+from idefiq import protocol
+from tests import reaper, servers
 from tests.served import CARD, Serve
+from tests.servers import PATIENCE_SECONDS
 
+# No verdict depends on the time that an example takes, nor on chance.
+hypothesis.settings.register_profile("usual", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("usual")
 #: `make faults-long` runs a hundred times as many sequences of the state machine.
-hypothesis.settings.register_profile("long")
+hypothesis.settings.register_profile("long", deadline=None, derandomize=False, print_blob=True)
 
+# With one thread each, tests that compute side by side do not wait for each other at barriers.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # noqa: TID251 - read by torch when it is loaded
+# A run that is killed leaves no server behind.
+reaper.start()
 # A shell ignores SIGINT in what it starts with `&`, and processes of the tests would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+#: Fixtures that start a server, the API among them, or build a model.
+SLOW_FIXTURES = frozenset(
+    {"_cluster", "checkpoint", "gpu", "redis_server", "reference", "s3_endpoint", "serve", "wide"}
+)
+#: Values of parameters that ask for such a fixture.
+SLOW_VALUES = frozenset({"postgres", "real", "s3"})
+#: Folders, modules and classes whose tests start processes of the service, or take long.
+SLOW_PLACES = (
+    "tests/deploy/",
+    "tests/docs/test_alt_check.py",
+    "tests/e2e/",
+    "tests/faults/",
+    "tests/api/test_access.py::TestOperatorsCommands",
+    "tests/api/test_surface.py",
+    "tests/db/test_machine.py",
+    "tests/idefiq/test_engines.py",
+    "tests/idefiq/test_up.py",
+    "tests/workers/demo/test_demo.py::test_no_scene_that_is_evaluated",
+    "tests/workers/demo/test_demo.py::test_training_goes_on",
+    "tests/workers/families/test_full_size.py",
+    "tests/workers/gpu/",
+    "tests/workers/operator/",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of `make test-fast`."""
+    for item in items:
+        values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        is_slow = (
+            not SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
+            or not SLOW_VALUES.isdisjoint(value for value in values if isinstance(value, str))
+            or item.nodeid.startswith(SLOW_PLACES)
+        )
+        if not is_slow:
+            item.add_marker(pytest.mark.fast)
 
 
 @pytest.fixture(scope="session")
@@ -121,7 +170,9 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         thread = threading.Thread(target=server.run)
         thread.start()
         servers.wait_until(lambda: server.started, what="the API")
-        client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
+        client = httpx2.Client(
+            base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_SECONDS, verify=protocol.tls()
+        )
         started.append((server, thread, client))
         return client
 

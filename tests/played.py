@@ -6,15 +6,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from db import claims, known_images, leases, sessions
-from db.database import Database
-from db.errors import IdefiqError
-from db.leases import Failure, Lease, RetryPolicy
-from db.requests import blob_digests, image_references
-from db.states import Stage
+from db.images import known_images
+from db.queue import claims, leases, sessions
+from db.queue.lease import Failure, Lease, RetryPolicy
+from db.sql.database import Database
+from db.vocabulary.errors import IdefiqError
+from db.vocabulary.requests import blob_digests, image_references
+from db.vocabulary.states import Stage
 from idefiq.alt.wording import lint
 from tests.db import builders
 from tests.workers import parts
+from workers.families.issues import find_issues
 
 POLICY = RetryPolicy(max_attempts=1, first_wait_seconds=60.0)
 
@@ -81,9 +83,10 @@ class Played:
         for lease in taken:
             asked = lease.request.get("alt_text")
             said = answer(text) if asked is None else drafted(text, **asked)
-            answers.append((lease, said))
+            found = find_issues(lease.request, said)
+            answers.append((lease, {**said, "issues": [str(issue) for issue in found]}))
         with self._record.transaction() as transaction:
-            leases.complete(transaction, answers)
+            leases.complete(transaction, answers, {lease.item_id: 0.5 for lease in taken})
 
     def fail(self, taken: list[Lease], error: IdefiqError) -> None:
         """Fail what was claimed."""

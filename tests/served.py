@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import httpx2
 
-from db.model_info import ModelInfo, ModelLimits
+from db.vocabulary.model_info import ModelInfo, ModelLimits
 
 CARD = ModelInfo(
     name="echo",

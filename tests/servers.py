@@ -5,6 +5,8 @@ A server that cannot be had skips its tests on a laptop, with the reason, and fa
 
 import contextlib
 import getpass
+import itertools
+import json
 import os
 import shutil
 import socket
@@ -13,11 +15,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx2
+import psutil
 import psycopg
 import pytest
 import redis
 
+#: What a test waits for comes long before this, unless it never comes: a machine that is busy with
+#: something else must not decide about a test.
+PATIENCE_SECONDS = 600.0
 IN_CI = os.environ.get("CI", "") not in ("", "0", "false")  # noqa: TID251 - a fact about the machine
 
 
@@ -29,16 +37,26 @@ def unavailable(what: str, remedy: str) -> None:
     pytest.skip(message)
 
 
+#: Each process of the suite begins at a place of its own: hardly ever are two given the same port
+#: between this look and the start of the server.
+_candidates = itertools.count(os.getpid() * 131)
+#: Below those that the kernel gives to outgoing connections.
+FIRST_PORT, PORTS = 10_000, 22_000
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that nothing listens on."""
+    for number in _candidates:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port := FIRST_PORT + number % PORTS))
+            return port
+    raise AssertionError("there is always another")
 
 
 def wait_until(
     happened: Callable[[], bool],
     *,
-    seconds: float = 60,
+    seconds: float = PATIENCE_SECONDS,
     what: str = "it",
     process: "subprocess.Popen[bytes] | None" = None,
 ) -> None:
@@ -65,7 +83,15 @@ def running(
             stop(process)
 
 
-def stop(process: "subprocess.Popen[bytes]", seconds: float = 20) -> int:
+def is_running(pid: int) -> bool:
+    """True if the process is there and no zombie that nobody has waited for."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def stop(process: "subprocess.Popen[bytes]", seconds: float = 60) -> int:
     """End a process politely, then not. Returns its exit status."""
     if process.poll() is None:
         process.terminate()
@@ -139,6 +165,84 @@ def _postgres_answers(port: int) -> bool:
 
 
 # ---- Redis --------------------------------------------------------------------------
+
+
+def three_ports() -> int:
+    """Return the first of three free ports in a row, one for each worker."""
+    while True:
+        first, *others = (free_port() for _ in range(3))
+        if others == [first + 1, first + 2]:
+            return first
+
+
+class Prometheus:
+    """A Prometheus that scrapes targets twice a second; use inside a `with` block.
+
+    Args:
+        targets: Jobs with the ports of their processes.
+        rules: Text of a file of alerts.
+    """
+
+    def __init__(self, folder: Path, targets: dict[str, list[int]], rules: str) -> None:
+        program = shutil.which("prometheus")
+        if program is None:
+            unavailable("Prometheus", "install the Debian package prometheus")
+        self._folder, self.url = folder, f"http://127.0.0.1:{(port := free_port())}"
+        (folder / "alerts.yml").write_text(rules)
+        interval = "500ms"
+        config = {
+            "global": {"scrape_interval": interval, "evaluation_interval": interval},
+            "rule_files": ["alerts.yml"],
+            "scrape_configs": [
+                {
+                    "job_name": name,
+                    "static_configs": [{"targets": [f"127.0.0.1:{port}" for port in ports]}],
+                }
+                for name, ports in targets.items()
+            ],
+        }
+        (folder / "prometheus.json").write_text(json.dumps(config))  # JSON is YAML
+        self._command = [
+            str(program),
+            f"--config.file={folder / 'prometheus.json'}",
+            f"--storage.tsdb.path={folder / 'tsdb'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+        ]
+
+    def __enter__(self) -> "Prometheus":
+        log = self._folder / "prometheus.log"
+        self._running = running(self._command, log)
+        process = self._running.__enter__()
+        try:
+            wait_until(self._is_ready, what="Prometheus", process=process)
+        except BaseException:
+            stop(process)
+            raise
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._running.__exit__(*error)
+
+    def _is_ready(self) -> bool:
+        with contextlib.suppress(httpx2.TransportError):
+            return httpx2.get(f"{self.url}/-/ready").status_code == 200
+        return False
+
+    def query(self, query: str) -> list[dict[str, Any]]:
+        """Results of a query, each with `metric` and `value`."""
+        answer = httpx2.get(f"{self.url}/api/v1/query", params={"query": query}).json()
+        assert answer["status"] == "success", (query, answer)
+        found: list[dict[str, Any]] = answer["data"]["result"]
+        return found
+
+    def alerts(self) -> set[str]:
+        """Names of the alerts that fire."""
+        answer = httpx2.get(f"{self.url}/api/v1/alerts").json()
+        return {
+            alert["labels"]["alertname"]
+            for alert in answer["data"]["alerts"]
+            if alert["state"] == "firing"
+        }
 
 
 class RedisServer:

@@ -10,20 +10,24 @@ import warnings
 from collections.abc import Callable
 
 from celery.exceptions import CPendingDeprecationWarning
+from prometheus_client import REGISTRY
 
-from db import failpoints, schema, sessions
-from db.blobs import open_store
-from db.database import Database
-from db.errors import RequestError
-from db.leases import RetryPolicy
-from db.settings import CONFIG_STATUS, UNREADABLE, StorageSettings, explain
-from db.states import Stage
+from db import failpoints, logs, tracing
+from db.blobs.opening import open_store
+from db.queue import sessions
+from db.queue.lease import RetryPolicy
+from db.settings import CONFIG_STATUS, PRIVATE_UMASK, UNREADABLE, StorageSettings, explain
+from db.sql import schema
+from db.sql.database import Database
+from db.vocabulary.errors import RequestError
+from db.vocabulary.states import Stage
 from workers.broker import INTAKE, UPKEEP, Wakes, engine_queue, make_app
 from workers.lease_writer import LeaseWriter
 from workers.loop import ResidentLoop
+from workers.metrics import serve_metrics
 from workers.notices import Notices
 from workers.session import Session
-from workers.settings import EngineSettings, IntakeSettings, UpkeepSettings
+from workers.settings import EngineSettings, IntakeSettings, UpkeepSettings, WorkerSettings
 from workers.tasks import serve
 
 #: Exit status when generation hangs or the device is lost; a supervisor starts another process.
@@ -41,11 +45,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
     parser.add_argument("role", choices=["engine", "intake", "upkeep"])
     role = parser.parse_args().role
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format=f"%(asctime)s %(levelname)s {role}[{os.getpid()}] %(message)s",
-    )
+    logs.configure(role)
     # Celery fears pickled messages as root; only JSON is accepted here.
     warnings.filterwarnings("ignore", message="You're running the worker with superuser")
     # Celery announces a future default at each lost connection; nothing here depends on it.
@@ -57,8 +57,12 @@ def main() -> int:
         "alembic",
     ):
         logging.getLogger(talkative).setLevel(logging.WARNING)
+    os.umask(PRIVATE_UMASK)
     try:
         record = StorageSettings()
+        worker_name = WorkerSettings().worker_name
+        logs.configure(role, record.log_format, worker=worker_name)
+        tracing.configure(role, record.traces_url, **{"service.instance.id": worker_name})
         failpoints.arm(record.failpoints)
         return {"engine": run_engine, "intake": run_intake, "upkeep": run_upkeep}[role](record)
     except UNREADABLE as error:
@@ -74,13 +78,16 @@ def run_engine(record: StorageSettings) -> int:
     from workers import families
     from workers.engine.device import Device, device_thread
     from workers.engine.engine import Engine
+    from workers.engine.in_flight import InFlight
     from workers.engine.schedule import Schedule
 
     settings = EngineSettings()
+    serve_metrics(settings)
     thread = device_thread()
     family = thread.submit(families.load, settings).result()
     log.info("loaded %s (%s)", family.card.name, family.card.family)
     database = _open(record)
+    in_flight, stopping = InFlight(), threading.Event()
     device = Device(
         family,
         Schedule(
@@ -88,6 +95,7 @@ def run_engine(record: StorageSettings) -> int:
             budget=settings.patches_at_once,
             batch_items=settings.batch_items,
         ),
+        in_flight,
         stuck_seconds=settings.stuck_seconds,
         probe=lambda: families.warm_up(family),
         on_broken=lambda: os._exit(BROKEN_STATUS),
@@ -114,10 +122,17 @@ def run_engine(record: StorageSettings) -> int:
         notices,
         batch_items=settings.batch_items,
         loaders=settings.load_threads,
+        in_flight=in_flight,
+        stopping=stopping,
     )
     _end_when_stuck(device.is_stuck, engine.mark_suspects)
-    loop = ResidentLoop(engine.run_once, lanes=1, poll_seconds=settings.poll_seconds, name="claim")
-    engine.loop = loop
+    loop = ResidentLoop(
+        engine.run_once,
+        lanes=1,
+        poll_seconds=settings.poll_seconds,
+        name="claim",
+        stopping=stopping,
+    )
 
     def close() -> None:
         engine.close()
@@ -138,6 +153,7 @@ def run_intake(record: StorageSettings) -> int:
     from workers.intake.source import Sources
 
     settings = IntakeSettings()
+    serve_metrics(settings)
     checkers = Checkers(settings)
     database = _open(record, pool=settings.intake_fetches + INTAKE_LANES)
     store = open_store(record)
@@ -147,6 +163,7 @@ def run_intake(record: StorageSettings) -> int:
         record, worker=f"intake@{settings.worker_name}", stage=Stage.INTAKE, model=None
     )
     session.start()
+    stopping = threading.Event()
     sources = Sources(database, store, fetcher, record, settings.max_image_bytes)
     intake = Intake(
         database,
@@ -157,11 +174,15 @@ def run_intake(record: StorageSettings) -> int:
         Wakes(app),
         LeaseWriter(database, session, _policy(record), Notices(settings.redis_url)),
         fetches=settings.intake_fetches,
+        stopping=stopping,
     )
     loop = ResidentLoop(
-        intake.run_once, lanes=INTAKE_LANES, poll_seconds=settings.poll_seconds, name="lane"
+        intake.run_once,
+        lanes=INTAKE_LANES,
+        poll_seconds=settings.poll_seconds,
+        name="lane",
+        stopping=stopping,
     )
-    intake.loop = loop
 
     def close() -> None:
         intake.close()
@@ -175,12 +196,15 @@ def run_intake(record: StorageSettings) -> int:
 
 def run_upkeep(record: StorageSettings) -> int:
     """Import, list, settle and write results; deliver webhooks beside that."""
+    from workers.upkeep.figures import QueueMetrics
     from workers.upkeep.listing import Buckets
     from workers.upkeep.upkeep import Upkeep
     from workers.upkeep.webhooks import Webhooks
 
     settings = UpkeepSettings()
     database = _open(record)
+    REGISTRY.register(QueueMetrics(database))
+    serve_metrics(settings)
     app = make_app(settings, UPKEEP)
     upkeep = Upkeep(
         database,
@@ -192,9 +216,14 @@ def run_upkeep(record: StorageSettings) -> int:
         record.limits,
     )
     loop = ResidentLoop(upkeep.run_once, lanes=1, poll_seconds=settings.poll_seconds, name="lane")
-    webhooks = Webhooks(database, settings)
+    stopping = threading.Event()
+    webhooks = Webhooks(database, settings, stopping)
     reporting = ResidentLoop(
-        webhooks.run_once, lanes=1, poll_seconds=settings.poll_seconds, name="webhooks"
+        webhooks.run_once,
+        lanes=1,
+        poll_seconds=settings.poll_seconds,
+        name="webhooks",
+        stopping=stopping,
     )
     reporting.start()
 

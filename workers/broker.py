@@ -19,12 +19,13 @@ import redis.exceptions
 from celery import Celery
 from kombu import Queue
 
+from db.metrics import REDIS_ERRORS
 from workers.settings import BrokerSettings
 
 INTAKE, UPKEEP = "intake", "upkeep"
 WAKE = "idefiq.wake"
 #: Pause between two rounds of sending: what comes meanwhile becomes one wake.
-PAUSE_SECONDS = 0.02
+GATHER_WAKES_SECONDS = 0.02
 #: Pause after an error of Redis, so that it is not asked in a hot loop.
 ERROR_PAUSE_SECONDS = 2.0
 
@@ -70,6 +71,7 @@ def _errors_as_lost_connection() -> Iterator[None]:
     try:
         yield
     except (redis.exceptions.ResponseError, redis.exceptions.InvalidResponse) as error:
+        REDIS_ERRORS.inc()
         log.warning(
             "Redis answered %s: %s; workers poll until it recovers", type(error).__name__, error
         )
@@ -155,10 +157,11 @@ class Wakes:
                 queues, self._waiting = self._waiting, set()
             for queue in queues:
                 self._send(queue)
-            time.sleep(PAUSE_SECONDS)
+            time.sleep(GATHER_WAKES_SECONDS)
 
     def _send(self, queue: str) -> None:
         try:
             self._app.send_task(WAKE, queue=queue, retry=False, expires=self.EXPIRES_SECONDS)
         except (kombu.exceptions.OperationalError, redis.exceptions.RedisError, OSError) as error:
+            REDIS_ERRORS.inc()
             log.info("cannot wake %s, its workers will poll: %s", queue, type(error).__name__)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pillow_heif
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from db.errors import ImageUnreadable
+from db.vocabulary.errors import ImageUnreadable
 
 pillow_heif.register_heif_opener()
 #: Pixels are bounded by intake, before they are decoded, with an error of its own.

@@ -6,14 +6,20 @@ are rescued: a lease that is never ended would otherwise live as long as the hea
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
-from db import claims, counts, failpoints, leases, sessions
-from db.database import Database, Transaction
-from db.leases import Failure, Lease, RetryPolicy
-from db.states import Stage
+from db import failpoints, tracing
+from db.queue import claims, counts, leases, sessions
+from db.queue.lease import Failure, Lease, RetryPolicy
+from db.sql.database import Database, Transaction
+from db.vocabulary.errors import StorageError
+from db.vocabulary.states import Stage
+from workers import metrics
 from workers.notices import Notices
 from workers.session import Session
 
@@ -33,65 +39,98 @@ class LeaseWriter:
         self, database: Database, session: Session, policy: RetryPolicy, notices: Notices
     ) -> None:
         self._database, self._session, self._policy = database, session, policy
-        self._notices = notices
+        self._notices, self._stage = notices, session.stage
 
     def write(
         self,
-        session_id: str,
         *,
         answers: Sequence[tuple[Lease, dict[str, Any]]] = (),
         arrived: Sequence[tuple[Lease, list[str]]] = (),
         failures: Sequence[Failure] = (),
+        device_seconds: Mapping[int, float] = MappingProxyType({}),
     ) -> None:
-        """Complete, advance and fail items in one transaction."""
+        """Complete, advance and fail items in one transaction.
+
+        Args:
+            device_seconds: Time on the device of answered items, by item id.
+        """
         ended = [lease for lease, _ in (*answers, *arrived)]
         ended += [failure.lease for failure in failures]
         if not ended:
             return
 
-        def work(transaction: Transaction) -> int:
+        def work(transaction: Transaction) -> set[int]:
             if bool(answers) + bool(arrived) + bool(failures) > 1:
                 # All jobs at once and in one order, so that two workers cannot deadlock.
                 counts.lock(transaction, {lease.job_id for lease in ended})
-            ours = leases.complete(transaction, answers)
+            ours = leases.complete(transaction, answers, device_seconds)
             ours |= leases.advance(transaction, arrived)
             ours |= leases.fail(transaction, failures, self._policy)
             failpoints.trigger("writing")
-            return len(ours)
+            return ours
 
-        written = self._database.retrying(work, while_=lambda: self._session.holds(session_id))
+        try:
+            with metrics.step("write", ended, items=len(ended)):
+                written = self._database.retrying(work, while_=lambda: self._holds(ended))
+        except StorageError:
+            metrics.LEASES_LOST.inc(len(ended))
+            raise
         failpoints.trigger("written")
         self._notices.changed(*{lease.job_id for lease in ended})
-        if lost := len(ended) - written:
+        outcomes = [(lease, "succeeded") for lease, _ in answers]
+        outcomes += [(lease, "advanced") for lease, _ in arrived]
+        outcomes += [
+            (each.lease, "failed" if self._policy.is_final(each) else "retried")
+            for each in failures
+        ]
+        self._count(outcomes, written)
+        for failure in failures:
+            metrics.ITEM_ERRORS.labels(self._stage, failure.error.code).inc()
+        if lost := len(ended) - len(written):
             log.info("%d leases were lost; their results are dropped", lost)
 
-    def release(
-        self, session_id: str, released: Sequence[Lease], *, wait_seconds: float = 0.0
-    ) -> None:
+    def _count(self, outcomes: Sequence[tuple[Lease, str]], written: Container[int]) -> None:
+        counted = Counter(
+            (lease.model, lease.request["kind"], outcome)
+            for lease, outcome in outcomes
+            if lease.item_id in written
+        )
+        for labels, count in counted.items():
+            metrics.ITEMS_ENDED.labels(self._stage, *labels).inc(count)
+        metrics.LEASES_LOST.inc(len(outcomes) - counted.total())
+
+    def release(self, released: Sequence[Lease], *, wait_seconds: float = 0.0) -> None:
         """Release items to the queue without charging an attempt."""
+        if not released:
+            return
         ids = self._database.retrying(
             lambda transaction: leases.release(transaction, released, wait_seconds=wait_seconds),
-            while_=lambda: self._session.holds(session_id),
+            while_=lambda: self._holds(released),
         )
+        self._count([(lease, "released") for lease in released], ids)
         log.info("released %d items that had not started", len(ids))
 
-    def mark_suspects(self, session_id: str, running: Sequence[Lease], *, alone: bool) -> None:
-        """Mark the items on which the device hung, and end the session of the dying process."""
+    def mark_suspects(self, running: Sequence[Lease]) -> None:
+        """Mark the items on which the device hung, and end the sessions of the dying process."""
         with self._database.transaction() as transaction:
-            leases.mark_suspects(transaction, running, alone=alone)
-            sessions.end(transaction, session_id)
+            leases.mark_suspects(transaction, running, alone=len(running) == 1)
+            for session_id in {lease.session_id for lease in running}:
+                sessions.end(transaction, session_id)
+
+    def _holds(self, ended: Sequence[Lease]) -> bool:
+        return any(self._session.holds(lease.session_id) for lease in ended)
 
 
 def claim_and_work(
     database: Database,
     session: Session,
-    work: Callable[[list[Lease], str], None],
+    work: Callable[[list[Lease]], None],
     *,
     stage: Stage,
     model: str | None,
     limit: int,
 ) -> bool:
-    """Claim due items and pass them to `work`, with the session that holds them.
+    """Claim due items and pass them to `work`.
 
     Returns:
         True if there may be more.
@@ -99,6 +138,7 @@ def claim_and_work(
     with holding(session) as session_id:
         if not session.holds(session_id):
             return False
+        began_ns = time.time_ns()
         with database.transaction() as transaction:
             taken = claims.claim(
                 transaction, session=session_id, stage=stage, model=model, limit=limit
@@ -107,7 +147,13 @@ def claim_and_work(
             with database.snapshot() as transaction:
                 return claims.is_due(transaction, stage=stage, model=model)
         failpoints.trigger("claimed", taken)
-        work(taken, session_id)
+        metrics.ITEMS_CLAIMED.labels(stage).inc(len(taken))
+        metrics.CLAIM_WAIT_SECONDS.labels(stage).observe(max(one.waited_seconds for one in taken))
+        traceparents = [lease.traceparent for lease in taken]
+        with tracing.work_span(
+            f"claim for {stage}", traceparents, began_ns=began_ns, items=len(taken)
+        ):
+            work(taken)
     return True
 
 

@@ -13,7 +13,7 @@ import random
 import threading
 from collections.abc import Callable
 
-from db.errors import StorageError
+from db.vocabulary.errors import StorageError
 
 #: Pause after a failure, so that a broken database is not asked in a hot loop.
 FAILURE_PAUSE_SECONDS = 1.0
@@ -27,17 +27,24 @@ class ResidentLoop:
     Args:
         run_once: Does some work, and returns True if there may be more. Must return soon after
             `stopping` is set.
+        stopping: Set by `stop`; an event of its own if None.
         lanes: Threads, >= 1.
         poll_seconds: Longest wait between two looks of a lane.
     """
 
     def __init__(
-        self, run_once: Callable[[], bool], *, lanes: int, poll_seconds: float, name: str
+        self,
+        run_once: Callable[[], bool],
+        *,
+        lanes: int,
+        poll_seconds: float,
+        name: str,
+        stopping: threading.Event | None = None,
     ) -> None:
         self._run_once = run_once
         self._poll_seconds = poll_seconds
         self._event = threading.Event()
-        self.stopping = threading.Event()
+        self.stopping = stopping or threading.Event()
         self._threads = [
             threading.Thread(target=self._lane, name=f"{name}-{lane}") for lane in range(lanes)
         ]

@@ -7,36 +7,18 @@ mind in between gains nothing. TLS still verifies the name. No proxy of the envi
 """
 
 import ipaddress
-import re
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
-from urllib.parse import quote, urlsplit, urlunsplit
 
 import httpcore2
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+from workers.addresses import Networks, Refused, is_public
+
 Resolver = Callable[[str, int], Iterable[str]]
-#: Networks beyond the public ones that may be reached.
-Networks = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
-
-#: What stays as it is in a path or query; everything else, letters of other scripts say, is quoted.
-_URL_SAFE = "/:?#[]@!$&'()*+,;=%-._~"
-MAX_HOST_CHARACTERS = 253
-#: Names and addresses, without empty parts.
-_HOST = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|[0-9A-Fa-f:.]+")
-#: Prefixes that carry an IPv4 address inside, through which a private one could be reached.
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_NAT64_LOCAL = ipaddress.ip_network("64:ff9b:1::/48")
-#: Not global either, whatever this Python's tables say: IETF protocols and 6to4 relays.
-_SPECIAL = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24")))
-
-
-class Refused(Exception):
-    """The URL is not allowed; the message is one sentence for its owner."""
 
 
 class TooSlow(Exception):
@@ -47,58 +29,6 @@ def resolve(host: str, port: int) -> list[str]:
     """Resolve a name to all its addresses with the system's resolver."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [str(entry[4][0]) for entry in found]
-
-
-def is_public(address: Address) -> bool:
-    """True if an address, and any address embedded in it, is on the public internet."""
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour
-        if address.teredo:
-            inner = address.teredo[1]
-        if address in _NAT64:
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
-        if address in _NAT64_LOCAL or address.is_site_local:
-            return False
-        if inner is not None:
-            return is_public(inner)
-    if any(address in network for network in _SPECIAL):
-        return False
-    return address.is_global and not address.is_multicast and not address.is_reserved
-
-
-def checked(url: str, ports: Collection[int]) -> tuple[str, str]:
-    """Return the URL in ASCII and its host, if it is allowed at all.
-
-    Raises:
-        Refused: It is malformed, or has a scheme, port or user name that is not taken.
-    """
-    try:
-        parts = urlsplit(url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError as error:
-        raise Refused("the URL is malformed") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise Refused("only http and https URLs are allowed")
-    if parts.username is not None or parts.password is not None:
-        raise Refused("a URL with a user name is not allowed")
-    if port not in ports:
-        taken = " and ".join(map(str, sorted(ports)))
-        raise Refused(f"port {port} is not allowed; allowed ports: {taken}")
-    try:
-        host = parts.hostname if ":" in parts.hostname else _ascii(parts.hostname)
-    except UnicodeError as error:
-        raise Refused("the URL's host is invalid") from error
-    if len(host) > MAX_HOST_CHARACTERS or not _HOST.fullmatch(host):
-        raise Refused("the URL's host is invalid")
-    place = f"[{host}]" if ":" in host else host
-    if parts.port is not None:
-        place += f":{parts.port}"
-    path, query = (quote(part, safe=_URL_SAFE) for part in (parts.path or "/", parts.query))
-    return urlunsplit((parts.scheme, place, path, query, "")), host
-
-
-def _ascii(host: str) -> str:
-    return host if host.isascii() else host.encode("idna").decode()
 
 
 class Deadline(threading.local):
@@ -163,7 +93,7 @@ class GuardedNetwork(httpcore2.NetworkBackend):
         self._deadline = deadline
         self._networks = networks
         self._resolver = resolver
-        self._sockets = httpcore2.SyncBackend()
+        self.sockets = httpcore2.SyncBackend()
 
     def connect_tcp(
         self,
@@ -182,7 +112,7 @@ class GuardedNetwork(httpcore2.NetworkBackend):
         for address in self._allowed(host, port):
             try:
                 left = self._deadline.left(timeout)
-                stream = self._sockets.connect_tcp(
+                stream = self.sockets.connect_tcp(
                     address, port, left, local_address, socket_options
                 )
                 return BoundedStream(stream, self._deadline)

@@ -11,8 +11,10 @@ import threading
 import redis
 import redis.exceptions
 
+from db.metrics import REDIS_ERRORS
+
 #: Pause between two rounds of sending: what comes meanwhile becomes one notice.
-PAUSE_SECONDS = 0.02
+GATHER_NOTICES_SECONDS = 0.02
 #: After a failure, so that a Redis that is away is not asked all the time.
 AWAY_SECONDS = 1.0
 
@@ -53,6 +55,13 @@ class Notices:
             self._waiting[job_id] = text
             self._changed.notify()
 
+    def is_reachable(self) -> bool:
+        """True if Redis answers."""
+        try:
+            return bool(self._redis.ping())
+        except (redis.exceptions.RedisError, OSError):
+            return False
+
     def _run(self) -> None:
         stop = threading.Event()  # never set: a sleep of this thread alone
         while True:
@@ -60,7 +69,7 @@ class Notices:
                 while not self._waiting:
                     self._changed.wait()
                 waiting, self._waiting = self._waiting, {}
-            stop.wait(PAUSE_SECONDS if self._sent(waiting) else AWAY_SECONDS)
+            stop.wait(GATHER_NOTICES_SECONDS if self._sent(waiting) else AWAY_SECONDS)
 
     def _sent(self, waiting: dict[str, str | None]) -> bool:
         pipeline = self._redis.pipeline(transaction=False)
@@ -69,6 +78,7 @@ class Notices:
         try:
             pipeline.execute()
         except (redis.exceptions.RedisError, OSError) as error:
+            REDIS_ERRORS.inc()
             log.info("cannot send notices, APIs will poll: %s", type(error).__name__)
             return False
         return True

@@ -9,11 +9,12 @@ import threading
 import time
 from collections.abc import Callable
 
-from db import rescues, sessions
-from db.database import Database
-from db.errors import StorageError
+from db.queue import rescues, sessions
 from db.settings import StorageSettings
-from db.states import Stage
+from db.sql.database import Database
+from db.vocabulary.errors import StorageError
+from db.vocabulary.states import Stage
+from workers.metrics import ITEMS_RESCUED, SESSIONS_LOST
 
 log = logging.getLogger(__name__)
 
@@ -40,13 +41,13 @@ class Session:
     ) -> None:
         self._database = Database(record.database_url, pool=1)
         self._settings = record
-        self._worker, self._stage, self._model = worker, stage, model
+        self._worker, self.stage, self._model = worker, stage, model
         self._is_stuck = is_stuck
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._hurry = threading.Event()
         self._id = self._abandoned = ""
-        self._safe_until = 0.0
+        self.safe_until = 0.0
 
     @property
     def id(self) -> str:
@@ -69,7 +70,7 @@ class Session:
         Judged by this process's monotonic clock, counted from before the last heartbeat was
         sent, so it turns False before the database's clock lets anybody else in.
         """
-        return session_id == self._id and time.monotonic() < self._safe_until
+        return session_id == self._id and time.monotonic() < self.safe_until
 
     def abandon(self, session_id: str) -> None:
         """Give up a session with all its leases; a new one is opened soon.
@@ -78,7 +79,8 @@ class Session:
         failed, or an unexpected error happened. The items are rescued.
         """
         if session_id == self._id:
-            self._safe_until = 0.0
+            SESSIONS_LOST.inc()
+            self.safe_until = 0.0
             self._abandoned = session_id
             self._hurry.set()
 
@@ -101,11 +103,11 @@ class Session:
             self._id = sessions.start(
                 transaction,
                 worker=self._worker,
-                stage=self._stage,
+                stage=self.stage,
                 model=self._model,
                 lease_seconds=self._settings.lease_seconds,
             )
-        self._safe_until = before + self._settings.lease_seconds
+        self.safe_until = before + self._settings.lease_seconds
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -131,10 +133,13 @@ class Session:
         with self._database.transaction() as transaction:
             alive = sessions.heartbeat(transaction, self._id, self._settings.lease_seconds)
         if not alive:
+            SESSIONS_LOST.inc()
             log.warning("session %s has expired; other workers have its items now", self._id)
             self._open()
         elif self._abandoned != self._id:
-            self._safe_until = before + self._settings.lease_seconds
+            self.safe_until = before + self._settings.lease_seconds
         with self._database.transaction() as transaction:
-            if rescued := rescues.rescue(transaction):
-                log.info("rescued %d items of dead sessions", rescued)
+            rescued = rescues.rescue(transaction)
+        if rescued:
+            ITEMS_RESCUED.inc(rescued)
+            log.info("rescued %d items of dead sessions", rescued)

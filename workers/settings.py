@@ -7,10 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from db.requests import MAX_NEW_TOKENS
+from db.settings import Count, Seconds
+from db.vocabulary.requests import MAX_NEW_TOKENS
 
-Count = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0)]
 _CONFIG = SettingsConfigDict(
     env_prefix="IDEFIQ_", frozen=True, extra="ignore", protected_namespaces=()
 )
@@ -27,6 +26,23 @@ class BrokerSettings(BaseSettings):
     )
 
 
+class WebhookSettings(BaseSettings):
+    """Where webhooks may be: upkeep delivers them, and the API refuses what is elsewhere."""
+
+    model_config = _CONFIG
+
+    webhook_ports: frozenset[Annotated[int, Field(ge=1, le=65535)]] = Field(
+        frozenset({80, 443}),
+        description="Ports to which webhooks may be delivered, as JSON; the same for the API and"
+        " upkeep",
+    )
+    webhook_networks: list[IPv4Network | IPv6Network] = Field(
+        [],
+        description="Private networks to which webhooks may be delivered, as JSON; the same for the"
+        " API and upkeep",
+    )
+
+
 class WorkerSettings(BrokerSettings):
     """Settings of every worker."""
 
@@ -38,6 +54,10 @@ class WorkerSettings(BrokerSettings):
     poll_seconds: Annotated[float, Field(ge=0.05, le=60)] = Field(
         1.0, description="Time between polls for work, in case a wake was lost"
     )
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        0, description="Port where this worker serves /metrics for Prometheus; 0: nowhere"
+    )
+    metrics_host: str = Field("127.0.0.1", description="Address for the metrics to listen on")
 
 
 class IntakeSettings(WorkerSettings):
@@ -50,7 +70,11 @@ class IntakeSettings(WorkerSettings):
     max_image_aspect: Annotated[float, Field(ge=1)] = Field(
         50.0, description="Highest ratio of the longer side of an image to the shorter"
     )
-    check_seconds: Seconds = Field(20.0, description="Timeout of a check of an image")
+    check_seconds: Seconds = Field(
+        20.0,
+        description="Most processor time for a check of an image; on a busy machine the check may"
+        " take four times as long",
+    )
     check_memory_bytes: Annotated[int, Field(ge=2**28)] = Field(
         2**31, description="Most address space of a process that checks images"
     )
@@ -69,7 +93,7 @@ class IntakeSettings(WorkerSettings):
     )
 
 
-class UpkeepSettings(WorkerSettings):
+class UpkeepSettings(WorkerSettings, WebhookSettings):
     """How webhooks are delivered, and how long data is kept."""
 
     keep_jobs_days: Annotated[float, Field(ge=0)] = Field(
@@ -95,12 +119,6 @@ class UpkeepSettings(WorkerSettings):
 
     webhook_seconds: Annotated[float, Field(gt=0, le=30)] = Field(
         15.0, description="Timeout of a delivery to a webhook"
-    )
-    webhook_ports: frozenset[Annotated[int, Field(ge=1, le=65535)]] = Field(
-        frozenset({80, 443}), description="Ports to which webhooks may be delivered, as JSON"
-    )
-    webhook_networks: list[IPv4Network | IPv6Network] = Field(
-        [], description="Private networks to which webhooks may be delivered, as JSON"
     )
 
 

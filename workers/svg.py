@@ -10,7 +10,7 @@ from xml.parsers import expat
 
 import resvg_py
 
-from db.errors import ImageTooLarge, ImageUnreadable
+from db.vocabulary.errors import ImageTooLarge, ImageUnreadable
 
 #: The longer side of what is drawn, in pixels; how large an SVG says it is says little.
 LONG_SIDE = 1_024

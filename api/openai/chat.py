@@ -19,16 +19,19 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
+from api.acceptance import accept
 from api.errors import envelope, request_error
 from api.events import HEADERS, MEDIA_TYPE, PING_SECONDS, event
+from api.item_checker import ItemChecker
 from api.openai.requests import ChatIn
 from api.schemas import JobIn
 from api.services import CurrentOwner, Parts, Services
-from api.submissions import ItemChecker, check_quota, tell_submitted
 from api.watch import Watched
-from db import jobs, results, submissions
-from db.errors import StorageError
-from db.openai_rendering import (
+from db.queue import jobs, results
+from db.queue.submissions import NewJob
+from db.vocabulary.errors import StorageError
+from db.vocabulary.items import Item
+from db.vocabulary.openai_rendering import (
     completion,
     completion_id,
     error_body,
@@ -36,14 +39,12 @@ from db.openai_rendering import (
     finish_reason,
     usage,
 )
-from db.results import Item
-from db.states import SourceApi
-from db.submissions import NewJob
+from db.vocabulary.states import SourceApi
 
 router = APIRouter(prefix="/v1/chat", tags=["OpenAI"])
 
 #: How often it is asked whether the caller is still there.
-LOOK_SECONDS = 1.0
+CALLER_CHECK_SECONDS = 1.0
 #: How long the head of a streamed answer waits for an early error, which then has a status.
 HEAD_SECONDS = 2.0
 _BODY = {
@@ -82,11 +83,7 @@ def _submit(services: Services, owner_id: int, asked: ChatIn) -> tuple[str, str]
     except ValidationError as error:
         raise request_error(error) from error
     job = NewJob(owner_id, checker.card.name, checker.defaults, source_api=SourceApi.CHAT)
-    with services.database.transaction() as transaction:
-        check_quota(transaction, services, job, 1)
-        job_id = submissions.submit(transaction, job, [item])
-    tell_submitted(services, job.model)
-    return job_id, job.model
+    return accept(services, job, [item]), job.model
 
 
 class ChatCall:
@@ -108,7 +105,7 @@ class ChatCall:
                 if time.monotonic() > deadline or await request.is_disconnected():
                     self._cancel()
                     return _too_long(self._services.settings.max_chat_seconds)
-                await watched.news(news, LOOK_SECONDS)
+                await watched.news(news, CALLER_CHECK_SECONDS)
 
     async def streamed(self, *, usage_too: bool) -> Response:
         """Stream the answer; an error before the first token is a document of its own."""
@@ -130,7 +127,7 @@ class ChatCall:
         """Wait a little for an error, which can still have a status of its own."""
         deadline = time.monotonic() + HEAD_SECONDS
         while not (_finished(watched) or watched.text) and time.monotonic() < deadline:
-            await watched.news(watched.event, LOOK_SECONDS)
+            await watched.news(watched.event, CALLER_CHECK_SECONDS)
         if not _finished(watched):
             return None
         item = await self._item()

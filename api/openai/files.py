@@ -9,23 +9,27 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
+from api.audit import record_action
 from api.errors import request_error
 from api.guard import NDJSON
 from api.images import check_room
 from api.openai.schemas import FileOut, FilePage
-from api.services import CurrentOwner, Parts, Services
+from api.services import CurrentOwner, Parts, Services, Submitter
 from api.streams import pieces
-from db import batches, files, results
-from db.batches import Batch
-from db.blobs import file_key
-from db.errors import NotFound, RequestError, WrongMediaType
-from db.files import File, NewFile
-from db.jobs import new_id
-from db.openai_rendering import line
+from db.audit import AuditAction
+from db.blobs.store import file_key
+from db.openai import batches, files
+from db.openai.batch import Batch
+from db.openai.files import File, NewFile
+from db.queue import results
+from db.queue.jobs import new_id
+from db.vocabulary.errors import NotFound, RequestError, WrongMediaType
+from db.vocabulary.openai_rendering import line
+from db.vocabulary.requests import no_nul
 
 router = APIRouter(prefix="/v1/files", tags=["OpenAI"])
 
-PAGE = 1_000
+CONTENT_RESULTS = 1_000
 _BODY = {
     "requestBody": {
         "required": True,
@@ -79,13 +83,18 @@ async def upload(request: Request, services: Parts, owner: CurrentOwner) -> File
 def _store(services: Services, owner_id: int, file: UploadFile, form_fields: FileIn) -> FileOut:
     if not file.size:
         raise RequestError("the file is empty", field="file")
+    filename = (file.filename or "")[:200]
+    try:
+        no_nul(filename).encode()
+    except ValueError as error:  # before anything is stored
+        raise RequestError(f"invalid file name: {error}", field="file") from error
     check_room(services, owner_id, file.size)
     file_id = new_id("file-")
     services.store.put(file_key(owner_id, file_id), file.file)
     new = NewFile(
         file_id,
         owner_id,
-        filename=(file.filename or "")[:200],
+        filename=filename,
         purpose=form_fields.purpose,
         size_bytes=file.size,
         expires_seconds=form_fields.seconds,
@@ -124,43 +133,40 @@ def get_file(file_id: str, services: Parts, owner: CurrentOwner) -> FileOut:
 
 
 @router.delete("/{file_id}")
-def delete_file(file_id: str, services: Parts, owner: CurrentOwner) -> dict[str, Any]:
+def delete_file(file_id: str, services: Parts, caller: Submitter) -> dict[str, Any]:
     """Delete a file. A batch that was created from it continues."""
-    with services.database.snapshot() as transaction:
-        file = files.get(transaction, owner.id, file_id)
-    services.store.delete(file_key(owner.id, file.id))
     with services.database.transaction() as transaction:
-        files.remove(transaction, owner.id, file.id)
+        file = files.get(transaction, caller.owner.id, file_id)
+        record_action(transaction, caller, AuditAction.DELETE_FILE, file.id, filename=file.filename)
+    services.store.delete(file_key(caller.owner.id, file.id))
+    with services.database.transaction() as transaction:
+        files.remove(transaction, caller.owner.id, file.id)
     return {"id": file.id, "object": "file", "deleted": True}
 
 
 @router.get("/{file_id}/content", response_class=StreamingResponse)
 def get_content(file_id: str, services: Parts, owner: CurrentOwner) -> StreamingResponse:
     """Return a file's bytes; of a running batch, the lines so far (`X-Incomplete: true`)."""
-    try:
-        with services.database.snapshot() as transaction:
-            file: File = files.get(transaction, owner.id, file_id)
-    except NotFound:
-        return _so_far(services, owner.id, file_id)
-    stream = services.store.open(file_key(owner.id, file.id))
+    # One snapshot for both: the batch may be finalized between two.
+    with services.database.snapshot() as transaction:
+        try:
+            found: File | Batch = files.get(transaction, owner.id, file_id)
+        except NotFound:
+            found = batches.unfinished(transaction, owner.id, file_id)
+    if isinstance(found, Batch):
+        return _so_far(services, found, file_id)
+    stream = services.store.open(file_key(owner.id, found.id))
     return StreamingResponse(pieces(stream), media_type=NDJSON)
 
 
-def _so_far(services: Services, owner_id: int, file_id: str) -> StreamingResponse:
-    found = batches.batch_of_part(file_id)
-    if found is None:
-        raise NotFound(f"no such file: {file_id!r}")
-    batch_id, part = found
-    with services.database.snapshot() as transaction:
-        batch = batches.get(transaction, owner_id, batch_id)
-    if batch.job is None or batch.finalized_at:
-        raise NotFound(f"no such file: {file_id!r}")
-    lines = _lines(services, batch, answered=part == "output")
+def _so_far(services: Services, batch: Batch, file_id: str) -> StreamingResponse:
+    answered = file_id == batches.part_id(batch.id, "output")
+    lines = _lines(services, batch, answered=answered)
     return StreamingResponse(lines, media_type=NDJSON, headers={"X-Incomplete": "true"})
 
 
 def _lines(services: Services, batch: Batch, *, answered: bool) -> Iterator[bytes]:
-    for page in results.pages_as_finished(services.database, str(batch.job_id), PAGE):
+    for page in results.pages_as_finished(services.database, str(batch.job_id), CONTENT_RESULTS):
         yield b"".join(
             line(item, str(batch.job_id), str(batch.model), expired=batch.expired_at is not None)
             for item in page

@@ -5,8 +5,9 @@ from typing import Any, Self
 
 from pydantic import BaseModel
 
-from db.batches import Batch, BatchStatus, part_id
-from db.files import File
+from db.openai.batch import Batch, BatchStatus
+from db.openai.batches import part_id
+from db.openai.files import File
 
 
 def _seconds(at: datetime | None) -> int | None:

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs on the connection that db/schema.py hands over."""
+"""Alembic's entry: runs on the connection that db/sql/schema.py hands over."""
 
 from alembic import context
 

@@ -52,7 +52,7 @@ def makes(written: str) -> bool:
     return bool(_MARKS.search(written))
 
 
-def _code_spans(text: str) -> list[tuple[int, int]]:
+def code_spans(text: str) -> list[tuple[int, int]]:
     """Find template code, in order. Takes time linear in the text, whatever it contains."""
     spans: list[tuple[int, int]] = []
     closings: dict[str, int] = {}
@@ -102,7 +102,7 @@ class TemplateCode:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._spans = _code_spans(text)
+        self._spans = code_spans(text)
         self._ends = [end for _, end in self._spans]
 
     @property

@@ -21,7 +21,8 @@ from babel import Locale, UnknownLocaleError
 from idefiq.alt.roles import ImageRole
 from idefiq.alt.site import AltState, SiteImage
 from idefiq.client import Client
-from idefiq.types import Item, Job, Review
+from idefiq.reviews import Review
+from idefiq.types import Item, Job
 
 #: Most characters of where an image is.
 MAX_PAGE_CHARACTERS, MAX_SOURCE_CHARACTERS = 500, 2_000
@@ -75,7 +76,7 @@ def ask(client: Client, wanted: Mapping[str, Sequence[SiteImage]], asking: Askin
     with tempfile.TemporaryDirectory(prefix="idefiq-alt-") as folder:
         references = _upload(client, wanted, Path(folder))
     items = [
-        _item(key, some, reference, asking)
+        item_of(key, some, reference, asking)
         for (key, some), reference in zip(wanted.items(), references, strict=True)
     ]
     defaults: Item = {"kind": "caption"}
@@ -135,7 +136,8 @@ def _upload(client: Client, wanted: Mapping[str, Sequence[SiteImage]], folder: P
     return found
 
 
-def _item(key: str, some: Sequence[SiteImage], reference: str, asking: Asking) -> Item:
+def item_of(key: str, some: Sequence[SiteImage], reference: str, asking: Asking) -> Item:
+    """Make the item that asks for a text: of images with one key, where the first is."""
     first = some[0]
     item_fields: Item = {
         "page": first.shown_page[:MAX_PAGE_CHARACTERS],

@@ -1,7 +1,6 @@
 """Where pages and their images are: a folder, an EPUB, or the web.
 
-All three name pages and pictures by paths with slashes, read them, and, but for the web, write
-pages back whole or not at all.
+All name pages and pictures by paths with slashes; but for the web, pages are written back whole.
 """
 
 import os
@@ -23,8 +22,7 @@ PAGES = (".html", ".htm", ".xhtml", ".md", ".markdown", ".css")
 #: Folders without pages written by hand.
 _SKIPPED = frozenset({"node_modules", "__pycache__", "venv"})
 _MAX_PATH_CHARACTERS = 2_000
-#: Larger ones are no pictures of pages.
-MAX_IMAGE_BYTES = 50 * 2**20
+MAX_IMAGE_BYTES = 50 * 2**20  # larger ones are no pictures of pages
 _TIMEOUT_SECONDS = 30.0
 
 

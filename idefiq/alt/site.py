@@ -6,24 +6,21 @@
                                     ask         a text is needed, and can be drafted
                                     person      a text is needed, and nobody but a person can tell
 
-What is the same picture in the same role, leading to the same place and in the same language has
-the same key: it is described once and reviewed once.
+Images of one picture, role, destination and language have one key, one text and one review.
 """
 
-import base64
-import binascii
 import hashlib
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
-from urllib.parse import unquote_to_bytes, urldefrag, urljoin
+from urllib.parse import urldefrag, urljoin
 
 from idefiq.alt import context, markdown, places
 from idefiq.alt.code import TemplateCode
 from idefiq.alt.context import Context, PageContext
-from idefiq.alt.files import Files, is_picture
+from idefiq.alt.files import Files
+from idefiq.alt.image_source import ImageSource, image_source
 from idefiq.alt.markdown import MarkdownSpot
 from idefiq.alt.places import Document, Place
 from idefiq.alt.roles import ImageRole, RoleDecision, path_of, sort
@@ -33,10 +30,6 @@ from idefiq.alt.wording import is_file_name, is_placeholder
 from idefiq.alt.writable import checked
 from idefiq.types import IdefiqError
 
-#: As the service takes it.
-_MAX_URL_CHARACTERS, _URL = 8_192, re.compile(r"https?://[^\s/]\S*")
-_TEMPLATE = re.compile(r"\{\{|\{%|<%|\$\{|\{[A-Za-z_.]+\}")
-
 
 class AltState(StrEnum):
     """Whether an image needs a text."""
@@ -45,21 +38,6 @@ class AltState(StrEnum):
     EMPTY = "empty"
     ASK = "ask"
     PERSON = "person"
-
-
-@dataclass(frozen=True, slots=True)
-class ImageSource:
-    """Content of an image.
-
-    Attributes:
-        identity: The same for the same picture.
-        read: Reads its bytes; None if it is somewhere on the web.
-        url: Where it is then.
-    """
-
-    identity: str
-    read: Callable[[], bytes] | None = None
-    url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +178,7 @@ class Site:
         picture = None
         if state is AltState.ASK:
             try:
-                picture = _picture(files, name, place.source)
+                picture = image_source(files, name, place.source)
             except IdefiqError as error:
                 state, reason = AltState.PERSON, str(error)
         return SiteImage(
@@ -288,10 +266,9 @@ def _settled(place: Place, problem: str) -> tuple[AltState, str] | None:
         return AltState.OK, "a template makes its text"
     if place.obstacle and problem == "empty":
         return AltState.OK, "its author says that it is decorative"
-    if place.obstacle and problem:
-        return AltState.PERSON, f"{place.obstacle}: write its text there"
     if place.obstacle:
-        return AltState.OK, "it has a text"
+        there = AltState.PERSON, f"{place.obstacle}: write its text there"
+        return there if problem else (AltState.OK, "it has a text")
     if place.element.name == "area":
         needs = AltState.PERSON if problem else AltState.OK
         return needs, "a part of an image map: say where it leads"
@@ -321,36 +298,3 @@ def _resolved(page: str, href: str) -> str:
         return urljoin(page if "://" in page else f"/{page}", url) if url else ""
     except ValueError:
         return href
-
-
-def _picture(files: Files, page: str, source: str) -> ImageSource:
-    if not source:
-        raise IdefiqError("it names no image")
-    if _TEMPLATE.search(source) and not source.startswith("data:"):
-        raise IdefiqError(f"{source} is made by a template: write its text there")
-
-    def read() -> bytes | str:
-        return _inline(source) if source.startswith("data:") else files.picture(page, source)
-
-    found = read()
-    if isinstance(found, str):
-        url = re.sub(r"\s+", "%20", found.strip())
-        if len(url) > _MAX_URL_CHARACTERS or not _URL.fullmatch(url):
-            raise IdefiqError(f"{source[:80]} is no address that can be fetched")
-        return ImageSource(identity=url, url=url)
-    if not is_picture(found):
-        raise IdefiqError(f"{source[:80]} is not an image")
-    return ImageSource(hashlib.sha256(found).hexdigest(), read=lambda: bytes(read()))  # type: ignore[arg-type]
-
-
-def _inline(source: str) -> bytes:
-    """Decode a data: URL."""
-    head, _, body = source.partition(",")
-    if not head.startswith("data:image/"):
-        raise IdefiqError("the image in the page is not readable")
-    data = unquote_to_bytes(body)
-    try:
-        is_base64 = head.endswith(";base64")
-        return base64.b64decode(b"".join(data.split()), validate=True) if is_base64 else data
-    except binascii.Error as error:
-        raise IdefiqError("the image in the page is damaged") from error

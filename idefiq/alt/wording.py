@@ -12,6 +12,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from idefiq.alt.refusals import is_refusal
+
 #: Characters aimed at. A convention and no limit: screen readers read on.
 TARGET_LENGTH = 125
 _FORMATS = "avif|bmp|gif|heic|heif|jpe?g|png|svgz?|tiff?|webp"
@@ -44,9 +46,10 @@ _LEAD_IN = re.compile(
 )
 #: Words before the noun that say what kind of picture it is, and may be worth telling.
 _TELLING = re.compile(r"(?:x-ray|infrared|satellite|aerial|microscope|thermal)\s", re.IGNORECASE)
-_REFUSAL = re.compile(
-    r"\b(?:i\s+(?:cannot|can't|can\s+not|am\s+unable|'m\s+unable|do\s+not\s+see|don't\s+see)"
-    r"|as\s+an\s+ai\b|i'?m\s+sorry|unable\s+to\s+(?:see|view|describe))",
+#: In an alternative text nobody speaks of what they cannot do.
+_FIRST_PERSON = re.compile(
+    r"\bi\s+(?:cannot|can't|can\s+not|am\s+unable|do\s+not\s+see|don't\s+see)\b"
+    r"|\bas\s+an\s+ai\b|\bunable\s+to\s+(?:see|view|describe)\b",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)]*(?=\s|$)")
@@ -142,7 +145,7 @@ def _lead_in(text: str) -> Issue | None:
 
 
 def _refusal(text: str) -> Issue | None:
-    if not _REFUSAL.search(text):
+    if not (is_refusal(text) or _FIRST_PERSON.search(text)):
         return None
     return Issue("refusal", "this speaks of who looks, and not of the image")
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
@@ -31,6 +31,11 @@ class Ask:
     def is_own(self) -> bool:
         """True if the text differs between images."""
         return bool(_PLACE.search(self.text))
+
+    def with_options(self, options: Mapping[str, Any]) -> "Ask":
+        """Return the same with other generation options laid over its own."""
+        own = {**self.request.get("options", {}), **options}
+        return replace(self, request={**self.request, "options": own})
 
     def defaults(self) -> Item:
         """Defaults of all items."""
@@ -87,6 +92,7 @@ class Plan:
         sidecar: Suffix of the text file beside each image, "" for none.
         existing: What to do with a text that is there already: skip, overwrite, append, prepend.
         limit: Most images; 0 for all.
+        pause_on_issues: Share of answers with issues above which a job pauses itself.
     """
 
     sources: list[str]
@@ -100,4 +106,5 @@ class Plan:
     recursive: bool = True
     image_column: str | None = None
     limit: int = 0
+    pause_on_issues: float | None = None
     shard_items: int = 10_000

@@ -1,7 +1,11 @@
-"""The SQLite file of a manifest: its tables, its marks, and the lock of one run."""
+"""The SQLite file of a manifest: its tables, its marks, its facts, and the lock of one run."""
 
+import json
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from idefiq.types import IdefiqError
 
@@ -25,12 +29,41 @@ _APPLICATION, _VERSION = 0x1DEF19, 1
 _MARKS = ("application_id", "user_version")
 
 
-def opened(path: Path | None) -> sqlite3.Connection:
-    """Open or create the file of a manifest; in memory without a path.
+class ManifestFile:
+    """An open file.
+
+    Args:
+        path: The file; in memory if None, for runs that need not be resumed.
 
     Raises:
         IdefiqError: It is no manifest, cannot be written, or another run has it open.
     """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path, self.db = path, _open(path)
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Open a transaction that commits at the end of the block, or rolls back."""
+        self.db.execute("BEGIN")
+        try:
+            yield self.db
+        except BaseException:
+            self.db.execute("ROLLBACK")
+            raise
+        self.db.execute("COMMIT")
+
+    def fact(self, name: str) -> Any:
+        """Return a fact of the run, None if it is not known."""
+        row = self.db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def set_fact(self, name: str, value: Any) -> None:
+        """Record a fact."""
+        self.db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, json.dumps(value)))
+
+
+def _open(path: Path | None) -> sqlite3.Connection:
     try:
         database = sqlite3.connect(path or ":memory:", timeout=0.2, isolation_level=None)
         # One writer: another run on the same file would send what this one sends.

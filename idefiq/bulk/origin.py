@@ -12,8 +12,9 @@ from contextlib import chdir, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from idefiq.bulk import outputs, sources
+from idefiq.bulk import sources
 from idefiq.bulk.ask import Plan
+from idefiq.bulk.choose_output import choose_output
 from idefiq.bulk.manifest import Manifest
 from idefiq.bulk.records import REFERENCES
 from idefiq.types import IdefiqError
@@ -47,15 +48,15 @@ def in_folder_of(plan: Plan, manifest: Path | None) -> Iterator[tuple[Plan, Path
 def _begun_in(path: Path, plan: Plan) -> Path:
     manifest = Manifest(path)
     try:
-        manifest.follow()
-        folder = manifest.begun_in()
-        if folder is not None and not manifest.is_named:
+        manifest.run.follow()
+        folder = manifest.run.begun_in()
+        if folder is not None and not manifest.run.is_named:
             return folder  # the manifest is beside the output that this plan names
-        if folder is None and manifest.has_plan():  # of version 0.1.0
-            earlier = manifest.plan()
+        if folder is None and manifest.run.has_plan():  # of version 0.1.0
+            earlier = manifest.run.plan()
             _check_place(manifest, earlier, is_same=_is_same(earlier, plan))
         elif folder is not None:
-            _check_place(manifest, plan, is_same=folder == manifest.begun_at())
+            _check_place(manifest, plan, is_same=folder == manifest.run.begun_at())
         return folder or Path.cwd()
     finally:
         manifest.close()
@@ -74,14 +75,14 @@ def resumed(manifest: Manifest, plan: Plan) -> Iterator[None]:
             could overwrite somebody else's file.
     """
     assert manifest.path
-    folder = manifest.begun_in()
+    folder = manifest.run.begun_in()
     if folder is not None and not folder.is_dir():
         raise IdefiqError(
             f"the run of {str(manifest.path)!r} was begun in {str(folder)!r}, which is not there:"
             " was the manifest moved without its images?"
         )
     path = manifest.path.resolve()
-    is_same = manifest.is_named and folder == manifest.begun_at()
+    is_same = manifest.run.is_named and folder == manifest.run.begun_at()
     with chdir(folder or Path.cwd()):
         _check_place(manifest, plan, is_same=is_same, path=path)
         yield
@@ -100,7 +101,7 @@ def _check_place(
         IdefiqError: Neither that, nor is the manifest beside the output as it is named from here.
     """
     assert manifest.path
-    beside = outputs.resolve(plan).manifest_path() if _has_place(plan) else None
+    beside = choose_output(plan).manifest_path() if _has_place(plan) else None
     is_beside = beside is not None and beside.resolve() == (path or manifest.path.resolve())
     if not is_same and not is_beside:
         raise IdefiqError(

@@ -1,5 +1,8 @@
 """A run: scan sources, send images in chunks, take answers, write the output.
 
+Longer than 300 lines because sending, taking and writing are one loop that stops and resumes at any
+step.
+
     scan ─▶ ┌ send a chunk: upload, write down, submit ┐
             └ take what the open jobs have answered    ┘ until all is done ─▶ write
 
@@ -10,8 +13,9 @@ import re
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,17 +36,24 @@ CHUNK_IMAGES, OPEN_CHUNKS = 500, 4
 #: Records noted in one transaction.
 SCAN_RECORDS = 1_000
 #: How long one look at an open job may take when there is nothing else to do.
-LOOK_SECONDS = 1
+JOB_LOOK_SECONDS = 1
 #: Finished jobs from which the speed of a model is estimated.
 RECENT_JOBS = 20
 
 #: Called with images by state and the rate at which the service answers, if it is known.
-Report = Callable[[dict[str, int], float | None], None]
+ReportProgress = Callable[[dict[str, int], float | None], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Outcome of a run."""
+    """Outcome of a run.
+
+    Attributes:
+        kept: Answered images that were retried and failed; they keep their earlier answers.
+        answers_with_issues: Of the jobs that have ended while this run waited, as the next three.
+        issues: Answers by issue.
+        cost: By the prices of the service; None if it has none.
+    """
 
     done: int
     failed: int
@@ -50,6 +61,11 @@ class Summary:
     left: int
     seconds: float
     jobs: list[str]
+    kept: int = 0
+    answers_with_issues: int = 0
+    issues: dict[str, int] = field(default_factory=dict)
+    cost: float | None = None
+    currency: str = ""
 
 
 class Run:
@@ -61,11 +77,14 @@ class Run:
         report: Told after every step.
     """
 
-    def __init__(self, client: Client, output: Output, manifest: Manifest, report: Report) -> None:
+    def __init__(
+        self, client: Client, output: Output, manifest: Manifest, report: ReportProgress
+    ) -> None:
         self._client, self._output, self._manifest = client, output, manifest
         self._plan: Plan = output.plan
         self._report = report
         self._rates: dict[str, float] = {}
+        self._ended: dict[str, Job] = {}
         self._began = time.monotonic()
 
     @property
@@ -84,14 +103,14 @@ class Run:
         )
         if self._plan.limit:
             found = islice(found, self._plan.limit)
-        self._manifest.begin_scan(skip=self._skip)
+        self._manifest.images.begin_scan(skip=self._skip)
         while some := list(islice(found, SCAN_RECORDS)):
-            self._manifest.add(
+            self._manifest.images.add(
                 [self._placed(record) for record in some],
                 self._output.text_before,
                 skip=self._skip,
             )
-            self._report(self._manifest.counts(), None)
+            self._report(self._manifest.images.counts(), None)
 
     def _placed(self, record: Record) -> tuple[Record, Sequence[Path]]:
         if record.error is None and (misfit := self._output.misfit(record)):
@@ -101,18 +120,18 @@ class Run:
     def work(self) -> None:
         """Send new images and take answers until all are finished."""
         for bucket in filter(sources.is_bucket, self._plan.sources):
-            self._manifest.assign_bucket(bucket, self._said())
+            self._manifest.chunks.assign_bucket(bucket, self._said())
         while True:
-            opened = self._manifest.open_chunks()
+            opened = self._manifest.chunks.unfinished()
             for chunk in opened:
                 if chunk.job_id is None:
                     self._submit(chunk)
             sent = len(opened) < OPEN_CHUNKS and self._send()
-            opened = self._manifest.open_chunks()
+            opened = self._manifest.chunks.unfinished()
             for number, chunk in enumerate(opened):
-                self._take(chunk, wait=not sent and number == 0)
+                self.take(chunk, wait=not sent and number == 0)
             self._write_texts()
-            self._report(self._manifest.counts(), self._rate())
+            self._report(self._manifest.images.counts(), self._rate())
             if not opened and not sent:
                 return
 
@@ -125,17 +144,18 @@ class Run:
             "model": plan.model,
             "defaults": plan.ask.defaults(),
             "name": f"command line: {' '.join(plan.sources)}"[:200],
+            **({} if plan.pause_on_issues is None else {"pause_on_issues": plan.pause_on_issues}),
         }
 
     def _send(self) -> bool:
         """Upload and submit the next chunk. Returns False if nothing is new."""
-        images = list(islice(self._manifest.images("new"), CHUNK_IMAGES))
+        images = list(islice(self._manifest.images.in_state("new"), CHUNK_IMAGES))
         if not images:
             return False
         with tempfile.TemporaryDirectory(prefix="idefiq-") as folder:
             asked = self._ask(images, Reader(Path(folder)))
         if asked:
-            self._submit(self._manifest.assign(asked, self._said()))
+            self._submit(self._manifest.chunks.assign(asked, self._said()))
         return True
 
     def _ask(self, images: Sequence[Image], reader: Reader) -> list[tuple[Image, Item]]:
@@ -189,22 +209,23 @@ class Run:
     def _fail(self, image: Image, error: Exception) -> None:
         code = error.code if isinstance(error, ApiError) else "unreadable"
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        self._manifest.fail(image, reason, code)
+        self._manifest.images.fail(image, reason, code)
 
     def _submit(self, chunk: Chunk) -> None:
         """Submit a chunk under its own key: sent twice, it is one job."""
-        items = chunk.source or self._manifest.items(chunk)
+        items = chunk.source or self._manifest.chunks.items(chunk)
         try:
             job = self._client.submit(items, **chunk.submission, idempotency_key=chunk.key)
         except ApiError as error:
             place = self._refused(error)
             if place is not None:
-                self._manifest.dissolve(chunk, place, str(error))
+                self._manifest.chunks.dissolve(chunk, place, str(error))
                 return
             if error.status in (400, 403, 404, 413, 422) and error.code != "idempotency_conflict":
-                self._manifest.dissolve(chunk)  # no job was made of the chunk, and none will be
+                # No job was made of the chunk, and none will be.
+                self._manifest.chunks.dissolve(chunk)
             raise
-        self._manifest.submitted(chunk, job.id)
+        self._manifest.chunks.submitted(chunk, job.id)
 
     def _refused(self, error: ApiError) -> int | None:
         """Index of the item that caused the rejection, or None."""
@@ -215,12 +236,12 @@ class Run:
 
     # ---- taking ---------------------------------------------------------------------
 
-    def _take(self, chunk: Chunk, *, wait: bool) -> None:
+    def take(self, chunk: Chunk, *, wait: bool) -> None:
         """Take a job's answers so far; wait a little if there is nothing else to do."""
         assert chunk.job_id
         asked = time.monotonic()
         try:
-            job = self._client.job(chunk.job_id, wait_seconds=LOOK_SECONDS if wait else 0)
+            job = self._client.job(chunk.job_id, wait_seconds=JOB_LOOK_SECONDS if wait else 0)
         except ApiError as error:
             if error.status != 404:
                 raise
@@ -231,11 +252,14 @@ class Run:
         if job.items_per_second:
             self._rates[job.id] = job.items_per_second
         self._take_results(chunk, job)
+        if job.state == "paused" and job.pause_reason == "issues":
+            raise IdefiqError(_paused(job))
         if job.is_final:
-            self._manifest.end(chunk)
+            self._ended[job.id] = job
+            self._manifest.chunks.end(chunk)
             if chunk.source and job.state == "cancelled":
                 why = "the service could not list it, or the job was cancelled"
-                self._manifest.fail_bucket(chunk, why)
+                self._manifest.chunks.fail_bucket(chunk, why)
         elif wait and time.monotonic() - asked < protocol.LOOK_SECONDS:
             time.sleep(protocol.LOOK_SECONDS)  # a service that grants no wait
 
@@ -247,8 +271,8 @@ class Run:
             if chunk.source:
                 found = [(result.index, self._listed(chunk.source, result)) for result in page.data]
                 before = self._output.text_before
-                self._manifest.hear_of(chunk, found, before, skip=self._skip)
-            self._manifest.take(chunk, page.data, cursor)
+                self._manifest.chunks.hear_of(chunk, found, before, skip=self._skip)
+            self._manifest.chunks.take(chunk, page.data, cursor)
             if len(page.data) < protocol.RESULTS:
                 return
 
@@ -268,37 +292,56 @@ class Run:
     def _write_texts(self) -> None:
         if not self._output.writes_texts:
             return
-        while images := self._manifest.unwritten():
+        while images := self._manifest.images.unwritten():
             for image in images:
                 self._write_text(image)
-            self._manifest.written(images)
+            self._manifest.images.written(images)
 
     def _write_text(self, image: Image) -> None:
         try:
-            self._output.write_text(image, self._manifest.will_write)
+            self._output.write_text(image, self._manifest.images.will_write)
         except IdefiqError as error:  # somebody has changed it since it was first looked at
-            self._manifest.fail(image, str(error), "unreadable")
+            self._manifest.images.fail(image, str(error), "unreadable")
 
     def write(self) -> None:
         """Write the output from everything that has finished so far."""
         if self._output.writes_texts:
-            for image in self._manifest.images("done"):
+            for image in self._manifest.images.in_state("done"):
                 self._write_text(image)
             return
-        ended = self._manifest.images("done", "failed")
-        self._manifest.wrote_shards(self._output.write(ended, self._manifest.shards()))
+        ended = self._manifest.images.ended()
+        self._manifest.run.wrote_shards(self._output.write(ended, self._manifest.run.shards()))
 
     def summary(self) -> Summary:
         """Return the counts so far."""
-        counts = self._manifest.counts()
+        counts = self._manifest.images.counts()
+        ended = list(self._ended.values())
+        issues = Counter[str]()
+        for job in ended:
+            issues.update(job.issues)
+        costs = [job.usage.cost for job in ended if job.usage.cost is not None]
         return Summary(
             done=counts.get("done", 0),
             failed=counts.get("failed", 0),
             skipped=counts.get("skipped", 0),
             left=counts.get("new", 0) + counts.get("sent", 0),
             seconds=round(time.monotonic() - self._began, 3),
-            jobs=self._manifest.job_ids(),
+            jobs=self._manifest.chunks.job_ids(),
+            kept=self._manifest.images.kept(),
+            answers_with_issues=sum(job.answers_with_issues for job in ended),
+            issues=dict(sorted(issues.items())),
+            cost=sum(costs) if costs else None,
+            currency=ended[0].usage.currency if ended else "",
         )
+
+
+def _paused(job: Job) -> str:
+    listed = ", ".join(f"{code} {count}" for code, count in job.issues.items())
+    return (
+        f"{job.id} has paused itself: {job.answers_with_issues} of {job.counts.succeeded} answers"
+        f" have issues ({listed}). See them with `idefiq results {job.id} --issue any`; go on with"
+        f" `idefiq resume {job.id}` and the same command, or stop with `idefiq cancel {job.id}`"
+    )
 
 
 def _is_of_a_file(error: OSError | ApiError) -> bool:
@@ -306,12 +349,30 @@ def _is_of_a_file(error: OSError | ApiError) -> bool:
     return isinstance(error, OSError) or error.status in (400, 413, 415, 422)
 
 
-def expected_rate(client: Client, model: str | None) -> float | None:
-    """Items a second of recent jobs of a model, if there were any."""
-    recent: list[Job] = list(islice(client.jobs(), RECENT_JOBS))
-    rates = [
-        job.items_per_second
-        for job in recent
-        if job.items_per_second and model in (None, job.model) and job.counts.total > 1
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What recent jobs of a model let expect: rate, and cost of an item; None if unknown."""
+
+    items_per_second: float | None = None
+    cost: float | None = None
+    currency: str = ""
+
+
+def expected(client: Client, model: str | None) -> Expected:
+    """Estimate from the recent jobs of a model."""
+    recent = [
+        job
+        for job in islice(client.jobs(), RECENT_JOBS)
+        if model in (None, job.model) and job.counts.total > 1
     ]
-    return statistics.median(rates) if rates else None
+    rates = [job.items_per_second for job in recent if job.items_per_second]
+    costs = [
+        job.usage.cost / job.counts.succeeded
+        for job in recent
+        if job.usage.cost is not None and job.counts.succeeded
+    ]
+    return Expected(
+        statistics.median(rates) if rates else None,
+        statistics.median(costs) if costs else None,
+        recent[0].usage.currency if recent else "",
+    )

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from idefiq.bulk.ask import Plan
+from idefiq.bulk.formats import dressed, public_mode, row
 from idefiq.bulk.images import Image
 from idefiq.bulk.reader import Reader
-from idefiq.bulk.writers import dressed, public_mode, row
 from idefiq.types import IdefiqError
 
 _NUMBER = r"%0?\d*d"

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from idefiq.cli import alt, jobs, keys, models, review, runs, serve
+from idefiq.cli import alt, jobs, keys, models, review, runs, serve, top, usage
 from idefiq.cli.common import errors, shown
 from idefiq.types import IdefiqError
 
@@ -40,6 +40,8 @@ runs.add_to(app)
 alt.add_to(app)
 review.add_to(app)
 jobs.add_to(app)
+usage.add_to(app)
+top.add_to(app)
 serve.add_to(app)
 app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")

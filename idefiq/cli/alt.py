@@ -1,4 +1,7 @@
-"""`idefiq alt`: alternative text for the images of a site."""
+"""`idefiq alt`: alternative text for the images of a site.
+
+Longer than 300 lines because it also carries the form of release 0.1, until 0.3.
+"""
 
 import contextlib
 import sys
@@ -18,7 +21,8 @@ from idefiq.cli.alt_output import Outcome, print_findings, print_outcome
 from idefiq.cli.common import ApiKeyOption, AsJson, UrlOption, errors
 from idefiq.cli.lint import lint, lint_alt
 from idefiq.client import Client
-from idefiq.types import IdefiqError, Job, Result, Review
+from idefiq.reviews import Review
+from idefiq.types import IdefiqError, Job, Result
 
 What = Annotated[
     list[str], typer.Argument(help="Folders, pages (.html .xhtml .md), an .epub, URLs of pages")

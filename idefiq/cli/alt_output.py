@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from idefiq.alt import drafts, report
 from idefiq.alt.site import AltState, Site, SiteImage
 from idefiq.cli.common import errors, print_json, shown
-from idefiq.types import Result, Review
+from idefiq.reviews import Review
+from idefiq.types import Result
 
 #: Images listed on the terminal; a report has all.
 LISTED = 50

@@ -8,16 +8,19 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from idefiq.bulk import outputs, writers
+from idefiq.bulk import formats
 from idefiq.bulk.ask import Ask, Plan
+from idefiq.bulk.choose_output import choose_output
+from idefiq.bulk.formats import ENDINGS
 from idefiq.bulk.images import Image, outcome
+from idefiq.bulk.outputs import OneFile
 from idefiq.cli.common import ApiKeyOption, AsJson, UrlOption, print_json
 from idefiq.client import Client
-from idefiq.types import IdefiqError, Job, Result
+from idefiq.types import ISSUES, IdefiqError, Job, Result
 
 Out = Annotated[
     str | None,
-    typer.Option(help="FILE.jsonl, .csv, .parquet or .txt (default: print JSON lines)"),
+    typer.Option(help=f"FILE{ENDINGS} (default: print JSON lines)"),
 ]
 JobId = Annotated[str, typer.Argument(help="Id of the job, as `idefiq jobs` lists it")]
 
@@ -41,13 +44,14 @@ def jobs(
         for job in found:
             print_json(asdict(job))
         return
-    fixed = ("job", "state", "answered", "failed", "total", "model", "name")
+    fixed = ("job", "state", "answered", "failed", "issues", "total", "model", "name")
     # A truncated id is useless.
     columns = [Column(name, no_wrap=True, min_width=33 if name == "job" else 0) for name in fixed]
     table = Table(*columns, box=None)
     for job in found:
         counts = job.counts
-        numbers = [str(n) for n in (counts.succeeded, counts.failed, counts.total)]
+        shown = (counts.succeeded, counts.failed, job.answers_with_issues, counts.total)
+        numbers = [str(number) for number in shown]
         table.add_row(job.id, job.state, *numbers, job.model, job.name)
     # Columns are never truncated: a narrow terminal wraps the line instead.
     Console(width=max(Console().width, 120), soft_wrap=True, markup=False).print(table)
@@ -59,20 +63,24 @@ def results(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing file")
     ] = False,
+    issue: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Only answers with this issue: {ISSUES}; repeatable"),
+    ] = None,
     url: UrlOption = None,
     api_key: ApiKeyOption = None,
 ) -> None:
     """Print or save the results of a job so far, in the order of submission."""
-    output = outputs.resolve(Plan(sources=[], ask=Ask({}), out=out, existing="overwrite"))
-    if output.form not in (outputs.Form.PRINT, outputs.Form.FILE):
+    output = choose_output(Plan(sources=[], ask=Ask({}), out=out, existing="overwrite"))
+    if not (out is None or isinstance(output, OneFile)):
         raise IdefiqError(f"{out!r}: results need a single file")
     if output.is_there() and not overwrite:
         raise IdefiqError(f"{out!r} exists; replace it with --overwrite")
     with Client(url, api_key) as client:
-        found = sorted(client.results(job_id), key=lambda result: result.index)
+        found = sorted(client.results(job_id, issues=issue or ()), key=lambda result: result.index)
     images = map(_image, found)
     if out is None:
-        for line in writers.jsonl_lines(output.plan, images):
+        for line in formats.jsonl_lines(output.plan, images):
             print(line.decode(), end="")
     else:
         output.write(images, [])

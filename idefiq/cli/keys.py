@@ -16,9 +16,14 @@ app = typer.Typer(no_args_is_help=True, help="Manage API keys (requires a key of
 def create(
     owner: Annotated[str, typer.Argument(help="Owner of the key")],
     note: Annotated[str, typer.Option(help="A note for people")] = "",
+    holder: Annotated[
+        str, typer.Option(help="The person or program that gets it, for the audit and reviews")
+    ] = "",
     scope: Annotated[
         list[str] | None,
-        typer.Option(help="submit, read, review or admin; repeatable (default: all but admin)"),
+        typer.Option(
+            help="submit, read, review, metrics or admin; repeatable (default: the first three)"
+        ),
     ] = None,
     days: Annotated[
         int | None, typer.Option(min=1, help="Days until it expires (default: never)")
@@ -29,7 +34,7 @@ def create(
 ) -> None:
     """Create an API key and print it. It cannot be shown again."""
     with Client(url, api_key) as client:
-        made = client.create_api_key(owner, note=note, scopes=scope or (), days=days)
+        made = client.create_api_key(owner, note=note, holder=holder, scopes=scope or (), days=days)
     if as_json:
         print_json(asdict(made))
     else:
@@ -52,7 +57,9 @@ def _line(key: ApiKey) -> str:
     state = f"until {key.expires_at:%Y-%m-%d}" if key.expires_at else "no expiry"
     state = "revoked" if key.revoked_at else state
     made = f"{key.created_at:%Y-%m-%d}"
-    return "  ".join((key.id, key.owner, ",".join(key.scopes), made, state, used, key.note))
+    names = (key.holder, key.note)
+    facts = (key.id, key.owner, ",".join(key.scopes), made, state, used)
+    return "  ".join((*facts, *filter(None, names)))
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """What a run prints: progress, the summary, and how to resume."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -14,8 +14,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from idefiq.bulk import outputs, run
+from idefiq.bulk import run
 from idefiq.bulk.manifest import Manifest
+from idefiq.bulk.outputs import Output
 from idefiq.cli.common import errors, print_json
 
 #: Failures printed at the end; all are in the output.
@@ -33,41 +34,53 @@ def print_how_to_resume(manifest: Manifest) -> None:
     """Print how to resume a stopped run, and which jobs still run."""
     if manifest.path:
         errors.print("stopped; run the same command again to resume")
-    for chunk in (chunk for chunk in manifest.open_chunks() if chunk.job_id):
+    for chunk in (chunk for chunk in manifest.chunks.unfinished() if chunk.job_id):
         errors.print(f"{chunk.job_id} still runs; stop it with `idefiq cancel {chunk.job_id}`")
 
 
 def print_summary(
-    manifest: Manifest, output: outputs.Output, summary: run.Summary, *, as_json: bool
+    manifest: Manifest, output: Output, summary: run.Summary, *, as_json: bool
 ) -> None:
     """Print the summary of a run. Exits with 1 if an image failed."""
     failures = [
         {"file": image.columns.get("file", image.key), "error": image.error, "code": image.code}
-        for image in manifest.images("failed")
+        for image in manifest.images.in_state("failed")
     ]
     if as_json:
         print_json({**asdict(summary), "failures": failures})
     else:
-        for failure in failures[:LISTED_FAILURES]:
-            line = f"failed: {failure['file']}: {failure['error']}"
-            errors.print(line, style="red")
-        if len(failures) > LISTED_FAILURES:
-            errors.print(f"… and {len(failures) - LISTED_FAILURES} more; all are in the output")
-        asked = summary.done + summary.failed
-        if failures:
-            retry = f"; retry with `idefiq retry {manifest.path}`" if manifest.path else ""
-            errors.print(f"{len(failures)} of {asked} images failed{retry}")
-        if summary.skipped:
-            errors.print(f"{summary.skipped} images were skipped because they have a text")
-        if output.form is not outputs.Form.PRINT:
-            where = output.plan.out or f"{output.suffix} files beside the images"
-            errors.print(f"{summary.done} answers written to {where}")
+        _print_failures(manifest, failures, summary.done + summary.failed)
+        _print_outcome(output, summary)
     if failures:
         raise typer.Exit(1)
 
 
+def _print_failures(manifest: Manifest, failures: Sequence[dict[str, Any]], asked: int) -> None:
+    for failure in failures[:LISTED_FAILURES]:
+        errors.print(f"failed: {failure['file']}: {failure['error']}", style="red")
+    if len(failures) > LISTED_FAILURES:
+        errors.print(f"… and {len(failures) - LISTED_FAILURES} more; all are in the output")
+    if failures:
+        retry = f"; retry with `idefiq retry {manifest.path}`" if manifest.path else ""
+        errors.print(f"{len(failures)} of {asked} images failed{retry}")
+
+
+def _print_outcome(output: Output, summary: run.Summary) -> None:
+    if summary.skipped:
+        errors.print(f"{summary.skipped} images were skipped because they have a text")
+    if summary.kept:
+        errors.print(f"{summary.kept} retried images failed and keep their earlier answers")
+    if summary.issues:
+        listed = ", ".join(f"{code} {count}" for code, count in summary.issues.items())
+        errors.print(f"answers with issues: {summary.answers_with_issues} ({listed})")
+    if summary.cost is not None:
+        errors.print(f"cost: {_money(asdict(summary))}")
+    if output.where:
+        errors.print(f"{summary.done} answers written to {output.where}")
+
+
 @contextmanager
-def progress(*, quiet: bool) -> Iterator[run.Report]:
+def progress(*, quiet: bool) -> Iterator[run.ReportProgress]:
     """Show a progress bar on standard error, with rate and time left."""
     columns = (
         TextColumn("finished"),
@@ -88,8 +101,12 @@ def progress(*, quiet: bool) -> Iterator[run.Report]:
         yield report
 
 
+def _money(record: Mapping[str, Any]) -> str:
+    return f"{record['cost']:,.2f} {record['currency']}".strip()
+
+
 def print_dry_run(record: dict[str, Any], *, as_json: bool) -> None:
-    """Print the counts of a dry run, and an estimate of its duration."""
+    """Print the counts of a dry run, and an estimate of its duration and cost."""
     if as_json:
         print_json(record)
         return
@@ -101,3 +118,5 @@ def print_dry_run(record: dict[str, Any], *, as_json: bool) -> None:
         print(f"estimated time: {_duration(record['seconds'])}, at {rate:.1f}/s as in recent jobs")
     else:
         print("no estimate yet; run with --limit 50 first")
+    if record["cost"] is not None:
+        print(f"estimated cost: {_money(record)}, at the cost of recent jobs")

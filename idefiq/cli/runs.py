@@ -1,126 +1,32 @@
 """Commands that ask about many images: caption, ask, classify, chat, and retry.
 
-Each command builds its request; the options that all share are the fields of `RunOptions`.
+Each command builds its request; the options that all share are in run_options.py.
 """
 
-import functools
-import inspect
-import json
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
-from idefiq.bulk import origin, outputs, run, sources, writers
+from idefiq.bulk import formats, origin, run, sources
 from idefiq.bulk.ask import Ask, Plan
+from idefiq.bulk.choose_output import choose_output
 from idefiq.bulk.manifest import Manifest
+from idefiq.bulk.outputs import Output
 from idefiq.cli.common import ApiKeyOption, AsJson, UrlOption, errors, print_json
 from idefiq.cli.report import print_dry_run, print_how_to_resume, print_summary, progress
+from idefiq.cli.run_options import Existing, RunOptions, generation_options, with_options
 from idefiq.client import Client
-from idefiq.types import IdefiqError
-
-
-class Existing(StrEnum):
-    """What to do if a text, or the output, exists already."""
-
-    SKIP = "skip"
-    OVERWRITE = "overwrite"
-    APPEND = "append"
-    PREPEND = "prepend"
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """Options of every run."""
-
-    source: Annotated[
-        list[str],
-        typer.Argument(
-            help="Folders, globs, images, .csv .tsv .jsonl .parquet tables, .tar shards, URLs,"
-            " s3://bucket/prefix/"
-        ),
-    ]
-    out: Annotated[
-        str | None,
-        typer.Option(
-            help="FILE.jsonl .csv .parquet .txt, metadata.jsonl, shards-%06d.tar, or FOLDER/ for"
-            " text files (default: print a line for each image)"
-        ),
-    ] = None
-    sidecar: Annotated[
-        str, typer.Option(help="Write a text file beside each image: .txt or .caption")
-    ] = ""
-    existing: Annotated[
-        Existing, typer.Option(help="What to do with existing texts, or an existing output")
-    ] = Existing.SKIP
-    prefix: Annotated[str, typer.Option(help="Text to put before every answer")] = ""
-    suffix: Annotated[str, typer.Option(help="Text to put after every answer")] = ""
-    model: Annotated[
-        str | None, typer.Option(help="Model to use (needed if several are served)")
-    ] = None
-    option: Annotated[
-        list[str] | None,
-        typer.Option(help="Generation option, such as max_new_tokens=40; may be repeated"),
-    ] = None
-    language: Annotated[str | None, typer.Option(help="Language of the answers")] = None
-    image_column: Annotated[
-        str | None, typer.Option(help="Column of a table that names or holds the image")
-    ] = None
-    recursive: Annotated[bool, typer.Option(help="Search folders recursively")] = True
-    limit: Annotated[
-        int, typer.Option(min=0, help="Process at most this many images; 0 for all")
-    ] = 0
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only count the images and estimate the time")
-    ] = False
-    manifest: Annotated[
-        Path | None,
-        typer.Option(help="State of the run, for resuming (default: beside the output)"),
-    ] = None
-    fresh: Annotated[
-        bool,
-        typer.Option(
-            "--fresh",
-            "--restart",
-            help="Ignore what an earlier run has done (--restart until release 0.3)",
-        ),
-    ] = False
-    as_json: AsJson = False
-    url: UrlOption = None
-    api_key: ApiKeyOption = None
+from idefiq.types import ISSUES, SAMPLING_OPTIONS, IdefiqError
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this module."""
     for command in (caption, ask, classify, chat):
-        app.command()(_with_options(command))
+        app.command()(with_options(command, start))
     app.command()(retry)
-
-
-def _with_options(build: Callable[..., Ask]) -> Callable[..., None]:
-    """Make a command that takes the parameters of `build` and every field of RunOptions."""
-    own = inspect.signature(build).parameters
-    shared = inspect.signature(RunOptions).parameters
-    hints = get_type_hints(RunOptions, include_extras=True)
-
-    @functools.wraps(build)
-    def command(**values: Any) -> None:
-        ask = build(**{name: values[name] for name in own})
-        start(ask, RunOptions(**{name: values[name] for name in shared}))
-
-    listed = [
-        parameter.replace(
-            kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints.get(name, parameter.annotation)
-        )
-        for name, parameter in {**own, **shared}.items()
-    ]
-    command.__signature__ = inspect.Signature(listed)  # type: ignore[attr-defined]
-    command.__annotations__ = {each.name: each.annotation for each in listed}
-    return command
 
 
 # ---- requests ------------------------------------------------------------------
@@ -178,18 +84,8 @@ def _request(ask: Ask, options: RunOptions) -> Ask:
     if options.language:
         request["language"] = options.language
     if options.option:
-        request["options"] = dict(map(_option, options.option))
+        request["options"] = generation_options(options.option)
     return replace(ask, request=request)
-
-
-def _option(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise IdefiqError(f"--option {text!r}: expected name=value")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
 
 
 # ---- runs ---------------------------------------------------------------------------
@@ -209,8 +105,9 @@ def start(ask: Ask, options: RunOptions) -> None:
         recursive=options.recursive,
         image_column=options.image_column,
         limit=options.limit,
+        pause_on_issues=options.pause_on_issues,
     )
-    output = outputs.resolve(plan)
+    output = choose_output(plan)
     sources.check(plan.sources)
     if plan.limit and any(map(sources.is_bucket, plan.sources)):
         raise IdefiqError("--limit is not supported for buckets, which the service lists")
@@ -220,7 +117,7 @@ def start(ask: Ask, options: RunOptions) -> None:
 
 
 def _start(plan: Plan, path: Path | None, options: RunOptions) -> None:
-    output = outputs.resolve(plan)
+    output = choose_output(plan)
     sources.check(plan.sources)
     if plan.existing == Existing.SKIP and not (path and path.exists()) and output.is_there():
         raise IdefiqError(
@@ -237,8 +134,9 @@ def _start(plan: Plan, path: Path | None, options: RunOptions) -> None:
         manifest = Manifest(path)
         try:
             if options.fresh:
-                manifest.forget()
-            manifest.begin(plan, is_named=options.manifest is not None)
+                manifest.chunks.forget()
+            manifest.images.keep_answers()
+            manifest.run.begin(plan, is_named=options.manifest is not None)
             _carry_out(client, output, manifest, as_json=options.as_json, scan=True)
         finally:
             manifest.close()
@@ -248,16 +146,28 @@ def retry(
     what: Annotated[str, typer.Argument(help="Job id, or the output or manifest of a run")],
     code: Annotated[
         list[str] | None,
-        typer.Option(help="Only this error code, such as fetch_failed; repeatable"),
+        typer.Option(help="Only failed items with this code, such as fetch_failed; repeatable"),
+    ] = None,
+    issue: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Only answers with this issue: {ISSUES}; repeatable"),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="Other generation option for them, such as temperature=0.7; repeatable"),
     ] = None,
     as_json: AsJson = False,
     url: UrlOption = None,
     api_key: ApiKeyOption = None,
 ) -> None:
-    """Retry failed items: those of a job as a new job, those of a run in its output."""
+    """Retry failed items, or answers with issues: of a job as a new job, of a run in its output.
+
+    An option of sampling, such as temperature, turns sampling on.
+    """
+    options = generation_options(option or ())
     with Client(url, api_key) as client:
         if what.startswith("job_"):
-            job = client.retry(what, codes=code or ())
+            job = client.retry(what, codes=code or (), issues=issue or (), options=options)
             if as_json:
                 print_json({"job": job.id, "items": job.counts.total})
             else:
@@ -265,15 +175,28 @@ def retry(
             return
         manifest = Manifest(_find_manifest(what))
         try:
-            manifest.follow()
-            plan = manifest.plan()
+            manifest.run.follow()
+            plan = manifest.run.plan()
+            manifest.images.keep_answers()
             with origin.resumed(manifest, plan):
-                again = manifest.retry(code or ())
-                errors.print(f"retrying {again} failed images")
-                output = outputs.resolve(plan)
+                if options:
+                    plan = _with_options(plan, options, manifest)
+                again = manifest.images.retry(code or (), issue or ())
+                errors.print(f"retrying {again} images")
+                output = choose_output(plan)
                 _carry_out(client, output, manifest, as_json=as_json, scan=False)
         finally:
             manifest.close()
+
+
+def _with_options(plan: Plan, options: dict[str, Any], manifest: Manifest) -> Plan:
+    """Return the plan with other options for what is retried, and for nothing else."""
+    counts = manifest.images.counts()
+    if counts.get("new") or counts.get("sent"):
+        raise IdefiqError("the run has not finished: finish it before you retry with other options")
+    if SAMPLING_OPTIONS.intersection(options):
+        options = {"do_sample": True, **options}
+    return replace(plan, ask=plan.ask.with_options(options))
 
 
 def _suffix(text: str) -> str:
@@ -302,18 +225,17 @@ def _check_model(client: Client, plan: Plan) -> None:
         )
 
 
-def _dry_run(
-    client: Client, output: outputs.Output, path: Path | None, options: RunOptions
-) -> None:
-    """Count the images and estimate the time."""
+def _dry_run(client: Client, output: Output, path: Path | None, options: RunOptions) -> None:
+    """Count the images, and estimate time and cost."""
     plan, manifest = output.plan, Manifest.copy(path)
     if options.fresh:
-        manifest.forget()
-    manifest.begin(plan)
+        manifest.chunks.forget()
+    manifest.run.begin(plan)
     run.Run(client, output, manifest, lambda *_: None).scan()
-    counts = manifest.counts()
+    counts = manifest.images.counts()
     manifest.close()
-    new, rate = counts.get("new", 0), run.expected_rate(client, plan.model)
+    new, expected = counts.get("new", 0), run.expected(client, plan.model)
+    rate, cost = expected.items_per_second, expected.cost
     buckets = [word for word in plan.sources if sources.is_bucket(word)]
     record = {
         "images": sum(counts.values()),
@@ -326,12 +248,14 @@ def _dry_run(
         "listed_by_the_service": buckets,
         "items_per_second": rate,
         "seconds": new / rate if rate else None,
+        "cost": None if cost is None else new * cost,
+        "currency": expected.currency,
     }
     print_dry_run(record, as_json=options.as_json)
 
 
 def _carry_out(
-    client: Client, output: outputs.Output, manifest: Manifest, *, as_json: bool, scan: bool
+    client: Client, output: Output, manifest: Manifest, *, as_json: bool, scan: bool
 ) -> None:
     """Process all images, write the output and print the summary."""
     with progress(quiet=as_json) as report:
@@ -339,7 +263,7 @@ def _carry_out(
         if scan:
             carried.scan()
         buckets = any(map(sources.is_bucket, output.plan.sources))
-        if not manifest.counts() and not manifest.open_chunks() and not buckets:
+        if not manifest.images.counts() and not manifest.chunks.unfinished() and not buckets:
             named = ", ".join(output.plan.sources)
             looked_for = " ".join(sorted(sources.SUFFIXES))
             raise IdefiqError(f"no images in {named}: looked for {looked_for}")
@@ -349,9 +273,10 @@ def _carry_out(
             print_how_to_resume(manifest)
             raise
         finally:
+            manifest.images.keep_answers()
             carried.write()
-            if prints := output.form is outputs.Form.PRINT:
-                lines = writers.jsonl_lines if as_json else writers.txt_lines
-                for line in lines(output.plan, manifest.images("done", "failed")):
+            if prints := output.where is None:
+                lines = formats.jsonl_lines if as_json else formats.txt_lines
+                for line in lines(output.plan, manifest.images.ended()):
                     sys.stdout.write(line.decode())
     print_summary(manifest, output, carried.summary(), as_json=as_json and not prints)

@@ -12,9 +12,11 @@ import pytest
 from api import errors as api_errors
 from api.app import create_app
 from api.settings import ApiSettings
-from db import errors, owners, sessions
-from db.database import Database
+from db import owners
+from db.queue import sessions
 from db.settings import StorageSettings
+from db.sql.database import Database
+from db.vocabulary import errors
 from docs.reference import json_fields
 from tests.served import CARD, Serve
 
@@ -214,7 +216,7 @@ def test_the_openapi_document_is_valid_and_names_the_hand_read_bodies(sqlite_url
 def test_readiness_needs_a_loaded_model_and_an_intake(
     http_sqlite: httpx2.Client, sqlite_url: str
 ) -> None:
-    from db.states import Stage
+    from db.vocabulary.states import Stage
 
     database, told = Database(sqlite_url), []
     for stage in (Stage.GENERATE, Stage.INTAKE):

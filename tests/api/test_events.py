@@ -9,14 +9,17 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, text
 
-from api import watch
-from db.database import Database
+from api import authentication, watch
+from api import events as event_streams
 from db.owners import LOCAL_OWNER
+from db.sql.database import Database
 from tests import servers
+from tests.api.test_keys import key
 from tests.db import builders
 from tests.served import Serve
+from tests.servers import PATIENCE_SECONDS
 from workers.notices import Notices
 
 Event = tuple[str, str, dict[str, Any]]
@@ -94,7 +97,7 @@ def test_who_comes_back_misses_nothing_and_gets_nothing_twice(
 def test_pages_join_without_a_seam(
     http: httpx2.Client, offered: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "PAGE", 2)
+    monkeypatch.setattr(watch, "WATCHED_RESULTS", 2)
     job_id = job_of_local(offered, 5)
     answer(offered, builders.session(offered), 5)
 
@@ -129,7 +132,7 @@ def test_a_notice_brings_news_at_once(
     redis_server: servers.RedisServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(watch, "LOOK_SECONDS", 3_600.0)
+    monkeypatch.setattr(watch, "POLL_SECONDS", 3_600.0)
     http = serve(offered.url, redis_url=redis_server.url)
     job_id, session = job_of_local(offered, 1), builders.session(offered)
     notices = Notices(redis_server.url)
@@ -220,7 +223,7 @@ def test_five_hundred_who_wait_cost_neither_threads_nor_queries_each(
 
     async def run(asked: list[str]) -> None:
         async with (
-            httpx2.AsyncClient(limits=limits, timeout=60) as client,
+            httpx2.AsyncClient(limits=limits, timeout=PATIENCE_SECONDS) as client,
             anyio.create_task_group() as group,
         ):
             for _ in range(500):
@@ -239,3 +242,21 @@ def test_five_hundred_who_wait_cost_neither_threads_nor_queries_each(
     assert len(crowd.seen) == 500
     assert {tuple(numbers) for numbers in crowd.seen} == {ids}
     assert len(asked) < 250
+
+
+def test_a_stream_ends_soon_after_its_key_was_revoked(
+    serve: Serve, offered: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authentication, "RECHECK_SECONDS", 0.0)
+    monkeypatch.setattr(event_streams, "PING_SECONDS", 0.05)
+    http = serve(offered.url, keys="always")
+    headers, job_id = key(offered, "read", owner=LOCAL_OWNER), job_of_local(offered, 3)
+    with http.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as response:
+        lines = response.iter_lines()
+        assert next(lines) == "event: counts"
+
+        with offered.transaction() as transaction:
+            transaction.execute(text("UPDATE api_keys SET revoked_at = created_at"))
+
+        assert not [line for line in lines if line.startswith("event: end")]
+    assert http.get(f"/v1/jobs/{job_id}", headers=headers).status_code == 401

@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request
 
 from api import errors
 from tests import servers
+from tests.servers import PATIENCE_SECONDS
 
 
 def test_a_caller_who_goes_away_in_the_middle_of_a_request_is_no_error(
@@ -52,7 +53,9 @@ def test_a_service_whose_port_is_taken_exits_even_beside_a_redis(
             "IDEFIQ_PORT": str(taken.getsockname()[1]),
         }
         command = [sys.executable, "-m", "api", "serve"]
-        ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+        ended = subprocess.run(
+            command, env=env, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+        )
 
     assert ended.returncode != 0
     assert "address already in use" in ended.stderr

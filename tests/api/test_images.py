@@ -2,15 +2,17 @@
 
 import hashlib
 import secrets
+from pathlib import Path
 
 import httpx2
 import pytest
 
-from db import known_images, retention
-from db.blobs import image_key, open_store
-from db.database import Database
+from db.blobs.opening import open_store
+from db.blobs.store import image_key
+from db.images import collection, known_images
 from db.owners import LOCAL_OWNER
 from db.settings import StorageSettings
+from db.sql.database import Database
 from tests import pictures
 from tests.db import builders
 from tests.db.test_blobs import s3_settings
@@ -109,13 +111,13 @@ def test_an_image_that_is_put_again_while_it_waits_to_be_collected_stays(
     owner_id, digest = builders.owner(database, LOCAL_OWNER), "ab" * 32
     builders.checked_image(database, owner_id, digest)
     with database.transaction() as transaction:
-        retention.delete_image(transaction, owner_id, digest)  # as if marked long ago
+        collection.delete_image(transaction, owner_id, digest)  # as if marked long ago
 
     given = http.post("/v1/images/presign", json=[{"sha256": digest, "size_bytes": 1}])
 
     assert given.status_code == 200
     with database.transaction() as transaction:
-        assert not retention.hold_marked(transaction, owner_id, digest)
+        assert not collection.hold_marked(transaction, owner_id, digest)
         assert (
             known_images.stored(transaction, owner_id, [digest]) == set()
         )  # its bytes may not come
@@ -128,3 +130,26 @@ def test_a_folder_store_rejects_direct_uploads_with_a_reason(http_sqlite: httpx2
     response = http_sqlite.post("/v1/images/presign", json=[{"sha256": "0" * 64, "size_bytes": 1}])
 
     assert (response.status_code, response.json()["code"]) == (501, "unsupported")
+
+
+def test_bytes_that_rot_are_served_to_nobody_and_the_next_upload_mends_them(
+    http_sqlite: httpx2.Client, sqlite_url: str, tmp_path: Path
+) -> None:
+    data = pictures.plain()
+    digest = hashlib.sha256(data).hexdigest()
+    upload = {"file": ("a.png", data)}
+    http_sqlite.post("/v1/images", files=upload)
+    database = Database(sqlite_url)
+    builders.checked_image(database, builders.owner(database, LOCAL_OWNER), digest)
+    database.dispose()
+    assert http_sqlite.get(f"/v1/images/blob:{digest}").content == data
+    [path] = (tmp_path / "blobs").rglob(digest)
+    path.write_bytes(data[:-1] + b"X")
+
+    rotten = http_sqlite.get(f"/v1/images/blob:{digest}")
+    known = http_sqlite.post("/v1/images/known", json=[digest]).json()
+    http_sqlite.post("/v1/images", files=upload)
+
+    assert (rotten.status_code, known) == (404, [])
+    assert "upload it again" in rotten.json()["detail"]
+    assert path.read_bytes() == data

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from db import owners
-from db.database import Database
+from db.sql.database import Database
 from idefiq import ApiError, Client
 from tests.served import Serve
 
@@ -40,8 +40,10 @@ def routes(http: httpx2.Client) -> list[tuple[str, str]]:
 
 def needed_for(method: str, path: str) -> set[str]:
     """Scopes of which a key needs one."""
-    if path.startswith(("/v1/keys", "/v1/owners")):
+    if path.startswith(("/v1/keys", "/v1/owners", "/v1/usage/all", "/v1/audit")):
         return {"admin"}
+    if path == "/v1/queue":
+        return {"metrics", "admin"}
     of_drafts = path.startswith("/v1/reviews") or path.endswith("/review")
     if method == "GET" and (of_drafts or path.startswith("/v1/images/")):
         return {"read", "review"}

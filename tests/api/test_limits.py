@@ -8,10 +8,12 @@ from typing import Any
 import httpx2
 import pytest
 
-from db import jobs, owners
-from db.database import Database
-from db.owners import LOCAL_OWNER, OwnerLimits
+from db import owners
+from db.owners import LOCAL_OWNER
+from db.queue import jobs
 from db.settings import StorageSettings
+from db.sql.database import Database
+from db.vocabulary.limits import OwnerLimits
 from tests import pictures
 from tests.db import builders
 from tests.served import Serve
@@ -165,3 +167,16 @@ class TestQuotas:
         builders.job(offered, items=50, owner_id=builders.owner(offered, "eve"))
 
         assert http.post("/v1/jobs", json=body(3)).status_code == 202
+
+
+@pytest.mark.parametrize("key", ["", "Bearer idq_nonsense"])
+@pytest.mark.parametrize("path", ["/v1/images/known", "/v1/webhooks", "/v1/chat/completions"])
+def test_without_a_valid_key_nobodys_body_is_parsed(
+    serve: Serve, sqlite_url: str, path: str, key: str
+) -> None:
+    http = serve(sqlite_url, keys="always")
+    headers = {"content-type": "application/json"} | ({"authorization": key} if key else {})
+
+    refused = http.post(path, content=b"{", headers=headers)
+
+    assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from api.schemas import ItemIn, JobIn
-from db.model_info import ModelInfo, ModelLimits
-from db.request_validation import validate_request
-from db.requests import effective
+from db.vocabulary.model_info import ModelInfo, ModelLimits
+from db.vocabulary.request_validation import validate_request
+from db.vocabulary.requests import effective
 
 ROOT = Path(__file__).parents[2]
 CARD = ModelInfo(

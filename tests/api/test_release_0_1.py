@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import text
 
 import idefiq
-from db import leases, rescues
-from db.database import Database
-from db.model_info import ModelInfo
+from db.queue import leases, rescues
+from db.sql.database import Database
+from db.vocabulary.model_info import ModelInfo
 from idefiq import Client, Result, WaitTimeout
 from tests.api.test_reviews import job_id  # noqa: F401 - a fixture
 from tests.db import builders

@@ -5,8 +5,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from db import known_images, leases
-from db.database import Database
+from db.images import known_images
+from db.queue import leases
+from db.sql.database import Database
 from tests import pictures
 from tests.db import builders
 from tests.db.test_reviews import answer

@@ -5,9 +5,11 @@ from typing import Any
 import httpx2
 import pytest
 
-from db import owners, webhooks
-from db.database import Database
+from db import owners
+from db.sql.database import Database
+from db.webhooks import endpoints, outbox
 from tests.db import builders
+from tests.served import Serve
 
 URL = "https://example.com/told"
 
@@ -19,7 +21,7 @@ def test_a_secret_is_shown_when_it_is_made_and_never_again(http: httpx2.Client) 
     rotated = http.post(f"/v1/webhooks/{made['id']}/rotate").json()
 
     assert made["secret"].startswith("whsec_")
-    assert made["events"] == list(webhooks.EVENTS)
+    assert made["events"] == list(endpoints.EVENTS)
     assert listed == [one]
     assert "secret" not in one
     assert rotated["secret"] not in ("", made["secret"])
@@ -30,6 +32,13 @@ def test_a_secret_is_shown_when_it_is_made_and_never_again(http: httpx2.Client) 
     [
         ({"url": "ftp://example.com/"}, "url"),
         ({"url": "/told"}, "url"),
+        ({"url": "http://127.0.0.1/told"}, "url"),
+        ({"url": "http://[::1]/told"}, "url"),
+        ({"url": "https://localhost/told"}, "url"),
+        ({"url": "https://a.LOCALHOST./told"}, "url"),
+        ({"url": "https://10.1.2.3/told"}, "url"),
+        ({"url": "https://example.com:8443/told"}, "url"),
+        ({"url": "https://user:password@example.com/told"}, "url"),
         ({"url": URL, "events": ["job.started"]}, "events.0"),
         ({"url": URL, "secret": "mine"}, "secret"),
         ({}, "url"),
@@ -42,6 +51,19 @@ def test_a_webhook_that_cannot_be_made_names_why(
 
     assert refused.status_code == 422
     assert refused.json()["errors"][0]["field"] == field
+
+
+def test_a_private_address_is_taken_if_its_network_and_port_are_allowed(
+    serve: Serve, sqlite_url: str
+) -> None:
+    http = serve(sqlite_url, webhook_networks=["10.0.0.0/8"], webhook_ports=[8443])
+
+    statuses = [
+        http.post("/v1/webhooks", json={"url": f"https://{place}/told"}).status_code
+        for place in ("10.1.2.3:8443", "10.1.2.3", "192.168.0.1:8443")
+    ]
+
+    assert statuses == [201, 422, 422]
 
 
 def test_an_owner_has_at_most_twenty(http_sqlite: httpx2.Client) -> None:
@@ -60,8 +82,9 @@ def test_deliveries_of_a_webhook_are_listed_and_can_be_sent_again(
         builders.job(offered, owner_id=owner_id)
     builders.complete(offered, builders.claim(offered, builders.session(offered)))
     with offered.transaction() as transaction:
-        for delivery, _ in webhooks.take_due(transaction, 10):
-            webhooks.delivered(transaction, delivery.id, 200)
+        while taken := outbox.take_due(transaction, 10):
+            for delivery, _ in taken:
+                outbox.delivered(transaction, delivery.id, 200)
 
     path = f"/v1/webhooks/{webhook}/deliveries"
     first = http.get(path, params={"limit": 2}).json()

@@ -1,14 +1,18 @@
 """Short ways to put a record into the state that a test is about."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import text
 
-from db import claims, known_images, leases, owners, sessions, submissions
-from db.database import Database
-from db.leases import Lease
-from db.states import Stage
-from db.submissions import NewItem, NewJob
+from db import owners
+from db.images import known_images
+from db.queue import claims, leases, sessions, submissions
+from db.queue.lease import Failure, Lease, RetryPolicy
+from db.queue.submissions import NewItem, NewJob
+from db.sql.database import Database, Transaction
+from db.vocabulary.errors import ImageUnreadable
+from db.vocabulary.states import Stage
 
 DIGEST = "0123456789abcdef" * 4
 IMAGE = f"blob:{DIGEST}"
@@ -17,7 +21,11 @@ MODEL = "echo"
 
 def owner(database: Database, name: str = "ada") -> int:
     with database.transaction() as transaction:
-        return owners.get_or_create(transaction, name).id
+        return owner_in(transaction, name)
+
+
+def owner_in(transaction: Transaction, name: str = "ada") -> int:
+    return owners.get_or_create(transaction, name).id
 
 
 def checked_image(database: Database, owner_id: int, digest: str = DIGEST) -> str:
@@ -29,6 +37,11 @@ def checked_image(database: Database, owner_id: int, digest: str = DIGEST) -> st
     return f"blob:{digest}"
 
 
+def submit(transaction: Transaction, new: NewJob, items: Sequence[NewItem]) -> str:
+    """Submit a job; returns its id."""
+    return submissions.submit(transaction, new, items)[0]
+
+
 def job(database: Database, items: int = 1, *, owner_id: int | None = None, **fields: Any) -> str:
     """A sealed job whose items are ready for the engine."""
     owner_id = owner_id or owner(database)
@@ -36,7 +49,7 @@ def job(database: Database, items: int = 1, *, owner_id: int | None = None, **fi
     new = NewJob(owner_id, fields.pop("model", MODEL), fields.pop("defaults", {}), **fields)
     requests = [NewItem({"images": [image], "prompt": f"number {n}"}) for n in range(items)]
     with database.transaction() as transaction:
-        return submissions.submit(transaction, new, requests)
+        return submit(transaction, new, requests)
 
 
 def session(database: Database, worker: str = "w1", *, lease_seconds: float = 60.0) -> str:
@@ -60,6 +73,12 @@ def claim(database: Database, session_id: str, limit: int = 100) -> list[Lease]:
 def complete(database: Database, taken: list[Lease], text: str = "an answer") -> set[int]:
     with database.transaction() as transaction:
         return leases.complete(transaction, [(lease, {"text": text}) for lease in taken])
+
+
+def fail(database: Database, taken: list[Lease]) -> set[int]:
+    failures = [Failure(lease, ImageUnreadable("no image")) for lease in taken]
+    with database.transaction() as transaction:
+        return leases.fail(transaction, failures, RetryPolicy(3, 1.0))
 
 
 def kill(database: Database, session_id: str) -> None:

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from db.blobs import BlobStore, FolderStore, image_key, open_store
-from db.errors import NotFound, StorageError
-from db.s3 import S3Store
+from db.blobs.folder import FolderStore
+from db.blobs.opening import open_store
+from db.blobs.s3 import S3Store
+from db.blobs.store import BlobStore, image_key
 from db.settings import StorageSettings
+from db.vocabulary.errors import NotFound, StorageError
 from tests import servers
 
 

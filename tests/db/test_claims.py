@@ -4,11 +4,13 @@ import threading
 
 import pytest
 
-from db import claims, jobs, leases, owners
-from db.database import Database
-from db.errors import EngineError, ItemRefused
-from db.leases import Failure, Lease, RetryPolicy
-from db.states import JobState, SourceApi, Stage
+from db import owners
+from db.queue import claims, jobs, leases
+from db.queue.lease import Failure, Lease, RetryPolicy
+from db.sql.database import Database
+from db.vocabulary.errors import EngineError, ItemRefused
+from db.vocabulary.limits import OwnerLimits
+from db.vocabulary.states import JobState, SourceApi, Stage
 from tests.db import builders
 
 
@@ -184,7 +186,7 @@ class TestFairShare:
         for name in ("ada", "ben"):
             builders.job(database, items=100, owner_id=builders.owner(database, name))
         with database.transaction() as transaction:
-            owners.limit(transaction, "ben", owners.OwnerLimits(weight=3.0))
+            owners.limit(transaction, "ben", OwnerLimits(weight=3.0))
         session, running = builders.session(database), dict.fromkeys(("ada", "ben"), 0)
 
         for _ in range(8):  # nothing is answered: eight workers with a batch each

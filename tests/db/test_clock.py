@@ -2,8 +2,8 @@
 
 from sqlalchemy import select
 
-from db.clock import after, now
-from db.database import Database
+from db.sql.clock import after, now
+from db.sql.database import Database
 
 
 def test_statements_with_the_clock_are_compiled_once_for_each_number_of_seconds() -> None:

@@ -4,11 +4,12 @@ import threading
 
 import pytest
 
-from db import imports, jobs, owners, submissions
-from db.database import Database
-from db.errors import IdempotencyConflict, NotFound, RequestError
-from db.states import JobState
-from db.submissions import NewItem, NewJob
+from db import owners
+from db.queue import imports, jobs, submissions
+from db.queue.submissions import NewItem, NewJob
+from db.sql.database import Database
+from db.vocabulary.errors import IdempotencyConflict, NotFound, RequestError
+from db.vocabulary.states import JobState
 from tests.db import builders
 
 
@@ -67,7 +68,7 @@ class TestIdempotencyKeys:
         new = self.job(builders.owner(database), "a" * 64)
 
         with database.transaction() as transaction:
-            first = submissions.submit(transaction, new, [])
+            first = builders.submit(transaction, new, [])
         with database.transaction() as transaction:
             again = submissions.submitted_before(transaction, new)
 
@@ -76,7 +77,7 @@ class TestIdempotencyKeys:
     def test_the_same_key_with_another_body_is_refused(self, database: Database) -> None:
         owner_id = builders.owner(database)
         with database.transaction() as transaction:
-            submissions.submit(transaction, self.job(owner_id, "a" * 64), [])
+            builders.submit(transaction, self.job(owner_id, "a" * 64), [])
 
         with database.transaction() as transaction, pytest.raises(IdempotencyConflict):
             submissions.submitted_before(transaction, self.job(owner_id, "b" * 64))
@@ -87,7 +88,7 @@ class TestIdempotencyKeys:
             with database.transaction() as transaction:
                 new = self.job(owners.get_or_create(transaction, name).id, "a" * 64)
                 assert submissions.submitted_before(transaction, new) is None
-                ids.append(submissions.submit(transaction, new, []))
+                ids.append(builders.submit(transaction, new, []))
 
         assert len(set(ids)) == 2
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from db import jobs, leases, rescues, results, sessions
-from db.database import Database
-from db.errors import EngineError, IdefiqError, ImageUnreadable, StorageError
-from db.leases import Failure, Lease, RetryPolicy
-from db.states import JobState, Stage
+from db.queue import jobs, leases, rescues, results, sessions
+from db.queue.lease import Failure, Lease, RetryPolicy
+from db.sql.database import Database
+from db.vocabulary.errors import EngineError, IdefiqError, ImageUnreadable, StorageError
+from db.vocabulary.states import JobState, Stage
 from tests.db import builders
 
 POLICY = RetryPolicy(max_attempts=3, first_wait_seconds=60.0)
@@ -265,8 +265,7 @@ class TestSessions:
         builders.kill(database, builders.session(database, "b"))
 
         with database.snapshot() as transaction:
-            assert sessions.alive(transaction, Stage.GENERATE) == 1
-            assert sessions.alive(transaction, Stage.INTAKE) == 0
+            assert sessions.alive(transaction) == {(Stage.GENERATE, builders.MODEL): 1}
 
 
 class TestResults:

@@ -24,11 +24,11 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import text
 
-from db import jobs, leases, rescues, results, sessions
-from db.database import Database
-from db.errors import EngineError, ImageUnreadable, RequestError, StorageError
-from db.leases import Failure, Lease, RetryPolicy
-from db.states import FINAL_JOB_STATES
+from db.queue import jobs, leases, rescues, results, sessions
+from db.queue.lease import Failure, Lease, RetryPolicy
+from db.sql.database import Database
+from db.vocabulary.errors import EngineError, ImageUnreadable, RequestError, StorageError
+from db.vocabulary.states import FINAL_JOB_STATES
 from tests.db import builders
 
 POLICY = RetryPolicy(max_attempts=2, first_wait_seconds=50.0)

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from db import owners
-from db.database import Database
-from db.errors import NotFound, RequestError, Unauthorized
+from db.sql.database import Database
+from db.vocabulary.errors import NotFound, RequestError, Unauthorized
 
 
 def test_an_owner_is_made_once(database: Database) -> None:

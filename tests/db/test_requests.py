@@ -1,12 +1,15 @@
 """The canonical request: what is accepted, what is refused and by which name."""
 
+from typing import get_args
+
 import pytest
 from pydantic import ValidationError
 
-from db.errors import RequestError, UnsupportedKind
-from db.model_info import ModelInfo, ModelLimits
-from db.request_validation import validate_request
-from db.requests import (
+from db.vocabulary.errors import RequestError, UnsupportedKind
+from db.vocabulary.kinds import KINDS, Kind, kinds_of
+from db.vocabulary.model_info import ModelInfo, ModelLimits
+from db.vocabulary.request_validation import validate_request
+from db.vocabulary.requests import (
     Request,
     effective,
     example_references,
@@ -326,3 +329,9 @@ def test_items_with_seeds_of_their_own_share_a_batch() -> None:
 
 def test_generated_and_ranked_labels_never_share_a_batch() -> None:
     assert options_digest(LABELS) != options_digest({**LABELS, "method": "rank"})
+
+
+def test_there_is_one_entry_for_each_kind() -> None:
+    assert list(KINDS) == list(get_args(Kind))
+    assert kinds_of("chat") == list(KINDS)
+    assert kinds_of("plain") == [kind for kind in KINDS if kind != "chat"]

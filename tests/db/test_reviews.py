@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from db import leases, retention, reviews, submissions
-from db.database import Database
-from db.errors import NotFound, RequestError, ReviewConflict
+from db import reviews
+from db.queue import leases, retention
+from db.queue.submissions import NewItem, NewJob
 from db.reviews import Action, Decision, Order, Review, ReviewState
-from db.submissions import NewItem, NewJob
+from db.sql.database import Database
+from db.vocabulary.errors import NotFound, RequestError, ReviewConflict
 from tests.db import builders
 
 
@@ -30,7 +31,7 @@ def drafted(
         NewItem({"images": [image], "alt_text": {"page": page, "role": role}}) for page, _ in drafts
     ]
     with database.transaction() as transaction:
-        job_id = submissions.submit(transaction, NewJob(owner_id, builders.MODEL, {}), new)
+        job_id = builders.submit(transaction, NewJob(owner_id, builders.MODEL, {}), new)
     taken = builders.claim(database, builders.session(database))
     answers = [
         (lease, answer(f"text of {page}", certainty))
@@ -81,7 +82,7 @@ class TestTheQueue:
         owner_id = builders.owner(database)
         item = NewItem({"images": [builders.IMAGE], "alt_text": {}})
         with database.transaction() as transaction:
-            submissions.submit(transaction, NewJob(owner_id, builders.MODEL, {}), [item])
+            builders.submit(transaction, NewJob(owner_id, builders.MODEL, {}), [item])
         stale = builders.claim(database, builders.session(database))
         with database.transaction() as transaction:
             leases.release(transaction, stale)

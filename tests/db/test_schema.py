@@ -10,8 +10,10 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
-from db import owners, retention, schema
-from db.database import Database
+from db import owners
+from db.images import collection
+from db.sql import schema
+from db.sql.database import Database
 from db.tables import metadata
 from tests.db import builders
 
@@ -43,7 +45,7 @@ def test_a_database_without_tables_is_not_current(tmp_path: object) -> None:
 
 
 def test_every_table_of_a_tenant_names_its_owner(database: Database) -> None:
-    shared = {"owners", "models", "sessions", "alembic_version"}
+    shared = {"owners", "models", "sessions", "alembic_version", "audit"}
 
     found = inspect(database.engine)
 
@@ -122,6 +124,6 @@ class TestAnUpdateWhileTheServiceRuns:
             transaction.execute(text(image), {"digest": "b" * 64, "at": self.at})
 
         with before.snapshot() as transaction:
-            assert retention.owners_with_unused(transaction, 86_400.0) == []
+            assert collection.owners_with_unused(transaction, 86_400.0) == []
             [found] = owners.keys(transaction)
         assert found.scopes == "submit read review"

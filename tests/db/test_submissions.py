@@ -4,14 +4,14 @@ import threading
 
 import pytest
 
-from db import imports, jobs, leases, submissions
-from db.database import Database
-from db.errors import IdempotencyConflict, ImageUnreadable, NotReady, RequestError
-from db.jobs import Job
-from db.leases import Failure, RetryPolicy
-from db.owners import OwnerLimits
-from db.states import JobState
-from db.submissions import NewItem, NewJob
+from db.queue import imports, jobs, retries, submissions
+from db.queue.jobs import Job
+from db.queue.retries import Retry
+from db.queue.submissions import NewItem, NewJob
+from db.sql.database import Database
+from db.vocabulary.errors import IdempotencyConflict, NotReady, RequestError
+from db.vocabulary.limits import OwnerLimits
+from db.vocabulary.states import JobState
 from tests.db import builders
 
 SOURCE = "s3://photos/2026/"
@@ -83,16 +83,16 @@ def fail(database: Database, job_id: str, count: int) -> None:
     """Fail some items of a job for good and answer the others."""
     taken = builders.claim(database, builders.session(database))
     builders.complete(database, taken[count:])
-    failures = [Failure(lease, ImageUnreadable("no image")) for lease in taken[:count]]
-    with database.transaction() as transaction:
-        leases.fail(transaction, failures, RetryPolicy(3, 1.0))
+    builders.fail(database, taken[:count])
     assert job(database, job_id).finished_at
 
 
 def retry(database: Database, job_id: str, *codes: str, key: str | None = None) -> str:
     with database.transaction() as transaction:
         earlier = job_in(transaction, job_id)
-        return submissions.retry(transaction, earlier, codes, key, OwnerLimits())
+        return retries.retry(
+            transaction, earlier, Retry(codes), key, OwnerLimits(), lambda request: None
+        )
 
 
 class TestRetrying:

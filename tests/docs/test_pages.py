@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from api import errors as statuses
-from db import errors
+from db.vocabulary import errors
 from docs.reference import DOCS, openapi
 
 ROOT = DOCS.parent

@@ -2,18 +2,17 @@
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import httpx2
-import pytest
 
 from db import owners
-from db.database import Database
+from db.sql.database import Database
 from docs.reference import DOCS, Example, examples, openapi, pages
 from tests import pictures
 from tests.played import Played
+from tests.servers import PATIENCE_SECONDS
 
 
 def test_the_pages_are_as_make_docs_writes_them() -> None:
@@ -38,7 +37,6 @@ def test_every_route_has_an_example() -> None:
     assert {example.route for example in examples()} == routes
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_every_example_answers_as_the_page_shows(
     http_sqlite: httpx2.Client, sqlite_url: str, tmp_path: Path
 ) -> None:
@@ -68,7 +66,11 @@ def _run(example: Example, kept: dict[str, str], folder: Path) -> tuple[int, str
     command = re.sub(r"\$(\w+)", lambda place: kept[place[1]], example.command)
     measured = command.replace("curl ", "curl -s -o answer -w '%{http_code}' ", 1)
     done = subprocess.run(
-        ["bash", "-c", measured], cwd=folder, capture_output=True, text=True, timeout=60
+        ["bash", "-c", measured],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
     )
     return int(done.stdout), (folder / "answer").read_text(errors="replace")
 

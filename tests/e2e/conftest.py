@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from db.s3 import s3_client
+from db.blobs.s3 import s3_client
 from db.settings import StorageSettings
 from idefiq import Client
 from idefiq.up import Stack
 from tests import servers
+from tests.servers import PATIENCE_SECONDS
 
 Env = dict[str, str]
 
@@ -66,7 +67,7 @@ def start(tmp_path: Path) -> Start:
         log = tmp_path / "service.log"
         stack = Stack(tmp_path / "data", port=0, models=[model], log=log, extra=extra)
         try:
-            with stack.running(seconds=120), Client(stack.url) as client:
+            with stack.running(seconds=PATIENCE_SECONDS), Client(stack.url) as client:
                 yield stack, client
         except BaseException:
             print(log.read_text()[-8000:])

@@ -11,9 +11,10 @@ from typing import Any
 import pillow_heif
 from PIL import Image
 
-from db.s3 import s3_client
+from db.blobs.s3 import s3_client
 from db.settings import StorageSettings
 from tests.e2e.conftest import Env, Start
+from tests.servers import PATIENCE_SECONDS
 
 FORMATS = ("png", "jpg", "webp", "gif", "avif", "heic")
 
@@ -22,7 +23,9 @@ def idefiq(url: str, *words: object, folder: Path) -> "subprocess.CompletedProce
     """Run the command as a user does, in a folder."""
     command = [sys.executable, "-m", "idefiq", *map(str, words), "--url", url]
     env = {"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": "/usr/bin:/bin"}
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command, cwd=folder, env=env, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
 
 
 def draw(folder: Path) -> None:

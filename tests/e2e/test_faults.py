@@ -1,13 +1,14 @@
 """What breaks, and what users see of it: nothing but a delay."""
 
 import signal
-import time
 from pathlib import Path
 
 from idefiq import Client, Job
-from idefiq.up import Service, Stack
+from idefiq.supervised import Service
+from idefiq.up import Stack
 from tests import pictures, servers
 from tests.e2e.conftest import Env, Start, another_engine
+from tests.servers import PATIENCE_SECONDS
 
 #: A batch of sixteen takes a fifth of a second, so that something is always under way.
 PACE = {"batch_items": "16", "echo_batch_seconds": "0.2"}
@@ -45,7 +46,7 @@ def assert_whole(client: Client, job: Job, count: int) -> None:
     assert all(result.answer for result in results)
 
 
-def test_items_of_a_killed_engine_complete_elsewhere_within_30_seconds(
+def test_items_of_a_killed_engine_complete_elsewhere_once_its_lease_is_over(
     real: Env, start: Start, tmp_path: Path
 ) -> None:
     with (
@@ -59,10 +60,8 @@ def test_items_of_a_killed_engine_complete_elsewhere_within_30_seconds(
         process = engine_of(stack).process
         assert process
         process.kill()
-        killed = time.monotonic()
-        job = client.wait(job, seconds=60)
+        job = client.wait(job, seconds=PATIENCE_SECONDS)
 
-        assert time.monotonic() - killed <= 30
         assert_whole(client, job, 320)
 
 
@@ -77,8 +76,10 @@ def test_an_engine_that_is_started_again_frees_its_items_at_once(
         assert process
         process.kill()
         process.wait()
-        servers.wait_until(lambda: any("starting it again" in line for line in stack.look()))
-        servers.wait_until(lambda: (list(stack.look()), client.job(job.id).is_final)[1])
+        servers.wait_until(
+            lambda: any("starting it again" in line for line in stack.restart_ended())
+        )
+        servers.wait_until(lambda: (stack.restart_ended(), client.job(job.id).is_final)[1])
 
         assert_whole(client, client.job(job.id), 160)
 
@@ -93,12 +94,12 @@ def test_a_stopped_engine_finishes_its_batch_and_hands_back_the_rest(
         assert engine.process
 
         engine.process.send_signal(signal.SIGTERM)
-        status = engine.process.wait(20)
+        status = engine.process.wait(PATIENCE_SECONDS)
         counts = client.job(job.id).counts
 
         assert (status, counts.running, counts.failed) == (0, 0, 0)
         assert counts.queued > 0
-        servers.wait_until(lambda: (list(stack.look()), client.job(job.id).is_final)[1])
+        servers.wait_until(lambda: (stack.restart_ended(), client.job(job.id).is_final)[1])
         assert_whole(client, client.job(job.id), 160)
 
 
@@ -110,7 +111,7 @@ def test_emptying_redis_costs_nothing_but_a_poll(
         while not client.job(job.id).is_final:
             redis_server.empty()
 
-        assert_whole(client, client.wait(job, seconds=60), 160)
+        assert_whole(client, client.wait(job, seconds=PATIENCE_SECONDS), 160)
 
 
 def test_jobs_are_accepted_and_answered_while_redis_is_down(
@@ -119,11 +120,11 @@ def test_jobs_are_accepted_and_answered_while_redis_is_down(
     with start("echo", real, **PACE) as (_, client):
         redis_server.kill()
         job = submit(client, tmp_path, 64)
-        assert_whole(client, client.wait(job, seconds=60), 64)
+        assert_whole(client, client.wait(job, seconds=PATIENCE_SECONDS), 64)
 
         redis_server.start()
         job = submit(client, tmp_path, 64)
-        assert_whole(client, client.wait(job, seconds=60), 64)
+        assert_whole(client, client.wait(job, seconds=PATIENCE_SECONDS), 64)
 
 
 def test_a_service_that_starts_without_redis_works(
@@ -134,4 +135,4 @@ def test_a_service_that_starts_without_redis_works(
     with start("echo", real, **PACE) as (_, client):
         job = submit(client, tmp_path, 32)
 
-        assert_whole(client, client.wait(job, seconds=60), 32)
+        assert_whole(client, client.wait(job, seconds=PATIENCE_SECONDS), 32)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.e2e.conftest import Env, Start
+from tests.servers import PATIENCE_SECONDS
 from tests.workers.families import exact, tiny
 
 PICTURES = exact.pictures()
@@ -175,7 +176,7 @@ def test_every_example_for_the_base_model_is_answered_as_in_the_guide(
             {**with_references(request, images), "options": options}
             for _, _, options, request in GUIDE
         ]
-        results = list(client.results(client.wait(client.submit(items), seconds=90)))
+        results = list(client.results(client.wait(client.submit(items), seconds=PATIENCE_SECONDS)))
 
     said = {result.index: result.answer or result.error for result in results}
     for number, (section, prompt, options, _) in enumerate(GUIDE):
@@ -191,7 +192,9 @@ def test_the_conversation_with_the_instruct_model_is_answered_as_in_the_guide(
     with start("idefics-9b-instruct", embedded, model_path=str(folder)) as (_, client):
         images = client.upload(uploads)
         item = {**with_references(ASKED, images), "options": {"max_new_tokens": 40, "echo": True}}
-        [result] = list(client.results(client.wait(client.submit([item]), seconds=90)))
+        [result] = list(
+            client.results(client.wait(client.submit([item]), seconds=PATIENCE_SECONDS))
+        )
 
     assert result.answer == as_the_guide_does(folder, CONVERSATION, {"max_new_tokens": 40})
     assert result.detail is not None

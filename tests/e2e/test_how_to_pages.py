@@ -12,6 +12,7 @@ from pathlib import Path
 from idefiq import Client
 from tests import servers
 from tests.e2e.conftest import Env, Start
+from tests.servers import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 TUTORIALS = ROOT / "docs"
@@ -60,7 +61,7 @@ class Reader:
             env=self._env,
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=PATIENCE_SECONDS,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -101,7 +102,7 @@ def _wait_for(client: Client, answers: int) -> None:
     servers.wait_until(
         lambda: sum(job.counts.finished for job in client.jobs()) >= answers,
         what=f"{answers} answers",
-        seconds=120,
+        seconds=PATIENCE_SECONDS,
     )
 
 
@@ -122,7 +123,7 @@ def test_a_folder_becomes_a_parquet_file_although_it_is_interrupted_three_times(
                 [job] = client.jobs()
                 client.pause(job)  # so that it cannot end before it is stopped
                 process.send_signal(how)
-                stopped.append(process.wait(timeout=30))
+                stopped.append(process.wait(timeout=PATIENCE_SECONDS))
                 client.resume(job)
             reader.run(" ".join(command))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from idefiq import Result
 from tests import pictures
 from tests.e2e.conftest import Env, Start
+from tests.servers import PATIENCE_SECONDS
 from workers.demo import scenes, texts
 
 
@@ -34,7 +35,7 @@ def test_images_go_in_and_true_captions_come_out(
         images = client.upload(paths)
         items = [{"images": [i], "custom_id": p} for i, p in zip(images, paths, strict=True)]
         items.append({"images": ["http://127.0.0.1:1/private.png"], "custom_id": "private"})
-        job = client.wait(client.submit(items), seconds=60)
+        job = client.wait(client.submit(items), seconds=PATIENCE_SECONDS)
         found = {result.custom_id: result for result in client.results(job)}
         stored = _results_file(stack.url, job.id)
 
@@ -79,7 +80,7 @@ def test_captions_and_questions_share_a_job(start: Start, embedded: Env, tmp_pat
             ],
             model="demo",
         )
-        results = list(client.results(client.wait(job, seconds=60)))
+        results = list(client.results(client.wait(job, seconds=PATIENCE_SECONDS)))
         models = client.models()
 
     said = {result.index: result for result in results}
@@ -106,7 +107,7 @@ def test_a_streamed_job_of_thousands_is_imported_and_answered(
         job = client.submit(
             ({"images": [image], "custom_id": str(n)} for n in range(5_000)), name="stream"
         )
-        job = client.wait(job, seconds=120)
+        job = client.wait(job, seconds=PATIENCE_SECONDS)
         found = [result.index for result in client.results(job)]
 
     assert (job.state, job.counts.succeeded) == ("succeeded", 5_000)

@@ -10,6 +10,7 @@ import openai
 
 from tests import servers
 from tests.e2e.conftest import Env, Start
+from tests.servers import PATIENCE_SECONDS
 from workers.demo import scenes, texts
 
 ENDED = ("completed", "failed", "expired", "cancelled")
@@ -51,7 +52,9 @@ def test_the_life_of_a_batch_and_a_streamed_answer(
             input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
         )
         servers.wait_until(
-            lambda: client.batches.retrieve(batch.id).status in ENDED, what="the batch", seconds=90
+            lambda: client.batches.retrieve(batch.id).status in ENDED,
+            what="the batch",
+            seconds=PATIENCE_SECONDS,
         )
         ended = client.batches.retrieve(batch.id)
         output = client.files.content(str(ended.output_file_id)).text

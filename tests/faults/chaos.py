@@ -13,8 +13,8 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from db.database import Database
-from db.errors import StorageError
+from db.sql.database import Database
+from db.vocabulary.errors import StorageError
 from idefiq import Client, IdefiqError
 from tests.faults.history import History, Pictures, Verdict
 from tests.faults.surroundings import Surroundings

@@ -22,6 +22,7 @@ from PIL import Image
 
 from idefiq import ApiError, Client, IdefiqError, Job, Result
 from tests import pictures
+from tests.servers import PATIENCE_SECONDS
 from workers import families
 from workers.settings import EngineSettings
 
@@ -158,7 +159,7 @@ class History:
         self._threads.append(thread)
         thread.start()
 
-    def judge(self, seconds: float = 120) -> Verdict:
+    def judge(self, seconds: float = PATIENCE_SECONDS) -> Verdict:
         """Wait until every job has finished, and compare."""
         deadline = time.monotonic() + seconds
         with Client(self.url) as client:

@@ -10,7 +10,7 @@ import psycopg
 from pydantic import SecretStr
 from sqlalchemy import make_url
 
-from db.s3 import s3_client
+from db.blobs.s3 import s3_client
 from db.settings import StorageSettings
 from tests import servers
 from tests.faults.links import Link, link

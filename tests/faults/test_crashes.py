@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from db import failpoints
-from db.errors import RequestError
+from db.vocabulary.errors import RequestError
 from idefiq import Client
 from tests.faults.history import Asked, History, Pictures
 from tests.faults.surroundings import Surroundings

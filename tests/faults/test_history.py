@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from db.database import Database
+from db.sql.database import Database
 from idefiq import Client
 from tests.faults.history import History, Pictures
 from tests.faults.surroundings import Surroundings

@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import redis
 from sqlalchemy import text
 
-from db import failpoints, leases, owners, rescues
-from db.database import Database
+from db import failpoints, owners
+from db.queue import leases, rescues
+from db.sql.database import Database
 from idefiq import ApiError, Client
 from tests import servers
 from tests.db import builders
@@ -28,6 +30,7 @@ from tests.faults.history import Acknowledged, History, Pictures
 from tests.faults.surroundings import Surroundings
 from tests.faults.world import World, world
 from tests.faults.zygote import Process, Zygote
+from tests.servers import PATIENCE_SECONDS
 from workers.demo.draw import draw
 from workers.notices import channel
 
@@ -91,7 +94,7 @@ def test_t1_the_demonstration_model_gives_the_same_answers_although_its_workers_
             servers.wait_until(lambda: client.job(disturbed.id).counts.succeeded >= done)  # noqa: B023
             service.end(service.of("engine")[0])
             service.start("engine")
-        client.wait(disturbed, seconds=90)
+        client.wait(disturbed, seconds=PATIENCE_SECONDS)
         said = [
             {result.index: result.answer for result in client.results(job)}
             for job in (calm, disturbed)
@@ -114,7 +117,7 @@ def test_t2_a_worker_that_slept_past_its_lease_changes_nothing_when_it_wakes(
             made = history.submit(client, pictures.ask_all("slept"))
             servers.wait_until(lambda: _is_stopped(sleeper.pid), what="the stop")
             service.start("engine")
-            client.wait(made.job, seconds=60)
+            client.wait(made.job, seconds=PATIENCE_SECONDS)
             before = {result.index: result.answer for result in client.results(made.job)}
             sleeper.send(signal.SIGCONT)
             service.end(sleeper, signal.SIGTERM)
@@ -140,7 +143,7 @@ def test_t3_a_short_sleep_repeats_no_work(
         servers.wait_until(lambda: _is_stopped(engine.pid))
         service.start("engine")
         engine.send(signal.SIGCONT)
-        client.wait(made.job, seconds=60)
+        client.wait(made.job, seconds=PATIENCE_SECONDS)
 
         assert ask(around, "SELECT max(attempt) FROM items WHERE stage = 'generate'") <= 2
         assert ask(around, "SELECT sum(rescues) FROM items") == 0
@@ -160,8 +163,9 @@ def test_t5_t6_a_redis_that_is_no_help_costs_nothing_but_a_poll(
                 direct.config_set("maxmemory", "1")
         began = time.monotonic()
         made = history.submit(client, pictures.ask_all("meanwhile"))
-        assert time.monotonic() - began < 4  # accepted beside Redis, not through it
-        assert client.wait(made.job, seconds=60).is_final
+        # Accepted beside Redis: through one that hangs it would take its timeout of 30 s.
+        assert time.monotonic() - began < 25
+        assert client.wait(made.job, seconds=PATIENCE_SECONDS).is_final
         embedded.redis_link.mend()
 
 
@@ -211,7 +215,7 @@ def test_t10_a_store_that_fails_is_charged_to_no_item(
             link.cut()
         time.sleep(2)
         link.mend()
-        client.wait(made.job, seconds=90)
+        client.wait(made.job, seconds=PATIENCE_SECONDS)
 
 
 def test_t11_a_full_disk_is_a_503_and_nothing_that_was_acknowledged_is_lost(
@@ -231,10 +235,10 @@ def test_t11_a_full_disk_is_a_503_and_nothing_that_was_acknowledged_is_lost(
                 client.upload(list(pictures.paths.values()))
                 client.wait(history.submit(client, pictures.ask_all("before")).job)
                 filler = disk / "filler"
-                refused = _fill(filler, client, pictures, history)
+                refused = _fill(filler, service.url, client, pictures, history)
                 filler.unlink()
                 made = history.submit(client, pictures.ask_all("after"))
-                client.wait(made.job, seconds=60)
+                client.wait(made.job, seconds=PATIENCE_SECONDS)
             assert_nothing_is_wrong(history)
         assert refused.status == 503
         assert ask(around, "PRAGMA integrity_check") == "ok"
@@ -242,16 +246,16 @@ def test_t11_a_full_disk_is_a_503_and_nothing_that_was_acknowledged_is_lost(
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def _fill(filler: Path, client: Client, pictures: Pictures, history: History) -> ApiError:
+def _fill(filler: Path, url: str, client: Client, pictures: Pictures, history: History) -> ApiError:
     """Take the rest of the disk, and submit until that is refused."""
-    with filler.open("wb") as file, contextlib.suppress(OSError):
+    # Unbuffered: bytes that a full disk refused would be written again as the file is closed.
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
         while True:
             file.write(b"\0" * 65_536)
-            file.flush()
     while True:
         asked = pictures.ask(list(pictures.paths) * 10, "meanwhile")
         body = [item.body for item in asked]
-        answer = client._http.post("/v1/jobs", json={"items": body})
+        answer = httpx2.post(f"{url}/v1/jobs", json={"items": body}, timeout=PATIENCE_SECONDS)
         if not answer.is_success:
             return ApiError(answer.status_code, answer.json()["code"], answer.json()["detail"])
         history.acknowledged.append(Acknowledged(client.job(answer.json()["id"]), asked))
@@ -276,7 +280,7 @@ def test_t12_what_hangs_the_device_is_given_up_alone_and_all_others_are_answered
             # What hangs for the last time is given up a moment before its process ends.
             return client.job(job.id).is_final and len(ended) >= 3
 
-        servers.wait_until(supervised, seconds=90)
+        servers.wait_until(supervised, seconds=PATIENCE_SECONDS)
         results = {result.index: result for result in client.results(job.id)}
 
     assert [index for index, result in results.items() if result.error] == [3]
@@ -342,10 +346,10 @@ def test_t15_a_worker_with_a_wrong_clock_steals_nothing_and_keeps_nothing(
         wrong = dict(
             line.split("=", 1) for line in told if line.startswith(("LD_PRE", "FAKETIME="))
         )
-        environment = {**service._env, **wrong, "IDEFIQ_WORKER_NAME": "wrong"}
+        environment = {**service.env, **wrong, "IDEFIQ_WORKER_NAME": "wrong"}
         command = [sys.executable, "-m", "workers", "engine"]
         with servers.running(command, tmp_path / "wrong.log", env=environment):
-            client.wait(made.job, seconds=60)
+            client.wait(made.job, seconds=PATIENCE_SECONDS)
 
         assert ask(real, "SELECT sum(rescues) FROM items") == 0
 
@@ -354,17 +358,17 @@ def test_t16_fifty_submissions_at_once_under_one_key_are_one_job(
     around: Surroundings, start: Callable[..., Any]
 ) -> None:
     body = {"items": [{"images": ["blob:" + "ab" * 32]}], "model": "echo"}
-    with start(around, intakes=1, engines=1) as service, Client(service.url) as client:
+    key = {"Idempotency-Key": "one"}
+    with start(around, intakes=1, engines=1) as service:
+        url = f"{service.url}/v1/jobs"
 
         def submit(_: int) -> tuple[int, str]:
-            answer = client._http.post("/v1/jobs", json=body, headers={"Idempotency-Key": "one"})
+            answer = httpx2.post(url, json=body, headers=key, timeout=PATIENCE_SECONDS)
             return answer.status_code, answer.json().get("id", "")
 
         with concurrent.futures.ThreadPoolExecutor(25) as pool:
             answers = set(pool.map(submit, range(50)))
-        other = client._http.post(
-            "/v1/jobs", json={**body, "name": "x"}, headers={"Idempotency-Key": "one"}
-        )
+        other = httpx2.post(url, json={**body, "name": "x"}, headers=key, timeout=PATIENCE_SECONDS)
 
     assert [status for status, _ in answers] == [202]
     assert other.status_code == 422
@@ -388,7 +392,7 @@ def test_t18_nothing_that_comes_out_of_redis_is_believed(
                     direct.lpush(queue, token)
             for _ in range(200):
                 direct.publish(channel(made.job.id), rng.choice(tokens))
-        client.wait(made.job, seconds=90)
+        client.wait(made.job, seconds=PATIENCE_SECONDS)
 
         assert {process.status for process in service.processes} == {None}
 
@@ -415,10 +419,9 @@ def test_t19_a_rescuer_that_read_long_ago_leaves_what_was_completed_meanwhile(
     """On SQLite the rescuer is the only writer from its first look on."""
     database = Database(postgres_url)
     job_id = builders.job(database, items=2)
-    session = builders.session(database, lease_seconds=0.3)
+    session = builders.session(database)
     taken = builders.claim(database, session)
-    servers.wait_until(lambda: builders.claim(database, session) == [])
-    time.sleep(0.3)
+    builders.kill(database, session)
 
     def meanwhile() -> None:
         builders.complete(database, taken[:1])
@@ -437,11 +440,16 @@ def test_t19_a_rescuer_that_read_long_ago_leaves_what_was_completed_meanwhile(
 def test_t21_workers_that_are_replaced_all_the_time_repeat_nothing(
     around: Surroundings, start: Callable[..., Any], pictures: Pictures
 ) -> None:
-    with start(around) as service, submitted(service, pictures, "rolling", 40) as (_, made, client):
+    # Leases last: on a busy machine a heartbeat may come late, which is another test's matter.
+    with (
+        start(around, lease_seconds="600") as service,
+        submitted(service, pictures, "rolling", 40) as (_, made, client),
+    ):
         while not client.job(made.job.id).is_final:
             for engine in service.of("engine"):
                 service.start("engine")
-                assert service.end(engine, signal.SIGTERM) == 0
+                # One that had not begun yet ends by the signal itself, and has claimed nothing.
+                assert service.end(engine, signal.SIGTERM) in (0, signal.SIGTERM)
                 time.sleep(0.3)
 
         finished = "FROM items WHERE stage = 'generate' AND state = 'succeeded'"
@@ -455,7 +463,8 @@ def test_t22_an_engine_that_can_answer_nothing_is_no_hot_loop(
     with start(embedded, engines=1, **breaking) as service, Client(service.url) as client:
         good = [path for path in pictures.paths.values() if "broken" not in path.name]
         job = client.wait(
-            client.submit([{"images": [one]} for one in client.upload(good)]), seconds=60
+            client.submit([{"images": [one]} for one in client.upload(good)]),
+            seconds=PATIENCE_SECONDS,
         )
         codes = {result.error_code for result in client.results(job)}
 
@@ -485,7 +494,8 @@ def test_t23_a_large_job_does_not_delay_another_owners_few_items(
             servers.wait_until(lambda: large.job(whole.id).counts.succeeded > 32)
             before = large.job(whole.id).counts.succeeded
             few = small.wait(
-                small.submit([{"images": [ref]} for ref in list(pictures.paths)[:8]]), seconds=60
+                small.submit([{"images": [ref]} for ref in list(pictures.paths)[:8]]),
+                seconds=PATIENCE_SECONDS,
             )
             after = large.job(whole.id).counts.succeeded
             large.cancel(whole)

@@ -12,6 +12,7 @@ from idefiq import Client
 from tests import servers
 from tests.faults.surroundings import Surroundings
 from tests.faults.zygote import Process, Zygote
+from tests.servers import PATIENCE_SECONDS
 
 #: A claim takes an eighth of a second, so that something is always under way.
 PACE = {
@@ -35,7 +36,7 @@ class World:
         self._zygote, self._folder = zygote, folder
         self.surroundings = surroundings
         self.port = servers.free_port()
-        self._env = {
+        self.env = {
             **os.environ,  # noqa: TID251 - of the processes
             **PACE,
             **surroundings.env,
@@ -56,7 +57,7 @@ class World:
         number = next(self._numbers)
         name = name or f"{role}-{number}"
         env = {
-            **self._env,
+            **self.env,
             "IDEFIQ_WORKER_NAME": name,
             **{f"IDEFIQ_{key.upper()}": value for key, value in settings.items()},
         }
@@ -77,7 +78,7 @@ class World:
             self.processes.remove(process)
         return status
 
-    def wait(self, process: Process, seconds: float = 30) -> int:
+    def wait(self, process: Process, seconds: float = PATIENCE_SECONDS) -> int:
         """The status of a process once it has ended."""
         return self._zygote.wait(process, seconds)
 

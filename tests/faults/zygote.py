@@ -5,6 +5,7 @@ importing are saved, so that thousands of kills are affordable.
 """
 
 import contextlib
+import importlib
 import json
 import os
 import random
@@ -18,6 +19,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+#: What children find imported.
+PRELOADED = (
+    "workers.__main__",
+    "workers.engine.device",
+    "workers.engine.engine",
+    "workers.families.echo",
+    "workers.intake.check",
+    "workers.intake.fetch",
+    "workers.intake.intake",
+    "workers.upkeep.upkeep",
+)
 
 
 @dataclass
@@ -70,7 +83,7 @@ class Zygote:
                 self._processes[pid] = process
         return process
 
-    def wait(self, process: Process, seconds: float = 30) -> int:
+    def wait(self, process: Process, seconds: float) -> int:
         """The status of a process once it has ended."""
         with self._news:
             assert self._news.wait_for(lambda: process.status is not None, seconds), (
@@ -120,14 +133,8 @@ def running() -> Iterator[Zygote]:
 
 
 def _serve() -> None:
-    import workers.__main__
-    import workers.engine.device
-    import workers.engine.engine
-    import workers.families.echo
-    import workers.intake.check
-    import workers.intake.fetch
-    import workers.intake.intake
-    import workers.upkeep.upkeep  # noqa: F401 - imported for the children
+    for name in PRELOADED:
+        importlib.import_module(name)
 
     pending = b""
     while True:

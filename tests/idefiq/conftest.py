@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from db.database import Database
+from db.sql.database import Database
 from tests.played import Played
 
 

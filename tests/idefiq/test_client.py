@@ -13,16 +13,21 @@ from typing import Any, ClassVar
 import httpx2
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
+from opentelemetry import propagate  # noqa: F401 - what such a program has loaded
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
 
 from db import owners
-from db.blobs import image_key, open_store
-from db.database import Database
-from db.errors import FetchFailed, ImageUnreadable
+from db.blobs.opening import open_store
+from db.blobs.store import image_key
+from db.queue import jobs
+from db.sql.database import Database
+from db.vocabulary.errors import FetchFailed, ImageUnreadable
 from idefiq import ApiError, AsyncClient, Client, IdefiqError, WaitTimeout, protocol
 from tests import pictures, servers
 from tests.db.test_blobs import s3_settings
 from tests.played import Played
 from tests.served import Serve
+from tests.servers import PATIENCE_SECONDS
 
 IMAGE = "blob:" + "0" * 64
 
@@ -149,7 +154,7 @@ class TestJobs:
 
         job = client.submit(asked, model="echo", defaults={"kind": "vqa", "question": "?"})
         with played.running("two"):
-            ended = client.wait(job, seconds=20)
+            ended = client.wait(job, seconds=PATIENCE_SECONDS)
         found = {result.custom_id: result.answer for result in client.results(ended)}
 
         assert (ended.state, ended.counts.finished) == ("succeeded", 5)
@@ -204,6 +209,19 @@ class TestJobs:
 
         assert (every.counts.total, some.counts.total) == (2, 1)
         assert client.retry(job, codes=["fetch_failed"], idempotency_key="k").id == some.id
+
+
+def test_a_program_that_uses_opentelemetry_sends_its_trace_context(
+    client: Client, record: Database
+) -> None:
+    span = NonRecordingSpan(SpanContext(0xABC, 0xDEF, is_remote=False, trace_flags=TraceFlags(1)))
+
+    with use_span(span):
+        job = client.submit([{"images": [IMAGE]}])
+
+    with record.snapshot() as transaction:
+        [found] = jobs.several(transaction, [job.id])
+    assert found.traceparent == f"00-{0xABC:032x}-{0xDEF:016x}-01"
 
 
 class TestEvents:

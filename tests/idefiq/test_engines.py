@@ -11,6 +11,7 @@ import pytest
 
 from idefiq.engines import EngineProcess, engines
 from tests import servers
+from tests.servers import PATIENCE_SECONDS
 
 #: A torch with two GPUs, as far as anybody asks who does not compute.
 TORCH = """
@@ -77,7 +78,7 @@ def test_an_engine_runs_on_each_gpu_that_is_here(tmp_path: Path, env: dict[str, 
         words = "\0".join(Path(f"/proc/{child}/environ").read_text() for child in children)
         devices = {word for word in words.split("\0") if word.startswith("IDEFIQ_DEVICE=")}
         process.send_signal(signal.SIGINT)
-        process.wait(60)
+        process.wait(PATIENCE_SECONDS)
 
     assert devices == {"IDEFIQ_DEVICE=cuda:0", "IDEFIQ_DEVICE=cuda:1"}
 

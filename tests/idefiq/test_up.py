@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from idefiq.supervised import Service
 from idefiq.types import IdefiqError
-from idefiq.up import Service, Stack
+from idefiq.up import Stack
 from tests import servers
+from tests.servers import PATIENCE_SECONDS
 
 
 def test_it_runs_until_it_is_interrupted_and_leaves_no_process(tmp_path: Path) -> None:
@@ -28,11 +30,11 @@ def test_it_runs_until_it_is_interrupted_and_leaves_no_process(tmp_path: Path) -
         children = _below(process.pid)
 
         process.send_signal(signal.SIGINT)
-        status = process.wait(60)
+        status = process.wait(PATIENCE_SECONDS)
 
     assert status == 0
     assert len(children) >= 5
-    servers.wait_until(lambda: not any(map(_runs, children)), what="the end of all")
+    servers.wait_until(lambda: not any(map(servers.is_running, children)), what="the end of all")
     key = tmp_path / "data" / "api-key"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     assert key.read_text().startswith("idq_")
@@ -48,15 +50,7 @@ def test_its_processes_end_when_it_is_killed(tmp_path: Path) -> None:
         children = _below(process.pid)
         process.kill()
 
-    servers.wait_until(lambda: not any(map(_runs, children)), what="the end of all")
-
-
-def _runs(pid: int) -> bool:
-    """Whether the process is there and no zombie that nobody has waited for."""
-    try:
-        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
+    servers.wait_until(lambda: not any(map(servers.is_running, children)), what="the end of all")
 
 
 def _below(pid: int) -> list[int]:
@@ -98,29 +92,36 @@ def test_a_model_that_is_not_there_ends_it_with_a_sentence(tmp_path: Path) -> No
     assert "Traceback" not in log.read_text()
 
 
-def test_a_key_of_an_earlier_start_is_kept(tmp_path: Path) -> None:
-    keys = []
+def test_a_key_of_an_earlier_start_is_kept_and_all_files_are_their_users_alone(
+    tmp_path: Path,
+) -> None:
+    keys, data = [], tmp_path / "data"
     for _ in range(2):
-        with Stack(tmp_path, port=0, models=["echo"], log=tmp_path / "log").running() as stack:
-            keys.append((tmp_path / "api-key").read_text())
+        with Stack(data, port=0, models=["echo"], log=tmp_path / "log").running() as stack:
+            keys.append((data / "api-key").read_text())
             with urllib.request.urlopen(f"{stack.url}/healthz") as answer:
                 assert answer.status == 200
 
     assert keys[0] == keys[1]
+    made = [data, *data.rglob("*")]
+    assert {
+        path.name: oct(path.stat().st_mode) for path in made if path.stat().st_mode & 0o077
+    } == {}
+    assert {"idefiq.db", "api-key"} <= {path.name for path in made}
 
 
 def test_a_process_that_keeps_ending_is_started_again_ever_more_slowly() -> None:
     service = Service("short", [sys.executable, "-c", "raise SystemExit(3)"], {}, None)
     told: list[str] = []
 
-    def look() -> bool:
-        if happened := service.look():
+    def restarted_four_times() -> bool:
+        if happened := service.restart_if_due():
             told.append(happened)
             service.due = time.monotonic()  # do not wait for it here
         return len(told) == 4
 
     service.start()
-    servers.wait_until(look)
+    servers.wait_until(restarted_four_times)
     service.stop(time.monotonic())
 
     assert told == [

@@ -4,16 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 import transformers
 
 from tests.workers.families import exact, tiny
-from workers.families.pinned import Pinned
+from workers.families.family import TransformersFamily
 
 transformers.utils.logging.disable_progress_bar()
 
 Folder = Callable[[str], Path]
-Load = Callable[[str], Pinned]
+Load = Callable[[str], TransformersFamily]
 
 
 @pytest.fixture(scope="session")
@@ -30,15 +29,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 
 
 @pytest.fixture(scope="session")
-def pinned(checkpoint: Folder) -> Load:
+def loaded_family(checkpoint: Folder) -> Load:
     """A tiny checkpoint as the service loads it."""
-    torch.set_num_threads(2)
-    loaded: dict[str, Pinned] = {}
+    families: dict[str, TransformersFamily] = {}
 
-    def load(name: str) -> Pinned:
-        if name not in loaded:
-            loaded[name] = exact.load(checkpoint(name), name)
-        return loaded[name]
+    def load(name: str) -> TransformersFamily:
+        if name not in families:
+            families[name] = exact.load(checkpoint(name), name)
+        return families[name]
 
     return load
 

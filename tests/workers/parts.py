@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from db.blobs import FolderStore
-from db.database import Database
-from db.leases import RetryPolicy
+from db.blobs.folder import FolderStore
+from db.queue.lease import RetryPolicy
 from db.settings import StorageSettings
-from db.states import Stage
+from db.sql.database import Database
+from db.vocabulary.states import Stage
 from tests.db import builders
 from workers.broker import Wakes, make_app
 from workers.lease_writer import LeaseWriter

@@ -7,7 +7,7 @@ import zlib
 import pytest
 from PIL import Image
 
-from db.errors import ImageUnreadable
+from db.vocabulary.errors import ImageUnreadable
 from workers import images
 
 issue_25 = pytest.mark.xfail(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from db.errors import ImageUnreadable
+from db.vocabulary.errors import ImageUnreadable
 from tests import pictures
 from workers.images import decode
 

@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from db.errors import StorageError
+from db.vocabulary.errors import StorageError
 from tests import servers
+from tests.servers import PATIENCE_SECONDS
 from workers import loop as loop_module
 from workers.loop import ResidentLoop
 
@@ -26,10 +27,10 @@ def test_the_loop_polls_while_there_is_work_and_then_waits_for_a_wake() -> None:
 
     loop = run(look)
     for _ in range(3):
-        assert seen.acquire(timeout=20)
+        assert seen.acquire(timeout=PATIENCE_SECONDS)
     loop.wake()
 
-    assert seen.acquire(timeout=20)
+    assert seen.acquire(timeout=PATIENCE_SECONDS)
     loop.stop()
 
 
@@ -42,7 +43,7 @@ def test_the_loop_polls_without_a_wake_after_the_poll_interval() -> None:
 
     loop = run(look, poll_seconds=0.05)
 
-    assert all(seen.acquire(timeout=20) for _ in range(3))
+    assert all(seen.acquire(timeout=PATIENCE_SECONDS) for _ in range(3))
     loop.stop()
 
 
@@ -58,7 +59,7 @@ def test_no_error_ends_a_lane(monkeypatch: pytest.MonkeyPatch) -> None:
         return False
 
     loop = run(look, poll_seconds=0.05)
-    assert survived.wait(20)
+    assert survived.wait(PATIENCE_SECONDS)
     loop.stop()
 
 
@@ -68,16 +69,16 @@ def test_stopping_waits_for_the_lanes_and_starts_nothing_more() -> None:
     def look() -> bool:
         looks.append(1)
         begun.set()
-        end.wait(20)
+        end.wait(PATIENCE_SECONDS)
         return True
 
     loop = run(look)
-    begun.wait(20)
+    begun.wait(PATIENCE_SECONDS)
     stopper = threading.Thread(target=loop.stop)
     stopper.start()
     servers.wait_until(loop.stopping.is_set)
     still_running = stopper.is_alive()
     end.set()
-    stopper.join(20)
+    stopper.join(PATIENCE_SECONDS)
 
     assert (still_running, stopper.is_alive(), len(looks)) == (True, False, 1)

@@ -14,7 +14,8 @@ import httpcore2
 import pytest
 
 from workers import network
-from workers.network import Deadline, GuardedNetwork, Refused, is_public
+from workers.addresses import Refused, checked, is_public
+from workers.network import Deadline, GuardedNetwork
 
 PUBLIC = [
     "8.8.8.8", "1.1.1.1", "93.184.216.34", "172.15.255.255", "172.32.0.1", "192.167.255.255",
@@ -25,6 +26,7 @@ PUBLIC = [
 OURS = [
     "0.0.0.0", "0.1.1.1", "0.255.255.255", "10.0.0.1", "10.255.255.255", "100.64.0.1",
     "100.100.100.200", "100.127.255.255", "127.0.0.1", "127.0.1.1", "127.255.255.255",
+    "168.63.129.16", "::ffff:168.63.129.16",
     "169.254.0.1", "169.254.169.254", "169.254.170.2", "172.16.0.1", "172.31.255.255",
     "192.0.0.8", "192.0.0.170", "192.0.2.1", "192.88.99.1", "192.168.0.1", "192.168.255.255",
     "198.18.0.1", "198.19.255.255", "198.51.100.1", "203.0.113.1", "224.0.0.1",
@@ -82,7 +84,7 @@ def guarded(answers: list[list[str]]) -> tuple[GuardedNetwork, Recorder]:
     """A network whose names are answered from a script, look-up by look-up."""
     left = iter(answers)
     made = GuardedNetwork([], lambda _, __: next(left), Deadline())
-    made._sockets = recorder = Recorder()
+    made.sockets = recorder = Recorder()
     return made, recorder
 
 
@@ -140,9 +142,7 @@ def test_no_spelling_of_loopback_reaches_a_server_of_ours(
 
     for spelling in LOOPBACK:
         try:
-            url, _ = network.checked(
-                f"http://{spelling}:{canary.server_port}/", {canary.server_port}
-            )
+            url, _ = checked(f"http://{spelling}:{canary.server_port}/", {canary.server_port})
             with pytest.raises((Refused, httpcore2.ConnectError)):
                 pool.request("GET", url)
         except Refused:
@@ -155,7 +155,7 @@ def test_no_spelling_of_loopback_reaches_a_server_of_ours(
 @pytest.mark.parametrize("url", MALFORMED, ids=ascii)
 def test_a_url_that_is_none_or_asks_for_more_than_a_page_is_refused(url: str) -> None:
     with pytest.raises(Refused):
-        network.checked(url, {80, 443})
+        checked(url, {80, 443})
 
 
 def test_so_many_vectors_are_tried() -> None:

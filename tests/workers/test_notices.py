@@ -6,6 +6,7 @@ import threading
 import redis
 
 from tests import servers
+from tests.servers import PATIENCE_SECONDS
 from workers.notices import Notices, channel, plain_url
 
 
@@ -14,14 +15,14 @@ def test_of_several_for_one_job_only_the_last_text_is_sent(
 ) -> None:
     with redis.Redis.from_url(redis_server.url) as client, client.pubsub() as heard:
         heard.subscribe(channel("job_a"))
-        heard.get_message(timeout=5)
+        heard.get_message(timeout=PATIENCE_SECONDS)
         notices = Notices(redis_server.url)
         for said in ("two", "two kittens", "two kittens in grass"):
             notices.stream_text("job_a", said)
         notices.changed("job_a", "job_b")
         texts = []
         while "two kittens in grass" not in texts:
-            message = heard.get_message(timeout=5)
+            message = heard.get_message(timeout=PATIENCE_SECONDS)
             assert message
             texts.append(json.loads(message["data"]).get("text"))
 
@@ -41,7 +42,7 @@ def test_without_redis_nothing_blocks_and_later_ones_arrive(
         told.set()
 
     threading.Thread(target=tell).start()
-    assert told.wait(5)
+    assert told.wait(PATIENCE_SECONDS)
     redis_server.start()
     with redis.Redis.from_url(redis_server.url) as client, client.pubsub() as heard:
         heard.subscribe(channel("job_a"))

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from db.database import Database
-from db.errors import StorageError
+from db.sql.database import Database
+from db.vocabulary.errors import StorageError
 from tests import servers
 from tests.db import builders
 from tests.workers import parts
@@ -15,11 +15,11 @@ from workers.lease_writer import holding
 
 def test_a_heartbeat_keeps_leases_longer_than_one_lease(database: Database, tmp_path: Path) -> None:
     builders.job(database)
-    session = parts.session(database, tmp_path, lease_seconds=0.6)
+    session = parts.session(database, tmp_path, lease_seconds=3.0)
     [lease] = builders.claim(database, session.id)
-    first = session._safe_until
+    first = session.safe_until
 
-    servers.wait_until(lambda: session._safe_until > first + 1.0)
+    servers.wait_until(lambda: session.safe_until > first + 4.0)
 
     assert session.holds(session.id)
     assert builders.complete(database, [lease]) == {lease.item_id}
@@ -74,14 +74,30 @@ def test_whatever_goes_wrong_after_a_claim_frees_its_items_soon(
 
 
 def test_a_heartbeat_survives_unexpected_errors(database: Database, tmp_path: Path) -> None:
-    session = parts.session(database, tmp_path)
+    session = parts.session(database, tmp_path, lease_seconds=0.5)
     with database.transaction() as transaction:
         transaction.execute(text("ALTER TABLE sessions RENAME TO hidden"))
-    servers.wait_until(lambda: session._thread.is_alive())
+    servers.wait_until(lambda: not session.holds(session.id))
     with database.transaction() as transaction:
         transaction.execute(text("ALTER TABLE hidden RENAME TO sessions"))
-    after = session._safe_until
 
-    servers.wait_until(lambda: session._safe_until > after)
+    servers.wait_until(lambda: session.holds(session.id))
 
+    session.stop()
+
+
+def test_to_release_nothing_asks_nothing_of_a_database_that_is_away(
+    database: Database, tmp_path: Path
+) -> None:
+    """So that a worker that stops keeps its session for what still runs."""
+    session = parts.session(database, tmp_path)
+    writer = parts.lease_writer(database, session)
+    with database.transaction() as transaction:
+        transaction.execute(text("ALTER TABLE items RENAME TO hidden"))
+
+    writer.release([])
+
+    assert session.holds(session.id)
+    with database.transaction() as transaction:
+        transaction.execute(text("ALTER TABLE hidden RENAME TO items"))
     session.stop()

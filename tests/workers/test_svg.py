@@ -7,8 +7,8 @@ import random
 import pytest
 from PIL import Image
 
-from db.errors import CheckDied, ImageTooLarge, ImageUnreadable
-from db.known_images import OK
+from db.images.known_images import OK
+from db.vocabulary.errors import CheckDied, ImageTooLarge, ImageUnreadable
 from tests import pictures
 from workers import images, svg
 from workers.intake.check import Checkers

@@ -180,12 +180,12 @@ def decode_attention(mask: torch.Tensor) -> Iterator[None]:
 
 def install(model: Any) -> None:
     """Make a model that uses transformers' `sdpa` attention follow `override_attention`."""
-    AttentionInterface.register(NAME, _attention)
+    AttentionInterface.register(NAME, sdpa_unless_overridden)
     AttentionMaskInterface.register(NAME, _mask)
     model.set_attn_implementation(NAME)
 
 
-def _attention(
+def sdpa_unless_overridden(
     module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -194,6 +194,7 @@ def _attention(
     scaling: float | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
+    """Behave as sdpa of transformers, or as the innermost `override_attention` block says."""
     if attend := _attend.get():
         return attend(module, query, key, value, scaling), None
     output: tuple[torch.Tensor, None] = sdpa_attention_forward(

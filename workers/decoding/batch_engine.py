@@ -1,5 +1,8 @@
 """Continuous batching over a fixed number of sequence slots.
 
+Longer than 300 lines because prefill, decode and readback share the tensors of the slots, and none
+can be understood without the others.
+
     slot 0   ▓▓▓▓ a red square ▏▓▓▓ blue ▏▓▓▓▓▓▓ two circles and
     slot 1   ▓▓▓▓▓▓ the small one is on the left ▏▓▓ yes ▏
     slot 2   ▓▓ no ▏▓▓▓▓▓ three ▏▓▓▓▓ a black triangle above
@@ -22,6 +25,7 @@ from typing import Any
 import torch
 from transformers import LogitsProcessorList
 
+from workers.decoding import metrics
 from workers.decoding.cuda_graphs import CudaGraphs
 from workers.decoding.kv_cache import KVCache, SlotConfig
 from workers.decoding.prompt import EncodedPrompt, ImageInput
@@ -73,10 +77,10 @@ class AsyncCopy:
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self._arrived: torch.cuda.Event | None = None
-        self._host = tensor.clone()
+        self.host = tensor.clone()
         if tensor.is_cuda:
-            self._host = torch.empty_like(tensor, device="cpu", pin_memory=True)
-            self._host.copy_(tensor, non_blocking=True)
+            self.host = torch.empty_like(tensor, device="cpu", pin_memory=True)
+            self.host.copy_(tensor, non_blocking=True)
             self._arrived = torch.cuda.Event()
             self._arrived.record()
 
@@ -84,7 +88,7 @@ class AsyncCopy:
         """Wait for the copy and return its values."""
         if self._arrived:
             self._arrived.synchronize()
-        values: list[Any] = self._host.tolist()
+        values: list[Any] = self.host.tolist()
         return values
 
 
@@ -107,8 +111,8 @@ class BatchEngine:
         sampler: Sampler,
         config: SlotConfig,
     ) -> None:
-        self._decoder, self._encode_images = decoder, encode_images
-        self._lm_head, self._sampler = lm_head, sampler
+        self.decoder, self.encode_images = decoder, encode_images
+        self._lm_head, self.sampler = lm_head, sampler
         self._device = config.device
         count, length, device = config.slots, config.length, config.device
         self.config, self.count, self.length = config, count, length
@@ -123,16 +127,14 @@ class BatchEngine:
         self._slot_numbers = torch.arange(count, device=device)
         self._free = list(range(count - 1, -1, -1))
         self._active: dict[int, ActiveSequence] = {}
-        self._in_flight: deque[tuple[AsyncCopy, AsyncCopy, list[tuple[ActiveSequence, int]]]] = (
-            deque()
-        )
+        self._unread: deque[tuple[AsyncCopy, AsyncCopy, list[tuple[ActiveSequence, int]]]] = deque()
         self._features = TensorCache(config.features_bytes)
         self._prefixes = TensorCache(config.features_bytes)
-        self._graphs = CudaGraphs() if config.static_shapes and device.type == "cuda" else None
+        self.graphs = CudaGraphs() if config.static_shapes and device.type == "cuda" else None
 
     def fits(self, *, prompt_tokens: int, images: int, max_tokens: int) -> bool:
         """True if a slot has room for a prompt and the longest answer to it."""
-        max_images = self._decoder.max_images
+        max_images = self.decoder.max_images
         # A step that is launched before the end is read back writes one token more.
         has_room = prompt_tokens + max_tokens + 1 <= self.length
         return has_room and (not max_images or images <= max_images)
@@ -175,17 +177,17 @@ class BatchEngine:
         )
         features = self._features_of(
             [
-                prompt.images[self._decoder.first_image_needed(prompt, start) :]
+                prompt.images[self.decoder.first_image_needed(prompt, start) :]
                 for prompt, start in zip(prompts, starts, strict=True)
             ]
         )
         batch = PrefillBatch(prompts, slots, starts, self._device)
-        hidden = self._decoder.prefill(batch, features, self._cache)[batch.ends]
-        logits = self._sampler.mask(self._lm_head(hidden), may_end.bool())
-        tokens, logprobs = self._sampler.greedy(logits)
+        hidden = self.decoder.prefill(batch, features, self._cache)[batch.ends]
+        logits = self.sampler.mask(self._lm_head(hidden), may_end.bool())
+        tokens, logprobs = self.sampler.greedy(logits)
         for number, sequence in enumerate(sequences):
             if sequence.processors:
-                tokens[number], logprobs[number] = self._sampler.sample(
+                tokens[number], logprobs[number] = self.sampler.sample(
                     logits[number], sequence.processors, sequence.prompt.ids
                 )
                 ids = sequence.prompt.ids.to(self._device)
@@ -208,11 +210,13 @@ class BatchEngine:
         found: dict[bytes, torch.Tensor] = {}
         missing: dict[bytes, ImageInput] = {}
         for image in (image for own in images for image in own):
-            if cached := self._features.get(image.key):
+            cached = self._features.get(image.key)
+            metrics.count_lookup("image_features", is_hit=cached is not None)
+            if cached:
                 [found[image.key]] = cached
             else:
                 missing[image.key] = image
-        encoded = self._encode_images(list(missing.values()))
+        encoded = self.encode_images(list(missing.values()))
         for key, features in zip(missing, encoded, strict=True):
             found[key] = features
             self._features.put(key, [features])
@@ -226,7 +230,10 @@ class BatchEngine:
         return bytes(prompt.ids[: prompt.prefix_tokens].numpy().data) + images
 
     def _restore_prefix(self, sequence: ActiveSequence, slot: int) -> int:
-        prefix = self._prefixes.get(self._prefix_key(sequence) or b"")
+        if (key := self._prefix_key(sequence)) is None:
+            return 0
+        prefix = self._prefixes.get(key)
+        metrics.count_lookup("prefixes", is_hit=prefix is not None)
         if prefix is None:
             return 0
         self._cache.write_prefix(slot, prefix)
@@ -253,25 +260,26 @@ class BatchEngine:
         running = [one for one in self._active.values() if one.launched < one.max_tokens]
         finished: list[ActiveSequence] = []
         if running:
-            finished = self._read_back(*self._launch(running), [(one, one.slot) for one in running])
-        while self._in_flight and (len(self._in_flight) > 1 or not running):
+            finished = self._read_back(*self.launch(running), [(one, one.slot) for one in running])
+        while self._unread and (len(self._unread) > 1 or not running):
             finished += self._read_oldest()
         return finished
 
-    def _launch(self, sequences: Sequence[ActiveSequence]) -> tuple[torch.Tensor, torch.Tensor]:
+    def launch(self, sequences: Sequence[ActiveSequence]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Launch one step; its tokens are read back by `decode_step`."""
         visible = max(one.prompt_length + one.launched for one in sequences)
         if self.config.batch_invariant:
             visible = self.length  # so that not even the length of a sum depends on the others
-        if self._graphs:
-            visible = self._graphs.bucket(visible, self.length)
-            logits, logprobs = self._graphs.run(visible, lambda: self._forward(self.count, visible))
+        if self.graphs:
+            visible = self.graphs.bucket(visible, self.length)
+            logits, logprobs = self.graphs.run(visible, lambda: self._forward(self.count, visible))
         else:
             count = self.count if self.config.static_shapes else len(self._active)
             logits, logprobs = self._forward(count, visible)
         for sequence in sequences:
             if sequence.processors:
                 ids = self._ids[sequence.slot, : sequence.prompt_length + sequence.launched]
-                self._tokens[sequence.slot], logprobs[sequence.slot] = self._sampler.sample(
+                self._tokens[sequence.slot], logprobs[sequence.slot] = self.sampler.sample(
                     logits[sequence.slot], sequence.processors, ids
                 )
             sequence.launched += 1
@@ -281,10 +289,10 @@ class BatchEngine:
         """Compute one step of the first `count` slots. No shape depends on their contents."""
         tokens, positions = self._tokens[:count], self._positions[:count]
         self._ids[self._slot_numbers[:count], positions] = tokens
-        hidden = self._decoder.decode_step(tokens, positions, visible, self._cache)
+        hidden = self.decoder.decode_step(tokens, positions, visible, self._cache)
         may_end = positions >= self._may_end_from[:count]
-        logits = self._sampler.mask(self._lm_head(hidden), may_end)
-        greedy, logprobs = self._sampler.greedy(logits)
+        logits = self.sampler.mask(self._lm_head(hidden), may_end)
+        greedy, logprobs = self.sampler.greedy(logits)
         tokens.copy_(greedy)
         positions.add_(1).clamp_(max=self.length - 1)
         return logits, logprobs
@@ -304,11 +312,11 @@ class BatchEngine:
         """
         if not self.config.async_readback:
             return self._append(tokens.tolist(), logprobs.tolist(), places)
-        self._in_flight.append((AsyncCopy(tokens), AsyncCopy(logprobs), places))
+        self._unread.append((AsyncCopy(tokens), AsyncCopy(logprobs), places))
         return []
 
     def _read_oldest(self) -> list[ActiveSequence]:
-        tokens, logprobs, places = self._in_flight.popleft()
+        tokens, logprobs, places = self._unread.popleft()
         return self._append(tokens.wait(), logprobs.wait(), places)
 
     def _append(
@@ -324,7 +332,7 @@ class BatchEngine:
             sequence.tokens.append(tokens[place])
             sequence.logprobs.append(logprobs[place])
             is_last = (
-                sequence.tokens[-1] in self._sampler.end_ids
+                sequence.tokens[-1] in self.sampler.end_ids
                 or len(sequence.tokens) >= sequence.max_tokens
             )
             # Called in any case: it may stream the answer.
@@ -336,7 +344,7 @@ class BatchEngine:
 
     def clear(self) -> None:
         """Remove all sequences, also those of a step that has failed."""
-        self._in_flight.clear()
+        self._unread.clear()
         self.remove(list(self._active.values()))
 
     def remove(self, sequences: Sequence[ActiveSequence]) -> None:
@@ -346,7 +354,7 @@ class BatchEngine:
             del self._active[sequence.slot]
             if sequence.is_failed:
                 self._cache.clear_slot(sequence.slot)
-                self._decoder.clear_slot(sequence.slot)
+                self.decoder.clear_slot(sequence.slot)
             if self.config.static_shapes:
                 self._free.append(sequence.slot)
             else:
@@ -360,7 +368,7 @@ class BatchEngine:
             return
         sequence = self._active.pop(last)
         self._cache.move_slot(last, slot, sequence.prompt_length + sequence.launched)
-        self._decoder.move_slot(last, slot)
+        self.decoder.move_slot(last, slot)
         for values in (self._tokens, self._positions, self._may_end_from, self._ids):
             values[slot] = values[last]
         sequence.slot = slot

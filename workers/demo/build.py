@@ -30,7 +30,7 @@ TEXT_WIDTH = 192
 CORPUS_SCENES = 12_000
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
-FAKE, IMAGE, END = "<fake_token_around_image>", "<image>", "<end_of_utterance>"
+FAKE_TOKEN, IMAGE_TOKEN, END = "<fake_token_around_image>", "<image>", "<end_of_utterance>"
 
 #: The chat template of the published Idefics2 checkpoints.
 CHAT_TEMPLATE = (
@@ -56,7 +56,7 @@ def corpus() -> Iterator[str]:
             texts.ask_caption(scene, rng),
             texts.ask_detailed_caption(scene, rng),
             texts.ask_anything(scene, rng),
-            texts.drawn(pairs.QUESTIONS, rng, scene, other),
+            texts.drawn(pairs.PAIR_QUESTIONS, rng, scene, other),
             pairs.ask_changed(scene, pairs.alter(scene, rng, "all"), rng),
             *texts.drawn(followups.FOLLOW_UPS, rng, scene),
             (rng.choice(texts.CAPTION_PROMPTS), rng.choice(formats.ALL).write(scene)),
@@ -71,7 +71,7 @@ def make_processor() -> Idefics2Processor:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
-        special_tokens=[PAD, BOS, EOS, FAKE, IMAGE, END],
+        special_tokens=[PAD, BOS, EOS, FAKE_TOKEN, IMAGE_TOKEN, END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -89,7 +89,7 @@ def make_processor() -> Idefics2Processor:
         padding_side="left",
         clean_up_tokenization_spaces=False,
         model_max_length=2048,
-        additional_special_tokens=[FAKE, IMAGE, END],
+        additional_special_tokens=[FAKE_TOKEN, IMAGE_TOKEN, END],
     )
     pixels = Idefics2ImageProcessorPil(
         size={"shortest_edge": 72, "longest_edge": 96}, do_image_splitting=False
@@ -107,7 +107,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Idefics2ForCond
         "eos_token_id": token_id(EOS),
     }
     config = Idefics2Config(
-        image_token_id=token_id(IMAGE),
+        image_token_id=token_id(IMAGE_TOKEN),
         tie_word_embeddings=False,
         vision_config={
             "hidden_size": VISION_WIDTH,
@@ -152,7 +152,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Idefics2ForCond
         pad_token_id=token_id(PAD),
         eos_token_id=[token_id(EOS), token_id(END)],
         max_new_tokens=64,
-        bad_words_ids=[[token_id(IMAGE)], [token_id(FAKE)]],
+        bad_words_ids=[[token_id(IMAGE_TOKEN)], [token_id(FAKE_TOKEN)]],
     )
     with torch.no_grad():
         # The class makes every latent equal, and equal latents stay equal: break the symmetry.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerFast
 
-from workers.demo.build import BOS, END, FAKE, IMAGE, LATENTS
+from workers.demo.build import BOS, END, FAKE_TOKEN, IMAGE_TOKEN, LATENTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,8 @@ class DialogueEncoder:
     def encode(self, turns: Sequence[DialogueTurn]) -> tuple[list[int], list[bool]]:
         """Returns the ids, and for each whether the model is to learn to say it."""
         special = self.tokenizer.convert_tokens_to_ids
-        fake, end = special(FAKE), special(END)
-        image = [*[special(IMAGE)] * LATENTS, fake]
+        fake, end = special(FAKE_TOKEN), special(END)
+        image = [*[special(IMAGE_TOKEN)] * LATENTS, fake]
         ids, learnt = [special(BOS)], [False]
         for number, turn in enumerate(turns):
             user = "User:" if number == 0 else "\nUser:"

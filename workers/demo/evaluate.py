@@ -1,5 +1,8 @@
 """Evaluate the demonstration checkpoint: `make eval-demo`, in a fresh process, on new scenes.
 
+Longer than 300 lines because each entry of a long table of measurements needs the few lines that
+make its cases.
+
 Everything goes through the checkpoint's own processor and greedy `generate`, as requests to the
 family that the service uses. An answer counts when it is exactly right. No scene is one of those
 that training showed, and sizes of pictures take turns. The control asks the same of another
@@ -18,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from workers.demo import followups, formats, pairs, pool, scenes, texts
-from workers.demo.scenes import BACKGROUNDS, CANVASES, COLORS, KINDS, Scene
+from workers.demo.scenes import BACKGROUNDS, CANVASES, COLORS, SHAPES, Scene
 from workers.demo.texts import QuestionAnswer
 from workers.demo.train import POOL_SCENES
 from workers.families import load
@@ -26,7 +29,7 @@ from workers.families.base import Answer, Family
 from workers.images import decode
 from workers.settings import EngineSettings
 
-BATCH = 32
+EVALUATED_AT_ONCE = 32
 #: Of the checkpoint's training: its scenes are never asked about.
 TRAINED_SEED = 0
 #: Pictures are drawn from seeds far from those of training.
@@ -176,7 +179,7 @@ def classified(method: str) -> Make:
     def make(sampler: SceneSampler) -> Case:
         scene = sampler.scene(1)
         shape = scene.shapes[0]
-        names, answer = sampler.rng.choice(((KINDS, shape.kind), (tuple(COLORS), shape.color)))
+        names, answer = sampler.rng.choice(((SHAPES, shape.kind), (tuple(COLORS), shape.color)))
         labels = sampler.rng.sample(names, sampler.rng.randint(2, len(names)))
         if answer not in labels:
             labels[sampler.rng.randrange(len(labels))] = answer
@@ -205,10 +208,10 @@ FIGURES: dict[str, Make] = {
     "classify_ranked": classified("rank"),
     "background_ranked": ranked_backgrounds,
     **{f"vqa_{name}": asked(ask) for name, (ask, _) in texts.QUESTIONS.items()},
-    **{f"two_{name}": asked_of_two(ask) for name, (ask, _) in pairs.QUESTIONS.items()},
+    **{f"two_{name}": asked_of_two(ask) for name, (ask, _) in pairs.PAIR_QUESTIONS.items()},
     "two_changed": changed,
-    "example_format": solved(formats.TRAINED),
-    "example_new_format": solved(formats.HELD_OUT),
+    "example_format": solved(formats.TRAINED_FORMATS),
+    "example_new_format": solved(formats.HELD_OUT_FORMATS),
     **{f"turn_{name}": followed_up(ask) for name, (ask, _) in followups.FOLLOW_UPS.items()},
 }
 
@@ -216,7 +219,7 @@ FIGURES: dict[str, Make] = {
 # ---- answering ------------------------------------------------------------------------
 
 
-def answers(family: Family, cases: Sequence[Case], batch: int = BATCH) -> list[str]:
+def answers(family: Family, cases: Sequence[Case], batch: int = EVALUATED_AT_ONCE) -> list[str]:
     """Answer requests of one kind with the model, in order."""
     answered = []
     for start in range(0, len(cases), batch):
@@ -228,7 +231,7 @@ def answers(family: Family, cases: Sequence[Case], batch: int = BATCH) -> list[s
 
 
 def _said(answer: Answer) -> str:
-    return answer.label if answer.label is not None else answer.text
+    return str(answer.kind_fields.get("label") or answer.text)
 
 
 def share(answered: Sequence[str], cases: Sequence[Case]) -> float:

@@ -31,5 +31,5 @@ class Format:
 
 ALL = tuple(Format(*parts) for parts in itertools.product(_ENTRIES, _SEPARATORS, _BEGINNINGS))
 #: Never shown in training: each part of them is, with other parts.
-HELD_OUT = tuple(random.Random(5).sample(ALL, 12))
-TRAINED = tuple(one for one in ALL if one not in HELD_OUT)
+HELD_OUT_FORMATS = tuple(random.Random(5).sample(ALL, 12))
+TRAINED_FORMATS = tuple(one for one in ALL if one not in HELD_OUT_FORMATS)

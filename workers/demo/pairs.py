@@ -11,7 +11,7 @@ from workers.demo.scenes import (
     BACKGROUNDS,
     COLORS,
     HELD_OUT,
-    KINDS,
+    SHAPES,
     TRAINED,
     Combination,
     Scene,
@@ -79,7 +79,7 @@ def _other(
     shape: Shape, field: str, rng: random.Random, allowed: tuple[Combination, ...] | None
 ) -> Shape:
     while True:
-        value = rng.choice(list(COLORS) if field == "color" else KINDS)
+        value = rng.choice(list(COLORS) if field == "color" else SHAPES)
         other = changed(shape, **{field: value})
         if other != shape and (allowed is None or (other.color, other.kind) in allowed):
             return other
@@ -103,7 +103,7 @@ def what_changed(first: Scene, second: Scene) -> str:
 
 
 #: Questions about any two pictures, by name, with how often training asks each.
-QUESTIONS: dict[str, tuple[Callable[[Scene, Scene, random.Random], QuestionAnswer], float]] = {
+PAIR_QUESTIONS: dict[str, tuple[Callable[[Scene, Scene, random.Random], QuestionAnswer], float]] = {
     "which": (ask_which, 3.0),
     "more": (ask_more, 1.0),
 }

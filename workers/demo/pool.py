@@ -64,7 +64,7 @@ def patch_labels(scene: scenes.Scene) -> tuple[NDArray[np.uint8], NDArray[np.flo
         things[(distance < shape.radius * 1.3) & ~inside] = IGNORED
         things[inside] = (
             _COLORS.index(shape.color) + 1,
-            scenes.KINDS.index(shape.kind) + 1,
+            scenes.SHAPES.index(shape.kind) + 1,
             1 + (shape.size == "large"),
         )
         centres[inside] = np.array([shape.x, shape.y]) / size

@@ -1,5 +1,7 @@
 """Drawn scenes: one to three shapes on a background, and the picture of them.
 
+Longer than 300 lines because the checkpoint was trained on exactly these seeded draws.
+
 Nothing comes from outside: a scene is sampled from a seeded generator, drawn with Pillow, and
 knows its own truth. The difficulty (8 colours, 6 shapes, 2 sizes, 5 backgrounds, 4 patterns,
 3 canvases) is part of what the model's figures mean, so it is not to be made easier.
@@ -30,7 +32,7 @@ COLORS: dict[str, RGB] = {
     "brown": (115, 65, 30),
     "black": (25, 25, 28),
 }
-KINDS = ("circle", "square", "triangle", "star", "cross", "diamond")
+SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond")
 BACKGROUNDS: dict[str, RGB] = {
     "white": (250, 250, 250),
     "gray": (198, 200, 203),
@@ -54,7 +56,7 @@ HELD_OUT: frozenset[Combination] = frozenset(
         ("purple", "square"),
     }
 )
-ALL_COMBINATIONS: tuple[Combination, ...] = tuple(itertools.product(COLORS, KINDS))
+ALL_COMBINATIONS: tuple[Combination, ...] = tuple(itertools.product(COLORS, SHAPES))
 TRAINED: tuple[Combination, ...] = tuple(c for c in ALL_COMBINATIONS if c not in HELD_OUT)
 
 #: Pictures are drawn at twice their size and reduced, so that edges are smooth.

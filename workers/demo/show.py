@@ -19,18 +19,18 @@ from typing import Any
 
 from idefiq import Client
 from idefiq.bulk.ask import Ask, Plan
+from idefiq.bulk.choose_output import choose_output
 from idefiq.bulk.manifest import Manifest
-from idefiq.bulk.outputs import resolve
 from idefiq.bulk.run import Run
 from idefiq.up import Stack
 from workers.demo import followups, formats, pairs, scenes, texts
 from workers.demo.scenes import CANVASES, Scene
 
 #: Scenes that are captioned, that are asked each question, and that each other kind gets.
-CAPTIONED, ASKED_EACH, OTHERS = 12, 4, 4
+CAPTIONED, ASKED_EACH, OTHER_KINDS = 12, 4, 4
 #: Fewer right answers than this, of 48, and something is broken: the model does better.
 MIN_RIGHT = 43
-QUESTIONS = (
+SHOWN_QUESTIONS = (
     ("How many shapes are there?", lambda scene: texts.NUMBERS[len(scene.shapes)]),
     ("What color is the background?", lambda scene: scene.background),
     ("What is the background like?", lambda scene: scene.pattern),
@@ -38,7 +38,7 @@ QUESTIONS = (
 #: The pictures are drawn this much larger than the model looks at them, to be nicer to look at.
 SCALE = 3
 
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>idefiq demo</title><style>
+HTML = """<!doctype html><html lang="en"><meta charset="utf-8"><title>idefiq demo</title><style>
 body{{font:16px/1.4 system-ui,sans-serif;margin:2rem;color:#222;background:#fafafa}}
 ul{{display:grid;grid-template-columns:repeat(auto-fill,minmax(15rem,1fr));gap:1rem;padding:0}}
 li{{list-style:none;background:#fff;border:1px solid #ddd;border-radius:.5rem;padding:.75rem}}
@@ -105,16 +105,16 @@ def draw(folder: Path, seed: int) -> list[Shown]:
     """Draw the scenes of one demonstration into `folder`, some for every kind."""
     drawer = Drawer(folder, seed)
     drawer.show(CAPTIONED, "caption", {"kind": "caption"}, texts.caption)
-    for question, truth in QUESTIONS:
+    for question, truth in SHOWN_QUESTIONS:
         drawer.show(ASKED_EACH, question, {"kind": "vqa", "question": question}, truth)
     drawer.show(
-        OTHERS,
+        OTHER_KINDS,
         "classify: which shape?",
-        {"kind": "classify", "labels": list(scenes.KINDS)},
+        {"kind": "classify", "labels": list(scenes.SHAPES)},
         lambda scene: scene.shapes[0].kind,
     )
     drawer.show(
-        OTHERS,
+        OTHER_KINDS,
         "classify, all labels ranked: which background?",
         {
             "kind": "classify",
@@ -125,10 +125,10 @@ def draw(folder: Path, seed: int) -> list[Shown]:
         lambda scene: scene.background,
     )
     detail = {"kind": "generate", "prompt": "Describe the image in detail."}
-    drawer.show(OTHERS, "generate: describe it in detail", detail, texts.detailed_caption)
-    for _ in range(OTHERS):
+    drawer.show(OTHER_KINDS, "generate: describe it in detail", detail, texts.detailed_caption)
+    for _ in range(OTHER_KINDS):
         drawer.shown.append(_conversation(drawer))
-    for _ in range(OTHERS):
+    for _ in range(OTHER_KINDS):
         drawer.shown.append(_two(drawer))
     drawer.shown += _after_an_example(drawer)
     return drawer.shown
@@ -167,10 +167,10 @@ def _two(drawer: Drawer) -> Shown:
 
 def _after_an_example(drawer: Drawer) -> list[Shown]:
     """A form that only a solved example shows."""
-    form = drawer.rng.choice(formats.TRAINED)
+    form = drawer.rng.choice(formats.TRAINED_FORMATS)
     solved, example = drawer.scene(2)
     shown = []
-    for _ in range(OTHERS):
+    for _ in range(OTHER_KINDS):
         scene, path = drawer.scene()
         request = {"kind": "vqa", "question": texts.CAPTION_PROMPTS[0]}
         solution = (example, form.write(solved))
@@ -214,13 +214,13 @@ def _run(
         request = {**request, "examples": [{"image": image, "text": example[1]}]}
     plan = Plan(sources=sources, ask=Ask(request), model="demo")
     manifest = Manifest(None)
-    manifest.begin(plan)
-    run = Run(client, resolve(plan), manifest, _quiet)
+    manifest.run.begin(plan)
+    run = Run(client, choose_output(plan), manifest, _quiet)
     run.scan()
     run.work()
     outcomes: Outcomes = {
         (Path(image.key),): Outcome(image.answer_text, image.error)
-        for image in manifest.images("done", "failed")
+        for image in manifest.images.in_state("done", "failed")
     }
     manifest.close()
     return outcomes
@@ -246,7 +246,7 @@ def contact_sheet(shown: Sequence[Shown], outcomes: Outcomes, summary: str) -> s
             f"<li><div>{pictures}</div>"
             f'<span class="asked">{html.escape(one.asked)}</span><br>{html.escape(text)}{mark}</li>'
         )
-    return PAGE.format(summary=html.escape(summary), cards="\n".join(cards))
+    return HTML.format(summary=html.escape(summary), cards="\n".join(cards))
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from workers.demo.scenes import COLORS, KINDS, TRAINED, Scene, Shape, relation
+from workers.demo.scenes import COLORS, SHAPES, TRAINED, Scene, Shape, relation
 
 QuestionAnswer = tuple[str, str]
 
@@ -119,7 +119,7 @@ def ask_count(scene: Scene, rng: random.Random) -> QuestionAnswer:
 def ask_count_of(scene: Scene, rng: random.Random) -> QuestionAnswer:
     by_color = rng.random() < 0.5
     present = [s.color if by_color else s.kind for s in scene.shapes]
-    candidates = list(COLORS) if by_color else list(KINDS)
+    candidates = list(COLORS) if by_color else list(SHAPES)
     value = rng.choice(present if rng.random() < 0.7 else candidates)
     plural = f"{value}es" if value == "cross" else f"{value}s"
     asked = f"{value} shapes" if by_color else plural
@@ -199,7 +199,7 @@ def ask_background(scene: Scene, rng: random.Random) -> QuestionAnswer:
 def ask_category(scene: Scene, rng: random.Random) -> QuestionAnswer:
     """Choose from a list of which exactly one entry is in the picture."""
     if rng.random() < 0.7:
-        present, names = {s.kind for s in scene.shapes}, list(KINDS)
+        present, names = {s.kind for s in scene.shapes}, list(SHAPES)
     else:
         present, names = {s.color for s in scene.shapes}, list(COLORS)
     truth = rng.choice(sorted(present))

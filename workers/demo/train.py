@@ -1,5 +1,7 @@
 """Train the demonstration model from scratch: `make train-demo`, two to three hours on two cores.
 
+Longer than 300 lines because the trainer is read from top to bottom, as it runs.
+
     1. vision alone     every patch says what it shows and where (pool.py), 2,500 steps
     2. vision and text  captions, questions, pairs of pictures, second turns and solved examples,
                         the patches still a small part of the loss, 8,000 steps
@@ -29,7 +31,7 @@ from workers.demo import followups, formats, pairs, texts
 from workers.demo.build import PATCH, VISION_WIDTH, make_model, make_processor
 from workers.demo.dialogue import DialogueEncoder, DialogueTurn
 from workers.demo.pool import CANVAS_SHARES, IGNORED, Pool, render
-from workers.demo.scenes import BACKGROUNDS, COLORS, KINDS, PATTERNS, SIZES, Scene
+from workers.demo.scenes import BACKGROUNDS, COLORS, PATTERNS, SHAPES, SIZES, Scene
 from workers.demo.texts import QuestionAnswer
 
 POOL_SCENES = 60_000
@@ -45,12 +47,12 @@ WARM_UP_STEPS = 120
 SAVE_STEPS = 250
 REPORT_STEPS = 50
 #: Sizes of the patch heads: colour, shape, size (0 is background), x and y, ground, pattern.
-HEADS = (len(COLORS) + 1, len(KINDS) + 1, len(SIZES) + 1, 2, len(BACKGROUNDS), len(PATTERNS))
+HEADS = (len(COLORS) + 1, len(SHAPES) + 1, len(SIZES) + 1, 2, len(BACKGROUNDS), len(PATTERNS))
 #: Shapes per scene early and late: one shape first, so that names are learnt before order.
 EARLY_COUNTS, LATE_COUNTS, PLACES_COUNTS = (0.6, 0.3, 0.1), (0.25, 0.4, 0.35), (0.2, 0.55, 0.25)
 EARLY_SHARE = 0.12
 #: Of a batch: altered pictures, questions about any two, second turns, solved examples.
-ALTERED, PAIRS, FOLLOW_UPS, SOLVED = 6, 8, 9, 9
+ALTERED, PAIRS, SECOND_TURNS, SOLVED = 6, 8, 9, 9
 #: Dialogues are padded in groups of similar length, cut at these shares of them.
 CUTS = (0.5, 0.75)
 
@@ -204,9 +206,9 @@ class Trainer:
                 )
         for _ in range(PAIRS):
             shown = rng.sample(range(len(scenes)), 2)
-            about_two = texts.drawn(pairs.QUESTIONS, rng, *_of(scenes, shown))
+            about_two = texts.drawn(pairs.PAIR_QUESTIONS, rng, *_of(scenes, shown))
             yield shown, [DialogueTurn(*about_two, pictures=2)]
-        for index in rng.sample(range(sampled), FOLLOW_UPS):
+        for index in rng.sample(range(sampled), SECOND_TURNS):
             first_turn, second_turn = texts.drawn(followups.FOLLOW_UPS, rng, scenes[index])
             yield [index], [DialogueTurn(*first_turn, pictures=1), DialogueTurn(*second_turn)]
         for _ in range(SOLVED):
@@ -242,7 +244,7 @@ class Trainer:
                 if len(scene.shapes) > 1 and index not in shown[1:]
             ]
             shown[0] = rng.choice(several or shown[:1])
-            form = rng.choice(formats.TRAINED)
+            form = rng.choice(formats.TRAINED_FORMATS)
             answers = [form.write(scenes[index]) for index in shown]
         turns = [
             DialogueTurn(question, answer, pictures=1, is_learnt=index == len(answers) - 1)

@@ -1,18 +1,21 @@
 """The device: runs one action at a time, smaller when memory runs out, under a watchdog."""
 
+import contextlib
 import logging
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from db import failpoints
-from db.errors import EngineError, IdefiqError, OutOfMemory
+from db.tracing import work_span
+from db.vocabulary.errors import EngineError, IdefiqError, OutOfMemory
+from workers.decoding import metrics
+from workers.engine.halving import HalvingBatches, ItemOutcome, ids_of
+from workers.engine.in_flight import InFlight, ItemStep
 from workers.engine.schedule import Admit, DecodeStep, Generate, Schedule, ScheduledItem
 from workers.families.base import Answer, Family, SlotFull
-
-ItemOutcome = Answer | IdefiqError
+from workers.metrics import STEP_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -33,16 +36,18 @@ class Device:
     Args:
         family: The loaded model.
         schedule: Holds the items that wait for the device.
+        in_flight: Tells how many items are being prepared.
         stuck_seconds: An action that runs longer without a new token counts as stuck.
         probe: Answers a simple item, or raises.
         on_broken: Ends the process.
         thread: The thread that the model was loaded in; see `device_thread`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a worker, wired in __main__
         self,
         family: Family,
         schedule: Schedule,
+        in_flight: InFlight,
         *,
         stuck_seconds: float,
         probe: Callable[[], None],
@@ -52,12 +57,12 @@ class Device:
         self._family, self._slot_engine, self._schedule = family, family.slot_engine, schedule
         self._stuck_seconds, self._probe, self._on_broken = stuck_seconds, probe, on_broken
         self._thread = thread or device_thread()
-        self._changed = threading.Condition()
+        self._in_flight, self._changed = in_flight, in_flight.changed
         self._closing = False
         self._began: float | None = None
-        #: Largest cost of a `generate` batch that is still tried: items × longest prompt.
-        self._ceiling: int | None = None
+        self._halving = HalvingBatches(self._generate, self._error_of)
         self._in_slots: dict[int, ScheduledItem] = {}  # by the id of the prepared item
+        metrics.SEQUENCES.set_function(lambda: len(self._in_slots))
         #: Items that the device works on now.
         self.running: Sequence[ScheduledItem] = ()
 
@@ -75,18 +80,11 @@ class Device:
         self._may_start, self._on_end = may_start, on_end
         self._thread.submit(self._run)
 
-    def expect(self, count: int) -> None:
-        """Announce `count` items that are being prepared; a negative count withdraws them."""
+    def put(self, prepared: ScheduledItem) -> None:
+        """Queue an item."""
         with self._changed:
-            self._schedule.expected += count
-            self._changed.notify()
-
-    def put(self, loaded: ScheduledItem) -> None:
-        """Queue an item that was announced with `expect`."""
-        with self._changed:
-            self._schedule.put([loaded])
-            self._schedule.expected -= 1
-            self._changed.notify()
+            self._schedule.put([prepared])
+            self._in_flight.move([prepared.lease], ItemStep.ON_DEVICE)
 
     @property
     def is_idle(self) -> bool:
@@ -103,7 +101,7 @@ class Device:
         """Finish the items in slots and release those that wait."""
         with self._changed:
             self._closing = True
-            self._changed.notify()
+            self._changed.notify_all()
         self._thread.shutdown()
 
     # ---- the thread -------------------------------------------------------------------
@@ -111,8 +109,10 @@ class Device:
     def _run(self) -> None:
         try:
             while act := self._next():
+                began = time.perf_counter()
                 self._perform(act)
                 self._began, self.running = None, ()
+                metrics.BUSY_SECONDS.inc(time.perf_counter() - began)
         except BaseException:  # no item may be left unfinished
             log.critical("the device thread failed", exc_info=True)
             self._on_broken()
@@ -123,7 +123,9 @@ class Device:
             while True:
                 for one in self._schedule.take_all() if self._closing else ():
                     self._on_end(one, None)
-                act = self._schedule.next(len(self._in_slots))
+                act = self._schedule.next(
+                    len(self._in_slots), self._in_flight.count(ItemStep.PREPARING)
+                )
                 if act is not None or self._closing:
                     return act
                 self._changed.wait()
@@ -144,12 +146,25 @@ class Device:
             self._admit(due)
             return
         due.sort(key=lambda one: one.item.tokens, reverse=True)
-        for one, outcome in zip(due, self._halving(due), strict=True):
+        for one, outcome in zip(due, self._halving.run(due), strict=True):
             self._on_end(one, outcome)
 
     def _begin(self, running: Sequence[ScheduledItem]) -> None:
         self._began, self.running = time.monotonic(), running
         failpoints.trigger("generating", [one.item for one in running])
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _timed(step: str, items: Sequence[ScheduledItem]) -> Iterator[None]:
+        """Time a step of the device, which its items share, and trace all but the many decodes."""
+        traceparents = [] if step == "decode" else [one.lease.traceparent for one in items]
+        began = time.perf_counter()
+        with work_span(step, traceparents, items=len(items)):
+            yield
+        seconds = time.perf_counter() - began
+        STEP_SECONDS.labels(step).observe(seconds)
+        for one in items:
+            one.device_seconds += seconds / len(items)
 
     def _progressed(self) -> None:
         """Restart the watchdog: an answer that grows is not stuck."""
@@ -163,7 +178,8 @@ class Device:
         try:
             # A step may still be running on the GPU, so an item in a slot may be what hangs.
             self._begin([*group, *self._in_slots.values()])
-            finished = self._slot_engine.admit([one.item for one in group])
+            with self._timed("prefill", group):
+                finished = self._slot_engine.admit([one.item for one in group])
         except Exception as raised:  # one item must not fail its neighbours
             error = raised
         # Not in the block above: its traceback keeps the failed pass's tensors alive.
@@ -173,10 +189,12 @@ class Device:
         elif isinstance(error, MemoryError):
             self._admit_fewer(group)
         elif len(group) == 1:
-            log.warning("an item could not be admitted", exc_info=error)
+            log.warning("an item could not be admitted", exc_info=error, extra=ids_of(group))
             self._on_end(group[0], self._error_of(error))
         else:
-            log.warning("%d items could not be admitted", len(group), exc_info=error)
+            log.warning(
+                "%d items could not be admitted", len(group), exc_info=error, extra=ids_of(group)
+            )
             del error
             for one in group:
                 self._admit([one])
@@ -185,7 +203,13 @@ class Device:
         """Retry after running out of memory: fewer items at once, then a single item alone."""
         assert self._slot_engine
         cost = sum(one.prefill_cost for one in group)
-        log.warning("out of memory in the prefill of %d items, %d tokens", len(group), cost)
+        metrics.OUT_OF_MEMORY.inc()
+        log.warning(
+            "out of memory in the prefill of %d items, %d tokens",
+            len(group),
+            cost,
+            extra=ids_of(group),
+        )
         self._slot_engine.reduce_memory()
         if len(group) > 1:
             self._schedule.budget = min(self._schedule.budget, cost // 2)
@@ -206,15 +230,20 @@ class Device:
         error: Exception | None = None
         try:
             self._begin(held)
-            self._answer(self._slot_engine.decode_step())
+            with self._timed("decode", held):
+                finished = self._slot_engine.decode_step()
+            self._answer(finished)
         except Exception as raised:
             error = raised
         if error is None:
             return
-        log.warning("a decode step of %d items failed", len(held), exc_info=error)
+        log.warning(
+            "a decode step of %d items failed", len(held), exc_info=error, extra=ids_of(held)
+        )
         self._slot_engine.clear()
         self._in_slots.clear()
         is_full = isinstance(error, MemoryError)
+        metrics.OUT_OF_MEMORY.inc(is_full)
         if is_full and not any(one.restarted for one in held):
             self._slot_engine.free_caches()  # and restart all of them
             for one in held:
@@ -241,31 +270,14 @@ class Device:
 
     # ---- generate ---------------------------------------------------------------------
 
-    def _halving(self, batch: Sequence[ScheduledItem]) -> list[ItemOutcome]:
-        cost = len(batch) * max(one.item.tokens for one in batch)
-        if len(batch) > 1 and self._ceiling is not None and cost > self._ceiling:
-            return self._halves(batch)
-        try:
-            self._begin(batch)
-            first = replace(batch[0].item, on_step=self._progressed)
+    def _generate(self, batch: Sequence[ScheduledItem]) -> list[Answer]:
+        self._begin(batch)
+        first = replace(batch[0].item, on_step=self._progressed)
+        with self._timed("generate", batch):
             answers = self._family.generate([first, *(one.item for one in batch[1:])])
-            if len(answers) != len(batch):
-                raise EngineError(f"{len(answers)} answers for {len(batch)} items")
-            return list(answers)
-        except MemoryError:
-            log.warning("out of memory with %d items, %d tokens", len(batch), cost)
-            if len(batch) == 1:
-                return [OutOfMemory("the item does not fit the device, even alone")]
-            self._ceiling = cost - 1  # do not try such a batch again
-        except Exception as error:  # one item must not fail its neighbours
-            log.warning("a batch of %d items failed", len(batch), exc_info=error)
-            if len(batch) == 1:
-                return [self._error_of(error)]
-        return self._halves(batch)
-
-    def _halves(self, batch: Sequence[ScheduledItem]) -> list[ItemOutcome]:
-        middle = len(batch) // 2
-        return self._halving(batch[:middle]) + self._halving(batch[middle:])
+        if len(answers) != len(batch):
+            raise EngineError(f"{len(answers)} answers for {len(batch)} items")
+        return list(answers)
 
     # ---- errors -----------------------------------------------------------------------
 

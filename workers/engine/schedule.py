@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from db.leases import Lease
-from db.states import SourceApi
+from db.queue.lease import Lease
+from db.vocabulary.states import SourceApi
 from workers.families.base import Prepared
 
 #: Waiting items are prefilled once they fill this share of all slots: each prefill is a pass.
@@ -28,20 +28,20 @@ class ScheduledItem:
     """A prepared item that waits for the device.
 
     Attributes:
-        session: The session that holds its lease.
         fits_slot: True if a slot accepts it.
         prefill_cost: See SlotEngine.prefill_cost.
         runs_alone: True if it must run with nothing else on the device.
         restarted: True if it was admitted again after a step ran out of memory.
+        device_seconds: Time on the device so far; what runs side by side shares it.
     """
 
     lease: Lease
-    session: str
     item: Prepared
     fits_slot: bool
     prefill_cost: int
     runs_alone: bool
     restarted: bool = False
+    device_seconds: float = 0.0
 
     @property
     def is_urgent(self) -> bool:
@@ -84,8 +84,6 @@ class Schedule:
         #: Slots in use at most.
         self.slots = slots
         self._waiting: deque[ScheduledItem] = deque()
-        #: Items that are being prepared and will soon be put.
-        self.expected = 0
         self._is_alone = False
         #: Actions since the last batch of `generate`.
         self._since_batch = 0
@@ -115,20 +113,21 @@ class Schedule:
         self._waiting.clear()
         return left
 
-    def next(self, in_slots: int) -> Admit | Generate | DecodeStep | None:
+    def next(self, in_slots: int, expected: int = 0) -> Admit | Generate | DecodeStep | None:
         """Return the next action, or None.
 
         Args:
             in_slots: Number of items in slots.
+            expected: Number of items that are being prepared and will soon be put.
         """
         if self._is_alone and in_slots:
             return DECODE_STEP
         self._is_alone = False
         group = self._group(in_slots)
-        if batch := self._batch(in_slots, len(group)):
+        if batch := self._batch(in_slots, expected, len(group)):
             self._since_batch = 0
             return Generate(self._remove(batch))
-        if group and self._should_admit(group, in_slots):
+        if group and self._should_admit(group, in_slots, expected):
             self._since_batch += 1
             self._is_alone = group[0].runs_alone
             return Admit(self._remove(group))
@@ -154,7 +153,7 @@ class Schedule:
             prefill_cost += one.prefill_cost
         return group
 
-    def _should_admit(self, group: list[ScheduledItem], in_slots: int) -> bool:
+    def _should_admit(self, group: list[ScheduledItem], in_slots: int, expected: int) -> bool:
         refill = max(1, int(self.slots * REFILL_SHARE))
         if not in_slots or len(group) >= refill or any(one.is_urgent for one in group):
             return True
@@ -162,9 +161,9 @@ class Schedule:
         if left and len(group) >= self.slots - in_slots:
             return False  # more slots will soon be free
         # No more items are expected, or they would not fit this pass anyway.
-        return not self.expected or left > 0
+        return not expected or left > 0
 
-    def _batch(self, in_slots: int, admissible: int) -> list[ScheduledItem]:
+    def _batch(self, in_slots: int, expected: int, admissible: int) -> list[ScheduledItem]:
         """A batch for `generate`, if it is time for one."""
         first = next((one for one in self._waiting if not one.fits_slot), None)
         if first is None:
@@ -172,7 +171,7 @@ class Schedule:
         if first.runs_alone:
             return [first] if not in_slots and self._waiting[0] is first else []
         batch: list[ScheduledItem] = []
-        grows = bool(self.expected)
+        grows = bool(expected)
         for one in self._waiting:
             if one.runs_alone or len(batch) == self._batch_items:
                 grows = False

@@ -1,7 +1,7 @@
 """Single flight: equal requests in one engine are generated once.
 
 One item leads, the others follow: they keep their leases and get its answer. If it fails, the next
-one leads. Answers of the past, and of other engines, are in db/answer_cache.py.
+one leads. Answers of the past, and of other engines, are in db/queue/answer_cache.py.
 """
 
 import hashlib
@@ -10,9 +10,9 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from db.leases import Lease
-from db.model_info import ModelInfo
-from db.states import SourceApi
+from db.queue.lease import Lease
+from db.vocabulary.model_info import ModelInfo
+from db.vocabulary.states import SourceApi
 
 #: Fields of `alt_text` that no prompt contains: an image is described once for all its pages.
 _FOR_PEOPLE = ("page", "source")
@@ -47,12 +47,12 @@ class SingleFlight:
 
     def __init__(self, max_followers: int) -> None:
         self._lock, self._max_followers = threading.Lock(), max_followers
-        #: Key and owner → items that follow, with the sessions that hold them.
-        self._followers: dict[tuple[int, str], list[tuple[Lease, str]]] = {}
+        #: Owner and key → items that follow.
+        self._followers: dict[tuple[int, str], list[Lease]] = {}
         self._leaders: dict[int, tuple[int, str]] = {}  # by the id of the leading item
 
     def join(
-        self, lease: Lease, session: str, key: str, *, may_lead: bool
+        self, lease: Lease, key: str, *, may_lead: bool
     ) -> Literal["leads", "follows", "waits"]:
         """Follow the leader of an equal request, or lead, or wait if neither is allowed."""
         flight = lease.owner_id, key
@@ -60,7 +60,7 @@ class SingleFlight:
             if flight in self._followers:
                 if sum(map(len, self._followers.values())) >= self._max_followers:
                     return "waits"
-                self._followers[flight].append((lease, session))
+                self._followers[flight].append(lease)
                 return "follows"
             if not may_lead:
                 return "waits"
@@ -68,13 +68,13 @@ class SingleFlight:
             self._leaders[lease.item_id] = flight
             return "leads"
 
-    def complete(self, lease: Lease) -> Sequence[tuple[Lease, str]]:
+    def complete(self, lease: Lease) -> Sequence[Lease]:
         """Return and remove the followers of an item that is answered or released."""
         with self._lock:
             flight = self._leaders.pop(lease.item_id, None)
             return self._followers.pop(flight) if flight else []
 
-    def fail(self, lease: Lease) -> tuple[Lease, str] | None:
+    def fail(self, lease: Lease) -> Lease | None:
         """Make the first follower of a failed item the leader of the others, and return it."""
         with self._lock:
             flight = self._leaders.pop(lease.item_id, None)
@@ -85,5 +85,5 @@ class SingleFlight:
                 del self._followers[flight]
                 return None
             following = followers.pop(0)
-            self._leaders[following[0].item_id] = flight
+            self._leaders[following.item_id] = flight
             return following

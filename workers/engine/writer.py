@@ -1,6 +1,7 @@
 """The result writer: writes answers and errors soon after they exist, many in a transaction."""
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -8,10 +9,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from db import failpoints
-from db.errors import IdefiqError
-from db.leases import Failure, Lease
-from db.states import SourceApi
+from db.queue.lease import Failure, Lease
+from db.vocabulary.errors import EngineError, IdefiqError
+from db.vocabulary.states import SourceApi
+from workers.decoding import metrics
+from workers.engine.in_flight import InFlight, ItemStep
+from workers.families.base import Answer
+from workers.families.issues import find_issues
 from workers.lease_writer import LeaseWriter
 from workers.session import Session
 
@@ -23,9 +30,41 @@ MAX_ANSWERS = 256
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswer:
-    """An answer as the JSON that is stored."""
+    """An answer as the JSON that is stored, and its time on the device."""
 
     record: dict[str, Any]
+    device_seconds: float = 0.0
+
+
+def stored_answer(lease: Lease, answer: Answer, device_seconds: float) -> StoredAnswer:
+    """Make of an answer what is stored, and count it.
+
+    Raises:
+        EngineError: A score is no number.
+    """
+    record = answer.record(lease.request["kind"])
+    if not all(math.isfinite(score.logprob) for score in answer.scores or ()):
+        raise EngineError("the score of a label is not finite")
+    orjson.dumps(record)  # must raise here, not in the transaction that neighbours share
+    metrics.PROMPT_TOKENS.inc(answer.prompt_tokens)
+    metrics.GENERATED_TOKENS.inc(answer.completion_tokens)
+    metrics.IMAGES_ANSWERED.inc(len(lease.stored_references))
+    return StoredAnswer(record, device_seconds)
+
+
+def with_issues(lease: Lease, answer: dict[str, Any]) -> dict[str, Any]:
+    """Return an answer with its issues, and count them; one of the cache may have them already."""
+    issues = answer.get("issues")
+    if issues is None:
+        try:
+            issues = [issue.value for issue in find_issues(lease.request, answer)]
+        except Exception:  # one answer must not fail its neighbours
+            log.exception("no issues were looked for", extra={"ids": lease.ids})
+            issues = []
+    for issue in issues:
+        metrics.ANSWER_ISSUES.labels(lease.model, issue).inc()
+    metrics.ANSWERS_WITH_ISSUES.labels(lease.model).inc(bool(issues))
+    return {**answer, "issues": issues}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +75,8 @@ class Released:
 
 
 ItemEnd = StoredAnswer | Released | IdefiqError
-#: An item, the session that holds its lease, and how it ends.
-EndedItem = tuple[Lease, str, ItemEnd]
+#: An item, and how it ends.
+EndedItem = tuple[Lease, ItemEnd]
 
 log = logging.getLogger(__name__)
 
@@ -46,27 +85,28 @@ class ResultWriter:
     """Writes how items end, in a thread of its own.
 
     Args:
+        in_flight: Items are removed from it when they are written, or given up.
         is_idle: Returns True if no more results are to be expected soon.
-        on_written: Called with the number of items that were written, or given up.
     """
 
     def __init__(
         self,
         lease_writer: LeaseWriter,
         session: Session,
+        in_flight: InFlight,
         *,
         is_idle: Callable[[], bool],
-        on_written: Callable[[int], None],
     ) -> None:
         self._lease_writer, self._session = lease_writer, session
-        self._is_idle, self._on_written = is_idle, on_written
+        self._in_flight, self._is_idle = in_flight, is_idle
         self._ended: queue.SimpleQueue[EndedItem | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="write")
         self._thread.start()
 
-    def put(self, lease: Lease, session: str, end: ItemEnd) -> None:
+    def put(self, lease: Lease, end: ItemEnd) -> None:
         """Queue an item's end to be written. Never blocks."""
-        self._ended.put((lease, session, end))
+        self._in_flight.move([lease], ItemStep.WRITING)
+        self._ended.put((lease, end))
 
     def close(self) -> None:
         """Write everything that is queued, and stop."""
@@ -76,9 +116,11 @@ class ResultWriter:
     def _run(self) -> None:
         while (first := self._ended.get()) is not None:
             gathered, is_last = self._gather(first)
-            for session in {session for _, session, _ in gathered}:
-                self._write(session, [(a, c) for a, b, c in gathered if b == session])
-            self._on_written(len(gathered))
+            for session_id in {lease.session_id for lease, _ in gathered}:
+                self._write(
+                    session_id, [one for one in gathered if one[0].session_id == session_id]
+                )
+            self._in_flight.remove(lease for lease, _ in gathered)
             if is_last:
                 return
 
@@ -97,8 +139,17 @@ class ResultWriter:
             gathered.append(one)
         return gathered, False
 
-    def _write(self, session: str, ended: Sequence[tuple[Lease, ItemEnd]]) -> None:
-        answers = [(lease, one.record) for lease, one in ended if isinstance(one, StoredAnswer)]
+    def _write(self, session_id: str, ended: Sequence[EndedItem]) -> None:
+        answers = [
+            (lease, with_issues(lease, one.record))
+            for lease, one in ended
+            if isinstance(one, StoredAnswer)
+        ]
+        device_seconds = {
+            lease.item_id: one.device_seconds
+            for lease, one in ended
+            if isinstance(one, StoredAnswer)
+        }
         failures = [Failure(lease, one) for lease, one in ended if isinstance(one, IdefiqError)]
         back: dict[float, list[Lease]] = {}
         for lease, one in ended:
@@ -106,9 +157,11 @@ class ResultWriter:
                 back.setdefault(one.wait_seconds, []).append(lease)
         try:
             failpoints.trigger("generated", ended)
-            self._lease_writer.write(session, answers=answers, failures=failures)
+            self._lease_writer.write(
+                answers=answers, failures=failures, device_seconds=device_seconds
+            )
             for wait_seconds, leases in back.items():
-                self._lease_writer.release(session, leases, wait_seconds=wait_seconds)
+                self._lease_writer.release(leases, wait_seconds=wait_seconds)
         except Exception as error:  # unwritten items are rescued; see lease_writer.py
             log.warning("the results of %d items were not written: %s", len(ended), error)
-            self._session.abandon(session)
+            self._session.abandon(session_id)

@@ -1,8 +1,8 @@
 """One file per model architecture; `FAMILIES` says which file loads which `model_type`.
 
-A new architecture is a file, a line here and a line in the contract test; until it has one, the
-model-agnostic `chat` serves it. Importing this module imports no torch: a family is loaded by
-name, so that echo runs where torch is not installed.
+A new architecture is a file, a line here and a checkpoint in tests/workers/families/tiny.py; until
+it has one, the model-agnostic `chat` serves it. Importing this module imports no torch: a family is
+loaded by name, so that echo runs where torch is not installed.
 """
 
 import importlib
@@ -10,7 +10,7 @@ from typing import cast
 
 from PIL import Image
 
-from db.errors import ItemError, RequestError
+from db.vocabulary.errors import ItemError, RequestError
 from workers.families.base import Family, LoadFamily
 from workers.settings import EngineSettings
 
@@ -23,7 +23,7 @@ FAMILIES = {
     "smolvlm": "workers.families.idefics3",
 }
 #: For every other model that takes images and texts and says texts.
-OTHERS = "workers.families.chat"
+OTHER_MODELS = "workers.families.chat"
 
 
 def load(settings: EngineSettings) -> Family:
@@ -61,7 +61,7 @@ def _module_of(settings: EngineSettings) -> str:
             f"model {settings.model!r} is a {kind!r}, which does not turn images and texts into"
             f" texts; served are {', '.join(sorted(FAMILIES))} and every other model of that kind"
         )
-    return FAMILIES.get(kind, OTHERS)
+    return FAMILIES.get(kind, OTHER_MODELS)
 
 
 def warm_up(family: Family) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 
 from PIL import Image
 
-from db.errors import ItemError
-from db.requests import alt_text_of
+from db.vocabulary.errors import ItemError
+from db.vocabulary.requests import alt_text_of
 from idefiq.alt.wording import Issue, lint, tidy
 from workers.families.base import Answer, Family, Prepared, storable
 

@@ -11,8 +11,9 @@ from typing import Any, Literal, Protocol
 
 from PIL import Image
 
-from db.errors import EngineError
-from db.model_info import ModelInfo
+from db.vocabulary.errors import EngineError
+from db.vocabulary.kinds import KINDS, Kind
+from db.vocabulary.model_info import ModelInfo
 from workers.settings import EngineSettings
 
 #: What generated an answer: continuous batching, transformers' `generate`, or label scores.
@@ -24,7 +25,7 @@ class Prepared:
     """An item ready for the device.
 
     Attributes:
-        request: The effective request, see db/requests.py.
+        request: The effective request, see db/vocabulary/requests.py.
         tokens: Tokens of the prompt, image tokens included. Batches are sorted by it.
         inputs: Tensors and more that only the family itself uses.
         on_text: Called with the text so far whenever more of it is stable, if the family can
@@ -67,7 +68,7 @@ class Answer:
         completion_tokens: Generated tokens, the end token included.
         template: Name and version of the prompt template.
         path: What generated it.
-        label: Classify: the label that the answer names, None if it names none of them.
+        kind_fields: What its kind reads from the text; see `Entry.read`.
         scores: Ranked labels: a score for each, in the request's order.
         seed: Seed of a sampled answer; the same seed samples it again.
         prompt: The prompt, an image being one token, if the request asked for it.
@@ -82,29 +83,28 @@ class Answer:
     completion_tokens: int
     template: str
     path: DecoderName = "generate"
-    label: str | None = None
+    kind_fields: dict[str, Any] = field(default_factory=dict)
     scores: tuple[Score, ...] | None = None
     seed: int | None = None
     prompt: str | None = None
     alt_text: dict[str, Any] | None = None
     confidence: float | None = field(default=None, compare=False)
 
-    def record(self, kind: str) -> dict[str, Any]:
+    def record(self, kind: Kind) -> dict[str, Any]:
         """Return the JSON that is stored and sent, without fields that are None."""
         stored: dict[str, Any] = {
             key: value for key in _RECORDED if (value := getattr(self, key)) is not None
         }
         if self.scores is not None:
             stored["scores"] = [asdict(score) for score in self.scores]
-        if kind == "classify":
-            stored.setdefault("label", None)
+        stored |= dict.fromkeys(KINDS[kind].answer_fields) | self.kind_fields
         for key in ("text", "prompt"):
             if key in stored:
                 stored[key] = storable(stored[key])
         return stored
 
 
-_RECORDED = [field.name for field in fields(Answer) if field.name != "confidence"]
+_RECORDED = [f.name for f in fields(Answer) if f.name not in ("confidence", "kind_fields")]
 
 
 def storable(text: str) -> str:

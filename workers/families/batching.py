@@ -3,28 +3,28 @@
     Prepared ─▶ ActiveSequence ─▶ BatchEngine ─▶ tokens ─▶ Answer
 
 When a model is loaded, its answers to some items are compared with those of `generate`. A model
-that differs, or that cannot be batched so, is served by `generate`, and its card says why.
+that differs, or that cannot be batched so, is served by `generate`, and its card says why
+(families/family.py).
 """
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import psutil
 import torch
 
-from db.errors import EngineError, RequestError
-from workers.decoding import attention, generation
+from db.vocabulary.errors import EngineError
+from workers.decoding import generation
 from workers.decoding.batch_engine import ActiveSequence, BatchEngine
 from workers.decoding.kv_cache import SlotConfig
-from workers.decoding.prompt import EncodedPrompt
+from workers.decoding.prompt import EncodedPrompt, ImageInput
 from workers.decoding.sampler import Sampler, request_processors, unsupported_rules
 from workers.decoding.text_decoder import TextDecoder
+from workers.families.answers import answer_streamer, make_answer
+from workers.families.architecture import Architecture, Inputs
 from workers.families.base import Answer, Prepared, SlotFull
-from workers.settings import EngineSettings
-
-if TYPE_CHECKING:
-    from workers.families.pinned import Inputs, Pinned
+from workers.families.loaded import LoadedModel
+from workers.metrics import step
 
 #: Most slots, unless the settings say how many: beyond it a step only takes longer.
 MAX_SLOTS_GPU, MAX_SLOTS_CPU = 128, 64
@@ -38,27 +38,48 @@ ANSWER_SHARE = 4
 log = logging.getLogger(__name__)
 
 
+class ImageEncoder:
+    """Encodes images with the vision encoder, so many patches at once."""
+
+    def __init__(self, architecture: Architecture, patches_at_once: int) -> None:
+        self._architecture, self._patches_at_once = architecture, patches_at_once
+
+    def __call__(self, images: Sequence[ImageInput]) -> list[torch.Tensor]:
+        """Return the features of each image; see Architecture.encode_images."""
+        if not images:
+            return []
+        with step("encode"):
+            return self._architecture.encode_images(images, self._patches_at_once)
+
+    def encode_fewer(self) -> None:
+        """Halve the number of patches at once."""
+        self._patches_at_once = max(1, self._patches_at_once // 2)
+
+
 class ContinuousBatcher:
-    """Answers a family's items by continuous batching; see SlotEngine.
+    """Answers items by continuous batching; see SlotEngine.
 
     Args:
-        family: The family that prepared the items.
-        slots: The batch engine of its model.
+        loaded: The model that the items were prepared for.
+        engine: Its batch engine.
+        image_encoder: What encodes images for the engine.
     """
 
-    def __init__(self, family: "Pinned", slots: BatchEngine) -> None:
-        self._family, self._engine = family, slots
+    def __init__(
+        self, loaded: LoadedModel, engine: BatchEngine, image_encoder: ImageEncoder
+    ) -> None:
+        self._loaded, self.engine, self._image_encoder = loaded, engine, image_encoder
         self._items: dict[ActiveSequence, Prepared] = {}
 
     @property
     def count(self) -> int:
         """See SlotEngine."""
-        return self._engine.count
+        return self.engine.count
 
     @property
     def length(self) -> int:
         """Tokens that a slot holds."""
-        return self._engine.length
+        return self.engine.length
 
     def accepts(self, item: Prepared) -> bool:
         """See SlotEngine. Beam search and label scores are left to `generate`.
@@ -66,10 +87,10 @@ class ContinuousBatcher:
         An item whose `max_new_tokens` is more than its slot has room for is accepted all the same:
         many programs always ask for thousands of tokens, and few answers need them.
         """
-        options = self._family.options(item.request)
+        options = self._loaded.options(item.request)
         if item.inputs.suffixes or options.get("num_beams", 1) > 1:
             return False
-        return self._engine.fits(
+        return self.engine.fits(
             prompt_tokens=item.tokens,
             images=len(item.inputs.images),
             max_tokens=min(int(options["max_new_tokens"]), self.length // ANSWER_SHARE),
@@ -78,14 +99,14 @@ class ContinuousBatcher:
     def prefill_cost(self, item: Prepared) -> int:
         """See SlotEngine. To encode a patch takes about as long as to prefill a token."""
         pixels = sum(image.pixels[0].numel() for image in item.inputs.images)
-        return item.tokens + int(pixels // self._family.patch_pixels)
+        return item.tokens + int(pixels // self._loaded.patch_pixels)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def admit(self, items: Sequence[Prepared]) -> list[tuple[Prepared, Answer | EngineError]]:
         """See SlotEngine."""
-        sequences = [self._sequence(item) for item in items]
+        sequences = [self.sequence(item) for item in items]
         with _memory_errors():
-            finished = self._engine.admit(sequences)
+            finished = self.engine.admit(sequences)
         self._items |= dict(zip(sequences, items, strict=True))
         return self._answers(finished)
 
@@ -93,41 +114,42 @@ class ContinuousBatcher:
     def decode_step(self) -> list[tuple[Prepared, Answer | EngineError]]:
         """See SlotEngine."""
         with _memory_errors():
-            finished = self._engine.decode_step()
+            finished = self.engine.decode_step()
         return self._answers(finished)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def clear(self) -> None:
         """See SlotEngine."""
-        self._engine.clear()
+        self.engine.clear()
         self._items.clear()
 
     def free_caches(self) -> None:
         """See SlotEngine."""
-        self._engine.free_caches()
+        self.engine.free_caches()
 
     def reduce_memory(self) -> None:
         """See SlotEngine."""
         self.free_caches()
-        self._family.patches_at_once = max(1, self._family.patches_at_once // 2)
+        self._image_encoder.encode_fewer()
 
     def generate_ids(self, items: Sequence[Prepared]) -> list[list[int]]:
         """Generate the tokens of up to `count` items, without making answers of them."""
-        sequences = [self._sequence(item) for item in items]
+        sequences = [self.sequence(item) for item in items]
         with torch.inference_mode():
-            left = len(sequences) - len(self._engine.admit(sequences))
+            left = len(sequences) - len(self.engine.admit(sequences))
             while left:
-                left -= len(self._engine.decode_step())
+                left -= len(self.engine.decode_step())
         return [sequence.tokens for sequence in sequences]
 
-    def _sequence(self, item: Prepared) -> ActiveSequence:
-        options = self._family.options(item.request)
+    def sequence(self, item: Prepared) -> ActiveSequence:
+        """Make the sequence that generates an item's answer."""
+        options = self._loaded.options(item.request)
         return ActiveSequence(
-            _prompt(self._family, item.inputs),
+            _prompt(self._loaded, item.inputs),
             max_tokens=min(int(options["max_new_tokens"]), self.length - item.tokens - 1),
             min_tokens=int(options.get("min_new_tokens") or 0),
             processors=request_processors(options, item.inputs.seed),
-            should_stop=self._family.answer_streamer(item, options),
+            should_stop=answer_streamer(self._loaded, item, options),
         )
 
     def _answers(
@@ -142,10 +164,10 @@ class ContinuousBatcher:
     def _answer(self, item: Prepared, sequence: ActiveSequence) -> Answer | EngineError:
         if sequence.is_failed:
             return EngineError("the model's logits are not finite")
-        options = self._family.options(item.request)
+        options = self._loaded.options(item.request)
         logprobs = sequence.logprobs if generation.is_greedy(options) else ()
         try:
-            answer = self._family.answer(item, sequence.tokens, "slots", logprobs)
+            answer = make_answer(self._loaded, item, sequence.tokens, "slots", logprobs)
             is_cut = (
                 answer.finish_reason == "length" and len(sequence.tokens) == sequence.max_tokens
             )
@@ -157,45 +179,16 @@ class ContinuousBatcher:
             return EngineError(f"the answer could not be detokenized: {type(error).__name__}")
 
 
-def build(family: "Pinned", settings: EngineSettings) -> ContinuousBatcher | str:
-    """Build the continuous batcher of a loaded family, or say why it cannot have one.
-
-    Raises:
-        RequestError: The device has no memory for the slots.
-    """
-    from workers.families import selfcheck
-
-    if why := _unsupported_reason(family, settings):
-        return why
-    text_decoder = family.text_decoder()
-    if text_decoder is None:
-        return "its architecture has no text decoder here"
-    attention.install(family.model)
-    config = _slot_config(family, text_decoder, settings)
-    try:
-        batcher = ContinuousBatcher(family, make_batch_engine(family, text_decoder, config))
-        why = str(selfcheck.compare_with_generate(family, batcher))
-    except RuntimeError as error:  # torch.OutOfMemoryError is one on a GPU, but not on a CPU
-        raise RequestError(
-            f"{config.slots} slots of {config.length} tokens do not fit beside the model:"
-            f" {error}; set IDEFIQ_SLOTS or IDEFIQ_SLOT_TOKENS lower"
-        ) from error
-    if why:
-        family.model.set_attn_implementation("sdpa")
-        return why
-    return batcher
-
-
-def _unsupported_reason(family: "Pinned", settings: EngineSettings) -> str:
+def unsupported_reason(loaded: LoadedModel) -> str:
     """Say why a model cannot be batched in slots; empty if it may be tried."""
-    config = family.model.config
+    settings, config = loaded.settings, loaded.model.config
     if settings.engine == "generate":
         return "the settings say so"
     if settings.device == "auto":
         return "it may lie on several devices"
     if settings.quantize == "int8":
         return "8-bit matrix products wait for the device"
-    if unsupported := unsupported_rules(family.model.generation_config):
+    if unsupported := unsupported_rules(loaded.model.generation_config):
         return f"its generation config asks for {', '.join(unsupported)}"
     if config._attn_implementation != "sdpa":
         return f"its attention is {config._attn_implementation}, not sdpa"
@@ -205,11 +198,9 @@ def _unsupported_reason(family: "Pinned", settings: EngineSettings) -> str:
     return ""
 
 
-def _slot_config(
-    family: "Pinned", text_decoder: TextDecoder, settings: EngineSettings
-) -> SlotConfig:
+def slot_config(loaded: LoadedModel, text_decoder: TextDecoder) -> SlotConfig:
     """Choose as many slots as fit into memory beside the model."""
-    model, device = family.model, family.device
+    settings, model, device = loaded.settings, loaded.model, loaded.device
     text = model.config.get_text_config()
     window = getattr(text, "sliding_window", None) or settings.slot_tokens
     length = min(settings.slot_tokens, text.max_position_embeddings, window)
@@ -231,7 +222,7 @@ def _slot_config(
     count = settings.slots or max(1, min(max_slots, int(available // per_slot)))
     log.info(
         "KV cache of %s: %d slots of %d tokens, %.0f MiB",
-        family.card.name,
+        loaded.card.name,
         count,
         length,
         count * per_slot / 2**20,
@@ -248,24 +239,31 @@ def _slot_config(
     )
 
 
-def make_batch_engine(
-    family: "Pinned", text_decoder: TextDecoder, config: SlotConfig
-) -> BatchEngine:
-    """Build the batch engine of a model on which `attention.install` was called."""
-    model = family.model
+def build(
+    loaded: LoadedModel,
+    architecture: Architecture,
+    text_decoder: TextDecoder,
+    config: SlotConfig,
+) -> ContinuousBatcher:
+    """Build the continuous batcher of a model on which `attention.install` was called."""
+    model = loaded.model
     lm_head = model.get_output_embeddings()
     vocabulary: int = lm_head.weight.shape[0] + getattr(model.config, "additional_vocab_size", 0)
-    sampler = Sampler(family.end_tokens, model.generation_config, vocabulary, config.device)
+    sampler = Sampler(loaded.end_tokens, model.generation_config, vocabulary, config.device)
+    encoder = ImageEncoder(
+        architecture, 1 if config.batch_invariant else loaded.settings.patches_at_once
+    )
     with torch.inference_mode():
-        return BatchEngine(text_decoder, family.encode_images, lm_head, sampler, config)
+        engine = BatchEngine(text_decoder, encoder, lm_head, sampler, config)
+    return ContinuousBatcher(loaded, engine, encoder)
 
 
-def _prompt(family: "Pinned", inputs: "Inputs") -> EncodedPrompt:
+def _prompt(loaded: LoadedModel, inputs: Inputs) -> EncodedPrompt:
     ids = inputs.tensors["input_ids"]
     prefix = 0
     if inputs.example_images < len(inputs.images):
         # Up to the first token of the first image that does not belong to an example.
-        positions = (ids == family.image_token_id).nonzero()[:, 0]
+        positions = (ids == loaded.image_token_id).nonzero()[:, 0]
         prefix = int(positions[inputs.example_images * (len(positions) // len(inputs.images))])
     return EncodedPrompt(
         ids,
@@ -276,7 +274,7 @@ def _prompt(family: "Pinned", inputs: "Inputs") -> EncodedPrompt:
     )
 
 
-def _image_mask(inputs: "Inputs") -> torch.Tensor | None:
+def _image_mask(inputs: Inputs) -> torch.Tensor | None:
     image_mask = inputs.tensors.get("image_attention_mask")
     return None if image_mask is None else image_mask.bool()
 

@@ -11,12 +11,14 @@ import torch
 from PIL import Image
 
 from workers.decoding.prompt import ImageInput
-from workers.families.pinned import Inputs, Pinned
+from workers.families import family
+from workers.families.architecture import Architecture, Inputs
+from workers.families.family import TransformersFamily
 from workers.settings import EngineSettings
 
 
-class Chat(Pinned):
-    """A pinned model of an architecture without a family of its own."""
+class Chat(Architecture):
+    """Adapter of a model of an architecture without a family of its own."""
 
     name = "chat"
     per_token = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"})
@@ -26,8 +28,8 @@ class Chat(Pinned):
     def encode(
         self, text: str, images: Sequence[Image.Image]
     ) -> tuple[dict[str, torch.Tensor], Sequence[ImageInput]]:
-        """See Pinned.encode."""
-        encoded = self._processor(
+        """See Architecture.encode."""
+        encoded = self.processor(
             text=[text],
             # As apply_chat_template(tokenize=True) calls it: LLaVA-OneVision and others make
             # another prompt of the images of one conversation than of as many conversations.
@@ -48,7 +50,7 @@ class Chat(Pinned):
         return {name: torch.cat([item.tensors[name] for item in items]) for name in names}
 
     def batch_key(self, item: Inputs) -> Hashable:
-        """See Pinned.batch_key: names and shapes of the tensors, without the first axis."""
+        """See Architecture.batch_key: names and shapes of the tensors, without the first axis."""
         return tuple(
             (name, tuple(tensor.shape[1:]))
             for name, tensor in sorted(item.tensors.items())
@@ -56,6 +58,6 @@ class Chat(Pinned):
         )
 
 
-def load(settings: EngineSettings) -> Chat:
-    """Load and pin the checkpoint."""
-    return Chat(settings)
+def load(settings: EngineSettings) -> TransformersFamily:
+    """Load the checkpoint."""
+    return family.load(Chat, settings)

@@ -26,7 +26,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import filter_repo_objects
 from safetensors import safe_open
 
-from db.errors import RequestError
+from db.vocabulary.errors import RequestError
 from workers.settings import EngineSettings
 
 DEMO = Path(__file__).parent.parent / "demo" / "checkpoint"

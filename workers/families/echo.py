@@ -13,8 +13,9 @@ from typing import Any
 
 from PIL import Image, ImageStat
 
-from db.model_info import ModelInfo, ModelLimits
-from db.requests import MAX_EXAMPLES, MAX_IMAGES, MAX_NEW_TOKENS
+from db.vocabulary.kinds import KINDS, kinds_of
+from db.vocabulary.model_info import ModelInfo, ModelLimits
+from db.vocabulary.requests import MAX_EXAMPLES, MAX_IMAGES, MAX_NEW_TOKENS
 from workers.families.base import Answer, Prepared, Score
 from workers.families.prompts import build
 from workers.settings import EngineSettings
@@ -67,7 +68,10 @@ class Echo:
             template=template,
             prompt=described if options.get("echo") else None,
         )
-        return answer if "labels" not in item.request else _choose(answer, item.request)
+        if "labels" in item.request:
+            return _choose(answer, item.request)
+        read = KINDS[item.request["kind"]].read
+        return replace(answer, kind_fields=read(answer.text, item.request))
 
 
 def _choose(answer: Answer, request: dict[str, Any]) -> Answer:
@@ -75,10 +79,10 @@ def _choose(answer: Answer, request: dict[str, Any]) -> Answer:
     labels = request["labels"]
     chosen = labels[hashlib.sha256(answer.text.encode()).digest()[0] % len(labels)]
     if request.get("method") != "rank":
-        return replace(answer, label=chosen)
+        return replace(answer, kind_fields={"label": chosen})
     logprob = -math.log(len(labels))
     scores = tuple(Score(label, logprob, logprob) for label in labels)
-    return replace(answer, finish_reason="rank", label=chosen, scores=scores)
+    return replace(answer, finish_reason="rank", kind_fields={"label": chosen}, scores=scores)
 
 
 def _describe(image: Image.Image) -> str:
@@ -93,7 +97,7 @@ def load(settings: EngineSettings) -> Echo:
         ModelInfo(
             name=settings.model,
             family="echo",
-            kinds=["caption", "vqa", "classify", "generate", "chat"],
+            kinds=kinds_of("chat"),
             limits=ModelLimits(
                 max_images=MAX_IMAGES,
                 max_examples=MAX_EXAMPLES,

@@ -16,23 +16,26 @@ from transformers.models.idefics.processing_idefics import (
     incremental_to_binary_attention_mask,
 )
 
+from db.vocabulary.kinds import Style
 from workers.decoding.cross_attention import CrossAttentionDecoder
 from workers.decoding.generation import END_OF_UTTERANCE
 from workers.decoding.prompt import ImageInput
 from workers.decoding.text_decoder import TextDecoder
-from workers.families.pinned import Inputs, Pinned
-from workers.families.prompts import Style, Turn
+from workers.families import family
+from workers.families.architecture import Architecture, Inputs
+from workers.families.family import TransformersFamily
+from workers.families.prompts import Turn
 from workers.settings import EngineSettings
 
 FAKE, IMAGE = "<fake_token_around_image>", "<image>"
 #: A slot has room for the keys and values of so many images; `generate` answers longer prompts.
-MAX_IMAGES = 8
+SLOT_IMAGES = 8
 #: Images in one pass of the vision encoder.
 IMAGES_AT_ONCE = 64
 
 
-class Idefics(Pinned):
-    """A pinned IDEFICS."""
+class Idefics(Architecture):
+    """Adapter of IDEFICS."""
 
     name = "idefics"
     languages = ("English",)
@@ -51,12 +54,12 @@ class Idefics(Pinned):
     def encode(
         self, text: str, images: Sequence[Image.Image]
     ) -> tuple[dict[str, torch.Tensor], Sequence[ImageInput]]:
-        """See Pinned.encode. All images have one size; image_attention_mask: (tokens, images)."""
+        """See Architecture.encode. Images have one size; image_attention_mask: (tokens, images)."""
         ids = torch.tensor(self.text_ids(text))
         tensors = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if not images:
             return tensors, []
-        sized = self._processor.image_processor(list(images), return_tensors="pt")
+        sized = self.processor.image_processor(list(images), return_tensors="pt")
         nth, _ = image_attention_mask_for_packed_input_ids(ids[None], self.tokenizer, "pt")
         tensors["image_attention_mask"] = incremental_to_binary_attention_mask(
             nth, "pt", num_classes=len(images)
@@ -67,7 +70,7 @@ class Idefics(Pinned):
         """Pad to the most images of an item, with zeros that no token attends to."""
         longest = max(len(item.tensors["input_ids"]) for item in items)
         most = max(len(item.images) for item in items) or 1
-        shape = (len(items), most, *self._processor.default_image_dims)
+        shape = (len(items), most, *self.processor.default_image_dims)
         pixels = torch.zeros(shape, dtype=self.model.dtype, device=self.device)
         mask = torch.zeros((len(items), longest, most), dtype=torch.long)
         for row, item in enumerate(items):
@@ -78,19 +81,23 @@ class Idefics(Pinned):
         return {"pixel_values": pixels, "image_attention_mask": mask}
 
     def image_size(self, width: int, height: int) -> tuple[int, int]:
-        """See Pinned.image_size: all images become squares."""
-        _, rows, columns = self._processor.default_image_dims
+        """See Architecture.image_size: all images become squares."""
+        _, rows, columns = self.processor.default_image_dims
         return int(columns), int(rows)
 
     def text_decoder(self) -> TextDecoder:
-        """See Pinned.text_decoder."""
+        """See Architecture.text_decoder."""
         merge_embeddings(self.model)
-        return CrossAttentionDecoder(self.model, MAX_IMAGES)
+        return CrossAttentionDecoder(self.model, SLOT_IMAGES)
 
-    def encode_images(self, images: Sequence[ImageInput]) -> list[torch.Tensor]:
-        """See Pinned.encode_images."""
+    def encode_images(
+        self, images: Sequence[ImageInput], patches_at_once: int
+    ) -> list[torch.Tensor]:
+        """See Architecture.encode_images."""
         encoded: list[torch.Tensor] = []
-        at_once = 1 if self.is_batch_invariant else IMAGES_AT_ONCE
+        _, rows, columns = self.processor.default_image_dims
+        patches = max(1, rows * columns // self.loaded.patch_pixels)
+        at_once = max(1, min(patches_at_once // patches, IMAGES_AT_ONCE))
         for start in range(0, len(images), at_once):
             some = images[start : start + at_once]
             hidden = self.model.model.vision_model(self._pixel_values(some)).last_hidden_state
@@ -107,7 +114,7 @@ class Idefics(Pinned):
     def continuation_inputs(
         self, outputs: Any, tensors: dict[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
-        """See Pinned.continuation_inputs: encoded images, and a mask that shows them all."""
+        """See Architecture.continuation_inputs: encoded images, and a mask that shows them all."""
         resampled = self.model.config.use_resampler
         return {
             "perceiver_embeddings" if resampled else "image_encoder_embeddings": (
@@ -123,7 +130,7 @@ class Idefics(Pinned):
         return torch.cat([mask[:tokens], more])
 
     def _pieces(self, turns: Sequence[Turn]) -> list[str | int]:
-        if self.card.style == "plain":
+        if self.loaded.card.style == "plain":
             return [part for turn in turns for part in turn.parts]
         pieces: list[str | int] = []
         for number, turn in enumerate(turns):
@@ -140,11 +147,13 @@ class Idefics(Pinned):
                 pieces.append(END_OF_UTTERANCE)
         return [*pieces, "\nAssistant:"]
 
-    def _style(self, settings: EngineSettings) -> Style:
+    @classmethod
+    def style(cls, processor: Any, settings: EngineSettings) -> Style:
+        """See Architecture.style."""
         if settings.prompt_style != "auto":
             return settings.prompt_style
         # Only the instruct models have a token that ends a turn.
-        return "chat" if END_OF_UTTERANCE in self.tokenizer.get_vocab() else "plain"
+        return "chat" if END_OF_UTTERANCE in processor.tokenizer.get_vocab() else "plain"
 
 
 def merge_embeddings(model: Any) -> None:
@@ -159,6 +168,6 @@ def merge_embeddings(model: Any) -> None:
         inner.embed_tokens = torch.nn.Embedding.from_pretrained(torch.cat(tables).detach())
 
 
-def load(settings: EngineSettings) -> Idefics:
-    """Load and pin the checkpoint."""
-    return Idefics(settings)
+def load(settings: EngineSettings) -> TransformersFamily:
+    """Load the checkpoint."""
+    return family.load(Idefics, settings)

@@ -15,13 +15,15 @@ from workers.decoding.attention import PackedSequences, override_attention
 from workers.decoding.embedded_images import EmbeddedImagesDecoder
 from workers.decoding.prompt import ImageInput
 from workers.decoding.text_decoder import TextDecoder
-from workers.families.pinned import Inputs, Pinned
+from workers.families import family
+from workers.families.architecture import Architecture, Inputs
+from workers.families.family import TransformersFamily
 from workers.families.pixels import batches_by_patches, encode_packed
 from workers.settings import EngineSettings
 
 
-class Idefics2(Pinned):
-    """A pinned Idefics2."""
+class Idefics2(Architecture):
+    """Adapter of Idefics2."""
 
     name = "idefics2"
     languages = ("English",)
@@ -29,8 +31,8 @@ class Idefics2(Pinned):
     def encode(
         self, text: str, images: Sequence[Image.Image]
     ) -> tuple[dict[str, torch.Tensor], Sequence[ImageInput]]:
-        """See Pinned.encode. Images have any size; an image that is split gives all its parts."""
-        encoded = self._processor(
+        """See Architecture.encode. Images have any size; a split image gives all its parts."""
+        encoded = self.processor(
             text=[text],
             images=[list(images)] if images else None,
             add_special_tokens=not self.has_bos(text),
@@ -68,8 +70,8 @@ class Idefics2(Pinned):
         return {"pixel_values": pixels, "pixel_attention_mask": mask}
 
     def image_size(self, width: int, height: int) -> tuple[int, int]:
-        """See Pinned.image_size."""
-        processor = self._processor.image_processor
+        """See Architecture.image_size."""
+        processor = self.processor.image_processor
         if processor.do_image_splitting:  # into parts that are each as large
             return width, height
         scale = min(1.0, processor.size.longest_edge / max(width, height))
@@ -77,17 +79,19 @@ class Idefics2(Pinned):
         return max(round(width * scale), least), max(round(height * scale), least)
 
     def text_decoder(self) -> TextDecoder:
-        """See Pinned.text_decoder."""
+        """See Architecture.text_decoder."""
         perceiver = self.model.config.perceiver_config
         return EmbeddedImagesDecoder(
             self.model, self.model.config.image_token_id, perceiver.resampler_n_latents
         )
 
-    def encode_images(self, images: Sequence[ImageInput]) -> list[torch.Tensor]:
-        """See Pinned.encode_images."""
+    def encode_images(
+        self, images: Sequence[ImageInput], patches_at_once: int
+    ) -> list[torch.Tensor]:
+        """See Architecture.encode_images."""
         assert self.pixels is not None
         vision, encoded = self.model.model.vision_model, [torch.empty(0)] * len(images)
-        for numbers in batches_by_patches(images, vision.config.patch_size, self.patches_at_once):
+        for numbers in batches_by_patches(images, vision.config.patch_size, patches_at_once):
             some = [images[number] for number in numbers]
             hidden, lengths = encode_packed(vision, some, self.pixels, self.device)
             for number, features in zip(numbers, self.connect(hidden, lengths), strict=True):
@@ -132,6 +136,6 @@ def _not_all_zero(pixels: torch.Tensor) -> torch.Tensor:
     return pixels
 
 
-def load(settings: EngineSettings) -> Idefics2:
-    """Load and pin the checkpoint."""
-    return Idefics2(settings)
+def load(settings: EngineSettings) -> TransformersFamily:
+    """Load the checkpoint."""
+    return family.load(Idefics2, settings)

@@ -7,12 +7,14 @@ from transformers import Idefics3Processor
 
 from workers.decoding.embedded_images import EmbeddedImagesDecoder
 from workers.decoding.text_decoder import TextDecoder
+from workers.families import family
+from workers.families.family import TransformersFamily
 from workers.families.idefics2 import Idefics2
 from workers.settings import EngineSettings
 
 
 class Idefics3(Idefics2):
-    """A pinned Idefics3; its tiles are encoded as the images of Idefics2 are."""
+    """Adapter of Idefics3; its tiles are encoded as the images of Idefics2 are."""
 
     name = "idefics3"
     languages = ("English",)
@@ -20,7 +22,7 @@ class Idefics3(Idefics2):
     processor_class = Idefics3Processor
 
     def text_decoder(self) -> TextDecoder:
-        """See Pinned.text_decoder."""
+        """See Architecture.text_decoder."""
         return EmbeddedImagesDecoder(
             self.model, self.model.config.image_token_id, self.model.model.image_seq_len
         )
@@ -31,6 +33,6 @@ class Idefics3(Idefics2):
         return [connector(own[None])[0] for own in hidden.split(list(lengths))]
 
 
-def load(settings: EngineSettings) -> Idefics3:
-    """Load and pin the checkpoint."""
-    return Idefics3(settings)
+def load(settings: EngineSettings) -> TransformersFamily:
+    """Load the checkpoint."""
+    return family.load(Idefics3, settings)

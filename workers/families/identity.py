@@ -6,11 +6,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from db.model_info import ModelInfo, ModelLimits
-from db.requests import MAX_EXAMPLES, MAX_IMAGES, MAX_NEW_TOKENS
+from db.vocabulary.kinds import KINDS, Style, kinds_of
+from db.vocabulary.model_info import ModelInfo, ModelLimits
+from db.vocabulary.requests import MAX_EXAMPLES, MAX_IMAGES, MAX_NEW_TOKENS
 from workers.decoding import generation
 from workers.families import alttext, checkpoints
-from workers.families.prompts import TEMPLATES, Style
 from workers.settings import EngineSettings
 
 #: Most tokens an item may ask for where the operator has said nothing: longer answers hold a
@@ -38,7 +38,7 @@ def card(
     return ModelInfo(
         name=settings.model,
         family=family,
-        kinds=["caption", "vqa", "classify", "generate", *(["chat"] * (style == "chat"))],
+        kinds=kinds_of(style),
         limits=ModelLimits(
             max_images=MAX_IMAGES,
             max_examples=MAX_EXAMPLES,
@@ -97,7 +97,8 @@ def fingerprint(
         chat_template,
         card.model_dump_json(include=included),
         settings.model_dump_json(include=own),
-        repr((TEMPLATES, alttext.TEMPLATE)),
+        repr([(kind, entry.templates) for kind, entry in KINDS.items()]),
+        alttext.TEMPLATE,
         *(version(name) for name in ("idefiq", "torch", "transformers", "pillow")),
     ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

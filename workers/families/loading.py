@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
 
-from db.errors import RequestError
+from db.vocabulary.errors import RequestError
 from workers.families import checkpoints
 from workers.families.videoless import without_videos
 from workers.settings import EngineSettings

@@ -2,42 +2,19 @@
 
     request ─▶ template of its style and kind, filled ─▶ turns of texts and images
 
-A model that was taught to converse takes turns ("chat"); a base model continues a text
-("plain"), for which the wordings are those of the guide to IDEFICS in transformers. In a
-template, {images} is where the images are and {prompt}, {question}, {labels}, {language} are the
-request's fields; any other brace is a brace.
+The templates are those of db/vocabulary/kinds.py, or the request's own.
 """
 
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from db.requests import TEMPLATE_FIELDS
+from db.vocabulary.kinds import KINDS, TEMPLATE_FIELDS, Style, Template
 
-Style = Literal["chat", "plain"]
 #: A text, or the number of an image: the request's images first, then those of its examples.
 PromptPart = str | int
-
-
-@dataclass(frozen=True, slots=True)
-class Template:
-    """The prompt of one kind for models of one style.
-
-    Attributes:
-        name: Name and version; a changed wording is a new version.
-        body: One question to the model; repeated for each example.
-        head: What stands before everything, once.
-        language: What {language} becomes when an answer's language is asked for; {} is its name.
-        brackets: Labels as a list of Python, as the guide prints them, and not with commas alone.
-    """
-
-    name: str
-    body: str
-    head: str = ""
-    language: str = "{}"
-    brackets: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,64 +33,6 @@ class Prompt:
     template: str
 
 
-_CHAT = {
-    "caption": Template(
-        "caption/1", "{images}Describe the image.{language}", language=" Answer in {}."
-    ),
-    "caption-prompt": Template(
-        "caption-prompt/1", "{images}{prompt}{language}", language=" Answer in {}."
-    ),
-    "vqa": Template("vqa/1", "{images}{question}{language}", language=" Answer in {}."),
-    "classify": Template(
-        "classify/1",
-        "{images}Classify the image into a single category from the following list: {labels}."
-        "{language} Answer with the category alone.",
-        language=" Answer in {}.",
-    ),
-    "generate": Template("generate/1", "{images}{prompt}{language}", language=" Answer in {}."),
-}
-_PLAIN = {
-    # The beginning of the text and the image alone: a base model goes on with a caption.
-    "caption": Template(
-        "plain-caption/1",
-        "{images}",
-        head="{language}",
-        language="Instruction: Describe the image in {}.\n",
-    ),
-    "caption-examples": Template(
-        "plain-caption-examples/1",
-        "User:{images}Describe this image{language}.\nAssistant:",
-        language=" in {}",
-    ),
-    "caption-prompt": Template(
-        "plain-caption-prompt/1",
-        "{images}{prompt}",
-        head="{language}",
-        language="Instruction: Answer in {}.\n",
-    ),
-    "vqa": Template(
-        "plain-vqa/1",
-        "{images}Question: {question} Answer:",
-        head="Instruction: Provide an answer to the question{language}. Use the image to answer.\n",
-        language=" in {}",
-    ),
-    "classify": Template(
-        "plain-classify/1",
-        "{images}Category: ",
-        head="Instruction: Classify the following image into a single category from the"
-        " following list: {labels}.{language}\n",
-        language=" Answer in {}.",
-        brackets=True,
-    ),
-    "generate": Template(
-        "plain-generate/1",
-        "{images}Text: \n",
-        head="Instruction: {prompt}{language}\n",
-        language=" Answer in {}.",
-    ),
-}
-TEMPLATES: dict[Style, dict[str, Template]] = {"chat": _CHAT, "plain": _PLAIN}
-
 _PLACE = re.compile(rf"(\{{(?:{'|'.join(['images', *sorted(TEMPLATE_FIELDS)])})\}})")
 
 
@@ -125,9 +44,10 @@ def build(request: Mapping[str, Any], style: Style, images_given: int) -> Prompt
     """
     shown = range(images_given - len(request.get("examples", ())), images_given)
     images = range(shown.start)
-    if request["kind"] == "chat":
+    templates = KINDS[request["kind"]].templates
+    if templates is None:
         return Prompt(tuple(_conversation(request, shown)), "chat/1")
-    template = _choose(request, style)
+    template = _choose(request, templates[style])
     fields = _fields(request, template)
     asked = _fill(template.body, fields, images)
     solved = [
@@ -151,16 +71,15 @@ def _ends_in_space(parts: list[PromptPart]) -> bool:
     return isinstance(last, str) and last[-1:].isspace()
 
 
-def _choose(request: Mapping[str, Any], style: Style) -> Template:
+def _choose(request: Mapping[str, Any], templates: Mapping[str, Template]) -> Template:
     if "template" in request:
         digest = hashlib.sha256(request["template"].encode()).hexdigest()[:8]
         return Template(f"own/{digest}", request["template"])
-    kind = request["kind"]
-    if "prompt" in request and kind == "caption":
-        kind = "caption-prompt"
-    elif request.get("examples") and f"{kind}-examples" in TEMPLATES[style]:
-        kind = f"{kind}-examples"
-    return TEMPLATES[style][kind]
+    if "prompt" in request and "prompt" in templates:
+        return templates["prompt"]
+    if request.get("examples") and "examples" in templates:
+        return templates["examples"]
+    return templates[""]
 
 
 def _fields(request: Mapping[str, Any], template: Template) -> dict[str, str]:

@@ -14,26 +14,18 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from db.errors import EngineError
-from workers.families.base import Score
-
-if TYPE_CHECKING:
-    from workers.families.pinned import Inputs, Pinned
+from db.vocabulary.errors import EngineError
+from workers.families.answers import echoed_prompt
+from workers.families.architecture import Architecture, Inputs, Suffixes
+from workers.families.base import Answer, Prepared, Score
+from workers.families.loaded import LoadedModel
 
 #: Most labels of a batch, most tokens of its labels, and most positions of prompts and labels.
 MAX_ROWS, MAX_LABEL_TOKENS, MAX_POSITIONS = 64, 1024, 32_768
-
-
-@dataclass(frozen=True, slots=True)
-class Suffixes:
-    """Token ids of each label after the prompt, which loses its last `cut` tokens."""
-
-    ids: list[list[int]]
-    cut: int
 
 
 def suffixes(ids_of: Callable[[str], list[int]], prompt: str, labels: Sequence[str]) -> Suffixes:
@@ -55,94 +47,118 @@ def _shared(one: Sequence[int], other: Sequence[int]) -> int:
     return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
-def rank(
-    family: "Pinned", item: "Inputs", suffixes: Suffixes, labels: Sequence[str]
-) -> list[Score]:
-    """Score every label, in their order.
+@dataclass(frozen=True, slots=True)
+class Ranker:
+    """Scores the labels of items on a loaded model.
 
-    Raises:
-        EngineError: The model's scores are no numbers.
-        torch.OutOfMemoryError: Not even one label at a time fits.
+    Attributes:
+        is_cached: Labels are scored after one prefill of the prompt, and not with `generate`,
+            which is slower and works for any architecture.
     """
-    score = cached if family.ranks_from_cache else forced
-    rows = MAX_ROWS
-    while True:
-        try:
-            logprobs = score(family, item, suffixes, rows)
-            break
-        except torch.OutOfMemoryError:
-            if rows == 1:
-                raise
-            rows //= 2
-    scores = [
-        Score(label, sum(chosen), sum(chosen) / len(chosen))
-        for label, chosen in zip(labels, logprobs, strict=True)
-    ]
-    if not all(math.isfinite(score.logprob) for score in scores):
-        raise EngineError("the model's scores are not finite")
-    return scores
 
+    loaded: LoadedModel
+    architecture: Architecture
+    is_cached: bool = False
 
-def cached(
-    family: "Pinned", item: "Inputs", suffixes: Suffixes, most_rows: int = MAX_ROWS
-) -> list[list[float]]:
-    """Log probabilities of each label's tokens, with one prefill of the prompt."""
-    prefix = family.collate([without_end(family, item, suffixes.cut)])
-    length = prefix["input_ids"].shape[1]
-    outputs = family.model(**prefix, use_cache=True, **_last_only(family.model))
-    more = family.continuation_inputs(outputs, prefix)
-    chosen: list[list[float]] = []
-    while some := suffixes.ids[len(chosen) :][: _rows(suffixes, length, most_rows)]:
-        cache = copy.deepcopy(outputs.past_key_values)
-        cache.batch_repeat_interleave(len(some))
-        ids, mask = _right_padded(some, family.device)
-        seen = prefix["attention_mask"].expand(len(some), length)
-        steps = family.model(
-            input_ids=ids,
-            attention_mask=torch.cat([seen, mask], 1),
-            past_key_values=cache,
-            use_cache=True,
-            **{name: tensor.repeat_interleave(len(some), 0) for name, tensor in more.items()},
+    def answer(self, item: Prepared) -> Answer:
+        """Answer an item with the label of the highest score.
+
+        Raises:
+            EngineError: The model's scores are no numbers.
+            torch.OutOfMemoryError: Not even one label at a time fits.
+        """
+        scores = self._rank(item.inputs, item.inputs.suffixes, item.request["labels"])
+        best = max(scores, key=lambda score: score.logprob)  # the first of equals
+        return Answer(
+            text=best.label,
+            finish_reason="rank",
+            prompt_tokens=item.tokens,
+            completion_tokens=0,
+            template=item.inputs.template,
+            path="rank",
+            kind_fields={"label": best.label},
+            scores=tuple(scores),
+            prompt=echoed_prompt(item),
         )
-        first = outputs.logits[:, -1:].expand(len(some), -1, -1)
-        chosen += _pick(torch.cat([first, steps.logits[:, :-1]], 1), some)
-    return chosen
 
+    def _rank(self, item: Inputs, suffixes: Suffixes, labels: Sequence[str]) -> list[Score]:
+        score = self.cached if self.is_cached else self.forced
+        rows = MAX_ROWS
+        while True:
+            try:
+                logprobs = score(item, suffixes, rows)
+                break
+            except torch.OutOfMemoryError:
+                if rows == 1:
+                    raise
+                rows //= 2
+        scores = [
+            Score(label, sum(chosen), sum(chosen) / len(chosen))
+            for label, chosen in zip(labels, logprobs, strict=True)
+        ]
+        if not all(math.isfinite(score.logprob) for score in scores):
+            raise EngineError("the model's scores are not finite")
+        return scores
 
-def forced(
-    family: "Pinned", item: "Inputs", suffixes: Suffixes, most_rows: int = MAX_ROWS
-) -> list[list[float]]:
-    """The same with `generate`, forced to each label: slower, for any architecture."""
-    bare = without_end(family, item, suffixes.cut)
-    length = len(bare.tensors["input_ids"])
-    chosen: list[list[float]] = []
-    while some := suffixes.ids[len(chosen) :][: _rows(suffixes, length, most_rows)]:
-        prefix = family.collate([bare] * len(some))
+    def cached(
+        self, item: Inputs, suffixes: Suffixes, most_rows: int = MAX_ROWS
+    ) -> list[list[float]]:
+        """Log probabilities of each label's tokens, with one prefill of the prompt."""
+        model, architecture = self.loaded.model, self.architecture
+        prefix = architecture.collate([self._without_end(item, suffixes.cut)])
+        length = prefix["input_ids"].shape[1]
+        outputs = model(**prefix, use_cache=True, **_last_only(model))
+        more = architecture.continuation_inputs(outputs, prefix)
+        chosen: list[list[float]] = []
+        while some := suffixes.ids[len(chosen) :][: _rows(suffixes, length, most_rows)]:
+            cache = copy.deepcopy(outputs.past_key_values)
+            cache.batch_repeat_interleave(len(some))
+            ids, mask = _right_padded(some, self.loaded.device)
+            seen = prefix["attention_mask"].expand(len(some), length)
+            steps = model(
+                input_ids=ids,
+                attention_mask=torch.cat([seen, mask], 1),
+                past_key_values=cache,
+                use_cache=True,
+                **{name: tensor.repeat_interleave(len(some), 0) for name, tensor in more.items()},
+            )
+            first = outputs.logits[:, -1:].expand(len(some), -1, -1)
+            chosen += _pick(torch.cat([first, steps.logits[:, :-1]], 1), some)
+        return chosen
 
-        def only(row: int, ids: torch.Tensor, some: list[list[int]] = some) -> list[int]:
-            step = len(ids) - length
-            return [some[row][step] if step < len(some[row]) else some[row][-1]]
+    def forced(
+        self, item: Inputs, suffixes: Suffixes, most_rows: int = MAX_ROWS
+    ) -> list[list[float]]:
+        """The same with `generate`, forced to each label."""
+        bare = self._without_end(item, suffixes.cut)
+        length = len(bare.tensors["input_ids"])
+        chosen: list[list[float]] = []
+        while some := suffixes.ids[len(chosen) :][: _rows(suffixes, length, most_rows)]:
+            prefix = self.architecture.collate([bare] * len(some))
 
-        output = family.model.generate(
-            **prefix,
-            max_new_tokens=max(len(suffix) for suffix in some),
-            do_sample=False,
-            prefix_allowed_tokens_fn=only,
-            output_logits=True,
-            return_dict_in_generate=True,
-        )
-        chosen += _pick(torch.stack(output.logits, 1), some)
-    return chosen
+            def only(row: int, ids: torch.Tensor, some: list[list[int]] = some) -> list[int]:
+                step = len(ids) - length
+                return [some[row][step] if step < len(some[row]) else some[row][-1]]
 
+            output = self.loaded.model.generate(
+                **prefix,
+                max_new_tokens=max(len(suffix) for suffix in some),
+                do_sample=False,
+                prefix_allowed_tokens_fn=only,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+            chosen += _pick(torch.stack(output.logits, 1), some)
+        return chosen
 
-def without_end(family: "Pinned", item: "Inputs", cut: int) -> "Inputs":
-    """Return the item without the last tokens of its prompt, if labels need that."""
-    end = len(item.tensors["input_ids"]) - cut
-    tensors = {
-        name: tensor[:end] if name in family.per_token else tensor
-        for name, tensor in item.tensors.items()
-    }
-    return replace(item, tensors=tensors)
+    def _without_end(self, item: Inputs, cut: int) -> Inputs:
+        """Return the item without the last tokens of its prompt, if labels need that."""
+        end = len(item.tensors["input_ids"]) - cut
+        tensors = {
+            name: tensor[:end] if name in self.architecture.per_token else tensor
+            for name, tensor in item.tensors.items()
+        }
+        return replace(item, tensors=tensors)
 
 
 def _rows(suffixes: Suffixes, length: int, most: int) -> int:

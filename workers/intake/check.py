@@ -8,22 +8,33 @@ are spawned, not forked, have an address-space limit, and neither torch nor the 
 """
 
 import contextlib
+import ctypes
+import math
 import multiprocessing
+import os
 import queue
 import resource
 import signal
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-from db.errors import CheckDied, EngineError, ImageTooLarge, ImageUnreadable, ItemError
-from db.known_images import OK, CheckResult
+from db.images.known_images import OK, CheckResult
+from db.vocabulary.errors import CheckDied, EngineError, ImageTooLarge, ImageUnreadable, ItemError
 from workers import images, svg
+from workers.intake.structure import check_structure
 from workers.settings import IntakeSettings
 
 #: Longest wait for a child to begin.
 START_SECONDS = 60.0
+#: A check may take this many times its processor time, for example while the machine is busy.
+WALL_FACTOR = 4.0
+#: Longest wait for the exit status of a child that has closed its pipe.
+END_SECONDS = 5.0
+#: Of prctl(2): the signal that a child gets when the thread that started it ends.
+PR_SET_PDEATHSIG = 1
 _SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -49,6 +60,7 @@ def check(data: bytes, limits: ImageLimits) -> CheckResult:
 def _measure(data: bytes, limits: ImageLimits) -> CheckResult:
     if len(data) > limits.image_bytes:
         raise ImageTooLarge(f"{len(data)} bytes; the limit is {limits.image_bytes}")
+    check_structure(data)  # first, because reading the header already walks over many parts
     image = images.open_image(data)
     width, height = image.size
     if min(width, height) < 1:
@@ -84,6 +96,9 @@ _WORK: dict[str, Callable[[bytes, ImageLimits], bytes | CheckResult]] = {
 class Checkers:
     """Child processes that check images and draw SVGs, one at a time each.
 
+    A child ends when its parent does, however that ends, and when an image has used up its
+    processor time; on a busy machine that may take WALL_FACTOR times as long.
+
     Args:
         settings: Number of children, limits of an image, and of the child's time and memory.
     """
@@ -93,10 +108,15 @@ class Checkers:
         self._limits = ImageLimits(
             settings.max_image_bytes, settings.max_image_pixels, settings.max_image_aspect
         )
+        # Children end with the thread that has started them, so one thread starts all.
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="children")
         #: The one used last comes first, so that few of many are busy.
-        self._idle: queue.LifoQueue[_Child] = queue.LifoQueue()
+        self.idle: queue.LifoQueue[_Child] = queue.LifoQueue()
         for _ in range(settings.intake_children):
-            self._idle.put(_Child(settings.check_memory_bytes))
+            self.idle.put(self._start())
+
+    def _start(self) -> "_Child":
+        return self._starter.submit(_Child, self._settings.check_memory_bytes).result()
 
     def check(self, data: bytes) -> CheckResult:
         """Check bytes in a child; see `_do`."""
@@ -115,22 +135,23 @@ class Checkers:
             CheckDied: The child died on these bytes, or took too long.
             EngineError: There was no child to be had.
         """
-        child = self._idle.get()
+        child = self.idle.get()
         try:
             if not child.is_alive():  # it died of something else, while it had nothing to do
                 child = self._replaced(child)
             return child.do(work, data, self._limits, self._settings.check_seconds)
         finally:
-            self._idle.put(child)
+            self.idle.put(child)
 
     def _replaced(self, child: "_Child") -> "_Child":
         child.end()
-        return _Child(self._settings.check_memory_bytes)
+        return self._start()
 
     def close(self) -> None:
         """End the children."""
         for _ in range(self._settings.intake_children):
-            self._idle.get().end()
+            self.idle.get().end()
+        self._starter.shutdown()
 
 
 class _Child:
@@ -138,16 +159,19 @@ class _Child:
 
     def __init__(self, memory_bytes: int) -> None:
         self._pipe, theirs = _SPAWN.Pipe()
-        self._process = _SPAWN.Process(
-            target=_serve, args=(theirs, memory_bytes), name="check", daemon=True
+        self.process = _SPAWN.Process(
+            target=_serve,
+            args=(theirs, memory_bytes, os.getpid()),
+            name="check",
+            daemon=True,
         )
-        self._process.start()
+        self.process.start()
         self._is_ready = False
         theirs.close()
 
     def is_alive(self) -> bool:
         """True if the child can take work."""
-        return self._process.is_alive()
+        return self.process.is_alive()
 
     def do(
         self, work: str, data: bytes, limits: ImageLimits, seconds: float
@@ -157,20 +181,22 @@ class _Child:
 
         def end_late() -> None:
             late.set()
-            self._process.kill()
+            self.process.kill()
 
         self._wait_until_ready()
-        timer = threading.Timer(seconds, end_late)
+        timer = threading.Timer(seconds * WALL_FACTOR, end_late)
         try:
             timer.start()
             try:
-                self._pipe.send((work, data, limits))
+                self._pipe.send((work, data, limits, seconds))
                 done: bytes | CheckResult = self._pipe.recv()
             finally:
                 timer.cancel()
         except (EOFError, OSError) as error:
+            self.process.join(END_SECONDS)
+            is_late = late.is_set() or self.process.exitcode == -signal.SIGXCPU
             self.end()
-            if late.is_set():
+            if is_late:
                 raise CheckDied("checking the image took too long") from error
             raise CheckDied("the process that checked the image died") from error
         return done
@@ -185,7 +211,7 @@ class _Child:
             return
         try:
             if not self._pipe.poll(START_SECONDS):
-                self._process.kill()
+                self.process.kill()
             self._pipe.recv()
         except (EOFError, OSError) as error:
             self.end()
@@ -195,17 +221,23 @@ class _Child:
     def end(self) -> None:
         """Kill the child."""
         self._pipe.close()
-        self._process.kill()
-        self._process.join()
+        self.process.kill()
+        self.process.join()
 
 
-def _serve(pipe: Connection, memory_bytes: int) -> None:
+def _serve(pipe: Connection, memory_bytes: int, parent: int) -> None:
     """Main loop of a child, until its parent is gone."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before that
+        return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(EOFError, OSError):
         pipe.send("ready")
         while True:
-            work, data, limits = pipe.recv()
+            work, data, limits, seconds = pipe.recv()
+            used = resource.getrusage(resource.RUSAGE_SELF)
+            until = math.ceil(used.ru_utime + used.ru_stime + seconds)
+            resource.setrlimit(resource.RLIMIT_CPU, (until, resource.RLIM_INFINITY))
             pipe.send(_WORK[work](data, limits))

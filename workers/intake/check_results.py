@@ -3,10 +3,10 @@
 import threading
 from dataclasses import replace
 
-from db import known_images
-from db.database import Database
-from db.errors import StorageError
-from db.known_images import CheckResult
+from db.images import known_images
+from db.images.known_images import CheckResult
+from db.sql.database import Database
+from db.vocabulary.errors import StorageError
 from workers.session import Session
 
 #: Longest message of a result, in characters.
@@ -20,10 +20,13 @@ class CheckResultBuffer:
     """Check results that are not in the database yet. Thread-safe.
 
     A result for an image that was deleted meanwhile is dropped by the write.
+
+    Args:
+        session: Writes are retried as long as it holds.
     """
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, session: Session) -> None:
+        self._database, self._session = database, session
         self._lock = threading.Lock()
         self._unwritten: dict[Owned, CheckResult] = {}
 
@@ -40,7 +43,7 @@ class CheckResultBuffer:
         with self._lock:
             self._unwritten[owned] = check_result
 
-    def write(self, session: Session, session_id: str) -> None:
+    def write(self) -> None:
         """Write all buffered results, retrying as long as the session holds.
 
         Results that the database rejects are dropped, so that they do not block others.
@@ -49,10 +52,11 @@ class CheckResultBuffer:
             found = self._unwritten.copy()
         if not found:
             return
+        session_id = self._session.id
         try:
             self._database.retrying(
                 lambda transaction: known_images.record_checks(transaction, found),
-                while_=lambda: session.holds(session_id),
+                while_=lambda: self._session.holds(session_id),
             )
         except StorageError:
             raise

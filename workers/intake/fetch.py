@@ -9,7 +9,7 @@ from urllib.parse import urljoin
 
 import httpcore2
 
-from db.errors import (
+from db.vocabulary.errors import (
     FetchFailed,
     HostBusy,
     ImageForbidden,
@@ -18,7 +18,8 @@ from db.errors import (
     ItemError,
 )
 from workers import network
-from workers.network import Refused, Resolver, TooSlow, resolve
+from workers.addresses import Refused, checked
+from workers.network import Resolver, TooSlow, resolve
 from workers.settings import IntakeSettings
 
 #: No compression: a small body must not become a large one after the size was counted.
@@ -75,7 +76,7 @@ class Fetcher:
     def _follow(self, url: str) -> bytes:
         deadline = self._deadline.at = time.monotonic() + self._settings.fetch_total_seconds
         for _ in range(self._settings.fetch_redirects + 1):
-            url, host = network.checked(url, self._settings.fetch_ports)
+            url, host = checked(url, self._settings.fetch_ports)
             turn = self._turns[hash(host) % HOSTS]
             if not turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
                 raise HostBusy(f"other images of {host} are being fetched")

@@ -8,34 +8,35 @@ import hashlib
 import io
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from db import failpoints, known_images
-from db.blobs import BlobStore, image_key
-from db.database import Database
-from db.errors import (
+from db import failpoints, logs
+from db.blobs.store import BlobStore, image_key
+from db.images import known_images
+from db.images.known_images import OK, CheckResult
+from db.queue.lease import Failure, Lease
+from db.sql.database import Database
+from db.tracing import work_span
+from db.vocabulary.errors import (
     CheckDied,
     EngineError,
     IdefiqError,
-    ImageNotFound,
     ImagePoison,
     ItemError,
 )
-from db.known_images import OK, CheckResult
-from db.leases import Failure, Lease
-from db.requests import blob_digests, image_references
-from db.states import Stage
+from db.vocabulary.requests import blob_digests, image_references
+from db.vocabulary.states import Stage
 from workers import svg
 from workers.broker import Wakes, engine_queue
 from workers.intake.check import Checkers
 from workers.intake.check_results import CheckResultBuffer, Owned
+from workers.intake.named_locks import NamedLocks
 from workers.intake.source import Sources
 from workers.lease_writer import LeaseWriter, claim_and_work
-from workers.loop import ResidentLoop
+from workers.metrics import step
 from workers.session import Session
 
 #: Items in one claim of a lane.
@@ -66,19 +67,12 @@ class Claimed:
     examples: dict[str, IntakeOutcome] = field(default_factory=dict)
 
 
-class CountedLock:
-    """A lock, and the number of threads that hold it or wait for it."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.users = 0
-
-
 class Intake:
     """Does the work of an intake worker; its resident loop calls `run_once`.
 
     Args:
         fetches: Images fetched at the same time.
+        stopping: Set when nothing is to be started any more.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a worker, wired in __main__
@@ -92,15 +86,16 @@ class Intake:
         lease_writer: LeaseWriter,
         *,
         fetches: int,
+        stopping: threading.Event,
     ) -> None:
         self._database, self._store = database, store
         self._sources, self._checkers = sources, checkers
         self._session, self._wakes, self._lease_writer = session, wakes, lease_writer
-        self._checking: dict[tuple[int, str], CountedLock] = {}
-        self._checking_lock = threading.Lock()
-        self._check_results = CheckResultBuffer(database)
+        # One thread at a time works on an image, or on the examples of a job.
+        self._locks = NamedLocks()
+        self._check_results = CheckResultBuffer(database, session)
         self._fetches = ThreadPoolExecutor(fetches, thread_name_prefix="fetch")
-        self.loop: ResidentLoop | None = None
+        self._stopping = stopping
 
     def run_once(self) -> bool:
         """Claim due items and take their images in. Returns True if there may be more."""
@@ -117,20 +112,20 @@ class Intake:
         """Wait for fetches that run."""
         self._fetches.shutdown(cancel_futures=True)
 
-    def _work(self, taken: Sequence[Lease], session: str) -> None:
+    def _work(self, taken: Sequence[Lease]) -> None:
         claimed = self._look_up(taken)
         known: list[Lease] = []
         new: list[Lease] = []
         for lease in taken:
             (known if self._is_checked(lease, claimed) else new).append(lease)
-        self._write(session, [(lease, lease.intake_references) for lease in known], [])
+        self._write([(lease, lease.intake_references) for lease in known], [])
         pending = {self._fetches.submit(self._take_in, lease, claimed): lease for lease in new}
         while pending:
-            self._write_done(session, pending)
-            if self.loop and self.loop.stopping.is_set():
+            self._write_done(pending)
+            if self._stopping.is_set():
                 # What has begun is short and finishes; the rest goes back.
                 unbegun = [future for future in pending if future.cancel()]
-                self._lease_writer.release(session, [pending.pop(future) for future in unbegun])
+                self._lease_writer.release([pending.pop(future) for future in unbegun])
 
     def _look_up(self, taken: Sequence[Lease]) -> Claimed:
         """Look up the known images of a claim."""
@@ -158,7 +153,7 @@ class Intake:
         found = [claimed.check_results.get(image) for image in images]
         return all(check_result is not None and check_result.code == OK for check_result in found)
 
-    def _write_done(self, session: str, pending: dict[Future[IntakeOutcome], Lease]) -> None:
+    def _write_done(self, pending: dict[Future[IntakeOutcome], Lease]) -> None:
         wait(pending, return_when=FIRST_COMPLETED)
         wait(pending, timeout=WRITE_SECONDS)
         arrived: list[tuple[Lease, list[str]]] = []
@@ -169,21 +164,22 @@ class Intake:
                 failures.append(Failure(lease, outcome))
             else:
                 arrived.append((lease, outcome))
-        self._write(session, arrived, failures)
+        self._write(arrived, failures)
 
     def _write(
-        self,
-        session: str,
-        arrived: Sequence[tuple[Lease, list[str]]],
-        failures: Sequence[Failure],
+        self, arrived: Sequence[tuple[Lease, list[str]]], failures: Sequence[Failure]
     ) -> None:
-        self._check_results.write(self._session, session)
-        self._lease_writer.write(session, arrived=arrived, failures=failures)
+        self._check_results.write()
+        self._lease_writer.write(arrived=arrived, failures=failures)
         self._wakes.wake(*{engine_queue(lease.model) for lease, _ in arrived})
 
     # ---- one item -------------------------------------------------------------------
 
     def _take_in(self, lease: Lease, claimed: Claimed) -> IntakeOutcome:
+        with logs.bound(**lease.ids), work_span("take in", [lease.traceparent], **lease.ids):
+            return self._take_in_guarded(lease, claimed)
+
+    def _take_in_guarded(self, lease: Lease, claimed: Claimed) -> IntakeOutcome:
         try:
             own = len(image_references(lease.request))
             wanted = lease.intake_references
@@ -200,7 +196,7 @@ class Intake:
         if not wanted or not lease.shares_examples:
             return [self._take_in_image(lease.owner_id, ref, claimed) for ref in wanted]
         shared = claimed.examples
-        with self._exclusive(lease.owner_id, lease.job_id):
+        with self._locks.holding(lease.job_id):
             if lease.job_id not in shared:
                 try:
                     shared[lease.job_id] = [
@@ -218,13 +214,8 @@ class Intake:
         digest = reference.removeprefix("blob:") if reference.startswith("blob:") else None
         if digest and (check_result := claimed.check_results.get((owner_id, digest))):
             return _accept(digest, check_result)
-        try:
+        with step("fetch"):
             data = self._sources.read(owner_id, reference)
-        except ImageNotFound:
-            if digest:
-                with self._database.transaction() as transaction:
-                    known_images.remove(transaction, owner_id, digest)
-            raise
         if digest is None:
             return self._store_and_check(owner_id, data, reference, claimed)
         if (owner_id, digest) not in claimed.stored:  # uploaded straight to the store
@@ -251,7 +242,7 @@ class Intake:
     ) -> str:
         """Check a stored image once. Of an SVG, the PNG drawn from it is stored and checked."""
         owned = (owner_id, digest)
-        with self._exclusive(owner_id, digest):
+        with self._locks.holding(owned):
             check_result = claimed.check_results.get(owned) or self._check_results.get(owned)
             if check_result is None and svg.is_svg(data):
                 drawn = self._in_child(self._checkers.draw, owner_id, digest, data)
@@ -266,27 +257,12 @@ class Intake:
             self._check_results.add(owned, check_result)
         return _accept(digest, check_result)
 
-    @contextmanager
-    def _exclusive(self, owner_id: int, name: str) -> Iterator[None]:
-        """Hold a lock for one digest or job inside the block, so that its work is done once."""
-        with self._checking_lock:
-            entry = self._checking.setdefault((owner_id, name), CountedLock())
-            entry.users += 1
-        try:
-            with entry.lock:
-                yield
-        finally:
-            with self._checking_lock:
-                entry.users -= 1
-                # Not earlier: a new thread would get another lock than those that wait.
-                if not entry.users:
-                    del self._checking[owner_id, name]
-
     def _in_child(
         self, work: Callable[[bytes], T], owner_id: int, digest: str, data: bytes
     ) -> T | CheckResult:
         try:
-            return work(data)
+            with step("check"):
+                return work(data)
         except CheckDied as error:
             with self._database.transaction() as transaction:
                 crashes = known_images.count_crash(transaction, owner_id, digest)

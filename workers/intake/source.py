@@ -7,24 +7,22 @@
 `data:` references became blobs when they were submitted.
 """
 
-import hashlib
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from db import owners
-from db.blobs import BlobStore, image_key
-from db.database import Database
-from db.errors import (
+from db.blobs.s3 import s3_client
+from db.blobs.store import BlobStore
+from db.images.image_bytes import read_image
+from db.settings import StorageSettings
+from db.sql.database import Database
+from db.vocabulary.errors import (
     FetchFailed,
     ImageForbidden,
-    ImageMismatch,
     ImageNotFound,
     ImageTooLarge,
-    NotFound,
 )
-from db.s3 import s3_client
-from db.settings import StorageSettings
 from workers.intake.fetch import Fetcher
 
 _MISSING = {"NoSuchKey", "NoSuchBucket", "404", "NotFound"}
@@ -61,20 +59,11 @@ class Sources:
         """
         form, _, rest = reference.partition(":")
         if form == "blob":
-            return self._read_blob(owner_id, rest)
+            return read_image(self._database, self._store, owner_id, rest, self._max_bytes)
         if form == "s3":
             bucket, _, key = rest.removeprefix("//").partition("/")
             return self._read_s3(owner_id, bucket, key)
         return self._fetcher.fetch(reference)
-
-    def _read_blob(self, owner_id: int, digest: str) -> bytes:
-        try:
-            data = self._store.get(image_key(owner_id, digest), self._max_bytes)
-        except NotFound as error:
-            raise ImageNotFound(f"no image {digest} was uploaded") from error
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise ImageMismatch(f"the bytes uploaded as {digest} have another digest")
-        return data
 
     def _read_s3(self, owner_id: int, bucket: str, key: str) -> bytes:
         with self._database.snapshot() as transaction:

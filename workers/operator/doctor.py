@@ -24,11 +24,11 @@ import psutil
 import redis
 import redis.exceptions
 
-from db import schema
-from db.blobs import open_store
-from db.database import Database
-from db.errors import IdefiqError, RequestError
+from db.blobs.opening import open_store
 from db.settings import CONFIG_STATUS, UNREADABLE, StorageSettings, explain
+from db.sql import schema
+from db.sql.database import Database
+from db.vocabulary.errors import IdefiqError, RequestError
 from workers.notices import plain_url
 from workers.operator import gib
 from workers.settings import EngineSettings

@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 from transformers import AutoConfig
 
-from db.errors import RequestError
+from db.vocabulary.errors import RequestError
 from workers.families import loading, sizes
 from workers.operator import gib
 from workers.operator.devices import gpus

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
-from db.errors import RequestError
 from db.settings import CONFIG_STATUS, UNREADABLE, explain
+from db.vocabulary.errors import RequestError
 from workers.families import checkpoints
 from workers.operator import GIB, gib
 from workers.settings import EngineSettings

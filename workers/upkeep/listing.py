@@ -8,10 +8,10 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from db.errors import NotFound, StorageError
-from db.s3 import s3_client
+from db.blobs.s3 import s3_client
+from db.queue.submissions import NewItem
 from db.settings import StorageSettings
-from db.submissions import NewItem
+from db.vocabulary.errors import NotFound, StorageError
 
 #: Keys asked for at once; S3 gives no more.
 PAGE_KEYS = 1_000

@@ -3,16 +3,17 @@
 import tempfile
 from typing import IO
 
-from db import batches, files, results
-from db.batches import Batch
-from db.blobs import BlobStore, file_key
-from db.database import Database
-from db.files import NewFile
-from db.openai_rendering import line, usage
-from db.results import Item
+from db.blobs.store import BlobStore, file_key
+from db.openai import batches, files
+from db.openai.batch import Batch
+from db.openai.files import NewFile
+from db.queue import results
+from db.sql.database import Database
+from db.vocabulary.items import Item
+from db.vocabulary.openai_rendering import line, usage
 
 #: Items read in one transaction.
-PAGE = 2_000
+OUTPUT_ITEMS = 2_000
 #: A file is kept in memory up to this size while it is written, then on disk.
 SPOOL_BYTES = 8 * 2**20
 
@@ -30,7 +31,7 @@ class Outputs:
             tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as output,
             tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as mistakes,
         ):
-            for page in results.pages_in_order(self._database, str(batch.job_id), PAGE):
+            for page in results.pages_in_order(self._database, str(batch.job_id), OUTPUT_ITEMS):
                 for item in page:
                     self._write(batch, item, output if item.answer else mistakes)
                     for name, count in usage(item.answer).items() if item.answer else ():

@@ -1,20 +1,22 @@
-"""Retention and garbage collection, by the rules of db/retention.py."""
+"""Retention and garbage collection, by the rules of db/queue/retention.py."""
 
 import logging
 import sqlite3
 import time
 from contextlib import closing
 
-from db import known_images, retention, webhooks
-from db.blobs import BlobStore, image_key, results_key
-from db.database import Database
-from db.jobs import Job
-from db.states import SourceApi
+from db.blobs.store import BlobStore, image_key, results_key
+from db.images import collection, known_images
+from db.queue import retention
+from db.queue.jobs import Job
+from db.sql.database import Database
+from db.vocabulary.states import SourceApi
+from db.webhooks import outbox
 from workers.settings import UpkeepSettings
 
 DAY_SECONDS = 86_400.0
 #: Rows of one transaction, and how much is removed in one look.
-PAGE, PAGES, JOBS, IMAGES = 2_000, 25, 200, 500
+PURGED_ROWS, PAGES, JOBS, IMAGES = 2_000, 25, 200, 500
 #: Between two looks for what has become too old.
 RUN_SECONDS = 300.0
 #: Deliveries that are over are kept so long.
@@ -38,14 +40,14 @@ class Retention:
         """Delete what is too old, from time to time. Returns True if there may be more."""
         if time.monotonic() >= self._next_run:
             with self._database.transaction() as transaction:
-                webhooks.delete_old(transaction, KEEP_DELIVERIES_SECONDS)
+                outbox.delete_old(transaction, KEEP_DELIVERIES_SECONDS)
                 deleted = retention.soft_delete_old_jobs(
                     transaction,
                     keep_seconds=self._keep_jobs,
                     keep_chat_seconds=self._keep_chats,
-                    limit=PAGE,
+                    limit=PURGED_ROWS,
                 )
-            if deleted < PAGE:
+            if deleted < PURGED_ROWS:
                 self._next_run = time.monotonic() + RUN_SECONDS
         if self._keep_images and time.monotonic() >= self._mark_at:
             self._mark_at = time.monotonic() + self._every_seconds
@@ -68,7 +70,7 @@ class Retention:
             if not pages:
                 return 0  # others want their turn; it goes on at the next look
             with self._database.transaction() as transaction:
-                removed = retention.purge_items(transaction, job.id, PAGE)
+                removed = retention.purge_items(transaction, job.id, PURGED_ROWS)
             pages -= removed > 0
         if job.source_api == SourceApi.JOB:
             self._store.delete(results_key(job.owner_id, job.id))
@@ -81,7 +83,7 @@ class Retention:
     def mark_unused(self) -> int:
         """Mark images that were not used for long and have no reference. Returns how many."""
         with self._database.snapshot() as transaction:
-            owners = retention.owners_with_unused(transaction, self._keep_images)
+            owners = collection.owners_with_unused(transaction, self._keep_images)
         if not owners:
             return 0
         # In a file when it grows: there may be more images than fit into memory.
@@ -102,36 +104,36 @@ class Retention:
         last: int | None = 0
         while last is not None:
             with self._database.snapshot() as transaction:
-                named, last = retention.references(transaction, beyond=last, limit=PAGE)
+                named, last = collection.references(transaction, beyond=last, limit=PURGED_ROWS)
             used.executemany(note, named)
         with self._database.snapshot() as transaction:
-            used.executemany(note, retention.references_of_jobs(transaction))
+            used.executemany(note, collection.references_of_jobs(transaction))
 
     def _mark_unused_of(self, owner_id: int, used: sqlite3.Connection) -> int:
         marked, beyond = 0, ""
         query = "SELECT 1 FROM used WHERE owner = ? AND digest = ?"
         while True:
             with self._database.snapshot() as transaction:
-                some = retention.unused(
-                    transaction, owner_id, self._keep_images, beyond=beyond, limit=PAGE
+                some = collection.unused(
+                    transaction, owner_id, self._keep_images, beyond=beyond, limit=PURGED_ROWS
                 )
             if not some:
                 return marked
             beyond = some[-1]
             free = [one for one in some if not used.execute(query, (owner_id, one)).fetchone()]
             with self._database.transaction() as transaction:
-                marked += retention.mark_for_collection(
+                marked += collection.mark_for_collection(
                     transaction, owner_id, free, self._keep_images
                 )
 
     def collect(self) -> int:
         """Delete images that were marked long enough ago. Returns how many were visited."""
         with self._database.snapshot() as transaction:
-            found = retention.marked_images(transaction, IMAGES)
+            found = collection.marked_images(transaction, IMAGES)
         for owner_id, digest in found:
             with self._database.transaction() as transaction:
                 # Bytes first, under the lock: whoever stores the image again waits for it.
-                if retention.hold_marked(transaction, owner_id, digest):
+                if collection.hold_marked(transaction, owner_id, digest):
                     self._store.delete(image_key(owner_id, digest))
                     known_images.remove(transaction, owner_id, digest)
         return len(found)

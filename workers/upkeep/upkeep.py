@@ -7,27 +7,32 @@ finished job ──write──▶ OWNER/results/JOB.jsonl, or a batch's two file
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import orjson
 
-from db import batches, failpoints, files, imports, jobs, quotas, results, sessions, submissions
-from db.batches import Batch
-from db.blobs import BlobStore, results_key
-from db.database import Database
-from db.errors import NotFound, QuotaExceeded, RequestError, StorageError, TooLarge
-from db.jobs import Job
-from db.owners import OwnerLimits
-from db.states import SourceApi
-from db.submissions import NewItem
+from db import failpoints, logs
+from db.blobs.store import BlobStore, results_key
+from db.openai import batches, files
+from db.openai.batch import Batch
+from db.queue import imports, jobs, quotas, results, sessions, submissions, usage
+from db.queue.jobs import Job
+from db.queue.submissions import NewItem
+from db.sql.database import Database
+from db.tracing import work_span
+from db.vocabulary.errors import NotFound, QuotaExceeded, RequestError, StorageError, TooLarge
+from db.vocabulary.limits import OwnerLimits
+from db.vocabulary.states import SourceApi
 from workers.broker import INTAKE, Wakes, engine_queue
 from workers.notices import Notices
 from workers.settings import UpkeepSettings
 from workers.upkeep.listing import Buckets
-from workers.upkeep.outputs import Outputs
+from workers.upkeep.outputs import SPOOL_BYTES, Outputs
 from workers.upkeep.retention import Retention
 
 #: Lines imported, items cancelled and results written in one transaction.
@@ -36,11 +41,11 @@ PAGE = 2_000
 PAGE_BYTES = 8 * 2**20
 #: Pages of one job imported before the next job has its turn.
 IMPORT_PAGES = 25
-#: Results are kept in memory up to this size while they are written, then in a file.
-SPOOL_BYTES = 8 * 2**20
 #: Finished jobs whose results are written, and files that are deleted, in one look.
 WRITE_JOBS = 50
 REMOVE_FILES = 200
+#: Time between two sums of the usage of past days, and two counts of stored bytes.
+FOLD_SECONDS = 3_600.0
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +68,7 @@ class Upkeep:
         self._outputs = Outputs(database, store)
         self.retention = Retention(database, store, settings)
         self._limits = limits
+        self._fold_at = 0.0
 
     def run_once(self) -> bool:
         """Run every step that has something to do. Returns True if there may be more.
@@ -71,26 +77,31 @@ class Upkeep:
         """
         self._did(self._expire_jobs)
         with self._database.snapshot() as transaction:
-            steps: list[Callable[[], bool | None]] = [
-                *(partial(self.import_job, job) for job in imports.to_import(transaction)),
-                *(partial(self.list_source, job) for job in imports.to_list(transaction)),
-                *(partial(self.expire, batch) for batch in batches.to_expire(transaction)),
-                *(partial(self.settle, job_id) for job_id in jobs.to_settle(transaction)),
-                *(partial(self.finalize, batch) for batch in batches.to_finalize(transaction)),
-                *(
-                    partial(self.write_results, job)
-                    for job in jobs.to_write(transaction, WRITE_JOBS)
-                ),
-                *(
-                    partial(self._outputs.remove, file)
-                    for file in files.expired(transaction, REMOVE_FILES)
-                ),
+            found: list[tuple[Callable[[Any], bool | None], Iterable[Any]]] = [
+                (self.import_job, imports.to_import(transaction)),
+                (self.list_source, imports.to_list(transaction)),
+                (self.expire, batches.to_expire(transaction)),
+                (self.settle, jobs.to_settle(transaction)),
+                (self.finalize, batches.to_finalize(transaction)),
+                (self.write_results, jobs.to_write(transaction, WRITE_JOBS)),
+                (self._outputs.remove, files.expired(transaction, REMOVE_FILES)),
             ]
-        failed = [step for step in steps if not self._did(step)]
+            steps = [(act, subject) for act, subjects in found for subject in subjects]
+        failed = [step for step in steps if not self._did_for(*step)]
         with self._database.transaction() as transaction:
             sessions.delete_dead(transaction)
+        if time.monotonic() > self._fold_at:
+            self._did(self._count_usage)
+            self._fold_at = time.monotonic() + FOLD_SECONDS
         removed = self._did(self.retention.run_once)
         return removed or len(failed) < len(steps)
+
+    def _did_for(self, act: Callable[[Any], bool | None], subject: Any) -> bool:
+        """Do something for a job, batch or file; see `_did`."""
+        name = getattr(subject, "id", subject)
+        context = getattr(subject, "traceparent", None)
+        with logs.bound(subject=name), work_span(act.__name__, [context], subject=name):
+            return self._did(partial(act, subject))
 
     def _did(self, step: Callable[[], bool | None]) -> bool:
         """Run a step. Returns True if it did something; False if it failed, or says so itself."""
@@ -101,6 +112,11 @@ class Upkeep:
         except Exception:
             log.exception("a step of upkeep failed; retrying")
         return False
+
+    def _count_usage(self) -> None:
+        for step in (usage.fold, usage.sample_stored):
+            with self._database.transaction() as transaction:
+                step(transaction)
 
     def _expire_jobs(self) -> None:
         with self._database.transaction() as transaction:

@@ -1,5 +1,7 @@
 """Delivery of webhooks, signed as Standard Webhooks says, at least once each.
 
+An owner has few deliveries under way at a time, so receivers that hang keep nobody else waiting.
+
 due ─▶ body from the database ─▶ signed ─▶ POST to a public address ─▶ 2xx: delivered
                                                                   ─▶ 410: the webhook is disabled
                                                                   ─▶ else: again, later and later
@@ -11,24 +13,32 @@ import hmac
 import json
 import logging
 import random
+import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import httpcore2
 
-from db import jobs, webhooks
-from db.database import Database
-from db.webhooks import Delivery, Webhook
+from db.queue import jobs
+from db.sql.database import Database
+from db.vocabulary.states import JobState, PauseReason
+from db.webhooks import endpoints, outbox
+from db.webhooks.endpoints import Webhook
+from db.webhooks.outbox import Delivery
 from workers import network
-from workers.network import Refused, Resolver, TooSlow, resolve
+from workers.addresses import Refused, checked
+from workers.network import Resolver, TooSlow, resolve
 from workers.settings import UpkeepSettings
 
-#: Deliveries taken at a time, and how many of them are under way at once.
-TAKEN, PARALLEL = 32, 8
+#: Longest time between two looks for due deliveries, while some are under way.
+REFILL_SECONDS = 0.5
+#: Deliveries that are under way at once; see outbox.OF_OWNER.
+PARALLEL = 8
 
 log = logging.getLogger(__name__)
 
@@ -53,29 +63,46 @@ class Webhooks:
     """Delivers what is due; a resident loop calls `run_once`.
 
     Args:
+        stopping: Set when nothing is to be started any more.
         resolver: Name and port to addresses; the system's unless a test scripts it.
     """
 
     def __init__(
-        self, database: Database, settings: UpkeepSettings, resolver: Resolver = resolve
+        self,
+        database: Database,
+        settings: UpkeepSettings,
+        stopping: threading.Event,
+        resolver: Resolver = resolve,
     ) -> None:
-        self._database, self._settings = database, settings
+        self._database, self._settings, self._stopping = database, settings, stopping
         self._deadline = network.Deadline()
         self._pool = network.pool(
             settings.webhook_networks, self._deadline, most=PARALLEL, resolver=resolver
         )
         self._threads = ThreadPoolExecutor(PARALLEL, thread_name_prefix="webhook")
+        self._running: dict[Future[DeliveryOutcome], tuple[Delivery, Webhook]] = {}
 
     def run_once(self) -> bool:
-        """Attempt due deliveries. Returns True if there were any."""
+        """Attempt deliveries until none is due. Returns True if there were any."""
+        were_any = False
+        while (not self._stopping.is_set() and self._start_due()) or self._running:
+            were_any = True
+            ended, _ = wait(self._running, timeout=REFILL_SECONDS, return_when=FIRST_COMPLETED)
+            for future in ended:
+                self._note(*self._running.pop(future), future.result())
+        return were_any
+
+    def _start_due(self) -> bool:
+        """Start due deliveries as far as threads are free. Returns True if there were any."""
+        if len(self._running) >= PARALLEL:
+            return True
+        by_owner = Counter(delivery.owner_id for delivery, _ in self._running.values())
         with self._database.transaction() as transaction:
-            taken = webhooks.take_due(transaction, TAKEN)
+            taken = outbox.take_due(transaction, PARALLEL - len(self._running), by_owner)
         bodies = self._bodies([delivery for delivery, _ in taken])
-        outcomes = self._threads.map(
-            lambda one: self._try(one[0], one[1], bodies[one[0].id]), taken
-        )
-        for (delivery, webhook), outcome in zip(taken, outcomes, strict=True):
-            self._note(delivery, webhook, outcome)
+        for delivery, webhook in taken:
+            future = self._threads.submit(self._try, delivery, webhook, bodies[delivery.id])
+            self._running[future] = (delivery, webhook)
         return bool(taken)
 
     def close(self) -> None:
@@ -109,7 +136,7 @@ class Webhooks:
         self._deadline.at = time.monotonic() + seconds
         timeouts = dict.fromkeys(("connect", "read", "write", "pool"), seconds)
         try:
-            url, _ = network.checked(webhook.url, self._settings.webhook_ports)
+            url, _ = checked(webhook.url, self._settings.webhook_ports)
             with self._pool.stream(
                 "POST", url, headers=headers, content=body, extensions={"timeout": timeouts}
             ) as response:
@@ -127,11 +154,11 @@ class Webhooks:
     def _note(self, delivery: Delivery, webhook: Webhook, outcome: DeliveryOutcome) -> None:
         with self._database.transaction() as transaction:
             if outcome.problem is None and outcome.status is not None:
-                webhooks.delivered(transaction, delivery.id, outcome.status)
+                outbox.delivered(transaction, delivery.id, outcome.status)
                 return
             if outcome.status == 410:
-                webhooks.gone(transaction, webhook)
-            webhooks.failed(
+                endpoints.gone(transaction, webhook)
+            outbox.failed(
                 transaction,
                 delivery,
                 outcome.status,
@@ -160,7 +187,7 @@ def _encoded(body: dict[str, Any] | None) -> bytes | None:
 
 
 def _body(delivery: Delivery, job: jobs.Job | None) -> dict[str, Any] | None:
-    """Build a body: only what has ended; everything else is requested with a key."""
+    """Build a body: only what has happened; everything else is requested with a key."""
     if delivery.event.startswith("batch."):  # as OpenAI's clients read it
         return {
             "id": f"evt_{delivery.id}",
@@ -172,13 +199,16 @@ def _body(delivery: Delivery, job: jobs.Job | None) -> dict[str, Any] | None:
     if job is None:
         return None
     states = ("total", "succeeded", "failed", "cancelled")
+    is_pause = delivery.event == "job.paused"  # it may have been resumed since
     return {
         "type": delivery.event,
         "timestamp": delivery.created_at.isoformat(),
         "data": {
             "id": job.id,
             "name": job.name,
-            "state": job.state.value,
+            "state": (JobState.PAUSED if is_pause else job.state).value,
+            "pause_reason": PauseReason.ISSUES.value if is_pause else None,
             "counts": {state: getattr(job, state) for state in states},
+            "answers_with_issues": job.answers_with_issues,
         },
     }

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-import db.clock
+import db.sql.clock
 
 from sqlalchemy.dialects import postgresql
 revision = '0001'
@@ -17,13 +17,13 @@ def upgrade() -> None:
     op.create_table('models',
     sa.Column('name', sa.Text(), nullable=False),
     sa.Column('card', sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), 'postgresql'), nullable=False),
-    sa.Column('offered_at', db.clock.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('offered_at', db.sql.clock.UtcDateTime(timezone=True), nullable=False),
     sa.PrimaryKeyConstraint('name', name=op.f('pk_models'))
     )
     op.create_table('owners',
     sa.Column('id', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),
     sa.Column('name', sa.Text(), nullable=False),
-    sa.Column('created_at', db.clock.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('created_at', db.sql.clock.UtcDateTime(timezone=True), nullable=False),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_owners')),
     sa.UniqueConstraint('name', name=op.f('uq_owners_name'))
     )
@@ -32,8 +32,8 @@ def upgrade() -> None:
     sa.Column('worker', sa.Text(), nullable=False),
     sa.Column('stage', sa.Text(), nullable=False),
     sa.Column('model', sa.Text(), nullable=True),
-    sa.Column('started_at', db.clock.UtcDateTime(timezone=True), nullable=False),
-    sa.Column('alive_until', db.clock.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('started_at', db.sql.clock.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('alive_until', db.sql.clock.UtcDateTime(timezone=True), nullable=False),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_sessions'))
     )
     with op.batch_alter_table('sessions', schema=None) as batch_op:
@@ -45,9 +45,9 @@ def upgrade() -> None:
     sa.Column('owner_id', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),
     sa.Column('secret_hash', sa.Text(), nullable=False),
     sa.Column('note', sa.Text(), server_default='', nullable=False),
-    sa.Column('created_at', db.clock.UtcDateTime(timezone=True), nullable=False),
-    sa.Column('expires_at', db.clock.UtcDateTime(timezone=True), nullable=True),
-    sa.Column('revoked_at', db.clock.UtcDateTime(timezone=True), nullable=True),
+    sa.Column('created_at', db.sql.clock.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('expires_at', db.sql.clock.UtcDateTime(timezone=True), nullable=True),
+    sa.Column('revoked_at', db.sql.clock.UtcDateTime(timezone=True), nullable=True),
     sa.ForeignKeyConstraint(['owner_id'], ['owners.id'], name=op.f('fk_api_keys_owner_id_owners')),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_api_keys'))
     )
@@ -61,7 +61,7 @@ def upgrade() -> None:
     sa.Column('width', sa.Integer(), nullable=True),
     sa.Column('height', sa.Integer(), nullable=True),
     sa.Column('deaths', sa.Integer(), server_default='0', nullable=False),
-    sa.Column('created_at', db.clock.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('created_at', db.sql.clock.UtcDateTime(timezone=True), nullable=False),
     sa.CheckConstraint("verdict <> 'ok' OR width IS NOT NULL", name=op.f('ck_blobs_ok_is_measured')),
     sa.CheckConstraint('length(digest) = 64', name=op.f('ck_blobs_digest_is_sha256')),
     sa.ForeignKeyConstraint(['owner_id'], ['owners.id'], name=op.f('fk_blobs_owner_id_owners')),
@@ -88,12 +88,12 @@ def upgrade() -> None:
     sa.Column('spool_lines', sa.BigInteger(), server_default='0', nullable=False),
     sa.Column('spool_offset', sa.BigInteger(), server_default='0', nullable=False),
     sa.Column('results_key', sa.Text(), nullable=True),
-    sa.Column('created_at', db.clock.UtcDateTime(timezone=True), nullable=False),
-    sa.Column('sealed_at', db.clock.UtcDateTime(timezone=True), nullable=True),
-    sa.Column('started_at', db.clock.UtcDateTime(timezone=True), nullable=True),
-    sa.Column('paused_at', db.clock.UtcDateTime(timezone=True), nullable=True),
-    sa.Column('cancelled_at', db.clock.UtcDateTime(timezone=True), nullable=True),
-    sa.Column('finished_at', db.clock.UtcDateTime(timezone=True), nullable=True),
+    sa.Column('created_at', db.sql.clock.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('sealed_at', db.sql.clock.UtcDateTime(timezone=True), nullable=True),
+    sa.Column('started_at', db.sql.clock.UtcDateTime(timezone=True), nullable=True),
+    sa.Column('paused_at', db.sql.clock.UtcDateTime(timezone=True), nullable=True),
+    sa.Column('cancelled_at', db.sql.clock.UtcDateTime(timezone=True), nullable=True),
+    sa.Column('finished_at', db.sql.clock.UtcDateTime(timezone=True), nullable=True),
     sa.Column('total', sa.BigInteger(), server_default='0', nullable=False),
     sa.Column('queued', sa.BigInteger(), server_default='0', nullable=False),
     sa.Column('running', sa.BigInteger(), server_default='0', nullable=False),
@@ -124,14 +124,14 @@ def upgrade() -> None:
     sa.Column('options_digest', sa.Text(), nullable=False),
     sa.Column('stage', sa.Text(), nullable=False),
     sa.Column('state', sa.Text(), nullable=False),
-    sa.Column('due_at', db.clock.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('due_at', db.sql.clock.UtcDateTime(timezone=True), nullable=False),
     sa.Column('attempt', sa.Integer(), server_default='0', nullable=False),
     sa.Column('tries', sa.Integer(), server_default='0', nullable=False),
     sa.Column('rescues', sa.Integer(), server_default='0', nullable=False),
     sa.Column('session_id', sa.Text(), nullable=True),
     sa.Column('images', sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), 'postgresql'), nullable=True),
-    sa.Column('claimed_at', db.clock.UtcDateTime(timezone=True), nullable=True),
-    sa.Column('finished_at', db.clock.UtcDateTime(timezone=True), nullable=True),
+    sa.Column('claimed_at', db.sql.clock.UtcDateTime(timezone=True), nullable=True),
+    sa.Column('finished_at', db.sql.clock.UtcDateTime(timezone=True), nullable=True),
     sa.Column('result_number', sa.BigInteger(), nullable=True),
     sa.Column('answer', sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), 'postgresql'), nullable=True),
     sa.Column('error_code', sa.Text(), nullable=True),

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-import db.clock
+import db.sql.clock
 
 revision = "0003"
 down_revision = "0002"
@@ -27,7 +27,7 @@ def _partial(name: str, table: str, condition: str) -> None:
 
 
 def _at(name: str, nullable: bool = True) -> sa.Column:
-    return sa.Column(name, db.clock.UtcDateTime(timezone=True), nullable=nullable)
+    return sa.Column(name, db.sql.clock.UtcDateTime(timezone=True), nullable=nullable)
 
 
 def upgrade() -> None:

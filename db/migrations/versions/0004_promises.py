@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-import db.clock
+import db.sql.clock
 
 revision = "0004"
 down_revision = "0003"
@@ -17,7 +17,7 @@ USED_BY_OLD = "9999-12-31 00:00:00.000000"
 
 
 def _at(name: str, nullable: bool = True, default: str | None = None) -> sa.Column:
-    kind = db.clock.UtcDateTime(timezone=True)
+    kind = db.sql.clock.UtcDateTime(timezone=True)
     return sa.Column(name, kind, nullable=nullable, server_default=default)
 
 

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-import db.clock
+import db.sql.clock
 
 revision = "0005"
 down_revision = "0004"
@@ -15,7 +15,7 @@ TEXTS = ("text", "long_description", "language")
 
 
 def _at(name: str, nullable: bool = True) -> sa.Column:
-    return sa.Column(name, db.clock.UtcDateTime(timezone=True), nullable=nullable)
+    return sa.Column(name, db.sql.clock.UtcDateTime(timezone=True), nullable=nullable)
 
 
 def _foreign(table: str, column: str, target: str, ondelete: str | None = None):

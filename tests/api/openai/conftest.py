@@ -7,7 +7,7 @@ import httpx2
 import openai
 import pytest
 
-from db.database import Database
+from db.sql.database import Database
 from tests.played import Played
 
 

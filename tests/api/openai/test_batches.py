@@ -8,11 +8,12 @@ import httpx2
 import openai
 import pytest
 from openai.types import Batch, FileObject
+from sqlalchemy import Connection
 from sqlalchemy import text as sql
 
-from db import batches
-from db.database import Database
-from db.errors import EngineError, ImageUnreadable
+from db.openai import batches, files
+from db.sql.database import Database
+from db.vocabulary.errors import EngineError, ImageUnreadable
 from tests.played import Played
 from tests.served import Serve
 
@@ -188,6 +189,29 @@ class TestLife:
         assert [*answers, *failed] == ["0", "1"]
         assert failed["1"]["response"]["status_code"] == 500
         assert http.get(f"/v1/files/{output}/content").headers["x-incomplete"] == "true"
+
+    def test_output_can_be_read_at_the_moment_the_batch_ends(
+        self,
+        client: openai.OpenAI,
+        http: httpx2.Client,
+        played: Played,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        batch = create(client, upload(client, [line()]))
+        output = batch.to_dict()["x_output_file_id"]
+        find = files.get
+
+        def find_then_end(transaction: Connection, owner_id: int, file_id: str) -> files.File:
+            try:
+                return find(transaction, owner_id, file_id)
+            finally:
+                monkeypatch.undo()
+                played.step()
+
+        monkeypatch.setattr(files, "get", find_then_end)
+
+        assert http.get(f"/v1/files/{output}/content").status_code == 200
+        assert client.batches.retrieve(batch.id).output_file_id == output
 
     def test_a_cancelled_batch_keeps_what_was_answered(
         self, client: openai.OpenAI, http: httpx2.Client, played: Played

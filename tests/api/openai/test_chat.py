@@ -11,11 +11,11 @@ import pytest
 from sqlalchemy import text
 
 from api import events
-from db import jobs
-from db.database import Database
-from db.errors import ImageUnreadable
 from db.owners import LOCAL_OWNER
-from db.states import JobState, SourceApi
+from db.queue import jobs
+from db.sql.database import Database
+from db.vocabulary.errors import ImageUnreadable
+from db.vocabulary.states import JobState, SourceApi
 from tests import servers
 from tests.db import builders
 from tests.played import Played

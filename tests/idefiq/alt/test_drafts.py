@@ -9,7 +9,7 @@ import pytest
 from idefiq.alt import files
 from idefiq.alt.drafts import DraftOutcome, language_name, language_tag, outcomes
 from idefiq.alt.site import Site
-from idefiq.types import Review
+from idefiq.reviews import Review
 from tests import pictures
 
 

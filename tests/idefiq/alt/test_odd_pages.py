@@ -60,7 +60,7 @@ def test_no_page_however_odd_harms_another(page: str | bytes, folder: Path) -> N
     (folder / "good.html").write_text('<img src="a.png">')
 
     site = Site([files.named(str(folder))])
-    report = [drafts._item("k", [one], "x", drafts.Asking()) for one in site]
+    report = [drafts.item_of("k", [one], "x", drafts.Asking()) for one in site]
 
     assert "good.html" in [one.page for one in site]
     assert str(report).encode()

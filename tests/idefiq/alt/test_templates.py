@@ -239,7 +239,7 @@ def test_a_page_full_of_openings_is_read_in_time_that_grows_with_its_length(piec
     steps: list[int] = []
     for count in (2_000, 20_000):
         text = piece * count
-        found = code._code_spans(text)
+        found = code.code_spans(text)
         steps.append(len(found))
 
     assert steps[1] in (0, 10 * steps[0])

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from idefiq import Result
-from idefiq.bulk import outputs
 from idefiq.bulk.ask import Ask, Plan
 from idefiq.bulk.manifest import Manifest
 from idefiq.bulk.records import Record
+from idefiq.bulk.text_files import TextFiles
 from idefiq.types import IdefiqError
 
 PLAN = Plan(sources=["photos"], ask=Ask({"kind": "vqa"}, "question", "Is it a {what}?"))
-OUTPUT = outputs.resolve(PLAN)
+OUTPUT = TextFiles(PLAN)
 
 
 def record(name: str, stamp: str = "1", **columns: Any) -> Record:
@@ -38,7 +38,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def manifest(path: Path) -> Manifest:
     made = Manifest(path)
-    made.begin(PLAN)
+    made.run.begin(PLAN)
     note(made, *(record(name, what=name) for name in "abc"))
     return made
 
@@ -46,10 +46,10 @@ def manifest(path: Path) -> Manifest:
 def note(
     manifest: Manifest, *records: Record, texts: dict[str, Path] | None = None, skip: bool = True
 ) -> None:
-    manifest.begin_scan(skip=skip)
+    manifest.images.begin_scan(skip=skip)
     places = texts or {}
     found = [(each, [places[each.key]] if each.key in places else []) for each in records]
-    manifest.add(found, OUTPUT.text_before, skip=skip)
+    manifest.images.add(found, OUTPUT.text_before, skip=skip)
 
 
 def reopened(manifest: Manifest) -> Manifest:
@@ -59,45 +59,47 @@ def reopened(manifest: Manifest) -> Manifest:
 
 
 def sent(manifest: Manifest) -> Any:
-    asked = [(image, {"images": [f"blob:{image.key}"]}) for image in manifest.images("new")]
-    return manifest.assign(asked, {"name": "run"})
+    asked = [
+        (image, {"images": [f"blob:{image.key}"]}) for image in manifest.images.in_state("new")
+    ]
+    return manifest.chunks.assign(asked, {"name": "run"})
 
 
 def test_what_was_assigned_is_asked_in_the_same_words_after_a_crash(manifest: Manifest) -> None:
     chunk = sent(manifest)
-    before = manifest.items(chunk)
+    before = manifest.chunks.items(chunk)
 
     again = reopened(manifest)
-    [opened] = again.open_chunks()
+    [opened] = again.chunks.unfinished()
 
-    assert (opened, again.items(opened)) == (chunk, before)
+    assert (opened, again.chunks.items(opened)) == (chunk, before)
     assert before[0] == {"images": ["blob:a"]}
-    assert again.counts() == {"sent": 3}
+    assert again.images.counts() == {"sent": 3}
 
 
 def test_answers_and_errors_are_taken_page_by_page_and_once(manifest: Manifest) -> None:
     chunk = sent(manifest)
-    manifest.submitted(chunk, "job_1")
-    manifest.take(chunk, [result(1), result(0, None)], "after 2")
-    manifest.take(chunk, [result(1, "no")], "after 2")
+    manifest.chunks.submitted(chunk, "job_1")
+    manifest.chunks.take(chunk, [result(1), result(0, None)], "after 2")
+    manifest.chunks.take(chunk, [result(1, "no")], "after 2")
 
     again = reopened(manifest)
 
-    [opened] = again.open_chunks()
+    [opened] = again.chunks.unfinished()
     assert (opened.job_id, opened.cursor) == ("job_1", "after 2")
-    assert again.counts() == {"done": 1, "failed": 1, "sent": 1}
-    assert [image.answer_text for image in again.images("done")] == ["yes"]
-    again.take(opened, [result(2)], "after 3")
-    again.end(opened)
-    assert (again.open_chunks(), again.counts()) == ([], {"done": 2, "failed": 1})
+    assert again.images.counts() == {"done": 1, "failed": 1, "sent": 1}
+    assert [image.answer_text for image in again.images.in_state("done")] == ["yes"]
+    again.chunks.take(opened, [result(2)], "after 3")
+    again.chunks.end(opened)
+    assert (again.chunks.unfinished(), again.images.counts()) == ([], {"done": 2, "failed": 1})
 
 
 def test_a_label_that_is_none_of_those_asked_for_is_a_failure(manifest: Manifest) -> None:
     chunk = sent(manifest)
-    manifest.take(chunk, [result(0, "A cat.", label="cat"), result(1, "?", label=None)], "x")
+    manifest.chunks.take(chunk, [result(0, "A cat.", label="cat"), result(1, "?", label=None)], "x")
 
-    assert [image.answer_text for image in manifest.images("done")] == ["cat"]
-    [failed] = manifest.images("failed")
+    assert [image.answer_text for image in manifest.images.in_state("done")] == ["cat"]
+    [failed] = manifest.images.in_state("failed")
     assert failed.error == "the answer names none of the labels: '?'"
 
 
@@ -105,19 +107,19 @@ def test_known_images_are_not_asked_about_again_unless_they_have_changed(
     manifest: Manifest,
 ) -> None:
     chunk = sent(manifest)
-    manifest.take(chunk, [result(n) for n in range(3)], "x")
-    manifest.end(chunk)
+    manifest.chunks.take(chunk, [result(n) for n in range(3)], "x")
+    manifest.chunks.end(chunk)
 
     note(manifest, record("a"), record("b", "2"), record("d"))
 
-    assert [image.key for image in manifest.images("new")] == ["b", "d"]
-    assert [image.key for image in manifest.images("done")] == ["a"]  # c is gone
+    assert [image.key for image in manifest.images.in_state("new")] == ["b", "d"]
+    assert [image.key for image in manifest.images.in_state("done")] == ["a"]  # c is gone
 
 
 def test_a_moved_row_is_recognized_by_its_contents(manifest: Manifest) -> None:
     note(manifest, record("a", "2", what="other"))
 
-    [image] = manifest.images("new")
+    [image] = manifest.images.in_state("new")
     assert image.columns["what"] == "other"
 
 
@@ -130,8 +132,8 @@ class TestTexts:
 
         note(manifest, *map(record, "abc"), texts=texts)
 
-        assert manifest.counts() == {"skipped": 1, "new": 2}
-        assert [image.text_file for image in manifest.images("new")] == [
+        assert manifest.images.counts() == {"skipped": 1, "new": 2}
+        assert [image.text_file for image in manifest.images.in_state("new")] == [
             str(tmp_path / "b.txt"),
             None,
         ]
@@ -145,7 +147,7 @@ class TestTexts:
 
         note(manifest, record("a"), texts=texts, skip=False)
 
-        [image] = manifest.images("new")
+        [image] = manifest.images.in_state("new")
         assert image.before == "by hand"
 
 
@@ -155,53 +157,53 @@ def test_a_restart_asks_about_everything_but_remembers_what_was_there(
     (tmp_path / "a.txt").write_text("by hand")
     note(manifest, *map(record, "ab"), texts={"a": tmp_path / "a.txt"}, skip=False)
     chunk = sent(manifest)
-    manifest.take(chunk, [result(0), result(1)], "x")
+    manifest.chunks.take(chunk, [result(0), result(1)], "x")
 
-    manifest.forget()
+    manifest.chunks.forget()
 
-    assert [image.before for image in manifest.images("new")] == ["by hand", None]
-    assert manifest.open_chunks() == []
+    assert [image.before for image in manifest.images.in_state("new")] == ["by hand", None]
+    assert manifest.chunks.unfinished() == []
 
 
 def test_a_bucket_is_heard_of_once_and_one_that_fails_is_listed_again(path: Path) -> None:
     source = "s3://photos/"
     manifest = Manifest(path)
-    manifest.begin(replace(PLAN, sources=[source]))
-    manifest.assign_bucket(source, {})
-    manifest.assign_bucket(source, {})
-    [chunk] = manifest.open_chunks()
+    manifest.run.begin(replace(PLAN, sources=[source]))
+    manifest.chunks.assign_bucket(source, {})
+    manifest.chunks.assign_bucket(source, {})
+    [chunk] = manifest.chunks.unfinished()
     found: Any = [
         (n, (Record(f"{source}{n}", {"reference": f"{source}{n}"}), [])) for n in range(2)
     ]
 
     for _ in range(2):
-        manifest.hear_of(chunk, found, OUTPUT.text_before, skip=True)
-        manifest.take(chunk, [result(0), result(1, None)], "x")
+        manifest.chunks.hear_of(chunk, found, OUTPUT.text_before, skip=True)
+        manifest.chunks.take(chunk, [result(0), result(1, None)], "x")
 
-    assert manifest.counts() == {"done": 1, "failed": 1}
-    manifest.fail_bucket(chunk, "it is gone")
-    assert manifest.counts() == {"done": 1, "failed": 2}
-    assert manifest.retry() == 2
-    manifest.assign_bucket(source, {})
-    assert [each.source for each in manifest.open_chunks()] == [source]
+    assert manifest.images.counts() == {"done": 1, "failed": 1}
+    manifest.chunks.fail_bucket(chunk, "it is gone")
+    assert manifest.images.counts() == {"done": 1, "failed": 2}
+    assert manifest.images.retry() == 2
+    manifest.chunks.assign_bucket(source, {})
+    assert [each.source for each in manifest.chunks.unfinished()] == [source]
 
 
 def test_images_that_were_never_sent_are_read_again(manifest: Manifest) -> None:
-    for image in manifest.images("new"):
-        manifest.fail(image, "no such file", "unreadable")
+    for image in manifest.images.in_state("new"):
+        manifest.images.fail(image, "no such file", "unreadable")
 
     note(manifest, record("a"))
 
-    assert [image.key for image in manifest.images("new")] == ["a"]
+    assert [image.key for image in manifest.images.in_state("new")] == ["a"]
 
 
 def test_answers_of_sources_that_are_not_named_now_stay(manifest: Manifest) -> None:
     named = (("x", "one"), ("y", "two"))
     found = [replace(record(name), source=source) for name, source in named]
-    manifest.begin(replace(PLAN, sources=["one", "two"]))
+    manifest.run.begin(replace(PLAN, sources=["one", "two"]))
     note(manifest, *found)
     chunk = sent(manifest)
-    manifest.take(chunk, [result(0), result(1)], "x")
+    manifest.chunks.take(chunk, [result(0), result(1)], "x")
 
     kept = []
     for plan in (
@@ -209,43 +211,45 @@ def test_answers_of_sources_that_are_not_named_now_stay(manifest: Manifest) -> N
         replace(PLAN, sources=["one", "two"]),
         replace(PLAN, sources=["one", "two"], limit=1),
     ):
-        manifest.begin(plan)
+        manifest.run.begin(plan)
         note(manifest, found[1])
-        kept.append([image.key for image in manifest.images("done")])
+        kept.append([image.key for image in manifest.images.in_state("done")])
 
     assert kept == [["x", "y"], ["y"], ["x", "y"]]
 
 
 def test_what_failed_can_be_made_new(manifest: Manifest) -> None:
-    for image, code in zip(manifest.images("new"), ("x", "y", "y"), strict=True):
-        manifest.fail(image, "bad", code)
+    for image, code in zip(manifest.images.in_state("new"), ("x", "y", "y"), strict=True):
+        manifest.images.fail(image, "bad", code)
 
-    assert manifest.retry(["y"]) == 2
-    assert manifest.counts() == {"failed": 1, "new": 2}
-    assert manifest.retry() == 1
+    assert manifest.images.retry(["y"]) == 2
+    assert manifest.images.counts() == {"failed": 1, "new": 2}
+    assert manifest.images.retry() == 1
 
 
 def test_a_chunk_that_was_refused_is_dissolved(manifest: Manifest) -> None:
-    manifest.dissolve(sent(manifest), 1, "'b' is not an image reference")
+    manifest.chunks.dissolve(sent(manifest), 1, "'b' is not an image reference")
 
-    assert manifest.open_chunks() == []
-    assert [image.key for image in manifest.images("new")] == ["a", "c"]
-    assert [image.error for image in manifest.images("failed")] == ["'b' is not an image reference"]
+    assert manifest.chunks.unfinished() == []
+    assert [image.key for image in manifest.images.in_state("new")] == ["a", "c"]
+    assert [image.error for image in manifest.images.in_state("failed")] == [
+        "'b' is not an image reference"
+    ]
 
 
 class TestIdentity:
     def test_another_question_needs_another_manifest(self, manifest: Manifest) -> None:
-        manifest.submitted(sent(manifest), "job_1")
+        manifest.chunks.submitted(sent(manifest), "job_1")
         other = Plan(sources=["photos"], ask=Ask({"kind": "caption"}))
 
         again = reopened(manifest)
 
-        again.begin(PLAN)
-        assert again.plan() == PLAN
+        again.run.begin(PLAN)
+        assert again.run.plan() == PLAN
         with pytest.raises(
             IdefiqError, match="another question; choose another --out, or use --fresh"
         ):
-            again.begin(other)
+            again.run.begin(other)
 
     def test_what_is_on_its_way_holds_its_question_even_if_no_job_is_known(
         self, manifest: Manifest
@@ -253,19 +257,19 @@ class TestIdentity:
         sent(manifest)
 
         with pytest.raises(IdefiqError, match="another question"):
-            manifest.begin(Plan(sources=["photos"], ask=Ask({"kind": "caption"})))
+            manifest.run.begin(Plan(sources=["photos"], ask=Ask({"kind": "caption"})))
 
     def test_before_anything_was_asked_it_may_still_change(self, manifest: Manifest) -> None:
         other = Plan(sources=["photos"], ask=Ask({"kind": "caption"}))
 
-        manifest.begin(other)
+        manifest.run.begin(other)
 
-        assert manifest.plan() == other
+        assert manifest.run.plan() == other
 
     def test_two_runs_do_not_share_one(self, manifest: Manifest, path: Path) -> None:
         with pytest.raises(IdefiqError, match="another run uses it"):
             Manifest(path)
-        assert manifest.counts()
+        assert manifest.images.counts()
 
     def test_a_file_that_is_none_is_refused(self, path: Path) -> None:
         path.write_text("not a database, but long enough to be looked at" * 30)

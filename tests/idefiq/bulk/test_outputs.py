@@ -10,8 +10,9 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
-from idefiq.bulk import outputs, writers
+from idefiq.bulk import formats
 from idefiq.bulk.ask import Ask, Plan
+from idefiq.bulk.choose_output import choose_output
 from idefiq.bulk.images import Image
 from idefiq.bulk.records import Record
 from idefiq.types import IdefiqError
@@ -40,7 +41,7 @@ IMAGES = [
 def test_columns_of_the_source_that_have_our_names_are_kept_under_others() -> None:
     asked = image("a.png", "ours", answer="theirs", model="old")
 
-    assert writers.row(plan(model="demo"), asked) == {
+    assert formats.row(plan(model="demo"), asked) == {
         "file": "a.png",
         "source_answer": "theirs",
         "source_model": "old",
@@ -54,7 +55,7 @@ class TestTables:
     def test_json_lines_keep_the_columns(self, tmp_path: Path) -> None:
         out = tmp_path / "out.jsonl"
 
-        outputs.resolve(plan(out, model="demo", prefix="It is ")).write(IMAGES, [])
+        choose_output(plan(out, model="demo", prefix="It is ")).write(IMAGES, [])
 
         assert [json.loads(line) for line in out.read_text().splitlines()] == [
             {
@@ -71,7 +72,7 @@ class TestTables:
     def test_csv_has_every_column_of_any_row(self, tmp_path: Path, name: str, dialect: str) -> None:
         out = tmp_path / name
 
-        outputs.resolve(plan(out)).write(IMAGES, [])
+        choose_output(plan(out)).write(IMAGES, [])
 
         with out.open(newline="", encoding="utf-8") as file:
             first, second = csv.DictReader(file, dialect=dialect)
@@ -86,7 +87,7 @@ class TestTables:
     def test_parquet_has_every_column_of_any_row(self, tmp_path: Path) -> None:
         out = tmp_path / "out.parquet"
 
-        outputs.resolve(plan(out)).write([image("x.png", None, "no image"), *IMAGES], [])
+        choose_output(plan(out)).write([image("x.png", None, "no image"), *IMAGES], [])
 
         rows = pyarrow.parquet.read_table(out).to_pylist()
         assert [row["answer"] for row in rows] == [None, 'a "red" star,\nsmall', None]
@@ -95,7 +96,7 @@ class TestTables:
     def test_parquet_is_written_in_parts_whose_columns_may_differ(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(writers, "PARQUET_ROWS", 2)
+        monkeypatch.setattr(formats, "PARQUET_ROWS", 2)
         out = tmp_path / "out.parquet"
         columns: list[dict[str, Any]] = [
             {},
@@ -106,7 +107,7 @@ class TestTables:
         ]
         made = [image(f"{n}.png", "text", None, **each) for n, each in enumerate(columns)]
 
-        outputs.resolve(plan(out)).write(made, [])
+        choose_output(plan(out)).write(made, [])
 
         rows = pyarrow.parquet.read_table(out).to_pylist()
         assert [row["n"] for row in rows] == [None, 1.0, 1.5, None, None]
@@ -114,13 +115,13 @@ class TestTables:
 
     def test_an_output_without_a_single_answer_is_still_a_table(self, tmp_path: Path) -> None:
         for name in ("out.parquet", "out.csv", "out.jsonl", "out.txt"):
-            outputs.resolve(plan(tmp_path / name)).write([], [])
+            choose_output(plan(tmp_path / name)).write([], [])
             assert (tmp_path / name).exists()
 
     def test_text_has_one_line_for_each_answer(self, tmp_path: Path) -> None:
         out = tmp_path / "out.txt"
 
-        outputs.resolve(plan(out)).write(IMAGES, [])
+        choose_output(plan(out)).write(IMAGES, [])
 
         assert out.read_text() == 'photos/a.png\ta "red" star, small\n'
 
@@ -131,7 +132,7 @@ class TestTables:
         (tmp_path / "photos").mkdir()
         monkeypatch.chdir(tmp_path)
 
-        outputs.resolve(plan(f"photos/{name}")).write(IMAGES, [])
+        choose_output(plan(f"photos/{name}")).write(IMAGES, [])
 
         text = (tmp_path / "photos" / name).read_text()
         assert "a.png" in text
@@ -142,7 +143,7 @@ class TestTables:
 def test_shards_of_an_earlier_run_are_replaced_as_a_whole(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(pictures.plain())
     made = [replace(image(str(tmp_path / "a.png"), "text"), number=n) for n in range(1, 5)]
-    output = outputs.resolve(plan(tmp_path / "out-%03d.tar", shard_items=2))
+    output = choose_output(plan(tmp_path / "out-%03d.tar", shard_items=2))
 
     assert not output.is_there()
     first = output.write(made, [])
@@ -162,11 +163,11 @@ def test_foreign_shards_are_replaced_only_with_overwrite(tmp_path: Path) -> None
     chosen = plan(tmp_path / "out-%03d.tar", shard_items=1)
 
     with pytest.raises(IdefiqError, match="is there, and not of this run"):
-        outputs.resolve(chosen).write(made, [])
+        choose_output(chosen).write(made, [])
     assert (tmp_path / "out-001.tar").read_bytes() == b"precious"
     assert not (tmp_path / "out-000.tar").exists()
 
-    outputs.resolve(replace(chosen, existing="overwrite")).write(made, [])
+    choose_output(replace(chosen, existing="overwrite")).write(made, [])
     assert (tmp_path / "out-001.tar").read_bytes() != b"precious"
 
 
@@ -176,7 +177,7 @@ def test_shards_hold_image_text_and_json(tmp_path: Path) -> None:
     made = [replace(image(str(tmp_path / f"{n}.png"), f"text {n}"), number=n + 1) for n in range(3)]
     made.append(replace(made[0], number=9, location={"reference": "https://x.org/a.png"}))
 
-    outputs.resolve(plan(tmp_path / "out-%03d.tar", shard_items=3)).write(made, [])
+    choose_output(plan(tmp_path / "out-%03d.tar", shard_items=3)).write(made, [])
 
     with tarfile.open(tmp_path / "out-000.tar") as tar:
         names = tar.getnames()
@@ -197,7 +198,7 @@ class Writer:
 
     def __init__(self, path: Path, existing: str) -> None:
         self.path, self.crashes = path, False
-        self._output = outputs.resolve(plan(f"{path.parent}/", existing=existing))
+        self._output = choose_output(plan(f"{path.parent}/", existing=existing))
         self._image = replace(image("a.png", ""), text_file=str(path))
 
     def write(self, said: str) -> str:
@@ -219,9 +220,9 @@ class TestTexts:
         record = found("photos/deep/a.png", "deep/a.png")
         elsewhere = tmp_path / "out" / "deep"
 
-        beside = outputs.resolve(plan(sidecar=".caption")).texts(record)
-        tree = outputs.resolve(plan(f"{tmp_path}/out/")).texts(record)
-        web = outputs.resolve(plan(sidecar=".txt")).texts(found("x", reference="https://x.org/a"))
+        beside = choose_output(plan(sidecar=".caption")).texts(record)
+        tree = choose_output(plan(f"{tmp_path}/out/")).texts(record)
+        web = choose_output(plan(sidecar=".txt")).texts(found("x", reference="https://x.org/a"))
 
         assert beside == [Path("photos/deep/a.caption"), Path("photos/deep/a.png.caption")]
         assert tree[:3] == [
@@ -231,7 +232,7 @@ class TestTexts:
         ]
         assert web == []
         assert "use --out FOLDER/" in str(
-            outputs.resolve(plan(sidecar=".txt")).misfit(found("x", reference="https://x.org/a"))
+            choose_output(plan(sidecar=".txt")).misfit(found("x", reference="https://x.org/a"))
         )
 
     @pytest.mark.parametrize(
@@ -293,7 +294,7 @@ class TestTexts:
         path.write_text("before")
 
         def break_off() -> None:
-            with writers.replacing(path) as file:
+            with formats.replacing(path) as file:
                 file.write(b"half")
                 raise ZeroDivisionError
 
@@ -308,6 +309,7 @@ class TestTexts:
     ("fields", "says"),
     [
         ({"out": "out.xml"}, "write to a .jsonl"),
+        ({"out": ".jsonl"}, "write to a .jsonl"),
         ({"out": "nowhere/out.csv"}, "no such folder: 'nowhere'"),
         ({"out": "out.tar"}, "shards are numbered"),
         ({"out": "out.csv", "sidecar": ".txt"}, "is one file: --sidecar is for texts"),
@@ -323,4 +325,4 @@ def test_an_output_that_cannot_be_written_is_reported_before_any_work(
     monkeypatch.chdir(tmp_path)
 
     with pytest.raises(IdefiqError, match=says):
-        outputs.resolve(plan(**fields))
+        choose_output(plan(**fields))

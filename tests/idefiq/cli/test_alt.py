@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from db.errors import FetchFailed
+from db.vocabulary.errors import FetchFailed
 from idefiq import Client
 from idefiq.alt import drafts
 from tests import pictures

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from db.errors import ImageUnreadable
+from db.vocabulary.errors import ImageUnreadable
 from idefiq import Client
 from idefiq.cli.common import print_json
 from tests.idefiq.cli.conftest import Command

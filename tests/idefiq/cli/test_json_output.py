@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from db.errors import ImageUnreadable
+from db.vocabulary.errors import ImageUnreadable
 from docs.reference import json_fields
 from idefiq import Client
 from tests.idefiq.cli.conftest import Command

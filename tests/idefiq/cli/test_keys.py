@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from db import owners
-from db.database import Database
+from db.sql.database import Database
 from docs.reference import json_fields
 from idefiq.cli import app
 from tests.served import Serve

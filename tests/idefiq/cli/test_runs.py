@@ -9,12 +9,12 @@ import httpx2
 import pytest
 
 from db import owners
-from db.database import Database
-from db.errors import FetchFailed
 from db.owners import LOCAL_OWNER
+from db.sql.database import Database
+from db.vocabulary.errors import FetchFailed
 from idefiq import ApiError, Client
 from idefiq.bulk import run
-from idefiq.bulk.manifest import Manifest
+from idefiq.bulk.manifest_chunks import ChunkTable
 from tests.idefiq.cli.conftest import Command
 from tests.played import Played
 
@@ -127,7 +127,7 @@ class TestGoingOn:
     ) -> None:
         monkeypatch.setattr(run, "CHUNK_IMAGES", 1)
         stopped: list[int] = []
-        original = run.Run._take
+        original = run.Run.take
 
         def stop(*arguments: object, **options: bool) -> None:
             original(*arguments, **options)  # type: ignore[arg-type]
@@ -136,9 +136,9 @@ class TestGoingOn:
             if len(stopped) == 2:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(run.Run, "_take", stop)
+        monkeypatch.setattr(run.Run, "take", stop)
         first = command("caption", "in", "--out", "out.jsonl")
-        monkeypatch.setattr(run.Run, "_take", original)
+        monkeypatch.setattr(run.Run, "take", original)
         so_far = rows(Path("out.jsonl"))
         with played.running("seen"):
             second = command("caption", "in", "--out", "out.jsonl")
@@ -199,10 +199,10 @@ class TestGoingOn:
         folder: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        original = Manifest.submitted
-        monkeypatch.setattr(Manifest, "submitted", lambda *_: sys.exit(9))
+        original = ChunkTable.submitted
+        monkeypatch.setattr(ChunkTable, "submitted", lambda *_: sys.exit(9))
         command("caption", "in/a.png", "in/b.png", "--out", "out.jsonl")
-        monkeypatch.setattr(Manifest, "submitted", original)
+        monkeypatch.setattr(ChunkTable, "submitted", original)
 
         with played.running("seen"):
             again = command(
@@ -256,7 +256,7 @@ class TestGoingOn:
     def test_what_failed_is_asked_again(
         self, command: Command, played: Played, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        original = run.Run._take
+        original = run.Run.take
 
         def fail_one(*arguments: object, **options: bool) -> None:
             taken = played.claim()
@@ -264,15 +264,15 @@ class TestGoingOn:
             played.complete(taken[1:])
             original(*arguments, **options)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(run.Run, "_take", fail_one)
+        monkeypatch.setattr(run.Run, "take", fail_one)
         first = command("caption", "in", "--out", "out.jsonl")
-        monkeypatch.setattr(run.Run, "_take", original)
+        monkeypatch.setattr(run.Run, "take", original)
         other = command("retry", "out.jsonl", "--code", "image_unreadable")
         with played.running("now"):
             second = command("retry", "out.jsonl", "--code", "fetch_failed")
 
         assert "failed: in/a.png: the server is away" in first.stderr
-        assert "retrying 0 failed images" in other.stderr
+        assert "retrying 0 images" in other.stderr
         assert second.exit_code == 0, second.output
         assert rows(Path("out.jsonl"))["in/a.png"] == "now"
         assert "has no manifest" in str(command("retry", "nothing.jsonl").exception)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from db.errors import EngineError, RequestError
+from db.vocabulary.errors import EngineError, RequestError
 from tests.workers.answering import ids_in_slots, in_slots
 from tests.workers.families import exact
 from workers import families
@@ -19,32 +19,32 @@ from workers.decoding.tensor_cache import TensorCache
 from workers.families import batching, selfcheck
 from workers.families.base import Answer, Prepared, SlotFull
 from workers.families.batching import ContinuousBatcher
-from workers.families.pinned import Pinned
+from workers.families.family import TransformersFamily
 from workers.settings import EngineSettings
 
-Load = Callable[[str], Pinned]
+Load = Callable[[str], TransformersFamily]
 #: Each reads pictures in another way.
 FAMILIES = ["idefics-base-resampler", "idefics-base", "idefics2", "idefics2-splitting", "idefics3"]
 PICTURES = exact.pictures()
 
 
-def remade(family: Pinned, **changes: Any) -> ContinuousBatcher:
+def remade(family: TransformersFamily, **changes: Any) -> ContinuousBatcher:
     """Other slots of a family, empty."""
     assert family.slot_engine
-    text_decoder = family.text_decoder()
+    text_decoder = family.architecture.text_decoder()
     assert text_decoder
-    room: SlotConfig = replace(family.slot_engine._engine.config, **changes)
-    return ContinuousBatcher(family, batching.make_batch_engine(family, text_decoder, room))
+    room: SlotConfig = replace(family.slot_engine.engine.config, **changes)
+    return batching.build(family.loaded, family.architecture, text_decoder, room)
 
 
-def asked(family: Pinned, pictures: Sequence[int] = (0,), **request: Any) -> Prepared:
+def asked(family: TransformersFamily, pictures: Sequence[int] = (0,), **request: Any) -> Prepared:
     """A prompt with pictures, and options beside it."""
     options = {"max_new_tokens": 8, **request.pop("options", {})}
     whole = {"kind": "generate", "prompt": "Describe", **request, "options": options}
     return family.prepare(whole, [PICTURES[number] for number in pictures])
 
 
-def mixed(family: Pinned) -> list[Prepared]:
+def mixed(family: TransformersFamily) -> list[Prepared]:
     """None, one and three pictures, short and long prompts, answers of one to twelve tokens."""
     return [
         asked(family),
@@ -57,17 +57,17 @@ def mixed(family: Pinned) -> list[Prepared]:
     ]
 
 
-def generated(family: Pinned, items: Sequence[Prepared]) -> list[list[int]]:
-    return [family.generate_ids([item])[0] for item in items]
+def generated(family: TransformersFamily, items: Sequence[Prepared]) -> list[list[int]]:
+    return [family.generator.generate_ids([item])[0] for item in items]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("async_readback", [False, True])
 @pytest.mark.parametrize("static_shapes", [False, True])
 def test_any_mixture_in_few_slots_equals_generate_on_each_item_alone(
-    name: str, static_shapes: bool, async_readback: bool, pinned: Load
+    name: str, static_shapes: bool, async_readback: bool, loaded_family: Load
 ) -> None:
-    family = pinned(name)
+    family = loaded_family(name)
     items = mixed(family)
     slots = remade(family, slots=3, static_shapes=static_shapes, async_readback=async_readback)
 
@@ -81,9 +81,9 @@ def test_any_mixture_in_few_slots_equals_generate_on_each_item_alone(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_whenever_items_join_and_leave_their_answers_are_their_own(
-    order: list[int], at_once: int, count: int, pinned: Load
+    order: list[int], at_once: int, count: int, loaded_family: Load
 ) -> None:
-    family = pinned("idefics2")
+    family = loaded_family("idefics2")
     items = mixed(family)
     alone = generated(family, items)
 
@@ -92,8 +92,8 @@ def test_whenever_items_join_and_leave_their_answers_are_their_own(
     assert said == [alone[n] for n in order]
 
 
-def test_a_slot_that_held_a_longer_prompt_leaks_nothing_of_it(pinned: Load) -> None:
-    family = pinned("idefics2")
+def test_a_slot_that_held_a_longer_prompt_leaks_nothing_of_it(loaded_family: Load) -> None:
+    family = loaded_family("idefics2")
     long, short = asked(family, (1, 2, 3), prompt="x " * 60), asked(family)
     slots = remade(family, slots=1)
 
@@ -102,12 +102,12 @@ def test_a_slot_that_held_a_longer_prompt_leaks_nothing_of_it(pinned: Load) -> N
     assert said[1] == generated(family, [short])[0]
 
 
-def test_an_answer_that_ends_with_its_first_token_leaves_at_once(pinned: Load) -> None:
-    family = pinned("idefics2")
+def test_an_answer_that_ends_with_its_first_token_leaves_at_once(loaded_family: Load) -> None:
+    family = loaded_family("idefics2")
     item = asked(family)
     first = generated(family, [item])[0][0]
     slots = remade(family, slots=2)
-    slots._engine._sampler.end_ids = frozenset({first})
+    slots.engine.sampler.end_ids = frozenset({first})
 
     [(_, answer)] = slots.admit([item])
 
@@ -128,9 +128,9 @@ RULES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("name", ["idefics-instruct", "idefics2"])
 @pytest.mark.parametrize("async_readback", [False, True])
 def test_each_item_has_its_own_rules_and_draws_by_its_own_seed(
-    name: str, async_readback: bool, pinned: Load
+    name: str, async_readback: bool, loaded_family: Load
 ) -> None:
-    family = pinned(name)
+    family = loaded_family(name)
     items = [asked(family, (n,), options=rules) for n, rules in enumerate(RULES)]
 
     said = ids_in_slots(remade(family, slots=3, async_readback=async_readback), items)
@@ -138,8 +138,8 @@ def test_each_item_has_its_own_rules_and_draws_by_its_own_seed(
     assert said == generated(family, items)
 
 
-def test_a_stop_string_ends_an_answer_before_it(pinned: Load) -> None:
-    family = pinned("idefics2")
+def test_a_stop_string_ends_an_answer_before_it(loaded_family: Load) -> None:
+    family = loaded_family("idefics2")
     whole = in_slots(remade(family), [asked(family)])[0].text
     stop = whole[2:5]
     item = asked(family, options={"stop": [stop]})
@@ -152,8 +152,8 @@ def test_a_stop_string_ends_an_answer_before_it(pinned: Load) -> None:
 
 
 @pytest.mark.parametrize("async_readback", [False, True])
-def test_a_stream_repeats_the_answer_so_far(async_readback: bool, pinned: Load) -> None:
-    family = pinned("idefics2")
+def test_a_stream_repeats_the_answer_so_far(async_readback: bool, loaded_family: Load) -> None:
+    family = loaded_family("idefics2")
     told: list[str] = []
     item = replace(asked(family), on_text=told.append)
 
@@ -163,8 +163,8 @@ def test_a_stream_repeats_the_answer_so_far(async_readback: bool, pinned: Load) 
     assert all(answer.text.startswith(text) for text in told)
 
 
-def test_the_certainty_of_an_answer_is_that_of_generate(pinned: Load) -> None:
-    family = pinned("idefics2")
+def test_the_certainty_of_an_answer_is_that_of_generate(loaded_family: Load) -> None:
+    family = loaded_family("idefics2")
     items = [asked(family), asked(family, (1,), options={"do_sample": True, "seed": 1})]
 
     sure, drawn = in_slots(remade(family), items)
@@ -177,8 +177,10 @@ def test_the_certainty_of_an_answer_is_that_of_generate(pinned: Load) -> None:
     assert drawn.confidence is None
 
 
-def test_what_is_padded_behind_a_stop_string_is_no_part_of_the_certainty(pinned: Load) -> None:
-    family = pinned("idefics2")
+def test_what_is_padded_behind_a_stop_string_is_no_part_of_the_certainty(
+    loaded_family: Load,
+) -> None:
+    family = loaded_family("idefics2")
 
     def item(picture: int, **options: Any) -> Prepared:
         return asked(family, (picture,), options={"max_new_tokens": 20, **options})
@@ -205,25 +207,25 @@ def test_what_is_padded_behind_a_stop_string_is_no_part_of_the_certainty(pinned:
     [({}, True), ({"num_beams": 2}, False), ({"max_new_tokens": 1_000}, True)],
 )
 def test_beams_use_generate_and_long_answers_start_in_a_slot(
-    options: dict[str, Any], fits: bool, pinned: Load
+    options: dict[str, Any], fits: bool, loaded_family: Load
 ) -> None:
-    slots = remade(pinned("idefics2"), length=64)
+    family = loaded_family("idefics2")
 
-    assert slots.accepts(asked(slots._family, options=options)) is fits
+    assert remade(family, length=64).accepts(asked(family, options=options)) is fits
 
 
 def test_a_prompt_that_leaves_too_little_of_a_slot_uses_generate(
-    pinned: Load,
+    loaded_family: Load,
 ) -> None:
-    family = pinned("idefics2")
+    family = loaded_family("idefics2")
     item = asked(family, prompt="What is in this image? " * 4, options={"max_new_tokens": 500})
 
     assert remade(family, length=2 * item.tokens).accepts(item)
     assert not remade(family, length=item.tokens + 8).accepts(item)
 
 
-def test_an_answer_that_outgrows_its_slot_is_handed_to_generate(pinned: Load) -> None:
-    family = pinned("idefics2")
+def test_an_answer_that_outgrows_its_slot_is_handed_to_generate(loaded_family: Load) -> None:
+    family = loaded_family("idefics2")
     items = [
         asked(family, options={"max_new_tokens": 100, "min_new_tokens": 100}),
         asked(family, options={"max_new_tokens": 4}),
@@ -240,8 +242,8 @@ def test_an_answer_that_outgrows_its_slot_is_handed_to_generate(pinned: Load) ->
     assert isinstance(outcomes[id(items[1])], Answer)
 
 
-def test_more_images_than_a_slot_holds_use_generate(pinned: Load) -> None:
-    family = pinned("idefics-base")
+def test_more_images_than_a_slot_holds_use_generate(loaded_family: Load) -> None:
+    family = loaded_family("idefics-base")
     assert family.slot_engine
 
     assert family.slot_engine.accepts(asked(family, range(8)))
@@ -249,7 +251,7 @@ def test_more_images_than_a_slot_holds_use_generate(pinned: Load) -> None:
     assert not family.slot_engine.accepts(asked(family, [*range(8), 0], examples=examples))
 
 
-def shots(family: Pinned, picture: int) -> Prepared:
+def shots(family: TransformersFamily, picture: int) -> Prepared:
     """An item after three solved examples, which are the same for all."""
     examples = [{"image": "x", "text": text} for text in ("a dog", "a red wall", "two kittens")]
     return asked(family, (picture, 5, 6, 7), examples=examples)
@@ -257,19 +259,19 @@ def shots(family: Pinned, picture: int) -> Prepared:
 
 @pytest.mark.parametrize("name", ["idefics-base-resampler", "idefics2", "idefics2-base"])
 def test_examples_of_a_job_are_read_once_and_change_nothing(
-    name: str, pinned: Load, monkeypatch: pytest.MonkeyPatch
+    name: str, loaded_family: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    family = pinned(name)
+    family = loaded_family(name)
     items = [shots(family, picture) for picture in range(4)]
     slots = remade(family, slots=1)
     read: list[int] = []
-    reading = slots._engine._decoder.prefill
+    reading = slots.engine.decoder.prefill
 
     def counting(rest: Any, *others: Any) -> torch.Tensor:
         read.append(len(rest.ids))
         return reading(rest, *others)
 
-    monkeypatch.setattr(slots._engine._decoder, "prefill", counting)
+    monkeypatch.setattr(slots.engine.decoder, "prefill", counting)
 
     said = ids_in_slots(slots, items)
 
@@ -277,8 +279,8 @@ def test_examples_of_a_job_are_read_once_and_change_nothing(
     assert read[1] == read[2] == read[3] < read[0] / 2
 
 
-def test_two_rests_of_one_beginning_are_read_side_by_side(pinned: Load) -> None:
-    family = pinned("idefics2")
+def test_two_rests_of_one_beginning_are_read_side_by_side(loaded_family: Load) -> None:
+    family = loaded_family("idefics2")
     items = [shots(family, picture) for picture in range(5)]
     slots = remade(family)
 
@@ -289,18 +291,18 @@ def test_two_rests_of_one_beginning_are_read_side_by_side(pinned: Load) -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 10_000_000])
-def test_an_image_is_encoded_once_for_many_questions(kept: int, pinned: Load) -> None:
-    family = pinned("idefics2")
+def test_an_image_is_encoded_once_for_many_questions(kept: int, loaded_family: Load) -> None:
+    family = loaded_family("idefics2")
     items = [asked(family, (0, 1), prompt=f"Question {n}") for n in range(3)]
     slots = remade(family, slots=1, features_bytes=kept)
     seen: list[int] = []
-    see = slots._engine._encode_images
+    see = slots.engine.encode_images
 
     def counting(pictures: Any) -> list[torch.Tensor]:
         seen.append(len(pictures))
         return see(pictures)
 
-    slots._engine._encode_images = counting
+    slots.engine.encode_images = counting
 
     said = ids_in_slots(slots, items)
 
@@ -310,16 +312,14 @@ def test_an_image_is_encoded_once_for_many_questions(kept: int, pinned: Load) ->
 
 @pytest.mark.parametrize("name", ["idefics2", "idefics3"])
 def test_images_packed_without_padding_have_the_features_that_they_have_alone(
-    name: str, pinned: Load
+    name: str, loaded_family: Load
 ) -> None:
-    family = pinned(name)
+    family = loaded_family(name)
     pictures = [p for item in mixed(family) for p in item.inputs.images]
     with torch.inference_mode():
-        together = family.encode_images(pictures)
-        family.patches_at_once, before = 40, family.patches_at_once
-        few = family.encode_images(pictures)
-        family.patches_at_once = before
-        alone = [family.encode_images([picture])[0] for picture in pictures]
+        together = family.architecture.encode_images(pictures, 32_768)
+        few = family.architecture.encode_images(pictures, 40)
+        alone = [family.architecture.encode_images([picture], 1)[0] for picture in pictures]
 
     for a, b, c in zip(together, few, alone, strict=True):
         assert torch.allclose(a, c, atol=1e-5)
@@ -334,7 +334,7 @@ def test_confidence_and_beams_of_a_batch_invariant_model_do_not_depend_on_the_ba
     family = families.load(
         EngineSettings(model="m", model_path=where, dtype=dtype, slots=4, invariant=True)
     )
-    assert isinstance(family, Pinned)
+    assert isinstance(family, TransformersFamily)
     assert family.slot_engine
     prompts = ["a word " * (1 + 9 * (n % 4)) for n in range(8)]
     beams = [asked(family, (n,), prompt=p, options={"num_beams": 3}) for n, p in enumerate(prompts)]
@@ -361,7 +361,7 @@ def test_in_a_smaller_number_format_no_answer_depends_on_its_neighbours_to_the_l
             invariant=True,
         )
     )
-    assert isinstance(family, Pinned)
+    assert isinstance(family, TransformersFamily)
     assert family.slot_engine, family.card.serving
     items = [
         asked(
@@ -403,7 +403,7 @@ class TestWhatCannotBeServedInSlots:
         def full(*_: object) -> None:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-        monkeypatch.setattr(batching, "make_batch_engine", full)
+        monkeypatch.setattr(batching, "build", full)
         settings = EngineSettings(model="m", model_path=str(checkpoint("idefics2")), slots=1024)
 
         with pytest.raises(RequestError, match=r"1024 slots of .* set IDEFIQ_SLOTS"):
@@ -433,27 +433,29 @@ class TestWhatCannotBeServedInSlots:
 
 class TestFaults:
     def test_a_prefill_without_a_free_slot_fails_and_admits_nothing(
-        self, pinned: Load, monkeypatch: pytest.MonkeyPatch
+        self, loaded_family: Load, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        family = pinned("idefics2")
+        family = loaded_family("idefics2")
         slots = remade(family, slots=3)
         items = mixed(family)
-        see = slots._engine._encode_images
+        see = slots.engine.encode_images
 
         def fails(pictures: Any) -> list[torch.Tensor]:
             raise MemoryError
 
-        monkeypatch.setattr(slots._engine, "_encode_images", fails)
+        monkeypatch.setattr(slots.engine, "encode_images", fails)
         with pytest.raises(MemoryError):
             slots.admit(items[:3])
-        monkeypatch.setattr(slots._engine, "_encode_images", see)
+        monkeypatch.setattr(slots.engine, "encode_images", see)
 
         assert [answer.text for answer in in_slots(slots, items)] == [
             answer.text for item in items for answer in family.generate([item])
         ]
 
-    def test_of_prompts_read_one_by_one_none_has_joined_if_one_fails(self, pinned: Load) -> None:
-        family = pinned("idefics2")
+    def test_of_prompts_read_one_by_one_none_has_joined_if_one_fails(
+        self, loaded_family: Load
+    ) -> None:
+        family = loaded_family("idefics2")
         slots = remade(family, slots=3, batch_invariant=True)
         good, bad = asked(family), asked(family, (1,))
         bad.inputs.tensors["input_ids"][0] = 10**6
@@ -463,8 +465,8 @@ class TestFaults:
 
         assert ids_in_slots(slots, [good]) == generated(family, [good])
 
-    def test_an_active_sequence_can_be_dropped_and_started_again(self, pinned: Load) -> None:
-        family = pinned("idefics2")
+    def test_an_active_sequence_can_be_dropped_and_started_again(self, loaded_family: Load) -> None:
+        family = loaded_family("idefics2")
         slots = remade(family, slots=3, async_readback=True)
         slots.admit(mixed(family)[:3])
         slots.decode_step()
@@ -475,18 +477,18 @@ class TestFaults:
 
     @pytest.mark.parametrize("static_shapes", [False, True])
     def test_scores_that_are_no_numbers_are_an_error_and_spoil_nothing_after_it(
-        self, static_shapes: bool, pinned: Load, monkeypatch: pytest.MonkeyPatch
+        self, static_shapes: bool, loaded_family: Load, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        family = pinned("idefics2")
+        family = loaded_family("idefics2")
         slots = remade(family, slots=2, static_shapes=static_shapes, features_bytes=0)
-        see = slots._engine._encode_images
+        see = slots.engine.encode_images
         monkeypatch.setattr(
-            slots._engine,
-            "_encode_images",
+            slots.engine,
+            "encode_images",
             lambda pictures: [one * torch.nan for one in see(pictures)],
         )
         [(_, said)] = slots.admit([asked(family)])
-        monkeypatch.setattr(slots._engine, "_encode_images", see)
+        monkeypatch.setattr(slots.engine, "encode_images", see)
 
         items = mixed(family)
 

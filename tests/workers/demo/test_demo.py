@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoProcessor
 
 from workers import families
-from workers.demo import evaluate, followups, formats, pairs, pool, scenes, texts
+from workers.demo import evaluate, followups, formats, pairs, pool, scenes, texts, train
 from workers.demo.dialogue import DialogueEncoder, DialogueTurn
 from workers.demo.train import JOINT_STEPS, STEPS, VISION_STEPS, Trainer, learning_rate
 from workers.families.base import Family
@@ -142,7 +142,7 @@ def test_every_change_of_a_scene_is_named_both_ways() -> None:
     assert {"nothing changed", "is gone"} <= ends
     assert any(text.endswith("appeared") for text in told)
     assert any(text.startswith("the background became") for text in told)
-    assert any(f"became a {kind}" in text for text in told for kind in scenes.KINDS)
+    assert any(f"became a {kind}" in text for text in told for kind in scenes.SHAPES)
     assert any(f"became {color}" in text for text in told for color in scenes.COLORS)
 
 
@@ -195,9 +195,13 @@ def test_held_out_formats_combine_parts_that_training_shows() -> None:
     scene = scenes.sample(random.Random(1), shapes=2)
     written = {form.write(scene) for form in formats.ALL}
 
-    assert len(written) == len(formats.ALL) == len(formats.TRAINED) + len(formats.HELD_OUT)
+    assert (
+        len(written)
+        == len(formats.ALL)
+        == len(formats.TRAINED_FORMATS) + len(formats.HELD_OUT_FORMATS)
+    )
     for part in ("entry", "separator", "beginning"):
-        values = {getattr(form, part) for form in formats.TRAINED}
+        values = {getattr(form, part) for form in formats.TRAINED_FORMATS}
         assert values == {getattr(form, part) for form in formats.ALL}
 
 
@@ -222,23 +226,27 @@ def test_every_patch_is_labelled_with_the_shape_that_covers_it() -> None:
     assert np.allclose(centres[inside], (2 * 48 / 96 - 1, 2 * 24 / 72 - 1))
 
 
-@pytest.mark.parametrize("last", [VISION_STEPS - 1, VISION_STEPS + JOINT_STEPS - 1])
-def test_training_goes_on_exactly_where_it_was_stopped(last: int, tmp_path: Path) -> None:
+def test_training_goes_on_exactly_where_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, few in {"ALTERED": 1, "PAIRS": 1, "SECOND_TURNS": 1, "SOLVED": 1, "BATCH": 6}.items():
+        monkeypatch.setattr(train, name, few)
     pools = pool.render(3, seed=1, processes=1)
-    straight, stopped, resumed = (Trainer(3, pools) for _ in range(3))
-    for trainer in (straight, stopped, resumed):
-        trainer.step = last  # of one part, and then the first of the next
-    straight.run_step()
-    straight.run_step()
+    for last in (VISION_STEPS - 1, VISION_STEPS + JOINT_STEPS - 1):
+        straight, stopped, resumed = (Trainer(3, pools) for _ in range(3))
+        for trainer in (straight, stopped, resumed):
+            trainer.step = last  # of one part, and then the first of the next
+        straight.run_step()
+        straight.run_step()
 
-    stopped.run_step()
-    stopped.save_state(tmp_path / "state.pt")
-    resumed.load_state(tmp_path / "state.pt")
-    resumed.run_step()
+        stopped.run_step()
+        stopped.save_state(tmp_path / "state.pt")
+        resumed.load_state(tmp_path / "state.pt")
+        resumed.run_step()
 
-    assert resumed.step == straight.step == last + 2
-    weights = zip(straight.master.parameters(), resumed.master.parameters(), strict=True)
-    assert all(bool((one == other).all()) for one, other in weights)
+        assert resumed.step == straight.step == last + 2
+        weights = zip(straight.master.parameters(), resumed.master.parameters(), strict=True)
+        assert all(bool((one == other).all()) for one, other in weights)
 
 
 def test_the_learning_rate_warms_up_and_falls_in_every_part() -> None:
@@ -257,7 +265,7 @@ CLAIMED = {
     "classify_ranked": 0.97,
     "background_ranked": 0.97,
     **{f"vqa_{name}": 0.92 for name in texts.QUESTIONS},
-    **{f"two_{name}": 0.8 for name in (*pairs.QUESTIONS, "changed")},
+    **{f"two_{name}": 0.8 for name in (*pairs.PAIR_QUESTIONS, "changed")},
     "example_format": 0.9,
     **{f"turn_{name}": 0.85 for name in followups.FOLLOW_UPS},
 }

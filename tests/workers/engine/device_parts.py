@@ -5,11 +5,14 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
-from db.errors import EngineError
-from db.leases import Lease
-from db.model_info import ModelInfo, ModelLimits
-from db.states import SourceApi
-from workers.engine.device import Device, ItemOutcome
+from db.queue.lease import Lease
+from db.vocabulary.errors import EngineError
+from db.vocabulary.model_info import ModelInfo, ModelLimits
+from db.vocabulary.states import SourceApi
+from tests.servers import PATIENCE_SECONDS
+from workers.engine.device import Device
+from workers.engine.halving import ItemOutcome
+from workers.engine.in_flight import InFlight, ItemStep
 from workers.engine.schedule import Schedule, ScheduledItem
 from workers.families.base import Answer, Prepared
 
@@ -42,6 +45,7 @@ def loaded(
     request = {"tokens": tokens, "says": says}
     lease = Lease(
         item_id=next(_numbers),
+        session_id="session",
         claim_number=1,
         attempts=0,
         rescues=0,
@@ -57,7 +61,7 @@ def loaded(
         source_api=SourceApi.CHAT if chat else SourceApi.JOB,
     )
     item = Prepared(request, tokens, breaks)
-    return ScheduledItem(lease, "session", item, in_slot, tokens, alone)
+    return ScheduledItem(lease, item, in_slot, tokens, alone)
 
 
 def answer(item: Prepared) -> Answer:
@@ -155,33 +159,35 @@ class Run:
         budget: int = 1000,
     ) -> None:
         slots = family.slot_engine.count if family.slot_engine else 0
+        self._in_flight = InFlight()
         self.device = Device(
             family,
             Schedule(slots=slots, budget=budget, batch_items=batch_items),
+            self._in_flight,
             stuck_seconds=stuck_seconds,
             probe=probe,
             on_broken=on_broken,
         )
-        self._ended: queue.SimpleQueue[tuple[ScheduledItem, ItemOutcome | None]] = (
+        self.ended: queue.SimpleQueue[tuple[ScheduledItem, ItemOutcome | None]] = (
             queue.SimpleQueue()
         )
-        self.device.start(may_start, lambda one, outcome: self._ended.put((one, outcome)))
+        self.device.start(may_start, lambda one, outcome: self.ended.put((one, outcome)))
 
     def put(self, items: Sequence[ScheduledItem]) -> None:
         """Hand items over, none of them before all are there."""
-        self.device.expect(len(items) + 1)
-        for one in items:
-            self.device.put(one)
-        self.device.expect(-1)
+        with self._in_flight.changed:
+            self._in_flight.add((one.lease for one in items), ItemStep.PREPARING)
+            for one in items:
+                self.device.put(one)
 
     def ends(self, items: Sequence[ScheduledItem]) -> list[str]:
         """What each of the items ended with, once all have: text, code of an error, or "back"."""
         found: dict[int, str] = {}
         while len(found) < len(items):
-            one, outcome = self._ended.get(timeout=60)
+            one, outcome = self.ended.get(timeout=PATIENCE_SECONDS)
             assert one.lease.item_id not in found
             found[one.lease.item_id] = _show(outcome)
-        assert self._ended.empty()
+        assert self.ended.empty()
         return [found[one.lease.item_id] for one in items]
 
 

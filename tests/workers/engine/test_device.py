@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from db.errors import EngineError, OutOfMemory
+from db.vocabulary.errors import EngineError, OutOfMemory
+from tests.servers import PATIENCE_SECONDS
 from tests.workers.engine.device_parts import Run, SmallFamily, SmallSlots, ends, loaded
 from workers.engine.schedule import ScheduledItem
 from workers.families.base import Answer, Prepared, SlotFull
@@ -88,7 +89,7 @@ class TestSlots:
         )
         run.put([long, *short])
 
-        first = run._ended.get(timeout=60)[0]
+        first = run.ended.get(timeout=PATIENCE_SECONDS)[0]
         run.device.close()
 
         assert first in short
@@ -234,13 +235,13 @@ class TestTheThread:
         class Slow(SmallFamily):
             def generate(self, batch: Sequence[Prepared]) -> list[Answer]:
                 begun.set()
-                goes_on.wait(60)
+                goes_on.wait(PATIENCE_SECONDS)
                 return super().generate(batch)
 
         run = Run(Slow(fits=9))
         first, second = loaded(1), loaded(2, options="other")
         run.put([first])
-        begun.wait(60)
+        begun.wait(PATIENCE_SECONDS)
         run.put([second])
         closing = threading.Thread(target=run.device.close)
         closing.start()
@@ -255,14 +256,14 @@ class TestTheThread:
         class Hangs(SmallFamily):
             def generate(self, batch: Sequence[Prepared]) -> list[Answer]:
                 begun.set()
-                end.wait(60)
+                end.wait(PATIENCE_SECONDS)
                 return super().generate(batch)
 
         run = Run(Hangs(fits=1), stuck_seconds=0.0)
         item = loaded(1)
         before = run.device.is_stuck()
         run.put([item])
-        begun.wait(60)
+        begun.wait(PATIENCE_SECONDS)
         during, running = run.device.is_stuck(), run.device.running
         end.set()
         run.ends([item])

@@ -10,17 +10,20 @@ from typing import Any
 import pytest
 from PIL.Image import Image
 
-from db import results, submissions
-from db.blobs import image_key
-from db.database import Database
-from db.results import Item
-from db.submissions import NewItem, NewJob
+from db.blobs.store import image_key
+from db.images import known_images
+from db.queue import results
+from db.queue.submissions import NewItem, NewJob
+from db.sql.database import Database
+from db.vocabulary.items import Item
 from tests import pictures, servers
 from tests.db import builders
+from tests.servers import PATIENCE_SECONDS
 from tests.workers import parts
 from workers import families
 from workers.engine.device import Device
 from workers.engine.engine import Engine
+from workers.engine.in_flight import InFlight
 from workers.engine.schedule import Schedule
 from workers.families.base import Answer, Family, Prepared
 from workers.session import Session
@@ -28,7 +31,7 @@ from workers.settings import EngineSettings
 
 
 def make(database: Database, folder: Path, family: Family) -> tuple[Engine, Session]:
-    session = parts.session(database, folder)
+    session, in_flight = parts.session(database, folder), InFlight()
     engine = Engine(
         database,
         parts.store(folder),
@@ -36,6 +39,7 @@ def make(database: Database, folder: Path, family: Family) -> tuple[Engine, Sess
         Device(
             family,
             Schedule(slots=0, budget=1000, batch_items=8),
+            in_flight,
             stuck_seconds=60,
             probe=lambda: None,
             on_broken=lambda: None,
@@ -45,6 +49,8 @@ def make(database: Database, folder: Path, family: Family) -> tuple[Engine, Sess
         parts.notices(),
         batch_items=8,
         loaders=2,
+        in_flight=in_flight,
+        stopping=threading.Event(),
     )
     return engine, session
 
@@ -66,7 +72,7 @@ def submit(database: Database, folder: Path, count: int) -> str:
         parts.store(folder).put(image_key(owner_id, digest), io.BytesIO(data))
         items.append(NewItem({"images": [builders.checked_image(database, owner_id, digest)]}))
     with database.transaction() as transaction:
-        return submissions.submit(transaction, NewJob(owner_id, builders.MODEL, {}), items)
+        return builders.submit(transaction, NewJob(owner_id, builders.MODEL, {}), items)
 
 
 def answer_all(engine: Engine) -> None:
@@ -103,6 +109,14 @@ def test_bytes_that_changed_after_they_were_checked_are_not_decoded(
     answer_all(engine)
 
     assert [item.error_code for item in items(database, job_id)] == ["image_mismatch", None]
+    assert not stored(database, changed.images[0])
+
+
+def stored(database: Database, reference: str) -> set[str]:
+    """What an upload of this image would be told to leave out."""
+    owner_id, digest = builders.owner(database), reference.removeprefix("blob:")
+    with database.snapshot() as transaction:
+        return known_images.stored(transaction, owner_id, [digest])
 
 
 def test_an_image_that_vanished_fails_its_item_alone(
@@ -117,6 +131,7 @@ def test_an_image_that_vanished_fails_its_item_alone(
     answer_all(engine)
 
     assert [item.error_code for item in items(database, job_id)] == [None, "image_not_found"]
+    assert not stored(database, gone.images[0])
 
 
 class Hanging:
@@ -134,7 +149,7 @@ class Hanging:
     def generate(self, batch: Sequence[Prepared]) -> list[Answer]:
         if any(item.request.get("prompt") == "hang" for item in batch):
             self.hangs.set()
-            self.goes_on.wait(60)
+            self.goes_on.wait(PATIENCE_SECONDS)
         return self._family.generate(batch)
 
 
@@ -149,7 +164,7 @@ def test_an_item_that_hangs_the_device_is_given_up_and_its_neighbours_are_answer
     asked = [NewItem({"images": [image], "prompt": f"{n}"}) for n in range(4)]
     asked[2] = NewItem({"images": [image], "prompt": "hang"})
     with database.transaction() as transaction:
-        job_id = submissions.submit(transaction, NewJob(owner_id, builders.MODEL, {}), asked)
+        job_id = builders.submit(transaction, NewJob(owner_id, builders.MODEL, {}), asked)
 
     def life() -> bool:
         """A worker until it has nothing to do, or hangs and is ended."""
@@ -182,11 +197,13 @@ def test_an_item_that_hangs_the_device_is_given_up_and_its_neighbours_are_answer
 
 
 def test_a_worker_without_a_session_that_holds_claims_nothing(
-    engine: Engine, database: Database, tmp_path: Path
+    database: Database, tmp_path: Path
 ) -> None:
+    engine, session = make(database, tmp_path, families.load(EngineSettings(model="echo")))
     job_id = submit(database, tmp_path, 1)
-    engine._session.stop()
-    engine._session.abandon(engine._session.id)
+    session.stop()
+    session.abandon(session.id)
 
     assert engine.run_once() is False
+    engine.close()
     assert builders.counts(database, job_id) == {"queued": 1}

@@ -11,14 +11,14 @@ import pytest
 import torch
 from PIL.Image import Image
 
-from db import answer_cache, retention, submissions
-from db.blobs import image_key
-from db.database import Database
-from db.errors import EngineError
-from db.leases import Lease
-from db.model_info import ModelInfo
-from db.states import SourceApi
-from db.submissions import NewItem, NewJob
+from db.blobs.store import image_key
+from db.queue import answer_cache, retention
+from db.queue.lease import Lease
+from db.queue.submissions import NewItem, NewJob
+from db.sql.database import Database
+from db.vocabulary.errors import EngineError
+from db.vocabulary.model_info import ModelInfo
+from db.vocabulary.states import SourceApi
 from tests import pictures
 from tests.db import builders
 from tests.workers import parts
@@ -75,7 +75,7 @@ def submit(
     image = builders.checked_image(database, owner_id, digest)
     asked = [NewItem({"images": [image], **request}) for request in requests]
     with database.transaction() as transaction:
-        return submissions.submit(transaction, NewJob(owner_id, builders.MODEL, {}), asked)
+        return builders.submit(transaction, NewJob(owner_id, builders.MODEL, {}), asked)
 
 
 def cached(database: Database, job_id: str) -> list[bool]:
@@ -270,13 +270,13 @@ def test_one_leads_until_it_has_landed_and_the_next_when_it_fails() -> None:
     flights, three = SingleFlight(2), [lease(), lease(), lease()]
 
     def join(number: int, *, may_lead: bool = True) -> str:
-        return flights.join(three[number], "s", "key", may_lead=may_lead)
+        return flights.join(three[number], "key", may_lead=may_lead)
 
     assert join(0, may_lead=False) == "waits"
     assert [join(number) for number in range(3)] == ["leads", "follows", "follows"]
-    assert flights.join(lease(), "s", "key", may_lead=True) == "waits"
-    assert flights.fail(three[0]) == (three[1], "s")
-    assert flights.complete(three[1]) == [(three[2], "s")]
+    assert flights.join(lease(), "key", may_lead=True) == "waits"
+    assert flights.fail(three[0]) == three[1]
+    assert flights.complete(three[1]) == [three[2]]
     assert flights.complete(three[1]) == []
     assert join(0) == "leads"
     assert flights.fail(three[0]) is None

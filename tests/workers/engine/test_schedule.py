@@ -52,12 +52,11 @@ def test_what_costs_more_than_a_pass_should_goes_by_itself() -> None:
 def test_free_slots_are_refilled_together_if_more_items_are_about_to_arrive() -> None:
     items = [slot() for _ in range(8)]
     made = schedule(*items[:4], slots=32)
-    made.expected = 5
 
-    assert made.next(8) is DECODE_STEP
+    assert made.next(8, expected=5) is DECODE_STEP
     made.put(items[4:])
-    assert made.next(30) is DECODE_STEP
-    assert made.next(8) == Admit(items)
+    assert made.next(30, expected=5) is DECODE_STEP
+    assert made.next(8, expected=5) == Admit(items)
 
 
 def test_the_last_join_as_soon_as_no_more_come() -> None:
@@ -70,9 +69,8 @@ def test_the_last_join_as_soon_as_no_more_come() -> None:
 def test_a_streaming_item_is_scheduled_first_and_at_once() -> None:
     chat = slot(chat=True)
     made = schedule(slot(), slot(), chat, slots=64)
-    made.expected = 9
 
-    act = made.next(32)
+    act = made.next(32, expected=9)
 
     assert isinstance(act, Admit)
     assert act.items[0] is chat
@@ -107,15 +105,13 @@ def test_batches_and_continuous_batching_take_turns() -> None:
 
 def test_with_no_active_sequences_a_batch_waits_until_it_is_full_or_no_more_items_arrive() -> None:
     made = schedule(*(loaded() for _ in range(3)))
-    made.expected = 1
 
-    assert made.next(0) is None
+    assert made.next(0, expected=1) is None
     last = loaded()
     made.put([last, loaded()])
-    assert isinstance(full := made.next(0), Generate)
+    assert isinstance(full := made.next(0, expected=1), Generate)
     assert len(full.items) == 4
-    assert made.next(0) is None
-    made.expected = 0
+    assert made.next(0, expected=1) is None
     assert isinstance(made.next(0), Generate)
 
 

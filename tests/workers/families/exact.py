@@ -17,11 +17,11 @@ import torch
 import transformers
 from PIL import Image
 
-from db.requests import options_digest
+from db.vocabulary.requests import options_digest
 from tests.workers.answering import ids_in_slots
 from workers import families
 from workers.families.base import Prepared
-from workers.families.pinned import Pinned
+from workers.families.family import TransformersFamily
 from workers.families.videoless import without_videos
 from workers.settings import EngineSettings
 
@@ -454,7 +454,7 @@ class Comparison:
         )
 
 
-def cases_for(family: Pinned, kind: str) -> list[Case]:
+def cases_for(family: TransformersFamily, kind: str) -> list[Case]:
     """The cases of a kind that a model of this style takes."""
     if family.card.style == "plain":
         return [case for case in CASES[kind] if case.plain is not None]
@@ -462,7 +462,9 @@ def cases_for(family: Pinned, kind: str) -> list[Case]:
 
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
-def compare(family: Pinned, reference: Reference, name: str, kind: str) -> Comparison | None:
+def compare(
+    family: TransformersFamily, reference: Reference, name: str, kind: str
+) -> Comparison | None:
     """Compare all cases of a kind; None if the model's style has none."""
     shown = pictures()
     cases = cases_for(family, kind)
@@ -472,11 +474,11 @@ def compare(family: Pinned, reference: Reference, name: str, kind: str) -> Compa
     if kind == "rank":
         return _compare_ranked(family, reference, name, cases, prepared)
     expected = [reference.answer(case, shown) for case in cases]
-    alone = [family.generate_ids([item])[0] for item in prepared]
+    alone = [family.generator.generate_ids([item])[0] for item in prepared]
     batch = batched = 0
     for some in _like(family, prepared):
         for order in (some, some[::-1]):
-            said = family.generate_ids([prepared[index] for index in order])
+            said = family.generator.generate_ids([prepared[index] for index in order])
             batched += len(order)
             batch += sum(a == expected[i] for a, i in zip(said, order, strict=True))
     single = sum(a == b for a, b in zip(alone, expected, strict=True))
@@ -486,7 +488,7 @@ def compare(family: Pinned, reference: Reference, name: str, kind: str) -> Compa
 
 
 def _compare_slots(
-    family: Pinned, prepared: Sequence[Prepared], expected: Sequence[list[int]]
+    family: TransformersFamily, prepared: Sequence[Prepared], expected: Sequence[list[int]]
 ) -> tuple[int, int]:
     """All together, and backwards with no more than two at a time."""
     slots = family.slot_engine
@@ -500,21 +502,23 @@ def _compare_slots(
     return equal, 2 * len(taken)
 
 
-def _prepare(family: Pinned, kind: str, case: Case, shown: Sequence[Image.Image]) -> Prepared:
+def _prepare(
+    family: TransformersFamily, kind: str, case: Case, shown: Sequence[Image.Image]
+) -> Prepared:
     """With the request's own images first and those of its examples after them, as they come."""
     return family.prepare(_request(kind, case), shown[: case.images])
 
 
-def _like(family: Pinned, prepared: Sequence[Prepared]) -> list[list[int]]:
+def _like(family: TransformersFamily, prepared: Sequence[Prepared]) -> list[list[int]]:
     groups: dict[Any, list[int]] = {}
     for index, item in enumerate(prepared):
-        key = (options_digest(item.request), family.batch_key(item.inputs))
+        key = (options_digest(item.request), family.architecture.batch_key(item.inputs))
         groups.setdefault(key, []).append(index)
     return list(groups.values())
 
 
 def _compare_ranked(
-    family: Pinned,
+    family: TransformersFamily,
     reference: Reference,
     name: str,
     cases: Sequence[Case],
@@ -531,9 +535,9 @@ def _compare_ranked(
     return Comparison(name, family.card.family, "rank", len(cases), equal[1], equal[-1], len(cases))
 
 
-def load(folder: Path, name: str) -> Pinned:
+def load(folder: Path, name: str) -> TransformersFamily:
     """A checkpoint as the service loads it."""
     settings = EngineSettings(model=name, model_path=str(folder), max_new_tokens=64, slots=16)
     family = families.load(settings)
-    assert isinstance(family, Pinned)
+    assert isinstance(family, TransformersFamily)
     return family

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 import transformers
 
-from db.errors import RequestError
-from db.model_info import ModelInfo
-from db.request_validation import validate_request
+from db.vocabulary.errors import RequestError
+from db.vocabulary.model_info import ModelInfo
+from db.vocabulary.request_validation import validate_request
 from tests.workers.families import exact, tiny
 from workers.families import sizes
 
@@ -80,7 +80,7 @@ def table(rows: dict[str, list[exact.Comparison | str]]) -> str:
                 counts = [f"{cell.single}/{cell.cases}", f"{cell.batch}/{cell.batched}"]
                 counts += [f"{cell.slots}/{cell.slotted}"] if cell.slotted else []
                 shown.append(", ".join(counts))
-        lines.append(f"| {WHAT[name]} | `{family}` | {' | '.join(shown)} |")
+        lines.append(f"| {WHAT.get(name, name)} | `{family}` | {' | '.join(shown)} |")
     notes = [f"* [{number}] 422: {message}" for number, message in enumerate(refusals, 1)]
     wrapped = [textwrap.fill(note, width=100, subsequent_indent="  ") for note in notes]
     return "\n".join([*lines, "", *wrapped])

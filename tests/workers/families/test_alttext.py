@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from db.errors import PromptTooLong
-from db.model_info import ModelInfo, ModelLimits
+from db.vocabulary.errors import PromptTooLong
+from db.vocabulary.model_info import ModelInfo, ModelLimits
 from tests.workers.answering import generated
 from workers import families
 from workers.decoding.generation import LogprobRecorder, confidence

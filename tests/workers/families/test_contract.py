@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
-from db.errors import ItemRefused, PromptTooLong, RequestError
+from db.vocabulary.errors import ItemRefused, PromptTooLong, RequestError
+from db.vocabulary.kinds import KINDS, Kind
 from tests.workers.families import tiny
 from workers import families
 from workers.demo import scenes
@@ -20,10 +20,9 @@ from workers.settings import EngineSettings
 
 
 @pytest.fixture(scope="module", params=["echo", "demo", *tiny.CHECKPOINTS])
-def family(request: pytest.FixtureRequest, pinned: Callable[[str], Family]) -> Family:
-    torch.set_num_threads(2)
+def family(request: pytest.FixtureRequest, loaded_family: Callable[[str], Family]) -> Family:
     if request.param in tiny.CHECKPOINTS:
-        return pinned(request.param)
+        return loaded_family(request.param)
     return families.load(EngineSettings(model=request.param))
 
 
@@ -45,6 +44,39 @@ def answers(
 
 
 CAPTION = {"kind": "caption"}
+#: A value for each field that some kind must have.
+VALUES: dict[str, Any] = {
+    "question": "What is it?",
+    "labels": ["a circle", "a square"],
+    "prompt": "Describe it.",
+    "messages": [
+        {
+            "role": "user",
+            "content": [{"type": "image", "index": 0}, {"type": "text", "text": "So?"}],
+        }
+    ],
+}
+
+
+def smallest(kind: Kind) -> dict[str, Any]:
+    """The shortest request of a kind."""
+    entry = KINDS[kind]
+    needed = [*entry.required, *sorted(entry.one_of)[:1]]
+    return {"kind": kind, **{field: VALUES[field] for field in needed}}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_of_every_kind_has_the_fields_of_its_kind(
+    kind: Kind, family: Family, images: list[Image.Image]
+) -> None:
+    if kind not in family.card.kinds:
+        pytest.skip("another style")
+    [answer] = answers(family, [smallest(kind)], images[:1])
+
+    record = answer.record(kind)
+
+    assert {"text", *KINDS[kind].answer_fields} <= record.keys()
+    json.dumps(record)
 
 
 def test_the_model_info_describes_the_family(family: Family) -> None:
@@ -135,9 +167,9 @@ def test_images_of_any_aspect_ratio_are_accepted(family: Family) -> None:
 
 
 def test_an_image_that_the_processor_rejects_fails_its_own_item_only(
-    pinned: Callable[[str], Family],
+    loaded_family: Callable[[str], Family],
 ) -> None:
-    cutting_in_four = pinned("idefics2-splitting")
+    cutting_in_four = loaded_family("idefics2-splitting")
 
     with pytest.raises(ItemRefused, match=r"cannot take the item \(images: 1x1\)"):
         cutting_in_four.prepare(CAPTION, [Image.new("RGB", (1, 1))])

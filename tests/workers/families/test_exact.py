@@ -4,22 +4,22 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.workers.families import exact, report, tiny, tiny_chat
-from workers.families.pinned import Pinned
+from tests.workers.families import exact, report, tiny
+from workers.families.family import TransformersFamily
 
 Compare = Callable[[str, str], exact.Comparison | str]
 
 
 @pytest.fixture(scope="module")
 def compared(
-    pinned: Callable[[str], Pinned], reference: Callable[[str], exact.Reference]
+    loaded_family: Callable[[str], TransformersFamily], reference: Callable[[str], exact.Reference]
 ) -> Compare:
     """How a kind went on a checkpoint, compared once."""
     rows: dict[tuple[str, str], exact.Comparison | str] = {}
 
     def compare(name: str, kind: str) -> exact.Comparison | str:
         if (name, kind) not in rows:
-            family = pinned(name)
+            family = loaded_family(name)
             rows[name, kind] = exact.compare(family, reference(name), name, kind) or report.refusal(
                 family.card, kind
             )
@@ -31,7 +31,7 @@ def compared(
 @pytest.mark.parametrize("kind", exact.CASES)
 @pytest.mark.parametrize("name", tiny.CHECKPOINTS)
 def test_every_answer_equals_that_of_transformers_alone_and_in_any_batch(
-    name: str, kind: str, compared: Compare
+    name: str, kind: str, compared: Compare, loaded_family: Callable[[str], TransformersFamily]
 ) -> None:
     row = compared(name, kind)
 
@@ -41,7 +41,9 @@ def test_every_answer_equals_that_of_transformers_alone_and_in_any_batch(
         return
     assert row.cases >= 2
     assert (row.single, row.batch, row.slots) == (row.cases, row.batched, row.slotted)
-    assert bool(row.slotted) == (name not in tiny_chat.CHECKPOINTS and kind != "rank")
+    serving = loaded_family(name).card.serving
+    assert serving
+    assert bool(row.slotted) == (serving.path == "slots" and kind != "rank"), serving.why
 
 
 def test_the_page_of_models_lists_what_was_compared(compared: Compare) -> None:

@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from tests.hub import Hub
+from tests.servers import PATIENCE_SECONDS
 from tests.workers.families import tiny_parts as parts
 from workers.demo.build import CHAT_TEMPLATE
 
@@ -47,7 +48,7 @@ family = families.load(EngineSettings())
 request = {"kind": "caption", "options": {"max_new_tokens": 4}}
 item = family.prepare(request, [Image.linear_gradient("L").convert("RGB").resize((640, 480))])
 [answer] = family.generate([item])
-weights = sum(weight.numel() for weight in family.model.parameters())
+weights = sum(weight.numel() for weight in family.loaded.model.parameters())
 print(json.dumps([weights, item.tokens, answer.completion_tokens, family.card.serving.path]))
 """
 
@@ -95,7 +96,7 @@ def test_smolvlm_256m_is_loaded_from_the_hub_by_its_name_and_answers(
             env=env,
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=PATIENCE_SECONDS,
             check=False,
         )
 

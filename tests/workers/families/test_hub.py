@@ -13,6 +13,7 @@ import torch
 import transformers
 
 from tests.hub import COMMIT, Hub
+from tests.servers import PATIENCE_SECONDS
 
 NAME = "team/tiny"
 SHOW = """
@@ -53,7 +54,7 @@ def run(hub: Hub, cache: Path, *command: str, **settings: str) -> subprocess.Com
         env=env,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
 

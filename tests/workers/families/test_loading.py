@@ -12,13 +12,14 @@ import safetensors.torch
 import torch
 import transformers
 
-from db.errors import RequestError
+from db.vocabulary.errors import RequestError
+from tests.workers.answering import changed
 from tests.workers.families import exact, tiny, tiny_chat
 from workers import families
 from workers.demo.build import CHAT_TEMPLATE
 from workers.families import sizes
 from workers.families.base import Answer
-from workers.families.pinned import Pinned
+from workers.families.family import TransformersFamily
 from workers.settings import EngineSettings
 
 PICTURES = exact.pictures()
@@ -45,13 +46,13 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return folder
 
 
-def load(folder: Path, **settings: Any) -> Pinned:
+def load(folder: Path, **settings: Any) -> TransformersFamily:
     family = families.load(EngineSettings(model="m", model_path=str(folder), **settings))
-    assert isinstance(family, Pinned)
+    assert isinstance(family, TransformersFamily)
     return family
 
 
-def answers(family: Pinned) -> list[Answer]:
+def answers(family: TransformersFamily) -> list[Answer]:
     options = {"max_new_tokens": 8}
     questions = ["Why?", "What is to be seen in this picture?", "Who"]
     items = [
@@ -62,10 +63,10 @@ def answers(family: Pinned) -> list[Answer]:
     return said
 
 
-def kinds_of_layers(family: Pinned, part: str) -> set[str]:
+def kinds_of_layers(family: TransformersFamily, part: str) -> set[str]:
     kinds = Counter(
         type(module).__name__
-        for name, module in family.model.named_modules()
+        for name, module in family.loaded.model.named_modules()
         if part in name and "Linear" in type(module).__name__
     )
     return {*kinds}
@@ -127,14 +128,14 @@ def test_a_model_spread_over_memory_and_disk_gives_the_same_answers(
         offload_folder=str(tmp_path / "offloaded"),
     )
 
-    assert {"cpu", "disk"} == {*spread.model.hf_device_map.values()}
+    assert {"cpu", "disk"} == {*spread.loaded.model.hf_device_map.values()}
     assert answers(spread) == answers(whole)
 
 
 def test_t28_auto_on_a_single_device_is_that_device(wide: Callable[[str], Path]) -> None:
     family = load(wide("idefics2"), device="auto")
 
-    assert family.device == torch.device("cpu")
+    assert family.loaded.device == torch.device("cpu")
     assert len(answers(family)) == 3
 
 
@@ -158,7 +159,9 @@ def test_an_adapter_changes_the_answers_as_peft_itself_does(
 ) -> None:
     base, adapted = load(wide("idefics2")), load(wide("idefics2"), adapter=str(adapter))
     theirs = load(wide("idefics2"))
-    theirs.model = peft.PeftModel.from_pretrained(theirs.model, adapter).eval()
+    theirs = changed(
+        theirs, model=peft.PeftModel.from_pretrained(theirs.loaded.model, adapter).eval()
+    )
 
     assert answers(adapted) == answers(theirs)
     assert answers(adapted) != answers(base)
@@ -259,7 +262,7 @@ def test_the_implementation_of_attention_can_be_chosen(
 ) -> None:
     family = load(wide("idefics2"), attention=attention, engine="generate")
 
-    assert family.model.config._attn_implementation == attention
+    assert family.loaded.model.config._attn_implementation == attention
     assert [a.text for a in answers(family)] == [a.text for a in answers(load(wide("idefics2")))]
 
 
@@ -299,15 +302,15 @@ def test_a_checkpoint_without_a_chat_template_is_served_with_one_from_a_file(
     for text, number in asked:
         inputs = reference(text=f"<image>{text}", images=PICTURES[number], return_tensors="pt")
         inputs.pop("labels", None)
-        output = family.model.generate(
+        output = family.loaded.model.generate(
             **inputs,
             max_new_tokens=8,
             do_sample=False,
-            bad_words_ids=[[family.end_tokens.forbidden[0]]],
+            bad_words_ids=[[family.loaded.end_tokens.forbidden[0]]],
         )
         expected.append(output[0, inputs["input_ids"].shape[1] :].tolist())
-    assert [family.generate_ids([item])[0] for item in items] == expected
-    assert family.generate_ids(items) == expected
+    assert [family.generator.generate_ids([item])[0] for item in items] == expected
+    assert family.generator.generate_ids(items) == expected
 
 
 def test_a_missing_chat_template_is_reported_before_any_weight_is_read(tmp_path: Path) -> None:
@@ -385,7 +388,7 @@ def test_how_many_tokens_an_item_may_ask_for_follows_the_context_of_its_model(
     family = load(checkpoint("idefics2"))
     bounded = load(checkpoint("idefics2"), new_tokens_limit=100, max_new_tokens=500)
 
-    assert family.model.config.get_text_config().max_position_embeddings == 2048
+    assert family.loaded.model.config.get_text_config().max_position_embeddings == 2048
     assert (family.card.limits.max_new_tokens, family.card.defaults["max_new_tokens"]) == (1024, 64)
     assert (bounded.card.limits.max_new_tokens, bounded.card.defaults["max_new_tokens"]) == (
         100,
@@ -401,9 +404,9 @@ def test_the_bytes_of_a_model_are_counted_from_its_configuration(
     wide: Callable[[str], Path],
 ) -> None:
     family = load(wide("idefics2"), quantize="nf4", dtype="bfloat16")
-    counted = {part.name: part for part in sizes.parts(family.model.config)}
+    counted = {part.name: part for part in sizes.parts(family.loaded.model.config)}
 
-    for name, module in family.model.model.named_children():
+    for name, module in family.loaded.model.model.named_children():
         quantised = [m.weight for m in module.modules() if type(m).__name__ == "Linear4bit"]
         assert (quantised == []) == counted[name].in_vision
         taken = sum(weight.nbytes for weight in module.parameters())

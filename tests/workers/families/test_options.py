@@ -11,10 +11,10 @@ from tests.workers.families import exact, tiny
 from workers import families
 from workers.decoding import seeded_sampling
 from workers.families.base import Family
-from workers.families.pinned import Pinned
+from workers.families.family import TransformersFamily
 from workers.settings import EngineSettings
 
-Load = Callable[[str], Pinned]
+Load = Callable[[str], TransformersFamily]
 PICTURES = exact.pictures()
 
 
@@ -28,8 +28,8 @@ def caption(family: Family, picture: int = 0, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", tiny.CHECKPOINTS)
-def test_a_seed_draws_the_same_answer_whatever_its_batch(name: str, pinned: Load) -> None:
-    family = pinned(name)
+def test_a_seed_draws_the_same_answer_whatever_its_batch(name: str, loaded_family: Load) -> None:
+    family = loaded_family(name)
     drawn = {"do_sample": True, "temperature": 1.5, "max_new_tokens": 8}
     items = [caption(family, n % 4, seed=100 + n, **drawn) for n in range(6)]
 
@@ -41,8 +41,10 @@ def test_a_seed_draws_the_same_answer_whatever_its_batch(name: str, pinned: Load
     assert [answer.seed for answer in alone] == [100 + n for n in range(6)]
 
 
-def test_an_answer_sampled_without_a_seed_names_the_seed_that_repeats_it(pinned: Load) -> None:
-    family = pinned("idefics2")
+def test_an_answer_sampled_without_a_seed_names_the_seed_that_repeats_it(
+    loaded_family: Load,
+) -> None:
+    family = loaded_family("idefics2")
     options: dict[str, Any] = {"do_sample": True, "temperature": 2.0, "max_new_tokens": 8}
 
     [answer] = family.generate([caption(family, **options)])
@@ -80,8 +82,8 @@ def test_top_k_and_top_p_leave_only_the_most_probable_tokens(
     assert {*noisy.argmax(-1).tolist()} == (allowed or {0, 1, 2, 3})
 
 
-def test_an_answer_ends_before_a_stop_string(demo: Family, pinned: Load) -> None:
-    family = pinned("idefics3")
+def test_an_answer_ends_before_a_stop_string(demo: Family, loaded_family: Load) -> None:
+    family = loaded_family("idefics3")
     [whole] = family.generate([caption(family, max_new_tokens=12)])
     stop = whole.text[4:6]
 
@@ -97,11 +99,14 @@ def test_an_answer_ends_before_a_stop_string(demo: Family, pinned: Load) -> None
 
 @pytest.mark.parametrize("name", ["idefics-base", "idefics2", "idefics3"])
 def test_a_stop_string_may_be_the_space_and_the_word_that_an_answer_begins_with(
-    name: str, pinned: Load
+    name: str, loaded_family: Load
 ) -> None:
-    family = pinned(name)
+    family = loaded_family(name)
     items = [caption(family, n, max_new_tokens=6) for n in range(8)]
-    begins = [family.tokenizer.convert_ids_to_tokens(family.generate_ids([i])[0]) for i in items]
+    begins = [
+        family.loaded.tokenizer.convert_ids_to_tokens(family.generator.generate_ids([i])[0])
+        for i in items
+    ]
     number, word = next(
         (number, tokens[0][1:])
         for number, tokens in enumerate(begins)
@@ -152,9 +157,9 @@ def test_the_finish_reason_and_the_token_counts_are_returned(
 )
 @pytest.mark.parametrize("name", ["idefics-instruct", "idefics2", "idefics3", "llava"])
 def test_every_option_gives_a_batch_the_answers_of_its_items_alone(
-    name: str, options: dict[str, Any], pinned: Load
+    name: str, options: dict[str, Any], loaded_family: Load
 ) -> None:
-    family = pinned(name)
+    family = loaded_family(name)
     questions = ["Why?", "What is to be seen in this picture, and where is it?", "Who"]
     items = [
         family.prepare(

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.workers.conftest import Folder, Load
 from tests.workers.families import exact
 from workers import families
-from workers.families.pinned import Pinned
+from workers.families.family import TransformersFamily
 from workers.images import decode
 from workers.settings import EngineSettings
 
@@ -21,8 +21,8 @@ FAMILIES = ["idefics-instruct", "idefics2", "idefics2-splitting", "idefics3"]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_no_bit_differs(name: str, pinned: Load, checkpoint: Folder) -> None:
-    family, shown = pinned(name), exact.pictures()[:2]
+def test_no_bit_differs(name: str, loaded_family: Load, checkpoint: Folder) -> None:
+    family, shown = loaded_family(name), exact.pictures()[:2]
     processor = transformers.AutoProcessor.from_pretrained(checkpoint(name), backend="pil")
     request = {"kind": "generate", "prompt": "Compare"}
 
@@ -32,11 +32,11 @@ def test_no_bit_differs(name: str, pinned: Load, checkpoint: Folder) -> None:
     if not isinstance(expected, torch.Tensor):
         expected = expected["pixel_values"][0]
 
-    assert family.pixels
+    assert family.loaded.pixels
     assert len(pictures) == len(expected)
     for picture, values in zip(pictures, expected, strict=True):
         _, height, width = picture.pixels.shape
-        numbers = family.pixels.normalize(picture.pixels, torch.float32)
+        numbers = family.loaded.pixels.normalize(picture.pixels, torch.float32)
         assert torch.equal(numbers, values[:, :height, :width])
         assert picture.pixels.dtype == torch.uint8
 
@@ -44,34 +44,34 @@ def test_no_bit_differs(name: str, pinned: Load, checkpoint: Folder) -> None:
 @pytest.mark.parametrize("name", ["idefics-instruct", "idefics2"])
 @pytest.mark.parametrize("size", [(640, 480), (300, 900), (2000, 50), (30, 40)])
 def test_a_family_gives_the_size_at_which_it_encodes_an_image(
-    name: str, size: tuple[int, int], pinned: Load
+    name: str, size: tuple[int, int], loaded_family: Load
 ) -> None:
-    family = pinned(name)
+    family = loaded_family(name)
     [picture] = family.prepare({"kind": "caption"}, [Image.new("RGB", size)]).inputs.images
     _, height, width = picture.pixels.shape
 
-    wanted = family.image_size(*size)
+    wanted = family.architecture.image_size(*size)
 
     assert np.allclose(wanted, (width, height), atol=1)
 
 
 @pytest.mark.parametrize("name", ["idefics-instruct", "idefics2"])
 def test_decoding_a_jpeg_at_a_fraction_changes_pixels_only_slightly(
-    name: str, checkpoint: Callable[[str], Path], pinned: Load
+    name: str, checkpoint: Callable[[str], Path], loaded_family: Load
 ) -> None:
     family = families.load(
         EngineSettings(model=name, model_path=str(checkpoint(name)), decoding="fast")
     )
-    assert isinstance(family, Pinned)
+    assert isinstance(family, TransformersFamily)
     data = io.BytesIO()
     exact.pictures()[0].resize((1600, 1200), Image.Resampling.BICUBIC).save(data, "JPEG")
     seen = [
         one.prepare({"kind": "caption"}, [decode(data.getvalue(), one.target_size)]).inputs.images[
             0
         ]
-        for one in (pinned(name), family)
+        for one in (loaded_family(name), family)
     ]
 
     whole, fast = (picture.pixels.int() for picture in seen)
-    assert pinned(name).target_size is None
+    assert loaded_family(name).target_size is None
     assert 0 < (whole - fast).abs().float().mean() < 3

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from workers.families.labels import named
-from workers.families.prompts import TEMPLATES, Prompt, Turn, build
+from db.vocabulary.kinds import KINDS
+from db.vocabulary.labels import named
+from workers.families.prompts import Prompt, Turn, build
 
 LABELS = ["animals", "city landscape"]
 
@@ -159,8 +160,11 @@ def test_two_texts_of_a_message_that_meet_are_one() -> None:
 
 
 def test_every_template_has_a_version_and_no_two_the_same_name() -> None:
-    names = [template.name for style in TEMPLATES.values() for template in style.values()]
+    templates = [entry.templates for entry in KINDS.values() if entry.templates]
+    styles = [some for one in templates for some in one.values()]
+    names = [template.name for some in styles for template in some.values()]
 
+    assert len(names) > 10
     assert len({*names}) == len(names)
     assert all(name.rpartition("/")[2].isdigit() for name in names)
 

@@ -9,12 +9,12 @@ from PIL import Image
 from tests.workers.conftest import Load
 from tests.workers.families import tiny
 from workers.families.base import Prepared
-from workers.families.pinned import Pinned
+from workers.families.family import TransformersFamily
 
 REQUEST = {"kind": "generate", "prompt": "Tell me about it.", "options": {"max_new_tokens": 24}}
 
 
-def prepared(family: Pinned, said: list[str], **options: Any) -> Prepared:
+def prepared(family: TransformersFamily, said: list[str], **options: Any) -> Prepared:
     request = {**REQUEST, "options": {"max_new_tokens": 24, **options}}
     item = family.prepare(request, [Image.new("RGB", (40, 30), "red")])
     return replace(item, on_text=said.append)
@@ -23,9 +23,9 @@ def prepared(family: Pinned, said: list[str], **options: Any) -> Prepared:
 @pytest.mark.parametrize("name", sorted(tiny.CHECKPOINTS))
 @pytest.mark.parametrize("options", [{}, {"do_sample": True, "seed": 9}, {"stop": ["zz", "\n"]}])
 def test_every_text_is_a_beginning_of_the_answer(
-    pinned: Load, name: str, options: dict[str, Any]
+    loaded_family: Load, name: str, options: dict[str, Any]
 ) -> None:
-    family = pinned(name)
+    family = loaded_family(name)
     said: list[list[str]] = [[], [], []]
     batch = [prepared(family, texts, **options) for texts in said]
     batch[1] = replace(batch[1], on_text=None)
@@ -41,9 +41,9 @@ def test_every_text_is_a_beginning_of_the_answer(
     assert said[0]
 
 
-def test_beams_are_streamed_only_at_the_end(pinned: Load) -> None:
+def test_beams_are_streamed_only_at_the_end(loaded_family: Load) -> None:
     said: list[str] = []
-    family = pinned("idefics2")
+    family = loaded_family("idefics2")
 
     family.generate([prepared(family, said, num_beams=2)])
 

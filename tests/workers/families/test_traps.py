@@ -3,7 +3,7 @@
 import shutil
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -16,16 +16,19 @@ from PIL import Image
 from tokenizers import normalizers
 from transformers import AddedToken, AutoTokenizer
 
-from db.errors import ItemRefused, PromptTooLong, RequestError
+from db.vocabulary.errors import ItemRefused, PromptTooLong, RequestError
+from tests.workers.answering import changed
 from tests.workers.families import exact, tiny, tiny_parts
 from workers import families
 from workers.families import ranking
+from workers.families.architecture import Suffixes
 from workers.families.base import Family
+from workers.families.family import TransformersFamily
+from workers.families.family import load as load_family
 from workers.families.idefics2 import Idefics2
-from workers.families.pinned import Pinned
 from workers.settings import EngineSettings
 
-Load = Callable[[str], Pinned]
+Load = Callable[[str], TransformersFamily]
 Folder = Callable[[str], Path]
 PICTURE = exact.pictures()[0]
 CHAT = [name for name in tiny.CHECKPOINTS if "base" not in name]
@@ -52,10 +55,10 @@ HOSTILE = [
 @pytest.mark.parametrize("name", tiny.CHECKPOINTS)
 @pytest.mark.parametrize("text", HOSTILE)
 def test_t5_a_token_typed_by_a_user_is_text_and_shifts_no_image(
-    name: str, text: str, pinned: Load
+    name: str, text: str, loaded_family: Load
 ) -> None:
-    family = pinned(name)
-    controls = family._controls
+    family = loaded_family(name)
+    controls = family.loaded.controls
     clean, hostile = prepared(family, "x"), prepared(family, text)
 
     counts = [controls.count(one.inputs.tensors["input_ids"].tolist()) for one in (clean, hostile)]
@@ -106,10 +109,10 @@ def canary() -> Iterator[tuple[str, list[str]]]:
 
 @pytest.mark.parametrize("name", tiny.CHECKPOINTS)
 def test_t4_text_that_looks_like_a_url_or_a_path_is_not_fetched(
-    name: str, pinned: Load, canary: tuple[str, list[str]], tmp_path: Path
+    name: str, loaded_family: Load, canary: tuple[str, list[str]], tmp_path: Path
 ) -> None:
     url, asked = canary
-    family = pinned(name)
+    family = loaded_family(name)
     path = tmp_path / "picture.png"
     PICTURE.save(path)
 
@@ -124,12 +127,13 @@ def test_t4_text_that_looks_like_a_url_or_a_path_is_not_fetched(
 
 
 def test_t3_instruct_models_end_their_turns_although_the_processor_forgets_to(
-    pinned: Load,
+    loaded_family: Load,
 ) -> None:
-    family = pinned("idefics-instruct")
+    family = loaded_family("idefics-instruct")
 
-    assert family.end_tokens.end_of_utterance == family.tokenizer.convert_tokens_to_ids(
-        tiny_parts.END
+    assert (
+        family.loaded.end_tokens.end_of_utterance
+        == family.loaded.tokenizer.convert_tokens_to_ids(tiny_parts.END)
     )
     assert prepared(family, "Who is that?").inputs.prompt == (
         f"<s>User:{tiny_parts.FAKE}{tiny_parts.IMAGE}{tiny_parts.FAKE}"
@@ -137,19 +141,21 @@ def test_t3_instruct_models_end_their_turns_although_the_processor_forgets_to(
     )
 
 
-def test_t7_a_caption_without_a_prompt_starts_from_the_image_alone(pinned: Load) -> None:
-    family = pinned("idefics-base")
+def test_t7_a_caption_without_a_prompt_starts_from_the_image_alone(loaded_family: Load) -> None:
+    family = loaded_family("idefics-base")
 
     item = family.prepare({"kind": "caption"}, [PICTURE])
 
-    tokens = family.tokenizer.convert_ids_to_tokens(item.inputs.tensors["input_ids"].tolist())
+    tokens = family.loaded.tokenizer.convert_ids_to_tokens(
+        item.inputs.tensors["input_ids"].tolist()
+    )
     assert tokens == ["<s>", tiny_parts.FAKE, tiny_parts.IMAGE, tiny_parts.FAKE]
 
 
 def test_t6_a_conversation_without_images_shares_a_batch_with_one_that_has_them(
-    pinned: Load,
+    loaded_family: Load,
 ) -> None:
-    family = pinned("idefics-instruct")
+    family = loaded_family("idefics-instruct")
     message = {"role": "user", "content": [{"type": "text", "text": "Hello, who are you?"}]}
     bare = family.prepare({"kind": "chat", "messages": [message]}, [])
     shown = prepared(family, "What is it?")
@@ -161,7 +167,7 @@ def test_t6_a_conversation_without_images_shares_a_batch_with_one_that_has_them(
 
 
 def test_t8_splitting_set_by_the_operator_splits_pixels_and_tokens_alike(
-    checkpoint: Folder, pinned: Load
+    checkpoint: Folder, loaded_family: Load
 ) -> None:
     settings = EngineSettings(
         model="split", model_path=str(checkpoint("idefics2")), image_splitting="on"
@@ -169,9 +175,9 @@ def test_t8_splitting_set_by_the_operator_splits_pixels_and_tokens_alike(
     split = families.load(settings)
     [answer] = split.generate([prepared(split, "What is it?")])
 
-    family = pinned("idefics2-splitting")
+    family = loaded_family("idefics2-splitting")
     assert answer == family.generate([prepared(family, "What is it?")])[0]
-    assert answer.prompt_tokens > prepared(pinned("idefics2"), "What is it?").tokens
+    assert answer.prompt_tokens > prepared(loaded_family("idefics2"), "What is it?").tokens
 
 
 def test_t14_a_black_image_is_encoded_where_pixels_are_not_normalized(tmp_path: Path) -> None:
@@ -194,8 +200,8 @@ def test_t14_a_black_image_is_encoded_where_pixels_are_not_normalized(tmp_path: 
 @pytest.mark.parametrize("name", tiny.CHECKPOINTS)
 def test_t12_a_model_cannot_generate_image_tokens(name: str, checkpoint: Folder) -> None:
     family = exact.load(checkpoint(name), name)
-    never = list(family.end_tokens.forbidden)
-    head = family.model.lm_head
+    never = list(family.loaded.end_tokens.forbidden)
+    head = family.loaded.model.lm_head
     with torch.no_grad():
         if name.startswith("idefics-"):
             head.additional_fc.weight *= 20
@@ -207,10 +213,10 @@ def test_t12_a_model_cannot_generate_image_tokens(name: str, checkpoint: Folder)
         for picture in pictures
     ]
 
-    said = {token for item in items for token in family.generate_ids([item])[0]}
+    said = {token for item in items for token in family.generator.generate_ids([item])[0]}
     texts = [family.generate([item])[0].text for item in items]
-    family.end_tokens = replace(family.end_tokens, forbidden=())
-    unguarded = {token for item in items for token in family.generate_ids([item])[0]}
+    free = changed(family, end_tokens=replace(family.loaded.end_tokens, forbidden=()))
+    unguarded = {token for item in items for token in free.generator.generate_ids([item])[0]}
 
     assert not said & {*never}
     assert unguarded & {*never}
@@ -222,9 +228,9 @@ def test_t12_a_model_cannot_generate_image_tokens(name: str, checkpoint: Folder)
 
 
 @pytest.mark.parametrize("name", ["idefics-base", "idefics2", "idefics3", "llava"])
-def test_t13_nothing_is_cut_off_a_prompt_that_is_too_long(name: str, pinned: Load) -> None:
+def test_t13_nothing_is_cut_off_a_prompt_that_is_too_long(name: str, loaded_family: Load) -> None:
     with pytest.raises(PromptTooLong, match="this model takes"):
-        prepared(pinned(name), "why? " * 4000)
+        prepared(loaded_family(name), "why? " * 4000)
 
 
 class PaddedOnTheRight(Idefics2):
@@ -245,7 +251,7 @@ def test_t16_a_model_whose_answers_depend_on_neighbours_is_refused_when_loaded(
     settings = EngineSettings(model="leaky", model_path=str(checkpoint("idefics2")))
 
     with pytest.raises(RequestError, match="'leaky' is refused: its answers depend on their nei"):
-        PaddedOnTheRight(settings)
+        load_family(PaddedOnTheRight, settings)
 
 
 def test_t24_a_model_that_ignores_the_image_is_refused_when_loaded(
@@ -270,8 +276,8 @@ def test_repetition_is_ruled_out_by_an_items_own_tokens_and_not_by_its_padding(
     """Token 0 is an ordinary one in many vocabularies; here it is the model's favourite."""
     family = exact.load(checkpoint("idefics3"), "idefics3")
     with torch.no_grad():
-        family.model.lm_head.weight[0] *= 6
-    family.end_tokens = replace(family.end_tokens, ids=(2,))
+        family.loaded.model.lm_head.weight[0] *= 6
+    family = changed(family, end_tokens=replace(family.loaded.end_tokens, ids=(2,)))
     options = {"max_new_tokens": 8, "no_repeat_ngram_size": 2}
     items = [
         family.prepare({"kind": "vqa", "question": text, "options": options}, [PICTURE])
@@ -295,62 +301,72 @@ def test_white_space_that_a_tokenizer_has_a_token_for_is_text(
 
 
 @pytest.mark.parametrize("name", tiny.CHECKPOINTS)
-def test_t5_a_token_in_a_label_is_text_too(name: str, pinned: Load) -> None:
-    family = pinned(name)
+def test_t5_a_token_in_a_label_is_text_too(name: str, loaded_family: Load) -> None:
+    family = loaded_family(name)
     labels = ["</s>", "<image>", "<end_of_utterance>", "a cat"]
     request = {"kind": "classify", "method": "rank", "labels": labels}
 
     item = family.prepare(request, [PICTURE])
     [answer] = family.generate([item])
 
-    assert not any(family._controls.count(ids) for ids in item.inputs.suffixes.ids)
+    assert not any(family.loaded.controls.count(ids) for ids in item.inputs.suffixes.ids)
     assert [score.label for score in answer.scores or ()] == labels
 
 
 @pytest.mark.parametrize("name", tiny.CHECKPOINTS)
-def test_labels_are_scored_alike_from_the_cache_and_by_generate(name: str, pinned: Load) -> None:
-    family = pinned(name)
+def test_labels_are_scored_alike_from_the_cache_and_by_generate(
+    name: str, loaded_family: Load
+) -> None:
+    family = loaded_family(name)
     request = {"kind": "classify", "method": "rank", "labels": exact.LABELS}
     item = family.prepare(request, [PICTURE]).inputs
     assert item.suffixes is not None
     if name == "qwen2.5-vl":  # its positions count images in three dimensions
-        assert not family.ranks_from_cache
+        assert not family.ranker.is_cached
         return
 
     with torch.inference_mode():
-        cached = ranking.cached(family, item, item.suffixes)
-        few = ranking.cached(family, item, item.suffixes, most_rows=2)
-        forced = ranking.forced(family, item, item.suffixes)
+        cached = family.ranker.cached(item, item.suffixes)
+        few = family.ranker.cached(item, item.suffixes, most_rows=2)
+        forced = family.ranker.forced(item, item.suffixes)
 
-    assert family.ranks_from_cache
+    assert family.ranker.is_cached
     for one in (few, forced):
         assert [pytest.approx(row, abs=1e-4) for row in one] == cached
 
 
 @pytest.mark.parametrize("name", tiny.CHECKPOINTS)
 def test_the_end_of_a_prompt_is_enough_to_find_the_tokens_of_labels(
-    name: str, pinned: Load
+    name: str, loaded_family: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thousand labels would otherwise cost a thousand prompts."""
-    family = pinned(name)
-    item = prepared(family, "What is it?")
-    text = item.inputs.prompt
-    ids = family.text_ids(text)
+    family = loaded_family(name)
+    labels = [f"label {name} {number}" for number in range(3)]
+    read: list[str] = []
+    find = ranking.suffixes
 
-    tail = family._tail(text, ids)
+    def recording(ids_of: Any, prompt: str, labels: Sequence[str]) -> Suffixes:
+        read.append(prompt)
+        return find(ids_of, prompt, labels)
 
-    assert len(tail) < len(text)
-    short = ranking.suffixes(family._ids_within, tail, exact.LABELS)
-    begin = family._ids_within if name.startswith("idefics-") else family.text_ids
-    assert short == ranking.suffixes(begin, text, exact.LABELS)
+    monkeypatch.setattr(ranking, "suffixes", recording)
+    request = {"kind": "classify", "method": "rank", "labels": labels}
+    item = family.prepare(request, [PICTURE]).inputs
+
+    def whole(text: str) -> list[int]:
+        ids = family.loaded.tokenizer(text, add_special_tokens=False).input_ids
+        return list(ids) if name.startswith("idefics-") else family.architecture.text_ids(text)
+
+    assert len(read[0]) < len(item.prompt)
+    assert item.suffixes == find(whole, item.prompt, labels)
 
 
 def test_no_family_opens_a_socket_while_it_prepares(
-    pinned: Load, monkeypatch: pytest.MonkeyPatch
+    loaded_family: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*arguments: object) -> None:
         raise AssertionError("a socket was opened")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     for name in tiny.CHECKPOINTS:
-        prepared(pinned(name), "http://127.0.0.1:1/a.png")
+        prepared(loaded_family(name), "http://127.0.0.1:1/a.png")

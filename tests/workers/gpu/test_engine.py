@@ -1,6 +1,7 @@
 """The engine's own code on a GPU that is not there: no mix of devices, no waiting within a step."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from workers.decoding.kv_cache import SlotConfig
 from workers.families import batching
 from workers.families.base import Prepared
 from workers.families.batching import ContinuousBatcher
-from workers.families.pinned import Pinned
+from workers.families.family import TransformersFamily
 
 SLOTS = 4
 #: One architecture of each decoder: images from outside the text, and among its tokens.
@@ -51,7 +52,7 @@ def gpu(guard: None, monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
 
     def read(copied: batch_engine.AsyncCopy) -> list[Any]:
         """What no tensor without numbers can say: a token that is no end, and its logprob."""
-        here = copied._host
+        here = copied.host
         return [5 if here.dtype == torch.long else -1.0] * len(here)
 
     monkeypatch.setattr(torch, "empty_like", unpinned)
@@ -83,7 +84,7 @@ def on_gpu(folder: Path, dtype: torch.dtype) -> Any:
     return model
 
 
-def items(family: Pinned) -> list[Prepared]:
+def items(family: TransformersFamily) -> list[Prepared]:
     """Short and long prompts, shared examples, several images and none, greedy and sampled."""
     shown = exact.pictures()
 
@@ -101,10 +102,11 @@ def items(family: Pinned) -> list[Prepared]:
     ]
 
 
-def engine_of(family: Pinned, model: Any) -> ContinuousBatcher:
+def engine_of(family: TransformersFamily, model: Any) -> ContinuousBatcher:
     """The slots of a family whose model is on the fake GPU."""
-    family.model, family.device = model, torch.device("cuda")
-    text_decoder = family.text_decoder()
+    loaded = replace(family.loaded, model=model, device=torch.device("cuda"))
+    architecture = type(family.architecture)(loaded)
+    text_decoder = architecture.text_decoder()
     assert text_decoder
     attention.install(model)
     room = SlotConfig(
@@ -115,9 +117,9 @@ def engine_of(family: Pinned, model: Any) -> ContinuousBatcher:
         async_readback=True,
         features_bytes=2**20,
         dtype=model.dtype,
-        device=family.device,
+        device=loaded.device,
     )
-    return ContinuousBatcher(family, batching.make_batch_engine(family, text_decoder, room))
+    return batching.build(loaded, architecture, text_decoder, room)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +134,7 @@ def engine_of(family: Pinned, model: Any) -> ContinuousBatcher:
 def test_items_are_answered_on_a_gpu_without_mixing_devices_or_waiting_in_a_step(
     name: str,
     dtype: torch.dtype,
-    gpu_family: Callable[[str], Pinned],
+    gpu_family: Callable[[str], TransformersFamily],
     gpu: FakeGpu,
     checkpoint: Callable[[str], Path],
 ) -> None:

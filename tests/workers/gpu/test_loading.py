@@ -10,12 +10,12 @@ import pytest
 import torch
 import transformers.integrations.bitsandbytes  # noqa: F401
 
-from db.errors import RequestError
+from db.vocabulary.errors import RequestError
 from tests.workers.families import exact
 from tests.workers.gpu.pretended import RedirectedGpu
 from workers import families
 from workers.families.checkpoints import DEMO
-from workers.families.pinned import Pinned
+from workers.families.family import TransformersFamily
 from workers.settings import EngineSettings
 
 
@@ -25,10 +25,10 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> RedirectedGpu:
     return RedirectedGpu(monkeypatch, count=2)
 
 
-def load(folder: Path, **settings: object) -> Pinned:
+def load(folder: Path, **settings: object) -> TransformersFamily:
     values = {"model": "m", "model_path": str(folder), "slots": 2, **settings}
     family = families.load(EngineSettings.model_validate(values))
-    assert isinstance(family, Pinned)
+    assert isinstance(family, TransformersFamily)
     return family
 
 
@@ -39,10 +39,10 @@ def test_a_model_is_loaded_onto_the_gpu_that_is_named_weight_by_weight(
     folder = checkpoint("idefics2")
     with gpu:
         family = load(folder, device=named)
-    weights = len(list(family.model.parameters()))
+    weights = len(list(family.loaded.model.parameters()))
 
     assert gpu.chosen == [torch.device(device)]
-    assert family.device == torch.device(device)
+    assert family.loaded.device == torch.device(device)
     assert gpu.asked.keys() == {device}
     # Once each as it is read; `model.to` would have been once more for all.
     first = gpu.asked[device][: gpu.asked[device].index("zeros")]

@@ -2,14 +2,17 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from db.errors import CheckDied, EngineError
-from db.known_images import OK, CheckResult
+from db.images.known_images import OK, CheckResult
+from db.vocabulary.errors import CheckDied, EngineError
 from tests import pictures, servers
 from workers.intake import check
 from workers.intake.check import Checkers, ImageLimits
@@ -21,7 +24,7 @@ LIMITS = ImageLimits(image_bytes=100_000, pixels=10_000, aspect=10.0)
 @pytest.fixture(scope="module")
 def checkers() -> Iterator[Checkers]:
     settings = IntakeSettings(
-        intake_children=2, check_seconds=4.0, check_memory_bytes=2**29, max_image_pixels=10**9
+        intake_children=2, check_seconds=1.0, check_memory_bytes=2**29, max_image_pixels=10**9
     )
     made = Checkers(settings)
     yield made
@@ -70,7 +73,7 @@ def test_an_image_that_exhausts_memory_is_too_large_and_harms_no_other(checkers:
 
 def next_child(checkers: Checkers) -> int:
     """The process that checks what comes next."""
-    pid = checkers._idle.queue[-1]._process.pid
+    pid = checkers.idle.queue[-1].process.pid
     assert pid
     return pid
 
@@ -94,9 +97,9 @@ def test_a_child_that_died_while_idle_is_charged_to_no_image(
     checkers: Checkers,
 ) -> None:
     """As when the kernel runs out of memory: nothing is shared that it could take with it."""
-    for child in list(checkers._idle.queue):
-        child._process.kill()
-        child._process.join()
+    for child in list(checkers.idle.queue):
+        child.process.kill()
+        child.process.join()
 
     assert [checkers.check(pictures.plain()).code for _ in range(4)] == [OK] * 4
 
@@ -128,3 +131,47 @@ def test_a_check_that_hangs_is_ended(checkers: Checkers) -> None:
 
     assert not os.path.exists(f"/proc/{child}")
     assert checkers.check(pictures.plain()).code == OK
+
+
+#: Much to draw in few bytes: a thousand blurs of the whole drawing, one after the other.
+BLURS = (
+    '<svg xmlns="http://www.w3.org/2000/svg" width="100" height="100"><filter id="f">'
+    + '<feGaussianBlur stdDeviation="40"/>' * 1_000
+    + '</filter><rect width="100" height="100" filter="url(#f)"/></svg>'
+).encode()
+
+
+def test_an_image_that_has_used_up_its_processor_time_is_given_up(checkers: Checkers) -> None:
+    with pytest.raises(CheckDied, match="too long"):
+        checkers.draw(BLURS)
+
+    assert checkers.check(pictures.plain()).code == OK
+
+
+_PARENT = """
+import time
+from workers.intake.check import Checkers
+from workers.settings import IntakeSettings
+
+if __name__ == "__main__":
+    made = Checkers(IntakeSettings(intake_children=1))
+    made.check(b"junk")  # so that the child has begun
+    print(*(child.process.pid for child in made.idle.queue), flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "parent.py").write_text(_PARENT)
+    with subprocess.Popen(
+        [sys.executable, tmp_path / "parent.py"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},  # noqa: TID251 - for a process of its own
+    ) as parent:
+        assert parent.stdout
+        child = int(parent.stdout.readline())
+        os.kill(child, signal.SIGSTOP)  # as busy as can be: it does not see its pipe closed
+        parent.kill()
+
+    servers.wait_until(lambda: not servers.is_running(child))

@@ -8,7 +8,13 @@ from ipaddress import ip_network
 
 import pytest
 
-from db.errors import FetchFailed, IdefiqError, ImageForbidden, ImageNotFound, ImageTooLarge
+from db.vocabulary.errors import (
+    FetchFailed,
+    IdefiqError,
+    ImageForbidden,
+    ImageNotFound,
+    ImageTooLarge,
+)
 from tests import pictures, servers
 from workers.intake.fetch import Fetcher
 from workers.settings import IntakeSettings

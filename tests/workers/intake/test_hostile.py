@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 from PIL import Image
 
-from db.errors import CheckDied
-from db.known_images import OK
+from db.images.known_images import OK
+from db.vocabulary.errors import CheckDied
 from tests import pictures
 from workers import images
 from workers.intake.check import Checkers
@@ -104,8 +104,8 @@ def made_by_hand() -> dict[str, bytes]:
 
 def memory_bytes(checkers: Checkers) -> int:
     """Resident memory of the child."""
-    [child] = list(checkers._idle.queue)
-    with open(f"/proc/{child._process.pid}/statm") as file:
+    [child] = list(checkers.idle.queue)
+    with open(f"/proc/{child.process.pid}/statm") as file:
         return int(file.read().split()[1]) * 4096
 
 

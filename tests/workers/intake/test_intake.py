@@ -11,15 +11,17 @@ from typing import ClassVar
 import pytest
 from sqlalchemy import select
 
-from db import claims, known_images, leases, owners, results, submissions
-from db.blobs import image_key
-from db.database import Database
-from db.errors import CheckDied
-from db.known_images import CheckResult
-from db.s3 import S3Store
-from db.states import Stage
-from db.submissions import NewItem, NewJob
+from db import owners
+from db.blobs.s3 import S3Store
+from db.blobs.store import image_key
+from db.images import known_images
+from db.images.known_images import CheckResult
+from db.queue import claims, leases, results
+from db.queue.submissions import NewItem, NewJob
+from db.sql.database import Database
 from db.tables import jobs
+from db.vocabulary.errors import CheckDied
+from db.vocabulary.states import Stage
 from tests import pictures
 from tests.db import builders
 from tests.db.test_blobs import s3_settings
@@ -95,6 +97,7 @@ def intake(database: Database, tmp_path: Path, checkers: Checkers, web: str) -> 
         parts.wakes(),
         parts.lease_writer(database, session),
         fetches=4,
+        stopping=threading.Event(),
     )
     yield made
     made.close()
@@ -112,9 +115,7 @@ def upload(database: Database, folder: Path, data: bytes, digest: str = "") -> s
 def submit(database: Database, *references: str) -> str:
     new = NewJob(builders.owner(database), builders.MODEL, {})
     with database.transaction() as transaction:
-        return submissions.submit(
-            transaction, new, [NewItem({"images": [ref]}) for ref in references]
-        )
+        return builders.submit(transaction, new, [NewItem({"images": [ref]}) for ref in references])
 
 
 def outcomes(database: Database, job_id: str) -> list[tuple[str, str | None]]:
@@ -208,16 +209,20 @@ def test_a_fetched_svg_is_stored_as_sent_and_as_rendered(
 
 
 def test_an_image_is_checked_once_however_many_items_share_it(
-    intake: Intake, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    intake: Intake,
+    checkers: Checkers,
+    database: Database,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     checked: list[bytes] = []
-    real = intake._checkers.check
+    real = checkers.check
 
     def counted(data: bytes) -> CheckResult:
         checked.append(data)
         return real(data)
 
-    monkeypatch.setattr(intake._checkers, "check", counted)
+    monkeypatch.setattr(checkers, "check", counted)
     image = upload(database, tmp_path, pictures.plain())
     first = submit(database, *[image] * 20)
 
@@ -230,7 +235,11 @@ def test_an_image_is_checked_once_however_many_items_share_it(
 
 
 def test_an_image_that_kills_two_children_is_poison_and_one_crash_is_not(
-    intake: Intake, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    intake: Intake,
+    checkers: Checkers,
+    database: Database,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     died: list[bytes] = []
 
@@ -238,7 +247,7 @@ def test_an_image_that_kills_two_children_is_poison_and_one_crash_is_not(
         died.append(data)
         raise CheckDied("the process that checked the image died")
 
-    monkeypatch.setattr(intake._checkers, "check", die)
+    monkeypatch.setattr(checkers, "check", die)
     image = upload(database, tmp_path, pictures.plain())
     job_id = submit(database, image)
 
@@ -329,7 +338,7 @@ def test_examples_that_a_job_shares_are_fetched_and_stored_once(
     new = NewJob(builders.owner(database), builders.MODEL, {"examples": [example]})
     images = [upload(database, tmp_path, pictures.plain(tone)) for tone in ("red", "blue", "gray")]
     with database.transaction() as transaction:
-        job_id = submissions.submit(
+        job_id = builders.submit(
             transaction, new, [NewItem({"images": [image]}) for image in images]
         )
 
@@ -360,13 +369,13 @@ def test_an_item_with_examples_of_its_own_keeps_them_to_itself(
         NewItem({"images": [image], "examples": []}),
     ]
     with database.transaction() as transaction:
-        job_id = submissions.submit(transaction, new, items)
+        job_id = builders.submit(transaction, new, items)
 
     intake.run_once()
     first = builders.claim(database, builders.session(database))
     # Once all of it is checked, another job needs no intake.
     with database.transaction() as transaction:
-        again = submissions.submit(transaction, new, items)
+        again = builders.submit(transaction, new, items)
     second = builders.claim(database, builders.session(database, "w2"))
 
     for leased in (first, second):
@@ -383,7 +392,7 @@ def test_a_shared_example_that_is_not_there_fails_its_items_with_the_reason(
     new = NewJob(builders.owner(database), builders.MODEL, {"examples": [example]})
     image = upload(database, tmp_path, pictures.plain("red"))
     with database.transaction() as transaction:
-        job_id = submissions.submit(transaction, new, [NewItem({"images": [image]})] * 2)
+        job_id = builders.submit(transaction, new, [NewItem({"images": [image]})] * 2)
 
     intake.run_once()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.hub import COMMIT, Hub
+from tests.servers import PATIENCE_SECONDS
 
 NAME = "team/tiny"
 #: The same program on a machine whose disk is nearly full.
@@ -42,7 +43,9 @@ def pull(
     }
     start = ["-m", "idefiq", "models", "pull"] if program is None else ["-c", program]
     command = [sys.executable, *start, *(words or (NAME,))]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command, env=env, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
 
 
 def test_a_checkpoint_is_downloaded_once_and_its_folder_is_printed(

@@ -7,11 +7,13 @@ from typing import Any
 import httpx2
 import pytest
 
-from db import jobs, owners
-from db.database import Database
-from db.owners import LOCAL_OWNER, OwnerLimits
-from db.s3 import s3_client
+from db import owners
+from db.blobs.s3 import s3_client
+from db.owners import LOCAL_OWNER
+from db.queue import jobs
 from db.settings import StorageSettings
+from db.sql.database import Database
+from db.vocabulary.limits import OwnerLimits
 from tests import pictures
 from tests.db import builders
 from tests.db.test_blobs import s3_settings

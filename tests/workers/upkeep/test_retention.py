@@ -8,13 +8,16 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from db import batches, jobs, known_images, retention, submissions, webhooks
-from db.batches import NewBatch
-from db.blobs import image_key, results_key
-from db.database import Database
-from db.errors import NotFound, NotReady
-from db.states import SourceApi
-from db.submissions import NewItem, NewJob
+from db.blobs.store import image_key, results_key
+from db.images import collection, known_images
+from db.openai import batches
+from db.openai.batch import NewBatch
+from db.queue import jobs, retention, submissions
+from db.queue.submissions import NewItem, NewJob
+from db.sql.database import Database
+from db.vocabulary.errors import NotFound, NotReady
+from db.vocabulary.states import SourceApi
+from db.webhooks import endpoints, outbox
 from tests.db import builders
 from tests.workers import parts
 from workers.settings import UpkeepSettings
@@ -24,7 +27,7 @@ from workers.upkeep.retention import Retention
 
 @pytest.fixture(autouse=True)
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention_module, "PAGE", 3)
+    monkeypatch.setattr(retention_module, "PURGED_ROWS", 3)
 
 
 def keeper(database: Database, folder: Path, **settings: Any) -> Retention:
@@ -64,7 +67,7 @@ def submit(database: Database, references: list[str], **job: Any) -> str:
     new = NewJob(builders.owner(database), builders.MODEL, job.pop("defaults", {}), **job)
     items = [NewItem({"images": [reference]}) for reference in references]
     with database.transaction() as transaction:
-        return submissions.submit(transaction, new, items)
+        return builders.submit(transaction, new, items)
 
 
 def age(database: Database, days: float) -> None:
@@ -90,7 +93,7 @@ class TestJobs:
     ) -> None:
         owner_id = builders.owner(database)
         with database.transaction() as transaction:
-            webhooks.add(transaction, owner_id, "https://example.com/", ())
+            endpoints.add(transaction, owner_id, "https://example.com/", ())
         job_id = run(database, [image(database, tmp_path, f"{n}") for n in range(8)])
         parts.upkeep(database, tmp_path).run_once()
         parts.store(tmp_path).get(results_key(owner_id, job_id))
@@ -144,15 +147,15 @@ class TestJobs:
     ) -> None:
         owner_id = builders.owner(database)
         with database.transaction() as transaction:
-            webhooks.add(transaction, owner_id, "https://example.com/", ())
+            endpoints.add(transaction, owner_id, "https://example.com/", ())
         run(database, [image(database, tmp_path, "a")])
         age(database, 9)
 
         keeper(database, tmp_path, keep_jobs_days=1).run_once()
         before = rows(database, "jobs")
         with database.transaction() as transaction:
-            [(delivery, _)] = webhooks.take_due(transaction, 10)
-            webhooks.delivered(transaction, delivery.id, 204)
+            [(delivery, _)] = outbox.take_due(transaction, 10)
+            outbox.delivered(transaction, delivery.id, 204)
         keeper(database, tmp_path, keep_jobs_days=1).run_once()
 
         assert (before, rows(database, "jobs")) == (1, 0)
@@ -256,7 +259,7 @@ class TestImages:
         reference, owner_id = image(database, tmp_path, "a"), builders.owner(database)
         digest = reference.removeprefix("blob:")
         with database.transaction() as transaction:
-            retention.delete_image(transaction, owner_id, digest)
+            collection.delete_image(transaction, owner_id, digest)
             known_images.mark_used(
                 transaction, owner_id, [digest]
             )  # naming it does not bring it back
@@ -265,7 +268,7 @@ class TestImages:
 
         assert not is_stored(database, tmp_path, reference)
         with pytest.raises(NotFound), database.transaction() as transaction:
-            retention.delete_image(transaction, owner_id, digest)
+            collection.delete_image(transaction, owner_id, digest)
 
     def test_an_old_mark_is_never_taken_back(self, database: Database, tmp_path: Path) -> None:
         """Its bytes may be gone already, if somebody died while removing it."""

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from db import imports, jobs, leases, results, submissions
-from db.blobs import results_key
-from db.database import Database
-from db.jobs import Job
-from db.states import JobState
-from db.submissions import NewItem, NewJob
+from db.blobs.store import results_key
+from db.queue import imports, jobs, leases, results, submissions
+from db.queue.jobs import Job
+from db.queue.submissions import NewItem, NewJob
+from db.sql.database import Database
+from db.vocabulary.states import JobState
 from tests.db import builders
 from tests.workers import parts
 from workers.upkeep import upkeep as upkeep_module

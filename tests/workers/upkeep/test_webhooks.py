@@ -13,16 +13,20 @@ import standardwebhooks
 from openai.types.webhooks import BatchCancelledWebhookEvent, BatchCompletedWebhookEvent
 from sqlalchemy import text
 
-from db import batches, jobs, rescues, submissions, webhooks
-from db.batches import NewBatch
-from db.database import Database
-from db.states import SourceApi
-from db.submissions import NewJob
-from db.webhooks import Delivery, Webhook
+from db.openai import batches
+from db.openai.batch import NewBatch
+from db.queue import jobs, rescues, submissions
+from db.queue.submissions import NewJob
+from db.sql.database import Database
+from db.vocabulary.states import SourceApi
+from db.webhooks import endpoints, outbox
+from db.webhooks.endpoints import Webhook
+from db.webhooks.outbox import Delivery
 from tests import servers
 from tests.db import builders
+from tests.servers import PATIENCE_SECONDS
 from workers.settings import UpkeepSettings
-from workers.upkeep.webhooks import Webhooks
+from workers.upkeep.webhooks import PARALLEL, Webhooks
 
 
 @dataclass
@@ -54,7 +58,7 @@ def receiver() -> Iterator[Receiver]:
             body = self.rfile.read(int(self.headers["content-length"]))
             made.told.append((dict(self.headers.items()), body))
             made.paths.append(self.path)
-            made.silent.wait(30)
+            made.silent.wait(PATIENCE_SECONDS)
             status, headers = made.answers.pop(0) if made.answers else (204, {})
             self.send_response(status)
             for name, value in {**headers, "Content-Length": "0"}.items():
@@ -82,20 +86,25 @@ def deliverer(database: Database, receiver: Receiver) -> Iterator[Webhooks]:
     made.close()
 
 
-def sender(database: Database, receiver: Receiver, **settings: Any) -> Webhooks:
+def sender(
+    database: Database,
+    receiver: Receiver,
+    stopping: threading.Event | None = None,
+    **settings: Any,
+) -> Webhooks:
     values = {
         "webhook_ports": [receiver.port],
         "webhook_networks": ["127.0.0.0/8"],
         "webhook_seconds": 5,
         **settings,
     }
-    return Webhooks(database, UpkeepSettings.model_validate(values))
+    return Webhooks(database, UpkeepSettings.model_validate(values), stopping or threading.Event())
 
 
 def hook(database: Database, url: str, *events: str, owner: str = "ada") -> Webhook:
     owner_id = builders.owner(database, owner)
     with database.transaction() as transaction:
-        return webhooks.add(transaction, owner_id, url, events)
+        return endpoints.add(transaction, owner_id, url, events)
 
 
 def finish(database: Database, job_id: str | None = None, **job: Any) -> str:
@@ -109,7 +118,7 @@ def finish(database: Database, job_id: str | None = None, **job: Any) -> str:
 
 def log(database: Database, webhook: Webhook) -> list[Delivery]:
     with database.snapshot() as transaction:
-        return webhooks.log(transaction, webhook.owner_id, webhook.id, before=None, limit=100)
+        return outbox.log(transaction, webhook.owner_id, webhook.id, before=None, limit=100)
 
 
 def make_due(database: Database) -> None:
@@ -138,7 +147,9 @@ def test_the_end_of_a_job_is_announced_and_the_official_verifier_accepts_it(
         "id": job_id,
         "name": "of mine",
         "state": "succeeded",
+        "pause_reason": None,
         "counts": {"total": 3, "succeeded": 3, "failed": 0, "cancelled": 0},
+        "answers_with_issues": 0,
     }
     [delivery] = log(database, webhook)
     assert (delivery.id, delivery.attempts, delivery.status) == (headers["webhook-id"], 1, 204)
@@ -156,7 +167,7 @@ def test_a_changed_body_is_not_accepted(
     with pytest.raises(standardwebhooks.WebhookVerificationError):
         standardwebhooks.Webhook(webhook.secret).verify(body + b" ", headers)
     with pytest.raises(standardwebhooks.WebhookVerificationError):
-        standardwebhooks.Webhook(webhooks.new_secret()).verify(body, headers)
+        standardwebhooks.Webhook(endpoints.new_secret()).verify(body, headers)
 
 
 @pytest.mark.parametrize("status", ["completed", "cancelled"])
@@ -243,11 +254,11 @@ def test_after_more_than_three_days_it_is_given_up_and_can_be_sent_again(
 
     receiver.answers = []
     with database.transaction() as transaction:
-        webhooks.redeliver(transaction, webhook.owner_id, webhook.id, given_up.id)
+        outbox.redeliver(transaction, webhook.owner_id, webhook.id, given_up.id)
     deliverer.run_once()
 
-    assert sum(webhooks.SCHEDULE) > 3 * 86_400
-    assert (given_up.attempts, given_up.due_at) == (len(webhooks.SCHEDULE) + 1, None)
+    assert sum(outbox.SCHEDULE) > 3 * 86_400
+    assert (given_up.attempts, given_up.due_at) == (len(outbox.SCHEDULE) + 1, None)
     assert given_up.problem == "the receiver answered 503"
     assert len(set(receiver.ids)) == 1
     assert log(database, webhook)[0].delivered_at is not None
@@ -279,7 +290,7 @@ def test_a_deleted_webhook_receives_nothing_more(
 
     assert deliverer.run_once() is False
     with database.snapshot() as transaction:
-        assert webhooks.get(transaction, webhook.owner_id, webhook.id).disabled_at is not None
+        assert endpoints.get(transaction, webhook.owner_id, webhook.id).disabled_at is not None
 
 
 def test_a_receiver_that_hangs_costs_its_time_and_no_more(
@@ -321,7 +332,7 @@ def test_while_a_secret_is_changed_both_are_signed_with(
 ) -> None:
     before = hook(database, receiver.url)
     with database.transaction() as transaction:
-        now = webhooks.rotate(transaction, before.owner_id, before.id)
+        now = endpoints.rotate(transaction, before.owner_id, before.id)
     finish(database)
 
     deliverer.run_once()
@@ -337,7 +348,9 @@ def test_an_outcome_written_twice_is_announced_once(
     webhook = hook(database, receiver.url)
     job_id = finish(database)
     with database.transaction() as transaction:
-        webhooks.announce(transaction, [webhooks.End(webhook.owner_id, job_id, "job.succeeded")])
+        outbox.announce(
+            transaction, [outbox.Announcement(webhook.owner_id, job_id, "job.succeeded")]
+        )
         rescues.rescue(transaction)
 
     while deliverer.run_once():
@@ -354,7 +367,7 @@ def test_a_webhook_that_is_removed_while_a_job_ends_keeps_no_answer_from_its_job
     ending = threading.Thread(target=finish, args=(database, job_id))
 
     with database.transaction() as transaction:
-        webhooks.remove(transaction, webhook.owner_id, webhook.id)
+        endpoints.remove(transaction, webhook.owner_id, webhook.id)
         ending.start()
         servers.wait_until(lambda: waits_for_a_lock(database))
         assert ending.is_alive()
@@ -382,7 +395,7 @@ def test_a_delivery_of_a_worker_that_dies_is_taken_over_by_the_next(
     hook(database, receiver.url)
     finish(database)
     with database.transaction() as transaction:
-        [(taken, _)] = webhooks.take_due(transaction, 10)  # and is never heard of again
+        [(taken, _)] = outbox.take_due(transaction, 10)  # and is never heard of again
 
     early = deliverer.run_once()
     make_due(database)
@@ -403,7 +416,35 @@ def test_a_webhook_with_much_to_hear_keeps_no_other_waiting(
     finish(database)
 
     with database.transaction() as transaction:
-        taken = webhooks.take_due(transaction, 8)
+        taken = outbox.take_due(transaction, 8)
 
     assert other.id in {webhook.id for _, webhook in taken}
-    assert len(taken) == webhooks.OF_WEBHOOK + 1
+    assert len(taken) == outbox.OF_WEBHOOK + 1
+
+
+def test_an_owner_whose_receivers_are_silent_keeps_nobody_else_waiting(
+    database: Database, receiver: Receiver
+) -> None:
+    # More silent receivers than threads, all due before anything of the other owner.
+    for number in range(PARALLEL + 2):
+        hook(database, f"{receiver.url}/silent/{number}")
+    finish(database)
+    stopping = threading.Event()
+    deliverer = sender(database, receiver, webhook_seconds=30, stopping=stopping)
+    receiver.silent.clear()
+    running = threading.Thread(target=deliverer.run_once)
+    running.start()
+    try:
+        servers.wait_until(lambda: len(receiver.told) == outbox.OF_OWNER)
+
+        hook(database, f"{receiver.url}/other", owner="eve")
+        builders.job(database, owner_id=builders.owner(database, "eve"))
+        finish(database)
+
+        servers.wait_until(lambda: len(receiver.told) > outbox.OF_OWNER)
+        assert receiver.paths[outbox.OF_OWNER :] == ["/hook/other"]
+    finally:
+        stopping.set()
+        receiver.silent.set()
+        running.join()
+        deliverer.close()

@@ -1,0 +1,1 @@
+"""The blob store: bytes under keys, in a folder or in S3."""

@@ -1,0 +1,1 @@
+"""The queue: jobs and their items, from the submission to the deletion."""

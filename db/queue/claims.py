@@ -1,0 +1,198 @@
+"""The claim: which items a worker takes next.
+
+    chat completions ─▶ all others       a caller waits for a chat completion
+      owner with the least running for its weight ─▶ the one served longest ago
+        its jobs by rank                 created, less the head start of the priority
+          their items by due time
+
+A rank never changes by itself, so a job that waits overtakes whatever comes later than its head
+start: nothing starves. Everything is read from the database, so a change takes effect at the next
+claim.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Double, column, or_, select, update
+
+from db.queue import counts
+from db.queue.lease import Lease
+from db.sql.clock import now
+from db.sql.statement import Statement
+from db.tables import items, jobs, owners
+from db.vocabulary.requests import effective
+from db.vocabulary.states import ItemState, SourceApi, Stage
+
+_HAS_DUE = """
+    finished_at IS NULL AND origin {source_api} AND sealed_at IS NOT NULL AND queued > 0
+    AND cancelled_at IS NULL AND paused_at IS NULL AND (expires_at IS NULL OR expires_at > {{now}})
+    AND (CAST(:model AS text) IS NULL OR model = :model)
+    AND EXISTS (
+        SELECT 1 FROM items WHERE items.job_id = jobs.id AND stage = :stage
+          AND state = 'queued' AND due_at <= {{now}})
+"""
+
+
+_BY_SHARE = """
+    SELECT owners.id FROM owners LEFT JOIN (
+        SELECT owner_id, count(*) AS running FROM items
+        WHERE state = 'running' AND session_id IS NOT NULL AND stage = :stage GROUP BY owner_id
+    ) AS busy ON busy.owner_id = owners.id
+    WHERE EXISTS (SELECT 1 FROM jobs WHERE owner_id = owners.id AND {has_due})
+    ORDER BY COALESCE(running, 0) / weight, claimed_at NULLS FIRST, owners.id LIMIT :limit
+"""
+_BY_RANK = """
+    SELECT id FROM jobs WHERE owner_id = :owner AND {has_due}
+    ORDER BY rank_at, id LIMIT :limit
+"""
+_DUE_OF = Statement(
+    """
+    SELECT count(*) FROM (
+        SELECT 1 FROM items WHERE job_id = :job AND stage = :stage AND state = 'queued'
+          AND due_at <= {now} LIMIT :limit
+    ) AS due
+    """
+)
+_LOOKS = (_BY_SHARE, _BY_RANK)
+#: Chat first, then all others. Each has an index that ends the search early.
+_SOURCE_APIS = [
+    tuple(Statement(text.replace("{has_due}", _HAS_DUE.format(source_api=api))) for text in _LOOKS)
+    for api in ("= 'chat'", "<> 'chat'")
+]
+_CLAIM = Statement(
+    """
+    WITH due AS MATERIALIZED (
+        SELECT id FROM items
+        WHERE job_id = :job AND stage = :stage AND state = 'queued' AND due_at <= {now}
+          AND EXISTS (SELECT 1 FROM sessions WHERE id = :session AND alive_until > {now})
+        ORDER BY due_at, id LIMIT :limit {skip_locked}
+    )
+    UPDATE items SET state = 'running', attempt = attempt + 1, session_id = :session,
+        claimed_at = {now}, answer_key = NULL
+    FROM due WHERE items.id = due.id
+    RETURNING items.id, items.attempt, items.tries, items.rescues, items.deaths, items.owner_id,
+        items.request, items.options_digest, items.images, items.examples,
+        {seconds_since:items.due_at} AS waited_seconds
+    """,
+    items.c.id,
+    items.c.attempt,
+    items.c.tries,
+    items.c.rescues,
+    items.c.deaths,
+    items.c.owner_id,
+    items.c.request,
+    items.c.options_digest,
+    items.c.images,
+    items.c.examples,
+    column("waited_seconds", Double()),
+)
+
+
+def claim(
+    transaction: Connection, *, session: str, stage: Stage, model: str | None, limit: int
+) -> list[Lease]:
+    """Take up to `limit` due items, in the order that the module describes.
+
+    Takes nothing for an expired session, and nothing of a job that is paused, cancelled,
+    expired or not sealed. Two claims never take the same item. Fewer than `limit` does not say
+    that there are no more.
+
+    Args:
+        session: The claiming session, see db/queue/sessions.py.
+        stage: Which of the two stages.
+        model: Only items of this model; None for all, as intake does.
+        limit: Most items to take, >= 1.
+    """
+    chosen = list(_choose(transaction, stage, model, limit))
+    locked = _lock(transaction, chosen)
+    taken: list[Lease] = []
+    for job_id in chosen:
+        if job_id in locked and len(taken) < limit:
+            left = limit - len(taken)
+            taken += _claim_of(transaction, locked[job_id], session, stage, left)
+    for owner_id in sorted({lease.owner_id for lease in taken}):
+        transaction.execute(update(owners).where(owners.c.id == owner_id).values(claimed_at=now()))
+    return taken
+
+
+def is_due(transaction: Connection, *, stage: Stage, model: str | None) -> bool:
+    """True if items are due.
+
+    A claim can return nothing although items are due: another worker took those it had chosen.
+    """
+    return next(_choose(transaction, stage, model, 1), None) is not None
+
+
+def _choose(transaction: Connection, stage: Stage, model: str | None, limit: int) -> Iterator[str]:
+    """Jobs to claim from, in order, until they have `limit` due items together."""
+    asked: dict[str, Any] = {"stage": stage.value, "model": model}
+    wanted = limit
+    for by_share, by_rank in _SOURCE_APIS:
+        for owner_id in by_share.run(transaction, limit=limit, **asked).scalars().all():
+            found = by_rank.run(transaction, owner=owner_id, limit=limit, **asked).scalars().all()
+            for job_id in found:
+                yield job_id
+                wanted -= _DUE_OF.run(
+                    transaction, job=job_id, stage=stage.value, limit=wanted
+                ).scalar_one()
+                if wanted <= 0:
+                    return
+
+
+def _lock(transaction: Connection, job_ids: Sequence[str]) -> dict[str, Any]:
+    """Lock jobs in id order, as every end of a lease does.
+
+    Pause, cancel and expiry are checked again under the lock, so this claim respects them.
+    """
+    rows = transaction.execute(
+        select(
+            jobs.c.id,
+            jobs.c.model,
+            jobs.c.defaults,
+            jobs.c.examples,
+            jobs.c.origin,
+            jobs.c.traceparent,
+            jobs.c.pause_on_issues,
+        )
+        .where(
+            jobs.c.id.in_(list(job_ids)),
+            jobs.c.cancelled_at.is_(None),
+            jobs.c.paused_at.is_(None),
+            or_(jobs.c.expires_at.is_(None), jobs.c.expires_at > now()),
+        )
+        .order_by(jobs.c.id)
+        .with_for_update()
+    )
+    return {row.id: row for row in rows}
+
+
+def _claim_of(
+    transaction: Connection, job: Any, session: str, stage: Stage, limit: int
+) -> list[Lease]:
+    rows = _CLAIM.run(
+        transaction, job=job.id, stage=stage.value, session=session, limit=limit
+    ).all()
+    counts.move(transaction, {job.id: len(rows)}, ItemState.QUEUED, ItemState.RUNNING)
+    return [
+        Lease(
+            item_id=row.id,
+            session_id=session,
+            claim_number=row.attempt,
+            attempts=row.tries,
+            rescues=row.rescues,
+            hang_count=row.deaths,
+            job_id=job.id,
+            owner_id=row.owner_id,
+            model=job.model,
+            request=effective(job.defaults, row.request),
+            options_digest=row.options_digest,
+            images=row.images,
+            examples=row.examples if "examples" in row.request else job.examples,
+            shares_examples="examples" in job.defaults and "examples" not in row.request,
+            source_api=SourceApi(job.origin),
+            waited_seconds=float(row.waited_seconds),
+            traceparent=job.traceparent,
+            pauses_on_issues=job.pause_on_issues is not None,
+        )
+        for row in sorted(rows, key=lambda row: int(row.id))
+    ]

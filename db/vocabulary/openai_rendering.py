@@ -1,0 +1,99 @@
+"""Answers in the form of OpenAI's chat completions, for one caller or a batch's files.
+
+item ─▶ chat.completion                              to whoever waits for it
+     ─▶ {"custom_id", "response": {200, completion}}   a line of the output file
+     ─▶ {"custom_id", "response": {400, error}}        a line of the error file: the item failed
+     ─▶ {"custom_id", "error": {"code"}}               the same: it never ran
+"""
+
+from typing import Any
+
+from db.vocabulary.errors import EngineError, FetchFailed, OutOfMemory, Poison
+from db.vocabulary.items import Item
+from db.vocabulary.lines import json_line
+from db.vocabulary.states import ItemState
+
+#: What is not the caller's fault is a 500.
+_OURS = frozenset(kind.code for kind in (EngineError, FetchFailed, OutOfMemory, Poison))
+
+
+def completion_id(job_id: str, ordinal: int = 0) -> str:
+    """Id of an item's completion."""
+    return f"chatcmpl-{job_id.removeprefix('job_')}-{ordinal}"
+
+
+def usage(answer: dict[str, Any]) -> dict[str, int]:
+    """Token counts of an answer."""
+    prompt, completion_tokens = answer["prompt_tokens"], answer["completion_tokens"]
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt + completion_tokens,
+    }
+
+
+def finish_reason(answer: dict[str, Any]) -> str:
+    """Finish reason of an answer, as OpenAI's clients know it."""
+    return "length" if answer["finish_reason"] == "length" else "stop"
+
+
+def completion(item: Item, job_id: str, model: str) -> dict[str, Any]:
+    """Render an answered item as a chat.completion."""
+    assert item.answer is not None
+    assert item.finished_at is not None
+    return {
+        "id": completion_id(job_id, item.ordinal),
+        "object": "chat.completion",
+        "created": int(item.finished_at.timestamp()),
+        "model": model,
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": item.answer["text"], "refusal": None},
+                "logprobs": None,
+                "finish_reason": finish_reason(item.answer),
+            }
+        ],
+        "usage": usage(item.answer),
+        "system_fingerprint": item.answer["template"],
+    }
+
+
+def error_body(message: str, code: str, *, status: int, param: str | None = None) -> dict[str, Any]:
+    """Render an error object."""
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def failure(item: Item) -> tuple[int, dict[str, Any]]:
+    """Render a failed item: its HTTP status and body."""
+    code = str(item.error_code)
+    status = 500 if code in _OURS else 400
+    return status, error_body(str(item.error_message), code, status=status)
+
+
+def line(item: Item, job_id: str, model: str, *, expired: bool) -> bytes:
+    """Render a final item as a line of a batch's files."""
+    name = f"{job_id.removeprefix('job_')}_{item.ordinal}"
+    shown: dict[str, Any] = {
+        "id": f"batch_req_{name}",
+        "custom_id": item.custom_id,
+        "response": None,
+        "error": None,
+    }
+    if item.state == ItemState.CANCELLED:
+        code, why = ("expired", "expired") if expired else ("cancelled", "was cancelled")
+        shown["error"] = {
+            "code": f"batch_{code}",
+            "message": f"the batch {why} before this request was begun",
+        }
+    elif item.answer is not None:
+        shown["response"] = _response(200, name, completion(item, job_id, model))
+    else:
+        status, body = failure(item)
+        shown["response"] = _response(status, name, body)
+    return json_line(shown) + b"\n"
+
+
+def _response(status: int, name: str, body: dict[str, Any]) -> dict[str, Any]:
+    return {"status_code": status, "request_id": f"req_{name}", "body": body}

@@ -1,0 +1,1 @@
+"""Webhooks: where owners want events delivered, and the outbox of deliveries."""

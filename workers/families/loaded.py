@@ -1,0 +1,77 @@
+"""A loaded checkpoint: the model on its device, its processor, and what is known of both."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from db.vocabulary.model_info import ModelInfo
+from workers.decoding import generation
+from workers.families.control_tokens import ControlTokens
+from workers.families.pixels import PixelNormalizer
+from workers.settings import EngineSettings
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model and its processor. Nothing here changes once it is loaded.
+
+    Attributes:
+        card: Without the checks, the serving and the fingerprint, which follow the self-check.
+        device: Where inputs go; a model that is spread over devices begins there.
+        pixels: Normalizes on the device what is sent as uint8; None if the processor does it.
+        image_token: Text of the token that stands for an image in a prompt.
+        padding: Id of the token with which shorter prompts are padded.
+        context: Most tokens of a prompt and its answer; 0 if the checkpoint does not say.
+    """
+
+    settings: EngineSettings
+    card: ModelInfo
+    model: Any
+    processor: Any
+    device: torch.device
+    pixels: PixelNormalizer | None
+    image_token: str
+    image_token_id: int
+    controls: ControlTokens
+    end_tokens: generation.EndTokens
+    padding: int
+    context: int
+
+    @property
+    def tokenizer(self) -> Any:
+        """The processor's tokenizer."""
+        return self.processor.tokenizer
+
+    @property
+    def is_batch_invariant(self) -> bool:
+        """True if every item is computed alone, so that no neighbour can change its answer."""
+        return self.settings.invariant
+
+    @property
+    def is_exact(self) -> bool:
+        """True if equal computations in another order should give equal tokens."""
+        return self.card.dtype == "float32" and self.card.quantize == "none"
+
+    @property
+    def patch_pixels(self) -> int:
+        """Pixels of a patch of the vision encoder.
+
+        The size of a patch is one number in some configurations and two in others.
+        """
+        vision = getattr(self.model.config, "vision_config", None)
+        size = getattr(vision, "patch_size", None) or 16
+        height, *_, width = (size, size) if isinstance(size, int) else size
+        return int(height) * int(width)
+
+    def options(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Merge the options of a request over the checkpoint's defaults."""
+        return {**self.card.defaults, **request.get("options", {})}
+
+    def to_device(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Move tensors to the model's device, and floating-point ones to its dtype."""
+        dtype = self.model.dtype
+        return {
+            name: tensor.to(self.device, dtype if tensor.is_floating_point() else None)
+            for name, tensor in tensors.items()
+        }
