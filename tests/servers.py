@@ -37,15 +37,17 @@ def unavailable(what: str, remedy: str) -> None:
     pytest.skip(message)
 
 
-#: Each process of the suite begins at a place of its own: hardly ever are two given the same port
-#: between this look and the start of the server.
+#: Each process of the suite has ports of its own, below those that the kernel gives to outgoing
+#: connections: a test that ends a server and starts it again must find its port as it left it.
+PORTS = 2_000
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "gw0")  # noqa: TID251 - a fact about the process
+FIRST_PORT = 10_000 + PORTS * (int(_WORKER.removeprefix("gw")) % 11)
+#: A second run of the suite beside this one begins elsewhere.
 _candidates = itertools.count(os.getpid() * 131)
-#: Below those that the kernel gives to outgoing connections.
-FIRST_PORT, PORTS = 10_000, 22_000
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on."""
+    """Return a port that nothing listens on and that this process did not return lately."""
     for number in _candidates:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port := FIRST_PORT + number % PORTS))

@@ -445,12 +445,15 @@ def test_t21_workers_that_are_replaced_all_the_time_repeat_nothing(
         start(around, lease_seconds="600") as service,
         submitted(service, pictures, "rolling", 40) as (_, made, client),
     ):
-        while not client.job(made.job.id).is_final:
-            for engine in service.of("engine"):
-                service.start("engine")
-                # One that had not begun yet ends by the signal itself, and has claimed nothing.
-                assert service.end(engine, signal.SIGTERM) in (0, signal.SIGTERM)
-                time.sleep(0.3)
+        while not (seen := client.job(made.job.id)).is_final:
+            engine = service.of("engine")[0]
+            service.start("engine")
+            # One that had not begun yet ends by the signal itself, and has claimed nothing.
+            assert service.end(engine, signal.SIGTERM) in (0, signal.SIGTERM)
+            servers.wait_until(
+                lambda: client.job(made.job.id).counts.succeeded > seen.counts.succeeded,
+                what="more answers",
+            )
 
         finished = "FROM items WHERE stage = 'generate' AND state = 'succeeded'"
         assert ask(around, f"SELECT sum(rescues) + sum(tries) {finished}") == 0
