@@ -34,8 +34,8 @@ from workers.tasks import serve
 BROKEN_STATUS = 70
 #: Longest wait for the database before a process that hangs is ended.
 MARK_SECONDS = 5.0
-#: A slow server holds up the items of one lane only.
-INTAKE_LANES = 4
+#: Threads of an intake share so many: each needs one for a short while.
+INTAKE_CONNECTIONS = 16
 
 log = logging.getLogger("workers")
 
@@ -150,14 +150,16 @@ def run_intake(record: StorageSettings) -> int:
     from workers.intake.check import Checkers
     from workers.intake.fetch import Fetcher
     from workers.intake.intake import Intake
+    from workers.intake.shares import HostTurns
     from workers.intake.source import Sources
 
     settings = IntakeSettings()
     serve_metrics(settings)
     checkers = Checkers(settings)
-    database = _open(record, pool=settings.intake_fetches + INTAKE_LANES)
+    database = _open(record, pool=INTAKE_CONNECTIONS)
     store = open_store(record)
-    fetcher = Fetcher(settings)
+    hosts = HostTurns(settings.fetch_per_host)
+    fetcher = Fetcher(settings, hosts)
     app = make_app(settings, INTAKE)
     session = Session(
         record, worker=f"intake@{settings.worker_name}", stage=Stage.INTAKE, model=None
@@ -173,16 +175,18 @@ def run_intake(record: StorageSettings) -> int:
         session,
         Wakes(app),
         LeaseWriter(database, session, _policy(record), Notices(settings.redis_url)),
-        fetches=settings.intake_fetches,
+        threads=settings.intake_fetches,
+        hosts=hosts,
         stopping=stopping,
     )
     loop = ResidentLoop(
         intake.run_once,
-        lanes=INTAKE_LANES,
+        lanes=1,
         poll_seconds=settings.poll_seconds,
         name="lane",
         stopping=stopping,
     )
+    intake.on_room = loop.wake
 
     def close() -> None:
         intake.close()

@@ -8,7 +8,7 @@ are rescued: a lease that is never ended would otherwise live as long as the hea
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
@@ -18,7 +18,6 @@ from db.queue import claims, counts, leases, sessions
 from db.queue.lease import Failure, Lease, RetryPolicy
 from db.sql.database import Database, Transaction
 from db.vocabulary.errors import StorageError
-from db.vocabulary.states import Stage
 from workers import metrics
 from workers.notices import Notices
 from workers.session import Session
@@ -126,26 +125,32 @@ def claim_and_work(
     session: Session,
     work: Callable[[list[Lease]], None],
     *,
-    stage: Stage,
     model: str | None,
     limit: int,
+    without: Collection[int] = (),
 ) -> bool:
-    """Claim due items and pass them to `work`.
+    """Claim due items and pass them to `work`; see db.queue.claims.claim.
 
     Returns:
         True if there may be more.
     """
+    stage = session.stage
     with holding(session) as session_id:
         if not session.holds(session_id):
             return False
         began_ns = time.time_ns()
         with database.transaction() as transaction:
             taken = claims.claim(
-                transaction, session=session_id, stage=stage, model=model, limit=limit
+                transaction,
+                session=session_id,
+                stage=stage,
+                model=model,
+                limit=limit,
+                without=without,
             )
         if not taken:
             with database.snapshot() as transaction:
-                return claims.is_due(transaction, stage=stage, model=model)
+                return claims.is_due(transaction, stage=stage, model=model, without=without)
         failpoints.trigger("claimed", taken)
         metrics.ITEMS_CLAIMED.labels(stage).inc(len(taken))
         metrics.CLAIM_WAIT_SECONDS.labels(stage).observe(max(one.waited_seconds for one in taken))

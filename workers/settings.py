@@ -64,7 +64,9 @@ class IntakeSettings(WorkerSettings):
     """How images are fetched and checked."""
 
     intake_children: Count = Field(2, description="Processes that check images")
-    intake_fetches: Count = Field(16, description="Images fetched at the same time")
+    intake_fetches: Count = Field(
+        32, description="Items taken in at the same time; one owner alone uses half of them"
+    )
     max_image_bytes: Count = Field(20 * 2**20, description="Largest image file")
     max_image_pixels: Count = Field(50_000_000, description="Most pixels of an image")
     max_image_aspect: Annotated[float, Field(ge=1)] = Field(

@@ -1,4 +1,4 @@
-"""Chat completions: jobs of one item that are claimed before all others, and awaited.
+"""Chat completions: jobs of one item, claimed before all others of their owner, and awaited.
 
 submit ─▶ wait (notices, or a look each second) ─▶ the answer, whole
                                                ─▶ or as it is said, piece by piece
@@ -57,7 +57,7 @@ _BODY = {
 
 @router.post("/completions", openapi_extra=_BODY)
 async def complete(request: Request, services: Parts, owner: CurrentOwner) -> Response:
-    """Answer a chat completion: queued like every item, but before all jobs and batches."""
+    """Answer a chat completion: queued, but before all jobs and batches of its owner."""
     body = await request.body()
     try:
         # Images in it make it long: not on the loop that all others share.

@@ -1,7 +1,7 @@
 """The claim: which items a worker takes next.
 
-    chat completions ─▶ all others       a caller waits for a chat completion
-      owner with the least running for its weight ─▶ the one served longest ago
+    owner with the least running for its weight ─▶ the one served longest ago
+      its chat completions first         a caller waits for each of them
         its jobs by rank                 created, less the head start of the priority
           their items by due time
 
@@ -10,7 +10,7 @@ start: nothing starves. Everything is read from the database, so a change takes 
 claim.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Double, column, or_, select, update
@@ -24,27 +24,34 @@ from db.vocabulary.requests import effective
 from db.vocabulary.states import ItemState, SourceApi, Stage
 
 _HAS_DUE = """
-    finished_at IS NULL AND origin {source_api} AND sealed_at IS NOT NULL AND queued > 0
-    AND cancelled_at IS NULL AND paused_at IS NULL AND (expires_at IS NULL OR expires_at > {{now}})
+    finished_at IS NULL AND sealed_at IS NOT NULL AND queued > 0
+    AND cancelled_at IS NULL AND paused_at IS NULL AND (expires_at IS NULL OR expires_at > {now})
     AND (CAST(:model AS text) IS NULL OR model = :model)
     AND EXISTS (
         SELECT 1 FROM items WHERE items.job_id = jobs.id AND stage = :stage
-          AND state = 'queued' AND due_at <= {{now}})
+          AND state = 'queued' AND due_at <= {now})
 """
-
-
-_BY_SHARE = """
+_BY_SHARE = Statement(
+    f"""
     SELECT owners.id FROM owners LEFT JOIN (
         SELECT owner_id, count(*) AS running FROM items
         WHERE state = 'running' AND session_id IS NOT NULL AND stage = :stage GROUP BY owner_id
     ) AS busy ON busy.owner_id = owners.id
-    WHERE EXISTS (SELECT 1 FROM jobs WHERE owner_id = owners.id AND {has_due})
+    WHERE EXISTS (SELECT 1 FROM jobs WHERE owner_id = owners.id AND {_HAS_DUE})
+      AND NOT EXISTS (SELECT 1 FROM {{records:owner bigint}} WHERE records.owner = owners.id)
     ORDER BY COALESCE(running, 0) / weight, claimed_at NULLS FIRST, owners.id LIMIT :limit
-"""
-_BY_RANK = """
-    SELECT id FROM jobs WHERE owner_id = :owner AND {has_due}
-    ORDER BY rank_at, id LIMIT :limit
-"""
+    """  # noqa: S608 - constants
+)
+#: Chat completions of an owner first, then its other jobs; each has an index that ends the search.
+_BY_RANK = [
+    Statement(
+        f"""
+        SELECT id FROM jobs WHERE owner_id = :owner AND origin {source_api} AND {_HAS_DUE}
+        ORDER BY rank_at, id LIMIT :limit
+        """  # noqa: S608 - constants
+    )
+    for source_api in ("= 'chat'", "<> 'chat'")
+]
 _DUE_OF = Statement(
     """
     SELECT count(*) FROM (
@@ -53,12 +60,6 @@ _DUE_OF = Statement(
     ) AS due
     """
 )
-_LOOKS = (_BY_SHARE, _BY_RANK)
-#: Chat first, then all others. Each has an index that ends the search early.
-_SOURCE_APIS = [
-    tuple(Statement(text.replace("{has_due}", _HAS_DUE.format(source_api=api))) for text in _LOOKS)
-    for api in ("= 'chat'", "<> 'chat'")
-]
 _CLAIM = Statement(
     """
     WITH due AS MATERIALIZED (
@@ -89,7 +90,13 @@ _CLAIM = Statement(
 
 
 def claim(
-    transaction: Connection, *, session: str, stage: Stage, model: str | None, limit: int
+    transaction: Connection,
+    *,
+    session: str,
+    stage: Stage,
+    model: str | None,
+    limit: int,
+    without: Collection[int] = (),
 ) -> list[Lease]:
     """Take up to `limit` due items, in the order that the module describes.
 
@@ -102,8 +109,9 @@ def claim(
         stage: Which of the two stages.
         model: Only items of this model; None for all, as intake does.
         limit: Most items to take, >= 1.
+        without: Ids of owners whose items are not taken.
     """
-    chosen = list(_choose(transaction, stage, model, limit))
+    chosen = list(_choose(transaction, stage, model, limit, without))
     locked = _lock(transaction, chosen)
     taken: list[Lease] = []
     for job_id in chosen:
@@ -115,22 +123,30 @@ def claim(
     return taken
 
 
-def is_due(transaction: Connection, *, stage: Stage, model: str | None) -> bool:
-    """True if items are due.
+def is_due(
+    transaction: Connection, *, stage: Stage, model: str | None, without: Collection[int] = ()
+) -> bool:
+    """True if items are due of other owners than `without`.
 
     A claim can return nothing although items are due: another worker took those it had chosen.
     """
-    return next(_choose(transaction, stage, model, 1), None) is not None
+    return next(_choose(transaction, stage, model, 1, without), None) is not None
 
 
-def _choose(transaction: Connection, stage: Stage, model: str | None, limit: int) -> Iterator[str]:
+def _choose(
+    transaction: Connection,
+    stage: Stage,
+    model: str | None,
+    limit: int,
+    without: Collection[int],
+) -> Iterator[str]:
     """Jobs to claim from, in order, until they have `limit` due items together."""
-    asked: dict[str, Any] = {"stage": stage.value, "model": model}
+    asked: dict[str, Any] = {"stage": stage.value, "model": model, "limit": limit}
+    excluded = [{"owner": owner_id} for owner_id in without]
     wanted = limit
-    for by_share, by_rank in _SOURCE_APIS:
-        for owner_id in by_share.run(transaction, limit=limit, **asked).scalars().all():
-            found = by_rank.run(transaction, owner=owner_id, limit=limit, **asked).scalars().all()
-            for job_id in found:
+    for owner_id in _BY_SHARE.run(transaction, records=excluded, **asked).scalars().all():
+        for by_rank in _BY_RANK:
+            for job_id in by_rank.run(transaction, owner=owner_id, **asked).scalars().all():
                 yield job_id
                 wanted -= _DUE_OF.run(
                     transaction, job=job_id, stage=stage.value, limit=wanted

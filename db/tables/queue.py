@@ -130,6 +130,8 @@ jobs = Table(
     ),
     Index(
         "ix_jobs_chats",
+        "owner_id",
+        "rank_at",
         "id",
         **where("finished_at IS NULL AND origin = 'chat'"),
     ),

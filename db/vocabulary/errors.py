@@ -216,9 +216,3 @@ class StorageError(IdefiqError):
 
     code = "storage_unavailable"
     retryable = True
-
-
-class HostBusy(StorageError):
-    """The service already fetches as much from the image's host as it allows itself."""
-
-    code = "host_busy"

@@ -1,6 +1,7 @@
 """Which items a worker takes next."""
 
 import threading
+from typing import Any
 
 import pytest
 
@@ -138,7 +139,7 @@ class TestPriority:
         taken = builders.claim(database, session)
         assert [lease.job_id for lease in taken] == [second, first]
 
-    def test_a_conversation_comes_before_every_priority(self, database: Database) -> None:
+    def test_a_conversation_comes_before_every_job_of_its_owner(self, database: Database) -> None:
         job = builders.job(database, priority=10)
         chat = builders.job(database, source_api=SourceApi.CHAT)
 
@@ -208,6 +209,33 @@ class TestFairShare:
 
         assert first == ["ada"] * 4
         assert second == ["ben"] + ["ada"] * 2
+
+    def test_conversations_go_first_within_the_share_of_their_owner_only(
+        self, database: Database
+    ) -> None:
+        for _ in range(6):
+            builders.job(
+                database, source_api=SourceApi.CHAT, owner_id=builders.owner(database, "ada")
+            )
+        builders.job(database, items=4, owner_id=builders.owner(database, "ben"))
+
+        first, second = self.turns(database, 2)
+
+        assert first == ["ada"] * 4
+        assert second == ["ben"] * 4
+
+    def test_a_worker_may_leave_out_owners_of_whom_it_has_enough(self, database: Database) -> None:
+        for name in ("ada", "ben"):
+            builders.job(database, owner_id=builders.owner(database, name))
+        asked: dict[str, Any] = {"stage": Stage.GENERATE, "model": builders.MODEL}
+        session, ada = builders.session(database), builders.owner(database, "ada")
+
+        with database.transaction() as transaction:
+            taken = claims.claim(transaction, session=session, limit=9, without=[ada], **asked)
+            left = [claims.is_due(transaction, without=some, **asked) for some in ([], [ada])]
+
+        assert [lease.owner_id for lease in taken] == [builders.owner(database, "ben")]
+        assert left == [True, False]
 
 
 def test_an_item_is_due_for_its_model_until_it_is_paused_or_claimed(database: Database) -> None:

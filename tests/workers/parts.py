@@ -1,5 +1,8 @@
 """Parts of a worker, made from a test's database and folder."""
 
+import contextlib
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from db.blobs.folder import FolderStore
@@ -9,10 +12,15 @@ from db.sql.database import Database
 from db.vocabulary.states import Stage
 from tests.db import builders
 from workers.broker import Wakes, make_app
+from workers.intake.check import Checkers
+from workers.intake.fetch import Fetcher
+from workers.intake.intake import Intake
+from workers.intake.shares import HostTurns
+from workers.intake.source import Sources
 from workers.lease_writer import LeaseWriter
 from workers.notices import Notices
 from workers.session import Session
-from workers.settings import BrokerSettings, UpkeepSettings
+from workers.settings import BrokerSettings, IntakeSettings, UpkeepSettings
 from workers.upkeep.listing import Buckets
 from workers.upkeep.upkeep import Upkeep
 
@@ -41,6 +49,36 @@ def lease_writer(database: Database, session: Session) -> LeaseWriter:
 def notices() -> Notices:
     """Notices for a Redis that is not there."""
     return Notices("redis://127.0.0.1:1/0")
+
+
+@contextlib.contextmanager
+def intake(
+    database: Database, folder: Path, checkers: Checkers, *, threads: int = 8, **settings: object
+) -> Iterator[Intake]:
+    """An intake of the folder's store inside the block."""
+    chosen = IntakeSettings.model_validate({"intake_fetches": threads, **settings})
+    hosts = HostTurns(chosen.fetch_per_host)
+    fetcher = Fetcher(chosen, hosts)
+    store_, record_ = store(folder), record(database, folder)
+    session_ = session(database, folder, Stage.INTAKE)
+    made = Intake(
+        database,
+        store_,
+        Sources(database, store_, fetcher, record_, chosen.max_image_bytes),
+        checkers,
+        session_,
+        wakes(),
+        lease_writer(database, session_),
+        threads=threads,
+        hosts=hosts,
+        stopping=threading.Event(),
+    )
+    try:
+        yield made
+    finally:
+        made.close()
+        session_.stop()
+        fetcher.close()
 
 
 def upkeep(database: Database, folder: Path, **settings: object) -> Upkeep:

@@ -14,6 +14,7 @@ from workers import images, svg
 from workers.intake.check import Checkers
 from workers.settings import IntakeSettings
 
+OWNER = 1
 NAMESPACE = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
 SQUARE = f'<svg {NAMESPACE} viewBox="0 0 40 20"><rect width="20" height="20" fill="red"/></svg>'
 INSIDE = base64.b64encode(pictures.plain("blue")).decode()
@@ -150,9 +151,9 @@ def test_two_hundred_broken_images_kill_no_child_and_each_gets_a_check_result() 
             for _ in range(rng.randint(1, 6)):
                 at = rng.randrange(len(broken))
                 broken[at : at + rng.randint(0, 3)] = rng.randbytes(rng.randint(0, 3))
-            made = checkers.draw(bytes(broken))
+            made = checkers.draw(OWNER, bytes(broken))
             codes.add(OK if isinstance(made, bytes) else made.code)
-        good = checkers.draw(SQUARE.encode())
+        good = checkers.draw(OWNER, SQUARE.encode())
     finally:
         checkers.close()
 
@@ -167,8 +168,8 @@ def test_an_svg_nested_too_deep_harms_its_child_process_only() -> None:
     checkers = Checkers(IntakeSettings(intake_children=1, check_seconds=20.0))
     try:
         with contextlib.suppress(CheckDied):
-            checkers.draw(deep.encode())
-        good = checkers.draw(SQUARE.encode())
+            checkers.draw(OWNER, deep.encode())
+        good = checkers.draw(OWNER, SQUARE.encode())
     finally:
         checkers.close()
 

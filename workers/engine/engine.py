@@ -23,7 +23,6 @@ from db.queue import answer_cache
 from db.queue.lease import Lease
 from db.sql.database import Database
 from db.vocabulary.errors import EngineError, IdefiqError, StorageError
-from db.vocabulary.states import Stage
 from workers.decoding import metrics
 from workers.engine.device import Device
 from workers.engine.engine_info import export_engine
@@ -111,7 +110,6 @@ class Engine:
             self._database,
             self._session,
             self._start,
-            stage=Stage.GENERATE,
             model=self._family.card.name,
             limit=capacity,
         )

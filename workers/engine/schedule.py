@@ -5,8 +5,9 @@
             ─▶ Generate(items)  items that no slot accepts, with equal options
             ─▶ None             nothing to do
 
-Items are scheduled first in, first out, except that chat completions go first. An item that may
-have crashed a worker runs alone on the device.
+Items are scheduled first in, first out, except that chat completions overtake: all items of their
+owner, and those of other owners a few times. An item that may have crashed a worker runs alone on
+the device.
 """
 
 from collections import deque
@@ -21,6 +22,8 @@ from workers.families.base import Prepared
 REFILL_SHARE = 1 / 4
 #: Actions for items in slots between two batches of `generate`.
 ACTIONS_BETWEEN_BATCHES = 16
+#: An item is overtaken by so many chat completions of other owners, so that none can starve it.
+MAX_OVERTAKEN = 4
 
 
 @dataclass(eq=False, slots=True)
@@ -33,6 +36,7 @@ class ScheduledItem:
         runs_alone: True if it must run with nothing else on the device.
         restarted: True if it was admitted again after a step ran out of memory.
         device_seconds: Time on the device so far; what runs side by side shares it.
+        overtaken: How many chat completions of other owners have overtaken it.
     """
 
     lease: Lease
@@ -42,6 +46,7 @@ class ScheduledItem:
     runs_alone: bool
     restarted: bool = False
     device_seconds: float = 0.0
+    overtaken: int = 0
 
     @property
     def is_urgent(self) -> bool:
@@ -94,14 +99,17 @@ class Schedule:
     def put(self, items: Iterable[ScheduledItem]) -> None:
         """Queue items."""
         for one in items:
-            if one.is_urgent:
-                # Behind other urgent items, and behind items that run alone.
-                first = (
-                    n for n, o in enumerate(self._waiting) if not (o.is_urgent or o.runs_alone)
-                )
-                self._waiting.insert(next(first, len(self._waiting)), one)
-            else:
-                self._waiting.append(one)
+            at = len(self._waiting)
+            while one.is_urgent and at and self._overtakes(one, self._waiting[at - 1]):
+                at -= 1
+            self._waiting.insert(at, one)
+
+    @staticmethod
+    def _overtakes(urgent: ScheduledItem, other: ScheduledItem) -> bool:
+        if other.is_urgent or other.runs_alone or other.overtaken >= MAX_OVERTAKEN:
+            return False
+        other.overtaken += urgent.lease.owner_id != other.lease.owner_id
+        return True
 
     def put_back(self, items: Iterable[ScheduledItem]) -> None:
         """Queue items again, before all others and in their order."""

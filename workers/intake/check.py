@@ -24,6 +24,7 @@ from multiprocessing.connection import Connection
 from db.images.known_images import OK, CheckResult
 from db.vocabulary.errors import CheckDied, EngineError, ImageTooLarge, ImageUnreadable, ItemError
 from workers import images, svg
+from workers.intake.shares import FairTurns
 from workers.intake.structure import check_structure
 from workers.settings import IntakeSettings
 
@@ -94,7 +95,7 @@ _WORK: dict[str, Callable[[bytes, ImageLimits], bytes | CheckResult]] = {
 
 
 class Checkers:
-    """Child processes that check images and draw SVGs, one at a time each.
+    """Child processes that check images and draw SVGs, one at a time each, owners in turn.
 
     A child ends when its parent does, however that ends, and when an image has used up its
     processor time; on a busy machine that may take WALL_FACTOR times as long.
@@ -110,6 +111,7 @@ class Checkers:
         )
         # Children end with the thread that has started them, so one thread starts all.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="children")
+        self._turns = FairTurns(settings.intake_children)
         #: The one used last comes first, so that few of many are busy.
         self.idle: queue.LifoQueue[_Child] = queue.LifoQueue()
         for _ in range(settings.intake_children):
@@ -118,30 +120,35 @@ class Checkers:
     def _start(self) -> "_Child":
         return self._starter.submit(_Child, self._settings.check_memory_bytes).result()
 
-    def check(self, data: bytes) -> CheckResult:
-        """Check bytes in a child; see `_do`."""
-        check_result = self._do("check", data)
+    def waiting(self) -> int:
+        """Return how many checks wait for a child."""
+        return self._turns.waiting()
+
+    def check(self, owner_id: int, data: bytes) -> CheckResult:
+        """Check bytes of an owner in a child; see `_do`."""
+        check_result = self._do("check", owner_id, data)
         assert isinstance(check_result, CheckResult)
         return check_result
 
-    def draw(self, data: bytes) -> bytes | CheckResult:
-        """Draw an SVG in a child; see `_do`."""
-        return self._do("draw", data)
+    def draw(self, owner_id: int, data: bytes) -> bytes | CheckResult:
+        """Draw an SVG of an owner in a child; see `_do`."""
+        return self._do("draw", owner_id, data)
 
-    def _do(self, work: str, data: bytes) -> bytes | CheckResult:
-        """Run one piece of work in a child.
+    def _do(self, work: str, owner_id: int, data: bytes) -> bytes | CheckResult:
+        """Run one piece of work in a child, when it is the owner's turn.
 
         Raises:
             CheckDied: The child died on these bytes, or took too long.
             EngineError: There was no child to be had.
         """
-        child = self.idle.get()
-        try:
-            if not child.is_alive():  # it died of something else, while it had nothing to do
-                child = self._replaced(child)
-            return child.do(work, data, self._limits, self._settings.check_seconds)
-        finally:
-            self.idle.put(child)
+        with self._turns.holding(owner_id):
+            child = self.idle.get()
+            try:
+                if not child.is_alive():  # it died of something else, while it had nothing to do
+                    child = self._replaced(child)
+                return child.do(work, data, self._limits, self._settings.check_seconds)
+            finally:
+                self.idle.put(child)
 
     def _replaced(self, child: "_Child") -> "_Child":
         child.end()

@@ -3,7 +3,6 @@
 Each redirect is checked again from the start, see workers/network.py. No cookie, no compression.
 """
 
-import threading
 import time
 from urllib.parse import urljoin
 
@@ -11,7 +10,6 @@ import httpcore2
 
 from db.vocabulary.errors import (
     FetchFailed,
-    HostBusy,
     ImageForbidden,
     ImageNotFound,
     ImageTooLarge,
@@ -19,6 +17,7 @@ from db.vocabulary.errors import (
 )
 from workers import network
 from workers.addresses import Refused, checked
+from workers.intake.shares import HostTurns
 from workers.network import Resolver, TooSlow, resolve
 from workers.settings import IntakeSettings
 
@@ -28,10 +27,16 @@ _HEADERS = [
     ("Accept", "image/*"),
     ("Accept-Encoding", "identity"),
 ]
-#: Hosts share this many turnstiles: more than are ever fetched from at once, and not without end.
-HOSTS = 4096
 _REDIRECTS = (301, 302, 303, 307, 308)
 _BUSY = (408, 425, 429)
+
+
+class HostBusy(Exception):
+    """A host has no free turn; fetch again when it has one."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(host)
+        self.host = host
 
 
 class Fetcher:
@@ -39,11 +44,14 @@ class Fetcher:
 
     Args:
         settings: Timeouts, sizes, ports and networks.
+        hosts: Turns of hosts.
         resolver: Name and port to addresses; the system's unless a test scripts it.
     """
 
-    def __init__(self, settings: IntakeSettings, resolver: Resolver = resolve) -> None:
-        self._settings = settings
+    def __init__(
+        self, settings: IntakeSettings, hosts: HostTurns, resolver: Resolver = resolve
+    ) -> None:
+        self._settings, self._hosts = settings, hosts
         self._deadline = network.Deadline()
         self._pool = network.pool(
             settings.fetch_networks,
@@ -51,7 +59,13 @@ class Fetcher:
             most=settings.intake_fetches * 2,
             resolver=resolver,
         )
-        self._turns = [threading.BoundedSemaphore(settings.fetch_per_host) for _ in range(HOSTS)]
+
+    def host_of(self, url: str) -> str | None:
+        """Return the host that a URL is fetched from first; None if it is not allowed."""
+        try:
+            return checked(url, self._settings.fetch_ports)[1]
+        except Refused:
+            return None
 
     def fetch(self, url: str) -> bytes:
         """Return the bytes behind an http or https URL.
@@ -61,6 +75,7 @@ class Fetcher:
             ImageNotFound: The server says that there is nothing.
             ImageTooLarge: More bytes than allowed; the rest is not read.
             FetchFailed: The server is busy, slow, broken or away.
+            HostBusy: Its host, or that of a redirect, has no free turn now.
         """
         try:
             return self._follow(url)
@@ -77,13 +92,12 @@ class Fetcher:
         deadline = self._deadline.at = time.monotonic() + self._settings.fetch_total_seconds
         for _ in range(self._settings.fetch_redirects + 1):
             url, host = checked(url, self._settings.fetch_ports)
-            turn = self._turns[hash(host) % HOSTS]
-            if not turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
-                raise HostBusy(f"other images of {host} are being fetched")
+            if not self._hosts.take(host):
+                raise HostBusy(host)
             try:
                 answer = self._get(url, deadline)
             finally:
-                turn.release()
+                self._hosts.give_back(host)
             if isinstance(answer, bytes):
                 return answer
             try:

@@ -49,6 +49,11 @@ class Sources:
         self._max_bytes = max_bytes
         self._s3: Any = s3_client(record)
 
+    def host_of(self, reference: str) -> str | None:
+        """Return the host that a reference is fetched from first, if it is a stranger's."""
+        is_url = reference.startswith(("http:", "https:"))
+        return self._fetcher.host_of(reference) if is_url else None
+
     def read(self, owner_id: int, reference: str) -> bytes:
         """Return the bytes behind a reference, for this owner.
 
@@ -56,6 +61,7 @@ class Sources:
             ItemError: They can never be read; the subclass says why.
             FetchFailed: They may be readable later.
             StorageError: Our own store is away.
+            HostBusy: Its host has no free turn now.
         """
         form, _, rest = reference.partition(":")
         if form == "blob":

@@ -35,6 +35,7 @@ def loaded(
     alone: bool = False,
     chat: bool = False,
     in_slot: bool = False,
+    owner_id: int = 1,
 ) -> ScheduledItem:
     """An item with a lease of its own.
 
@@ -51,7 +52,7 @@ def loaded(
         rescues=0,
         hang_count=0,
         job_id="job",
-        owner_id=1,
+        owner_id=owner_id,
         model="small",
         request=request,
         options_digest=options,

@@ -7,6 +7,7 @@ from tests.workers.engine.device_parts import loaded
 from workers.engine.schedule import (
     ACTIONS_BETWEEN_BATCHES,
     DECODE_STEP,
+    MAX_OVERTAKEN,
     Admit,
     DecodeStep,
     Generate,
@@ -74,6 +75,24 @@ def test_a_streaming_item_is_scheduled_first_and_at_once() -> None:
 
     assert isinstance(act, Admit)
     assert act.items[0] is chat
+
+
+def test_a_streaming_item_overtakes_items_of_other_owners_a_few_times_only() -> None:
+    others = [slot() for _ in range(2)]
+    chats = [loaded(1, chat=True, in_slot=True, owner_id=7) for _ in range(MAX_OVERTAKEN + 3)]
+    made = schedule(*others, slots=64)
+
+    for chat in chats:
+        made.put([chat])
+
+    first, later = chats[:MAX_OVERTAKEN], chats[MAX_OVERTAKEN:]
+    assert made.take_all() == [*first, *others, *later]
+
+
+def test_a_streaming_item_overtakes_all_items_of_its_owner() -> None:
+    item, chats = slot(), [slot(chat=True) for _ in range(MAX_OVERTAKEN + 3)]
+
+    assert schedule(item, *chats).take_all() == [*chats, item]
 
 
 def test_a_suspect_runs_alone_after_all_before_it() -> None:

@@ -1,5 +1,6 @@
 """Checking bytes from strangers, in children that may die of them."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from workers.intake import check
 from workers.intake.check import Checkers, ImageLimits
 from workers.settings import IntakeSettings
 
+OWNER = 1
 LIMITS = ImageLimits(image_bytes=100_000, pixels=10_000, aspect=10.0)
 
 
@@ -59,14 +61,16 @@ def test_a_bad_image_gets_a_check_result_with_a_code_and_a_message(
 
 
 def test_a_child_process_gives_the_same_check_result(checkers: Checkers) -> None:
-    assert checkers.check(pictures.plain(size=(8, 6))) == CheckResult(OK, None, "PNG", 8, 6)
+    assert checkers.check(OWNER, pictures.plain(size=(8, 6))) == CheckResult(OK, None, "PNG", 8, 6)
 
 
 def test_an_image_that_exhausts_memory_is_too_large_and_harms_no_other(checkers: Checkers) -> None:
     bomb = pictures.encode(Image.new("1", (30_000, 30_000)))
 
     with ThreadPoolExecutor(4) as threads:
-        check_results = list(threads.map(checkers.check, [bomb, pictures.plain()]))
+        check_results = list(
+            threads.map(functools.partial(checkers.check, OWNER), [bomb, pictures.plain()])
+        )
 
     assert [check_result.code for check_result in check_results] == ["image_too_large", OK]
 
@@ -83,9 +87,9 @@ def test_a_child_that_dies_is_charged_to_the_image_it_was_checking(checkers: Che
     os.kill(child, signal.SIGSTOP)  # so that it is busy with this image when it dies
 
     with ThreadPoolExecutor(2) as threads:
-        dying = threads.submit(checkers.check, pictures.plain())
+        dying = threads.submit(checkers.check, OWNER, pictures.plain())
         servers.wait_until(lambda: next_child(checkers) != child)
-        healthy = [threads.submit(checkers.check, pictures.plain()) for _ in range(8)]
+        healthy = [threads.submit(checkers.check, OWNER, pictures.plain()) for _ in range(8)]
         os.kill(child, signal.SIGKILL)
 
         with pytest.raises(CheckDied, match="died"):
@@ -101,7 +105,7 @@ def test_a_child_that_died_while_idle_is_charged_to_no_image(
         child.process.kill()
         child.process.join()
 
-    assert [checkers.check(pictures.plain()).code for _ in range(4)] == [OK] * 4
+    assert [checkers.check(OWNER, pictures.plain()).code for _ in range(4)] == [OK] * 4
 
 
 def _never_begin(*_: object) -> None:
@@ -116,9 +120,9 @@ def test_a_child_that_dies_before_it_starts_is_charged_to_no_image(
         made = Checkers(IntakeSettings(intake_children=1))
 
         with pytest.raises(EngineError, match="has not started"):
-            made.check(pictures.plain())
+            made.check(OWNER, pictures.plain())
 
-    assert made.check(pictures.plain()).code == OK
+    assert made.check(OWNER, pictures.plain()).code == OK
     made.close()
 
 
@@ -127,10 +131,10 @@ def test_a_check_that_hangs_is_ended(checkers: Checkers) -> None:
     os.kill(child, signal.SIGSTOP)
 
     with pytest.raises(CheckDied, match="too long"):
-        checkers.check(pictures.plain())
+        checkers.check(OWNER, pictures.plain())
 
     assert not os.path.exists(f"/proc/{child}")
-    assert checkers.check(pictures.plain()).code == OK
+    assert checkers.check(OWNER, pictures.plain()).code == OK
 
 
 #: Much to draw in few bytes: a thousand blurs of the whole drawing, one after the other.
@@ -143,9 +147,9 @@ BLURS = (
 
 def test_an_image_that_has_used_up_its_processor_time_is_given_up(checkers: Checkers) -> None:
     with pytest.raises(CheckDied, match="too long"):
-        checkers.draw(BLURS)
+        checkers.draw(OWNER, BLURS)
 
-    assert checkers.check(pictures.plain()).code == OK
+    assert checkers.check(OWNER, pictures.plain()).code == OK
 
 
 _PARENT = """
@@ -155,7 +159,7 @@ from workers.settings import IntakeSettings
 
 if __name__ == "__main__":
     made = Checkers(IntakeSettings(intake_children=1))
-    made.check(b"junk")  # so that the child has begun
+    made.check(1, b"junk")  # so that the child has begun
     print(*(child.process.pid for child in made.idle.queue), flush=True)
     time.sleep(600)
 """

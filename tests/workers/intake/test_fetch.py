@@ -16,7 +16,8 @@ from db.vocabulary.errors import (
     ImageTooLarge,
 )
 from tests import pictures, servers
-from workers.intake.fetch import Fetcher
+from workers.intake.fetch import Fetcher, HostBusy
+from workers.intake.shares import HostTurns
 from workers.settings import IntakeSettings
 
 LOOPBACK = [ip_network("127.0.0.0/8")]
@@ -27,10 +28,7 @@ class Handler(BaseHTTPRequestHandler):
     """A stranger's web server with bad habits."""
 
     protocol_version = "HTTP/1.1"
-    active = 0
-    most_active = 0
     seen: list[dict[str, str]] = []  # noqa: RUF012 - one server, one list
-    lock = threading.Lock()
 
     def do_GET(self) -> None:
         type(self).seen.append(
@@ -88,15 +86,6 @@ class Handler(BaseHTTPRequestHandler):
         except OSError:
             pass
 
-    def answer_counted(self) -> None:
-        with self.lock:
-            type(self).active += 1
-            type(self).most_active = max(self.most_active, self.active)
-        time.sleep(0.05)
-        with self.lock:
-            type(self).active -= 1
-        self.answer(200, IMAGE)
-
     def log_message(self, *_: object) -> None:
         pass
 
@@ -113,7 +102,7 @@ def port() -> Iterator[int]:
 
 @pytest.fixture
 def fetcher(port: int) -> Iterator[Fetcher]:
-    made = Fetcher(settings(port))
+    made = Fetcher(settings(port), HostTurns(4))
     yield made
     made.close()
 
@@ -214,24 +203,25 @@ def test_a_redirect_to_nonsense_is_an_error_of_the_image(fetcher: Fetcher, port:
 
 def test_a_server_that_is_away_may_come_back(port: int) -> None:
     closed = servers.free_port()
-    fetcher = Fetcher(settings(closed))
+    fetcher = Fetcher(settings(closed), HostTurns(4))
 
     with pytest.raises(FetchFailed):
         fetcher.fetch(f"http://127.0.0.1:{closed}/")
 
 
 def test_one_host_gets_only_so_many_requests_at_a_time(port: int) -> None:
-    fetcher = Fetcher(settings(port, fetch_total_seconds=30))
-    url = f"http://127.0.0.1:{port}/counted"
-    threads = [threading.Thread(target=fetcher.fetch, args=(url,)) for _ in range(8)]
+    hosts = HostTurns(per_host=1)
+    fetcher = Fetcher(settings(port), hosts)
+    url = f"http://127.0.0.1:{port}/image"
 
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    assert hosts.take("127.0.0.1")
+    with pytest.raises(HostBusy) as busy:
+        fetcher.fetch(url)
+    hosts.give_back("127.0.0.1")
+
+    assert busy.value.host == fetcher.host_of(url) == "127.0.0.1"
+    assert [fetcher.fetch(url) for _ in range(2)] == [IMAGE] * 2
     fetcher.close()
-
-    assert Handler.most_active == 2
 
 
 @pytest.mark.parametrize(
@@ -265,7 +255,7 @@ def test_one_host_gets_only_so_many_requests_at_a_time(port: int) -> None:
     ],
 )
 def test_our_own_network_is_never_reached(url: str) -> None:
-    fetcher = Fetcher(IntakeSettings())
+    fetcher = Fetcher(IntakeSettings(), HostTurns(4))
 
     with pytest.raises(ImageForbidden):
         fetcher.fetch(url)
@@ -290,7 +280,7 @@ class TestNamesThatChangeTheirMind:
             return answers[min(asked, len(answers)) - 1]
 
         allowed = [ip_network("127.0.0.1/32")]
-        fetcher = Fetcher(settings(port, fetch_networks=allowed), resolver)
+        fetcher = Fetcher(settings(port, fetch_networks=allowed), HostTurns(4), resolver)
         self.made.append(fetcher)
         return fetcher, lambda: asked
 

@@ -17,6 +17,7 @@ from workers import images
 from workers.intake.check import Checkers
 from workers.settings import IntakeSettings
 
+OWNER = 1
 #: Resident memory that a child may come to while it checks them all.
 MAX_BYTES = 700 * 2**20
 CODES = {OK, "image_unreadable", "image_too_large"}
@@ -123,7 +124,7 @@ def test_every_broken_or_hostile_file_gets_a_check_result_and_harms_no_other(
 
     for name, data in files.items():
         try:
-            verdict = checkers.check(data)
+            verdict = checkers.check(OWNER, data)
         except CheckDied:
             found["child died"] += 1
             continue
@@ -136,7 +137,7 @@ def test_every_broken_or_hostile_file_gets_a_check_result_and_harms_no_other(
     assert found["image_unreadable"] > 300
     assert found["child died"] == 0, found
     assert memory_bytes(checkers) < MAX_BYTES
-    assert checkers.check(pictures.plain()).code == OK
+    assert checkers.check(OWNER, pictures.plain()).code == OK
 
 
 def test_what_was_hidden_behind_an_image_is_in_no_pixel(checkers: Checkers) -> None:
@@ -149,4 +150,4 @@ def test_what_was_hidden_behind_an_image_is_in_no_pixel(checkers: Checkers) -> N
 @pytest.mark.parametrize("name", ["photo.gif", "photo.pdf", "photo"])
 def test_a_wrong_name_changes_nothing(checkers: Checkers, name: str) -> None:
     """Nobody looks at names: the first bytes say what it is."""
-    assert checkers.check(seeds()["PNG"]).format == "PNG", name
+    assert checkers.check(OWNER, seeds()["PNG"]).format == "PNG", name

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from sqlalchemy import select
@@ -30,6 +30,7 @@ from workers import svg
 from workers.intake.check import Checkers
 from workers.intake.fetch import Fetcher
 from workers.intake.intake import Intake
+from workers.intake.shares import HostTurns
 from workers.intake.source import Sources
 from workers.settings import IntakeSettings
 
@@ -82,40 +83,30 @@ def web(asked: list[str]) -> Iterator[str]:
 @pytest.fixture
 def intake(database: Database, tmp_path: Path, checkers: Checkers, web: str) -> Iterator[Intake]:
     port = int(web.rpartition(":")[2])
-    settings = IntakeSettings.model_validate(
-        {"fetch_ports": {port}, "fetch_networks": ["127.0.0.1/32"], "max_image_bytes": 100_000}
-    )
-    session, store = parts.session(database, tmp_path, Stage.INTAKE), parts.store(tmp_path)
-    fetcher = Fetcher(settings)
-    record = parts.record(database, tmp_path)
-    made = Intake(
-        database,
-        store,
-        Sources(database, store, fetcher, record, settings.max_image_bytes),
-        checkers,
-        session,
-        parts.wakes(),
-        parts.lease_writer(database, session),
-        fetches=4,
-        stopping=threading.Event(),
-    )
-    yield made
-    made.close()
-    session.stop()
-    fetcher.close()
+    limits: dict[str, Any] = {"fetch_networks": ["127.0.0.1/32"], "max_image_bytes": 100_000}
+    with parts.intake(database, tmp_path, checkers, fetch_ports={port}, **limits) as made:
+        yield made
 
 
-def upload(database: Database, folder: Path, data: bytes, digest: str = "") -> str:
-    owner_id = builders.owner(database)
+def upload(
+    database: Database, folder: Path, data: bytes, digest: str = "", owner: str = "ada"
+) -> str:
+    owner_id = builders.owner(database, owner)
     digest = digest or hashlib.sha256(data).hexdigest()
     parts.store(folder).put(image_key(owner_id, digest), io.BytesIO(data))
     return f"blob:{digest}"
 
 
-def submit(database: Database, *references: str) -> str:
-    new = NewJob(builders.owner(database), builders.MODEL, {})
+def submit(database: Database, *references: str, owner: str = "ada") -> str:
+    new = NewJob(builders.owner(database, owner), builders.MODEL, {})
     with database.transaction() as transaction:
         return builders.submit(transaction, new, [NewItem({"images": [ref]}) for ref in references])
+
+
+def run(intake: Intake) -> None:
+    """Take in everything that is due."""
+    while intake.run_once():
+        intake.wait_until_idle()
 
 
 def outcomes(database: Database, job_id: str) -> list[tuple[str, str | None]]:
@@ -143,7 +134,7 @@ def test_good_images_go_on_and_bad_ones_fail_alone(
         "s3://photos/a.png",
     )
 
-    intake.run_once()
+    run(intake)
 
     assert outcomes(database, job_id) == [
         ("generate", None),
@@ -163,7 +154,7 @@ def test_what_was_fetched_is_kept_as_a_blob_and_its_reference_in_the_item(
 ) -> None:
     job_id = submit(database, f"{web}/green.png")
 
-    intake.run_once()
+    run(intake)
 
     digest = hashlib.sha256(pictures.plain("green")).hexdigest()
     with database.snapshot() as transaction:
@@ -180,7 +171,7 @@ def test_an_svg_is_rendered_for_the_model_and_a_bad_one_fails_alone(
     good, bad = (upload(database, tmp_path, data) for data in (SQUARE, outside))
     job_id = submit(database, good, bad, good)
 
-    intake.run_once()
+    run(intake)
 
     drawn = svg.rasterise(SQUARE)
     assert outcomes(database, job_id) == [
@@ -200,7 +191,7 @@ def test_a_fetched_svg_is_stored_as_sent_and_as_rendered(
 ) -> None:
     job_id = submit(database, f"{web}/square.svg")
 
-    intake.run_once()
+    run(intake)
 
     digests = {hashlib.sha256(data).hexdigest() for data in (SQUARE, svg.rasterise(SQUARE))}
     assert outcomes(database, job_id) == [("generate", None)]
@@ -218,15 +209,15 @@ def test_an_image_is_checked_once_however_many_items_share_it(
     checked: list[bytes] = []
     real = checkers.check
 
-    def counted(data: bytes) -> CheckResult:
+    def counted(owner_id: int, data: bytes) -> CheckResult:
         checked.append(data)
-        return real(data)
+        return real(owner_id, data)
 
     monkeypatch.setattr(checkers, "check", counted)
     image = upload(database, tmp_path, pictures.plain())
     first = submit(database, *[image] * 20)
 
-    intake.run_once()
+    run(intake)
     second = submit(database, image)
 
     assert outcomes(database, first) == [("generate", None)] * 20
@@ -243,7 +234,7 @@ def test_an_image_that_kills_two_children_is_poison_and_one_crash_is_not(
 ) -> None:
     died: list[bytes] = []
 
-    def die(data: bytes) -> CheckResult:
+    def die(_: int, data: bytes) -> CheckResult:
         died.append(data)
         raise CheckDied("the process that checked the image died")
 
@@ -251,10 +242,10 @@ def test_an_image_that_kills_two_children_is_poison_and_one_crash_is_not(
     image = upload(database, tmp_path, pictures.plain())
     job_id = submit(database, image)
 
-    intake.run_once()
+    run(intake)
     after_one = outcomes(database, job_id)
     builders.make_due(database)
-    intake.run_once()
+    run(intake)
 
     assert after_one == [("intake", None)]
     assert outcomes(database, job_id) == [("intake", "image_poison")]
@@ -262,7 +253,7 @@ def test_an_image_that_kills_two_children_is_poison_and_one_crash_is_not(
         owner_id, digest = builders.owner(database), image.removeprefix("blob:")
         assert known_images.get(transaction, owner_id, [digest])[digest].code == "image_poison"
     another = submit(database, image)
-    intake.run_once()
+    run(intake)
     assert outcomes(database, another) == [("intake", "image_poison")]
     assert len(died) == 2
 
@@ -278,7 +269,7 @@ def test_objects_of_a_granted_prefix_are_read_and_never_those_of_our_own_bucket(
         ada = owners.get_or_create(transaction, "ada")
         for bucket in ("photos", "own"):
             owners.grant(transaction, ada, bucket=bucket, prefix="2026/")
-    fetcher = Fetcher(IntakeSettings())
+    fetcher = Fetcher(IntakeSettings(), HostTurns(4))
     sources = Sources(
         database, parts.store(tmp_path), fetcher, s3_settings(s3_endpoint, "own"), 100_000
     )
@@ -342,7 +333,7 @@ def test_examples_that_a_job_shares_are_fetched_and_stored_once(
             transaction, new, [NewItem({"images": [image]}) for image in images]
         )
 
-    intake.run_once()
+    run(intake)
     shown, shared = shots(job_id, database)
     green = f"blob:{hashlib.sha256(pictures.plain('green')).hexdigest()}"
 
@@ -371,7 +362,7 @@ def test_an_item_with_examples_of_its_own_keeps_them_to_itself(
     with database.transaction() as transaction:
         job_id = builders.submit(transaction, new, items)
 
-    intake.run_once()
+    run(intake)
     first = builders.claim(database, builders.session(database))
     # Once all of it is checked, another job needs no intake.
     with database.transaction() as transaction:
@@ -394,7 +385,7 @@ def test_a_shared_example_that_is_not_there_fails_its_items_with_the_reason(
     with database.transaction() as transaction:
         job_id = builders.submit(transaction, new, [NewItem({"images": [image]})] * 2)
 
-    intake.run_once()
+    run(intake)
 
     assert outcomes(database, job_id) == [("intake", "image_not_found")] * 2
     assert asked == ["/missing.png"]
