@@ -210,6 +210,7 @@ def run_upkeep(record: StorageSettings) -> int:
     REGISTRY.register(QueueMetrics(database))
     serve_metrics(settings)
     app = make_app(settings, UPKEEP)
+    stopping = threading.Event()
     upkeep = Upkeep(
         database,
         open_store(record),
@@ -218,9 +219,15 @@ def run_upkeep(record: StorageSettings) -> int:
         Notices(settings.redis_url),
         settings,
         record.limits,
+        stopping,
     )
-    loop = ResidentLoop(upkeep.run_once, lanes=1, poll_seconds=settings.poll_seconds, name="lane")
-    stopping = threading.Event()
+    loop = ResidentLoop(
+        upkeep.run_once,
+        lanes=1,
+        poll_seconds=settings.poll_seconds,
+        name="lane",
+        stopping=stopping,
+    )
     webhooks = Webhooks(database, settings, stopping)
     reporting = ResidentLoop(
         webhooks.run_once,
@@ -234,6 +241,7 @@ def run_upkeep(record: StorageSettings) -> int:
     def close() -> None:
         reporting.stop()
         webhooks.close()
+        upkeep.close()
         database.dispose()
 
     name = f"upkeep@{settings.worker_name}"

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, and_, select, update
 
 from db.images.known_images import GRACE_SECONDS
 from db.sql.clock import after, now
+from db.sql.fair import first_of_each_owner
 from db.tables import blobs, items, jobs
 from db.vocabulary.errors import NotFound
 from db.vocabulary.requests import blob_digests, example_references, image_references
@@ -122,14 +123,15 @@ def delete_image(transaction: Connection, owner_id: int, digest: str) -> None:
         raise NotFound(f"no such image: {digest}")
 
 
-def marked_images(transaction: Connection, limit: int) -> list[tuple[int, str]]:
-    """Return owners and digests of images that were marked long enough ago."""
-    rows = transaction.execute(
-        select(blobs.c.owner_id, blobs.c.digest)
-        .where(blobs.c.collecting_at < after(-GRACE_SECONDS))
-        .limit(limit)
+def marked_images(transaction: Connection, most: int) -> list[tuple[int, str]]:
+    """Return owners and digests of images marked long enough ago, at most so many of each owner."""
+    query = select(blobs.c.owner_id, blobs.c.digest).where(
+        blobs.c.collecting_at < after(-GRACE_SECONDS)
     )
-    return [(row.owner_id, row.digest) for row in rows]
+    rows = transaction.execute(
+        first_of_each_owner(query, blobs.c.owner_id, blobs.c.digest, most)
+    ).all()
+    return sorted((row.owner_id, row.digest) for row in rows)
 
 
 def hold_marked(transaction: Connection, owner_id: int, digest: str) -> bool:

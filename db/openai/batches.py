@@ -16,6 +16,7 @@ from db.queue import jobs as job_statements
 from db.queue.jobs import JOB_COLUMNS, Job, new_id
 from db.queue.submissions import NewJob
 from db.sql.clock import after, now
+from db.sql.fair import first_of_each_owner
 from db.tables import batches, jobs
 from db.vocabulary.errors import IdempotencyConflict, NotFound
 from db.webhooks import outbox
@@ -167,10 +168,11 @@ def cancel(transaction: Connection, owner_id: int, batch_id: str) -> Batch:
 # ---- upkeep -------------------------------------------------------------------------
 
 
-def to_expire(transaction: Connection) -> list[Batch]:
-    """Return batches that still run after the end of their window."""
+def to_expire(transaction: Connection, most: int) -> list[Batch]:
+    """Return batches that still run after the end of their window: some of each owner."""
     return _batches(
         transaction,
+        most,
         batches.c.expired_at.is_(None),
         batches.c.expires_at < now(),
         jobs.c.finished_at.is_(None),
@@ -197,9 +199,9 @@ def expire(transaction: Connection, batch: Batch) -> None:
         job_statements.cancel(transaction, batch.owner_id, batch.job_id)
 
 
-def to_finalize(transaction: Connection) -> list[Batch]:
-    """Return batches whose jobs have finished and whose files are not written yet."""
-    return _batches(transaction, jobs.c.finished_at.is_not(None))
+def to_finalize(transaction: Connection, most: int) -> list[Batch]:
+    """Return batches whose jobs have finished, without their files: some of each owner."""
+    return _batches(transaction, most, jobs.c.finished_at.is_not(None))
 
 
 def finalize(
@@ -227,11 +229,9 @@ def finalize(
         outbox.announce(transaction, [Announcement(finalized, batch_id, f"batch.{status}")])
 
 
-def _batches(transaction: Connection, *conditions: Any) -> list[Batch]:
-    rows = transaction.execute(
-        select(*_COLUMNS)
-        .select_from(_FROM)
-        .where(batches.c.finalized_at.is_(None), *conditions)
-        .order_by(batches.c.id)
+def _batches(transaction: Connection, most: int, *conditions: Any) -> list[Batch]:
+    query = (
+        select(*_COLUMNS).select_from(_FROM).where(batches.c.finalized_at.is_(None), *conditions)
     )
+    rows = transaction.execute(first_of_each_owner(query, batches.c.owner_id, batches.c.id, most))
     return [_batch(row) for row in rows]

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from db.sql.clock import after, now
+from db.sql.fair import first_of_each_owner
 from db.tables import files
 from db.vocabulary.errors import NotFound
 
@@ -100,9 +101,10 @@ def page(
     return [_file(row) for row in transaction.execute(query.order_by(order).limit(limit))]
 
 
-def expired(transaction: Connection, limit: int) -> list[File]:
-    """Return expired files of all owners."""
-    rows = transaction.execute(select(*_COLUMNS).where(files.c.expires_at < now()).limit(limit))
+def expired(transaction: Connection, most: int) -> list[File]:
+    """Return expired files: some of each owner."""
+    query = select(*_COLUMNS).where(files.c.expires_at < now())
+    rows = transaction.execute(first_of_each_owner(query, files.c.owner_id, files.c.id, most))
     return [_file(row) for row in rows]
 
 

@@ -6,10 +6,10 @@ twice and at two places, and counts once.
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, or_, select, update
+from sqlalchemy import Connection, or_, update
 
 from db.queue import counts, submissions
-from db.queue.jobs import JOB_COLUMNS, Job, as_job, cancel, get
+from db.queue.jobs import Job, cancel, get, some_jobs
 from db.queue.submissions import NewItem
 from db.sql.clock import now
 from db.tables import jobs
@@ -71,22 +71,14 @@ def list_page(
     return True
 
 
-def to_import(transaction: Connection) -> list[Job]:
-    """Return jobs whose spool is to be imported or deleted, oldest first."""
-    rows = transaction.execute(
-        select(*JOB_COLUMNS).where(jobs.c.spool_key.is_not(None)).order_by(jobs.c.id)
-    )
-    return [as_job(row) for row in rows]
+def to_import(transaction: Connection, most: int) -> list[Job]:
+    """Return jobs whose spool is to be imported or deleted: some of each owner, oldest first."""
+    return some_jobs(transaction, most, jobs.c.spool_key.is_not(None))
 
 
-def to_list(transaction: Connection) -> list[Job]:
-    """Return jobs whose bucket is still to be listed, oldest first."""
-    rows = transaction.execute(
-        select(*JOB_COLUMNS)
-        .where(jobs.c.source.is_not(None), jobs.c.sealed_at.is_(None))
-        .order_by(jobs.c.id)
-    )
-    return [as_job(row) for row in rows]
+def to_list(transaction: Connection, most: int) -> list[Job]:
+    """Return jobs whose bucket is still to be listed: some of each owner, oldest first."""
+    return some_jobs(transaction, most, jobs.c.source.is_not(None), jobs.c.sealed_at.is_(None))
 
 
 def clear_spool(transaction: Connection, job_id: str) -> None:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, case, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, case, func, select, update
 
 from db.queue import counts
 from db.queue.usage import Amounts
 from db.sql import statement as sql
 from db.sql.clock import now
+from db.sql.fair import first_of_each_owner
 from db.tables import jobs
 from db.vocabulary.errors import NotFound, RequestError
 from db.vocabulary.states import JobState, PauseReason, SourceApi, ended_as
@@ -105,6 +106,13 @@ PRIORITY_SECONDS = 600.0
 def as_job(row: Row[Any]) -> Job:
     """Turn a row of JOB_COLUMNS into a Job."""
     return Job(**row._mapping)
+
+
+def some_jobs(transaction: Connection, most: int, *conditions: ColumnElement[bool]) -> list[Job]:
+    """Return at most so many jobs of each owner that meet conditions, oldest first."""
+    query = select(*JOB_COLUMNS).where(*conditions)
+    rows = transaction.execute(first_of_each_owner(query, jobs.c.owner_id, jobs.c.id, most))
+    return [as_job(row) for row in rows]
 
 
 def new_id(prefix: str) -> str:
@@ -210,32 +218,6 @@ def prioritize(transaction: Connection, owner_id: int, job_id: str, priority: in
 # ---- upkeep -------------------------------------------------------------------------
 
 
-def to_write(transaction: Connection, limit: int) -> list[Job]:
-    """Return finished jobs whose results file is not written yet, oldest first."""
-    rows = transaction.execute(
-        select(*JOB_COLUMNS)
-        .where(
-            jobs.c.finished_at.is_not(None),
-            jobs.c.results_key.is_(None),
-            jobs.c.deleted_at.is_(None),
-            jobs.c.origin == SourceApi.JOB.value,
-        )
-        .order_by(jobs.c.id)
-        .limit(limit)
-    )
-    return [as_job(row) for row in rows]
-
-
-def record_results(transaction: Connection, job_id: str, key: str) -> bool:
-    """Record the key of a finished job's results file; False if the job was deleted."""
-    recorded = transaction.execute(
-        update(jobs)
-        .where(jobs.c.id == job_id, jobs.c.finished_at.is_not(None), jobs.c.deleted_at.is_(None))
-        .values(results_key=key)
-    )
-    return bool(recorded.rowcount)
-
-
 def expire(transaction: Connection) -> list[str]:
     """Expire jobs whose time is over: start no more of them. Safe to repeat; returns their ids."""
     over = transaction.execute(
@@ -254,17 +236,16 @@ def expire(transaction: Connection) -> list[str]:
     return ids
 
 
-def to_settle(transaction: Connection) -> list[str]:
-    """Return sealed, cancelled jobs that still have queued items."""
-    rows = transaction.execute(
-        select(jobs.c.id).where(
-            jobs.c.finished_at.is_(None),
-            jobs.c.sealed_at.is_not(None),
-            jobs.c.cancelled_at.is_not(None),
-            jobs.c.queued > 0,
-        )
+def to_settle(transaction: Connection, most: int) -> list[Job]:
+    """Return sealed, cancelled jobs with queued items: some of each owner, oldest first."""
+    return some_jobs(
+        transaction,
+        most,
+        jobs.c.finished_at.is_(None),
+        jobs.c.sealed_at.is_not(None),
+        jobs.c.cancelled_at.is_not(None),
+        jobs.c.queued > 0,
     )
-    return list(rows.scalars())
 
 
 _SETTLE = sql.Statement(

@@ -7,14 +7,15 @@ the job's row, so none appears below one that a reader has already seen.
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, func, select
+from sqlalchemy import ColumnElement, Connection, and_, func, select, update
 
 from db.queue import answer_issues
 from db.queue import jobs as job_statements
 from db.sql.database import Database
-from db.tables import Json, items
+from db.tables import Json, items, jobs
 from db.vocabulary.errors import NotFound
 from db.vocabulary.items import Item
+from db.vocabulary.states import SourceApi
 
 _SHOWN = func.coalesce(items.c.images, items.c.request["images"], type_=Json)
 _COLUMNS = [
@@ -116,3 +117,28 @@ def pages_in_order(
             return
         yield page
         first = page[-1].ordinal + 1
+
+
+# ---- the file of a finished job's results ------------------------------------------
+
+
+def to_write(transaction: Connection, most: int) -> list[job_statements.Job]:
+    """Return finished jobs without a results file: some of each owner, oldest first."""
+    return job_statements.some_jobs(
+        transaction,
+        most,
+        jobs.c.finished_at.is_not(None),
+        jobs.c.results_key.is_(None),
+        jobs.c.deleted_at.is_(None),
+        jobs.c.origin == SourceApi.JOB.value,
+    )
+
+
+def record_results(transaction: Connection, job_id: str, key: str) -> bool:
+    """Record the key of a finished job's results file; False if the job was deleted."""
+    recorded = transaction.execute(
+        update(jobs)
+        .where(jobs.c.id == job_id, jobs.c.finished_at.is_not(None), jobs.c.deleted_at.is_(None))
+        .values(results_key=key)
+    )
+    return bool(recorded.rowcount)

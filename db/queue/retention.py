@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, delete, or_, select, update
 
-from db.queue.jobs import JOB_COLUMNS, Job, as_job, get
+from db.queue.jobs import Job, get, some_jobs
 from db.sql.clock import after, now
 from db.tables import batches, deliveries, items, jobs, webhooks
 from db.vocabulary.errors import NotReady
@@ -71,12 +71,9 @@ def _soft_delete(transaction: Connection, *conditions: Any) -> int:
     return int(deleted.rowcount)
 
 
-def deleted_jobs(transaction: Connection, limit: int) -> list[Job]:
-    """Return deleted jobs whose rows are still there."""
-    rows = transaction.execute(
-        select(*JOB_COLUMNS).where(jobs.c.deleted_at.is_not(None)).order_by(jobs.c.id).limit(limit)
-    )
-    return [as_job(row) for row in rows]
+def deleted_jobs(transaction: Connection, most: int) -> list[Job]:
+    """Return deleted jobs whose rows are still there: some of each owner."""
+    return some_jobs(transaction, most, jobs.c.deleted_at.is_not(None))
 
 
 def purge_items(transaction: Connection, job_id: str, limit: int) -> int:

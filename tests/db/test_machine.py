@@ -134,7 +134,7 @@ class Record(RuleBasedStateMachine):
     @rule(job_id=made_jobs, limit=st.integers(1, 3))
     def settle(self, job_id: str, limit: int) -> None:
         with self._step() as transaction:
-            settleable = job_id in jobs.to_settle(transaction)
+            settleable = job_id in [job.id for job in jobs.to_settle(transaction, 100)]
             if settleable:
                 jobs.settle_cancelled(transaction, job_id, limit)
         queued = sorted(

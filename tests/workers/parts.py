@@ -86,7 +86,10 @@ def upkeep(database: Database, folder: Path, **settings: object) -> Upkeep:
     chosen = record(database, folder, **settings)
     buckets = Buckets(chosen)
     kept = UpkeepSettings.model_validate(settings)
-    return Upkeep(database, store(folder), buckets, wakes(), notices(), kept, chosen.limits)
+    stopping = threading.Event()
+    return Upkeep(
+        database, store(folder), buckets, wakes(), notices(), kept, chosen.limits, stopping
+    )
 
 
 def store(folder: Path) -> FolderStore:

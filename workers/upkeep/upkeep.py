@@ -1,5 +1,7 @@
 """Upkeep, the maintenance worker: repeatable steps, each safe to run twice and in two processes.
 
+Owners take turns, a page of one step each; see turns.py.
+
 spool  ──import pages──▶ items ─▶ seal         cancelled job ──settle pages──▶ finished
 bucket ──list pages────▶ items ─▶ seal         batch ──window over──▶ cancelled
 finished job ──write──▶ OWNER/results/JOB.jsonl, or a batch's two files       file ──▶ expired
@@ -7,16 +9,17 @@ finished job ──write──▶ OWNER/results/JOB.jsonl, or a batch's two file
 
 import logging
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import orjson
 
-from db import failpoints, logs
+from db import failpoints
 from db.blobs.store import BlobStore, results_key
 from db.openai import batches, files
 from db.openai.batch import Batch
@@ -24,26 +27,23 @@ from db.queue import imports, jobs, quotas, results, sessions, submissions, usag
 from db.queue.jobs import Job
 from db.queue.submissions import NewItem
 from db.sql.database import Database
-from db.tracing import work_span
-from db.vocabulary.errors import NotFound, QuotaExceeded, RequestError, StorageError, TooLarge
+from db.vocabulary.errors import NotFound, RequestError, TooLarge
 from db.vocabulary.limits import OwnerLimits
 from db.vocabulary.states import SourceApi
 from workers.broker import INTAKE, Wakes, engine_queue
 from workers.notices import Notices
 from workers.settings import UpkeepSettings
 from workers.upkeep.listing import Buckets
-from workers.upkeep.outputs import SPOOL_BYTES, Outputs
+from workers.upkeep.outputs import SPOOL_BYTES, Outputs, Uploads
 from workers.upkeep.retention import Retention
+from workers.upkeep.turns import STEP_COST, TURN_COST, Pages, Turns, UpkeepStep, did
 
 #: Lines imported, items cancelled and results written in one transaction.
-PAGE = 2_000
+PAGE = TURN_COST
 #: A page of an import ends early when its lines have so many bytes.
 PAGE_BYTES = 8 * 2**20
-#: Pages of one job imported before the next job has its turn.
-IMPORT_PAGES = 25
-#: Finished jobs whose results are written, and files that are deleted, in one look.
-WRITE_JOBS = 50
-REMOVE_FILES = 200
+#: Steps of each kind that one look finds of an owner.
+OWNER_STEPS = 40
 #: Time between two sums of the usage of past days, and two counts of stored bytes.
 FOLD_SECONDS = 3_600.0
 
@@ -62,56 +62,64 @@ class Upkeep:
         notices: Notices,
         settings: UpkeepSettings,
         limits: OwnerLimits,
+        stopping: threading.Event,
     ) -> None:
         self._database, self._store, self._buckets = database, store, buckets
         self._wakes, self._notices = wakes, notices
-        self._outputs = Outputs(database, store)
+        self._uploads = Uploads(store)
+        self._outputs = Outputs(database, store, self._uploads)
         self.retention = Retention(database, store, settings)
         self._limits = limits
+        self._turns = Turns(self._look, stopping)
         self._fold_at = 0.0
 
     def run_once(self) -> bool:
-        """Run every step that has something to do. Returns True if there may be more.
+        """Let every owner have turns. Returns True if there may be more to do.
 
         What goes wrong with one job is logged and keeps none of the others from its step.
         """
-        self._did(self._expire_jobs)
-        with self._database.snapshot() as transaction:
-            found: list[tuple[Callable[[Any], bool | None], Iterable[Any]]] = [
-                (self.import_job, imports.to_import(transaction)),
-                (self.list_source, imports.to_list(transaction)),
-                (self.expire, batches.to_expire(transaction)),
-                (self.settle, jobs.to_settle(transaction)),
-                (self.finalize, batches.to_finalize(transaction)),
-                (self.write_results, jobs.to_write(transaction, WRITE_JOBS)),
-                (self._outputs.remove, files.expired(transaction, REMOVE_FILES)),
-            ]
-            steps = [(act, subject) for act, subjects in found for subject in subjects]
-        failed = [step for step in steps if not self._did_for(*step)]
+        did(self._expire_jobs)
+        did(self.retention.delete_old)
         with self._database.transaction() as transaction:
             sessions.delete_dead(transaction)
         if time.monotonic() > self._fold_at:
-            self._did(self._count_usage)
+            did(self._count_usage)
             self._fold_at = time.monotonic() + FOLD_SECONDS
-        removed = self._did(self.retention.run_once)
-        return removed or len(failed) < len(steps)
+        return self._turns.run()
 
-    def _did_for(self, act: Callable[[Any], bool | None], subject: Any) -> bool:
-        """Do something for a job, batch or file; see `_did`."""
-        name = getattr(subject, "id", subject)
-        context = getattr(subject, "traceparent", None)
-        with logs.bound(subject=name), work_span(act.__name__, [context], subject=name):
-            return self._did(partial(act, subject))
+    def close(self) -> None:
+        """Wait for what is being put in the store."""
+        self._uploads.close()
 
-    def _did(self, step: Callable[[], bool | None]) -> bool:
-        """Run a step. Returns True if it did something; False if it failed, or says so itself."""
-        try:
-            return step() is not False
-        except (StorageError, QuotaExceeded) as error:
-            log.warning("%s; retrying", error)
-        except Exception:
-            log.exception("a step of upkeep failed; retrying")
-        return False
+    def _look(self) -> list[UpkeepStep]:
+        most = OWNER_STEPS
+        with self._database.snapshot() as transaction:
+            found: list[tuple[Callable[[Any], Pages | None], Iterable[Any]]] = [
+                (self.import_job, imports.to_import(transaction, most)),
+                (self.list_source, imports.to_list(transaction, most)),
+                (self.expire, batches.to_expire(transaction, most)),
+                (self.settle, jobs.to_settle(transaction, most)),
+                (self.finalize, batches.to_finalize(transaction, most)),
+                (self.write_results, results.to_write(transaction, most)),
+                (self._outputs.remove, files.expired(transaction, most)),
+            ]
+            steps = [self._step(act, subject) for act, subjects in found for subject in subjects]
+            return steps + self.retention.steps(transaction, most)
+
+    def _step(
+        self, act: Callable[[Any], Pages | None], subject: Job | Batch | files.File
+    ) -> UpkeepStep:
+        job = subject.job if isinstance(subject, Batch) else subject
+        items = max(job.total, job.spool_lines) if isinstance(job, Job) else 0
+        return UpkeepStep(
+            subject.owner_id,
+            act.__name__,
+            subject.id,
+            partial(act, subject),
+            cost=min(TURN_COST, STEP_COST + items),
+            is_held=act in (self.finalize, self.write_results),
+            traceparent=getattr(job, "traceparent", None),
+        )
 
     def _count_usage(self) -> None:
         for step in (usage.fold, usage.sample_stored):
@@ -123,21 +131,18 @@ class Upkeep:
             expired = jobs.expire(transaction)
         self._notices.changed(*expired)
 
-    def import_job(self, job: Job) -> None:
-        """Import some pages of a spooled submission; after the last, seal the job.
+    def import_job(self, job: Job) -> Pages:
+        """Import a spooled submission; after the last page, seal the job.
 
         A spool that is gone, or that the database will never take, ends its job as cancelled.
         """
         assert job.spool_key
         if job.sealed_at is None:
             try:
-                needless = job.cancelled_at is not None and job.source_api != SourceApi.BATCH
-                done = needless or self._import_pages(job)
+                if job.cancelled_at is None or job.source_api == SourceApi.BATCH:
+                    yield from self._import_pages(job)
             except (NotFound, RequestError, ValueError) as error:
                 self._give_up(job, error)
-                done = True
-            if not done:
-                return
             with self._database.transaction() as transaction:
                 submissions.seal(transaction, job.id)
                 if not jobs.get(transaction, job.owner_id, job.id).sealed_at:
@@ -148,21 +153,25 @@ class Upkeep:
         with self._database.transaction() as transaction:
             imports.clear_spool(transaction, job.id)
 
-    def _import_pages(self, job: Job) -> bool:
-        """Import up to IMPORT_PAGES pages, so that others have their turn. True at the end."""
+    def _import_pages(self, job: Job) -> Pages:
         assert job.spool_key
         offset, end = job.spool_offset, job.spool_bytes
-        with self._store.open(job.spool_key, end) as lines:
+        with self._store.open(job.spool_key, end) as stream:
+            lines: Iterator[bytes] = iter(stream)
             if not end:
                 end = sum(map(len, islice(lines, offset)))
-            for page in islice(_pages(lines), IMPORT_PAGES):
+            while page := _page(lines):
                 new_items = [_read_line(line) for line in page]
                 end += sum(map(len, page))
                 with self._database.transaction() as transaction:
                     imports.import_page(transaction, job, offset, new_items, end)
                 offset += len(page)
                 failpoints.trigger("imported", job.id)
-            return next(lines, None) is None
+                following = next(lines, None)
+                if following is None:
+                    return
+                lines = chain([following], lines)
+                yield None
 
     def _give_up(self, job: Job, error: Exception) -> None:
         with self._database.transaction() as transaction:
@@ -174,16 +183,14 @@ class Upkeep:
         self._wakes.wake(INTAKE, engine_queue(job.model))
         self._notices.changed(job.id)
 
-    def list_source(self, job: Job) -> None:
-        """List some pages of a bucket as items; after the last, seal the job.
+    def list_source(self, job: Job) -> Pages:
+        """List a bucket as items; after the last page, seal the job.
 
         A bucket that is gone, or may not be listed any more, ends its job as cancelled.
         """
         done = job.cancelled_at is not None or job.listed_at is not None
         try:
-            for _ in range(IMPORT_PAGES):
-                if done:
-                    break
+            while not done:
                 page, last = self._buckets.images(str(job.source), job.source_after)
                 with self._database.transaction() as transaction:
                     quotas.check_page(transaction, job, self._limits, len(page))
@@ -191,13 +198,13 @@ class Upkeep:
                         return  # somebody else lists it, or it was cancelled
                 listed = job.total + len(page)
                 job, done = replace(job, source_after=last, total=listed), last is None
+                if not done:
+                    yield None
         except (NotFound, TooLarge) as error:
             self._give_up(job, error)
-            done = True
-        if done:
-            with self._database.transaction() as transaction:
-                submissions.seal(transaction, job.id)
-            self._tell_sealed(job)
+        with self._database.transaction() as transaction:
+            submissions.seal(transaction, job.id)
+        self._tell_sealed(job)
 
     def expire(self, batch: Batch) -> None:
         """Expire a batch whose completion window is over: start no more items."""
@@ -205,45 +212,47 @@ class Upkeep:
             batches.expire(transaction, batch)
         log.info("batch %s has expired", batch.id)
 
-    def finalize(self, batch: Batch) -> None:
+    def finalize(self, batch: Batch) -> Pages:
         """Write a finished batch's files."""
-        self._outputs.finalize(batch)
+        yield from self._outputs.finalize(batch)
         self._notices.changed(str(batch.job_id))
         log.info("wrote the files of batch %s", batch.id)
 
-    def settle(self, job_id: str) -> None:
+    def settle(self, job: Job) -> Pages:
         """Cancel the queued items of a cancelled job."""
         more = True
         while more:
             with self._database.transaction() as transaction:
-                more = jobs.settle_cancelled(transaction, job_id, PAGE) == PAGE
-            self._notices.changed(job_id)
+                more = jobs.settle_cancelled(transaction, job.id, PAGE) == PAGE
+            self._notices.changed(job.id)
+            if more:
+                yield None
 
-    def write_results(self, job: Job) -> None:
+    def write_results(self, job: Job) -> Pages:
         """Write a finished job's results as JSON Lines, in the order of the submission."""
         key = results_key(job.owner_id, job.id)
         with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as file:
             for page in results.pages_in_order(self._database, job.id, PAGE):
                 file.write(b"".join(item.line() for item in page))
-            file.seek(0)
-            self._store.put(key, file)
+                if len(page) == PAGE:
+                    yield None
+            yield from self._uploads.put(key, file)
         failpoints.trigger("collected", job.id)
         with self._database.transaction() as transaction:
-            recorded = jobs.record_results(transaction, job.id, key)
+            recorded = results.record_results(transaction, job.id, key)
         if not recorded:
             self._store.delete(key)
         self._notices.changed(job.id)
         log.info("wrote the results of job %s", job.id)
 
 
-def _pages(lines: Iterator[bytes]) -> Iterator[list[bytes]]:
-    """Yield up to PAGE lines at a time, and fewer if they are long."""
-    while first := next(lines, None):
-        page, size = [first], len(first)
-        while size < PAGE_BYTES and len(page) < PAGE and (line := next(lines, None)):
-            page.append(line)
-            size += len(line)
-        yield page
+def _page(lines: Iterator[bytes]) -> list[bytes]:
+    """Return the next PAGE lines, and fewer if they are long."""
+    page, size = list[bytes](), 0
+    while size < PAGE_BYTES and len(page) < PAGE and (line := next(lines, None)):
+        page.append(line)
+        size += len(line)
+    return page
 
 
 def _read_line(line: bytes) -> NewItem:

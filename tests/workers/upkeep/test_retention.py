@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.workers import parts
 from workers.settings import UpkeepSettings
 from workers.upkeep import retention as retention_module
 from workers.upkeep.retention import Retention
+from workers.upkeep.turns import Turns, UpkeepStep
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +32,19 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention_module, "PURGED_ROWS", 3)
 
 
-def keeper(database: Database, folder: Path, **settings: Any) -> Retention:
-    return Retention(database, parts.store(folder), UpkeepSettings.model_validate(settings))
+def keep(database: Database, folder: Path, **settings: Any) -> None:
+    """Delete and collect what is due."""
+    settings_ = UpkeepSettings.model_validate(settings)
+    retention_ = Retention(database, parts.store(folder), settings_)
+
+    def look() -> list[UpkeepStep]:
+        with database.snapshot() as transaction:
+            return retention_.steps(transaction, most=100)
+
+    retention_.delete_old()
+    turns = Turns(look, threading.Event())
+    while turns.run():
+        pass
 
 
 def image(database: Database, folder: Path, content: str) -> str:
@@ -102,7 +115,7 @@ class TestJobs:
 
         with pytest.raises(NotFound), database.snapshot() as transaction:
             jobs.get(transaction, owner_id, job_id)
-        keeper(database, tmp_path).run_once()
+        keep(database, tmp_path)
         assert [rows(database, table) for table in ("jobs", "items", "deliveries")] == [0, 0, 0]
         with pytest.raises(NotFound):
             parts.store(tmp_path).get(results_key(owner_id, job_id))
@@ -136,7 +149,7 @@ class TestJobs:
         left = []
         for days in (1, 5, 9):  # 1, 6, 15 days old
             age(database, days)
-            keeper(database, tmp_path, **settings).run_once()
+            keep(database, tmp_path, **settings)
             left.append(rows(database, "jobs"))
 
         assert left == [3, 2, 1]
@@ -151,12 +164,12 @@ class TestJobs:
         run(database, [image(database, tmp_path, "a")])
         age(database, 9)
 
-        keeper(database, tmp_path, keep_jobs_days=1).run_once()
+        keep(database, tmp_path, keep_jobs_days=1)
         before = rows(database, "jobs")
         with database.transaction() as transaction:
             [(delivery, _)] = outbox.take_due(transaction, 10)
             outbox.delivered(transaction, delivery.id, 204)
-        keeper(database, tmp_path, keep_jobs_days=1).run_once()
+        keep(database, tmp_path, keep_jobs_days=1)
 
         assert (before, rows(database, "jobs")) == (1, 0)
 
@@ -178,7 +191,7 @@ class TestJobs:
             )
 
         delete(database, str(batch.job_id))
-        keeper(database, tmp_path).run_once()
+        keep(database, tmp_path)
 
         assert [rows(database, table) for table in ("jobs", "batches")] == [0, 0]
 
@@ -190,12 +203,12 @@ class TestImages:
         free, used, gone = (image(database, tmp_path, name) for name in ("free", "used", "gone"))
         run(database, [used])
         delete(database, run(database, [gone]))
-        keeper(database, tmp_path).run_once()
+        keep(database, tmp_path)
         left = []
 
         for days in (20, 20, 1):
             age(database, days)
-            keeper(database, tmp_path, keep_images_days=30).run_once()
+            keep(database, tmp_path, keep_images_days=30)
             left.append([is_stored(database, tmp_path, one) for one in (free, used, gone)])
 
         assert left == [[True] * 3, [True] * 3, [False, True, False]]
@@ -208,7 +221,7 @@ class TestImages:
 
         for _ in range(2):
             age(database, 40)
-            keeper(database, tmp_path).run_once()
+            keep(database, tmp_path)
 
         assert is_stored(database, tmp_path, example)
 
@@ -218,7 +231,7 @@ class TestImages:
 
         for _ in range(2):
             age(database, 40)
-            keeper(database, tmp_path).run_once()
+            keep(database, tmp_path)
 
         assert [is_stored(database, tmp_path, one) for one in made] == [True, False] * 5 + [True]
 
@@ -228,7 +241,7 @@ class TestImages:
     ) -> None:
         reference, owner_id = image(database, tmp_path, "a"), builders.owner(database)
         age(database, 40)
-        keeper(database, tmp_path).run_once()
+        keep(database, tmp_path)
 
         if use == "submit":
             submit(database, [reference])
@@ -236,7 +249,7 @@ class TestImages:
             with database.transaction() as transaction:
                 known_images.mark_used(transaction, owner_id, [reference.removeprefix("blob:")])
         age(database, 1)
-        keeper(database, tmp_path).run_once()
+        keep(database, tmp_path)
 
         assert is_stored(database, tmp_path, reference)
         if use == "submit":
@@ -246,7 +259,7 @@ class TestImages:
     def test_a_marked_image_is_not_known(self, database: Database, tmp_path: Path) -> None:
         reference, owner_id = image(database, tmp_path, "a"), builders.owner(database)
         age(database, 40)
-        keeper(database, tmp_path).run_once()
+        keep(database, tmp_path)
 
         with database.snapshot() as transaction:
             digest = reference.removeprefix("blob:")
@@ -264,7 +277,7 @@ class TestImages:
                 transaction, owner_id, [digest]
             )  # naming it does not bring it back
 
-        keeper(database, tmp_path, keep_images_days=0).run_once()
+        keep(database, tmp_path, keep_images_days=0)
 
         assert not is_stored(database, tmp_path, reference)
         with pytest.raises(NotFound), database.transaction() as transaction:
@@ -275,7 +288,7 @@ class TestImages:
         reference, owner_id = image(database, tmp_path, "a"), builders.owner(database)
         digest = reference.removeprefix("blob:")
         age(database, 40)
-        keeper(database, tmp_path).run_once()
+        keep(database, tmp_path)
         parts.store(tmp_path).delete(image_key(owner_id, digest))
         age(database, 1)
 
@@ -295,13 +308,13 @@ class TestImages:
             assert is_stored(database, tmp_path, reference)
             for _ in range(2):
                 age(database, 40)
-                keeper(database, tmp_path).run_once()
+                keep(database, tmp_path)
             assert not is_stored(database, tmp_path, reference)
 
     def test_with_0_days_images_are_kept_for_ever(self, database: Database, tmp_path: Path) -> None:
         reference = image(database, tmp_path, "a")
         for _ in range(2):
             age(database, 4000)
-            keeper(database, tmp_path, keep_images_days=0).run_once()
+            keep(database, tmp_path, keep_images_days=0)
 
         assert is_stored(database, tmp_path, reference)

@@ -15,14 +15,21 @@ from db.sql.database import Database
 from db.vocabulary.states import JobState
 from tests.db import builders
 from tests.workers import parts
+from workers.upkeep import turns as turns_module
 from workers.upkeep import upkeep as upkeep_module
 
 
-def spool(database: Database, folder: Path, lines: Sequence[object], key: str = "1/spool/a") -> Job:
+def spool(
+    database: Database,
+    folder: Path,
+    lines: Sequence[object],
+    key: str = "1/spool/a",
+    owner: str = "ada",
+) -> Job:
     """A job as the API leaves it: a durable spool and a row."""
     body = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
     parts.store(folder).put(key, io.BytesIO(body))
-    owner_id = builders.owner(database)
+    owner_id = builders.owner(database, owner)
     new = NewJob(owner_id, builders.MODEL, {}, spool_key=key, spool_lines=len(lines))
     with database.transaction() as transaction:
         return jobs.get(transaction, owner_id, submissions.create(transaction, new))
@@ -56,7 +63,7 @@ def test_an_import_goes_on_where_a_crash_left_it(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upkeep_module, "PAGE", 2)
-    monkeypatch.setattr(upkeep_module, "IMPORT_PAGES", 1)
+    monkeypatch.setattr(turns_module, "MAX_PAGES", 1)
     job = spool(database, tmp_path, [line(n) for n in range(5)])
 
     seen = []
@@ -103,7 +110,7 @@ def test_who_comes_late_to_an_import_that_is_done_ends_nothing(
     job = spool(database, tmp_path, [line(n) for n in range(5)])
     look(database, tmp_path)
 
-    parts.upkeep(database, tmp_path).import_job(job)  # as it was before the other's look
+    list(parts.upkeep(database, tmp_path).import_job(job))  # as it was before the other's look
 
     assert state(database, job) is JobState.QUEUED
 
@@ -112,7 +119,7 @@ def test_long_lines_make_short_pages_and_each_read_starts_where_the_last_one_end
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upkeep_module, "PAGE_BYTES", 300)
-    monkeypatch.setattr(upkeep_module, "IMPORT_PAGES", 1)
+    monkeypatch.setattr(turns_module, "MAX_PAGES", 1)
     lines = [line(n, note="x" * 100 * n) for n in range(5)]
     job = spool(database, tmp_path, lines)
     sizes = [len(json.dumps(each)) + 1 for each in lines]
