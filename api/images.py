@@ -84,9 +84,9 @@ def _store(services: Services, owner_id: int, files: list[UploadFile]) -> Images
             raise RequestError(f"{name!r} is empty", field=name)
         found.append((part, digest, size))
     _touch(services, owner_id, [digest for _, digest, _ in found], storing=True)
-    for part, digest, _ in found:
+    for part, _, _ in found:
         part.file.seek(0)
-        services.store.put(image_key(owner_id, digest), part.file)
+    services.store.put_many({image_key(owner_id, digest): part.file for part, digest, _ in found})
     with services.database.transaction() as transaction:
         known_images.add(transaction, owner_id, {digest: size for _, digest, size in found})
     shown = [

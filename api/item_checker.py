@@ -1,24 +1,16 @@
-"""Checks submitted items against their job's defaults and its model, and stores `data:` images.
+"""Checks submitted items against their job's defaults and its model."""
 
-The database never holds bytes: a `data:` image becomes a blob, and its item refers to it.
-"""
-
-import base64
-import binascii
-import hashlib
-import io
 from typing import Any
 
 import orjson
 
+from api.data_images import DataImages
 from api.schemas import ItemIn, JobIn
 from api.services import Services
-from db.blobs.store import image_key
-from db.images import known_images
-from db.queue import quotas, sessions
+from db.queue import sessions
 from db.queue.sessions import Offer
 from db.queue.submissions import NewItem
-from db.vocabulary.errors import RequestError, TooLarge, UnknownModel
+from db.vocabulary.errors import RequestError, UnknownModel
 from db.vocabulary.model_info import ModelInfo
 from db.vocabulary.request_validation import validate_request
 from db.vocabulary.requests import effective, example_references, image_references
@@ -44,13 +36,17 @@ def choose_model(offers: list[Offer], name: str | None) -> ModelInfo:
 
 
 class ItemChecker:
-    """Checks items against the job's defaults and its model, and stores `data:` images."""
+    """Checks items against the job's defaults and its model.
+
+    Attributes:
+        images: The `data:` images of what was checked; to be stored before the job is made.
+    """
 
     def __init__(self, services: Services, owner_id: int, job: JobIn) -> None:
-        self._services, self._owner_id = services, owner_id
+        self.images = DataImages(services, owner_id)
         with services.database.snapshot() as transaction:
             self.card = choose_model(sessions.offers(transaction), job.model)
-        self.defaults = self._store_data(job.defaults.canonical())
+        self.defaults = self._take_data(job.defaults.canonical())
 
     def check(self, item: ItemIn) -> NewItem:
         """Return the item in the form that is stored.
@@ -61,10 +57,10 @@ class ItemChecker:
         request = item.canonical()
         custom_id = request.pop("custom_id", None)
         validate_request(effective(self.defaults, request), self.card)
-        return NewItem(self._store_data(request), custom_id)
+        return NewItem(self._take_data(request), custom_id)
 
-    def _store_data(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Replace `data:` references by those of stored blobs.
+    def _take_data(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Replace `data:` references by those of the blobs that they become.
 
         All else is bounded: pages of items are held in memory at once.
         """
@@ -76,30 +72,7 @@ class ItemChecker:
                 f" {MAX_REQUEST_BYTES}"
             )
         if "images" in request:
-            request["images"] = [self._stored(ref) for ref in request["images"]]
+            request["images"] = [self.images.reference(ref) for ref in request["images"]]
         for example in request.get("examples", ()):
-            example["image"] = self._stored(example["image"])
+            example["image"] = self.images.reference(example["image"])
         return request
-
-    def _stored(self, reference: str) -> str:
-        if not reference.startswith("data:"):
-            return reference
-        try:
-            data = base64.b64decode(reference.partition(",")[2], validate=True)
-        except binascii.Error as error:
-            raise RequestError("a data: image is not base64", field="images") from error
-        if len(data) > self._services.settings.max_upload_bytes:
-            raise TooLarge(
-                f"a data: image has {len(data)} bytes; at most"
-                f" {self._services.settings.max_upload_bytes} are taken",
-                field="images",
-            )
-        digest = hashlib.sha256(data).hexdigest()
-        with self._services.database.transaction() as transaction:
-            quotas.check_upload(transaction, self._owner_id, self._services.limits, len(data))
-            known_images.mark_used(transaction, self._owner_id, [digest], storing=True)
-        self._services.store.put(image_key(self._owner_id, digest), io.BytesIO(data))
-        # With a row it is collected some day, even if the submission is refused.
-        with self._services.database.transaction() as transaction:
-            known_images.add(transaction, self._owner_id, {digest: len(data)})
-        return f"blob:{digest}"

@@ -62,6 +62,7 @@ def submit_json(services: Services, envelope: Envelope, body: bytes) -> str:
         except RequestError as error:
             error.field = f"items.{index}.{error.field}" if error.field else f"items.{index}"
             raise
+    checker.images.store()
     job = _new_job(envelope, submission, checker, hashlib.sha256(body).hexdigest())
     return accept(services, replace(job, source=submission.source), new_items)
 
@@ -137,6 +138,7 @@ class Spool:
         if self._rest:
             self._take(self._rest)
         checker = self._checker or self._open_checker()
+        checker.images.store()
         job = _new_job(self.envelope, self._job, checker, self._digest.hexdigest())
         return accept_spool(self.services, job, self._lines, submissions.create_once)
 

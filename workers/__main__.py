@@ -150,8 +150,8 @@ def run_intake(record: StorageSettings) -> int:
     from workers.intake.check import Checkers
     from workers.intake.fetch import Fetcher
     from workers.intake.intake import Intake
-    from workers.intake.shares import HostTurns
     from workers.intake.source import Sources
+    from workers.intake.threads import HostTurns
 
     settings = IntakeSettings()
     serve_metrics(settings)

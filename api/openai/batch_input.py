@@ -36,6 +36,8 @@ from workers.broker import UPKEEP
 
 #: Mistakes told of one file; reading ends there.
 MAX_MISTAKES = 100
+#: Lines, and about as many bytes, that are checked before another owner has its turn.
+SLICE_LINES, SLICE_BYTES = 500, 16 * 2**20
 _SECONDS = {"m": 60, "h": 3_600, "d": 86_400}
 
 
@@ -116,9 +118,14 @@ class BatchInput:
         self._lines.close()
         self._seen.close()
 
-    def read(self, stream: IO[bytes]) -> None:
-        """Check every line, until there are MAX_MISTAKES errors."""
+    def read(self, stream: IO[bytes]) -> Iterator[None]:
+        """Check every line, until there are MAX_MISTAKES errors. Yields after each slice."""
+        lines = size = 0
         for number, line in _numbered(stream, self._services.settings.max_line_bytes):
+            if lines >= SLICE_LINES or size >= SLICE_BYTES:
+                yield
+                lines = size = 0
+            lines, size = lines + 1, size + len(line)
             try:
                 self._take(line)
             except ValidationError as error:
@@ -146,6 +153,7 @@ class BatchInput:
             self._services.wakes.wake(UPKEEP)
             return BatchOut.of(batch)
         assert self._checker
+        self._checker.images.store()
         whole = replace(new, lines=self._lines.count, model=self._checker.card.name)
         job = NewJob(
             self._owner_id,

@@ -2,11 +2,11 @@
 
 import hashlib
 from typing import Annotated
+from weakref import WeakValueDictionary
 
 import anyio
 from fastapi import APIRouter, Header, Query, Request
 from pydantic import ValidationError
-from starlette.concurrency import run_in_threadpool
 
 from api.errors import request_error
 from api.openai.batch_input import BatchIn, BatchInput
@@ -15,13 +15,17 @@ from api.services import CurrentOwner, Parts, Services
 from db.blobs.store import file_key
 from db.openai import batches, files
 from db.openai.batch import NewBatch
+from db.shares import FairTurns
 from db.vocabulary.errors import RequestError
 from workers.broker import UPKEEP
 
 router = APIRouter(prefix="/v1/batches", tags=["OpenAI"])
 
-#: Input files are read two at a time, so that long ones leave threads for everybody else.
-_READING = anyio.Semaphore(2)
+#: Input files are checked two at a time, a slice of each owner's in turn.
+READING = FairTurns(2)
+#: Owners whose files are checked or wait for that; an owner's own files wait without a thread.
+_THREADS = anyio.CapacityLimiter(16)
+_OF_OWNER: WeakValueDictionary[int, anyio.Lock] = WeakValueDictionary()
 _BODY = {
     "requestBody": {
         "required": True,
@@ -62,8 +66,8 @@ async def create_batch(
         body_digest=digest,
     )
     again = bool(idempotency_key) or retry > 0
-    async with _READING:
-        return await run_in_threadpool(_create, services, new, again)
+    async with _OF_OWNER.setdefault(owner.id, anyio.Lock()):
+        return await anyio.to_thread.run_sync(_create, services, new, again, limiter=_THREADS)
 
 
 def _create(services: Services, new: NewBatch, again: bool) -> BatchOut:
@@ -74,8 +78,12 @@ def _create(services: Services, new: NewBatch, again: bool) -> BatchOut:
     if file.purpose != "batch":
         raise RequestError(f"{file.id} is not the input file of a batch", field="input_file_id")
     with BatchInput(services, new.owner_id, new.endpoint) as lines:
-        with services.store.open(file_key(new.owner_id, file.id)) as stream:
-            lines.read(stream)
+        with (
+            READING.holding(new.owner_id),
+            services.store.open(file_key(new.owner_id, file.id)) as stream,
+        ):
+            for _ in lines.read(stream):
+                READING.yielding(new.owner_id)
         return lines.submit(new, again=again)
 
 

@@ -82,6 +82,7 @@ def _submit(services: Services, owner_id: int, asked: ChatIn) -> tuple[str, str]
         item = checker.check(asked.item(checker.card))
     except ValidationError as error:
         raise request_error(error) from error
+    checker.images.store()
     job = NewJob(owner_id, checker.card.name, checker.defaults, source_api=SourceApi.CHAT)
     return accept(services, job, [item]), job.model
 

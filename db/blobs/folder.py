@@ -1,9 +1,11 @@
 """The blob store in a folder."""
 
+import ctypes
 import os
+import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -11,6 +13,9 @@ from typing import IO
 from db import metrics
 from db.blobs.store import check_size
 from db.vocabulary.errors import NotFound, StorageError
+
+#: From so many files on, one wait for the whole disk is shorter than one for each file.
+MIN_TO_SYNC_ALL = 8
 
 
 class FolderStore:
@@ -22,20 +27,51 @@ class FolderStore:
 
     def put(self, key: str, source: IO[bytes]) -> None:
         """See BlobStore.put."""
+        self.put_many({key: source})
+
+    def put_many(self, sources: Mapping[str, IO[bytes]]) -> None:
+        """See BlobStore.put_many."""
+        written: dict[str, Path] = {}
+        key = ""
+        try:
+            for key, source in sources.items():
+                with _file_errors(key):
+                    self._write_aside(key, source, written)
+            with _file_errors(key):
+                self._make_durable(written)
+        except BaseException:
+            for aside in written.values():
+                aside.unlink(missing_ok=True)
+            raise
+
+    def _write_aside(self, key: str, source: IO[bytes], written: dict[str, Path]) -> None:
         path = self.folder / key
-        with _file_errors(key):
+        aside = path.with_name(f".new-{secrets.token_hex(8)}")
+        try:
+            file = open(aside, "xb", opener=_private)  # noqa: SIM115 - Path.open has no opener
+        except FileNotFoundError:
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    shutil.copyfileobj(source, file, 1 << 20)
-                    file.flush()
-                    os.fsync(file.fileno())
-                Path(name).replace(path)
-                _sync_folders(path.parent, self.folder)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
+            file = open(aside, "xb", opener=_private)  # noqa: SIM115
+        written[key] = aside
+        with file:
+            shutil.copyfileobj(source, file, 1 << 20)
+
+    def _make_durable(self, written: Mapping[str, Path]) -> None:
+        """Make files durable that were written aside, then their names."""
+        if len(written) < MIN_TO_SYNC_ALL or not _sync_all(self.folder):
+            for aside in written.values():
+                _sync(aside)
+        for key, aside in written.items():
+            aside.replace(self.folder / key)
+        if len(written) < MIN_TO_SYNC_ALL or not _sync_all(self.folder):
+            parents = {(self.folder / key).parent for key in written}
+            for folder in {one for parent in parents for one in self._up_to_root(parent)}:
+                _sync(folder)
+
+    def _up_to_root(self, folder: Path) -> list[Path]:
+        """A folder and those around it, whose names may be new too."""
+        depth = len(folder.relative_to(self.folder).parts)
+        return [folder, *folder.parents][: depth + 1]
 
     def get(self, key: str, most: int | None = None) -> bytes:
         """See BlobStore.get."""
@@ -74,16 +110,32 @@ class FolderStore:
         """Do nothing: the folder was created with the store."""
 
 
-def _sync_folders(folder: Path, root: Path) -> None:
-    """Make a new name durable, with those of the folders that may be new."""
-    for parent in (folder, *folder.parents):
-        descriptor = os.open(parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        if parent == root:
-            return
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _sync(path: Path) -> None:
+    """Make a file's bytes durable, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_all(folder: Path) -> bool:
+    """Make everything durable that was written to a folder's file system; False if impossible.
+
+    One wait for the disk instead of one for each file: syncfs(2), which Linux has.
+    """
+    syncfs = getattr(ctypes.CDLL(None), "syncfs", None)
+    if syncfs is None:
+        return False
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        return bool(syncfs(descriptor) == 0)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """The blob store in a bucket of S3, or of any store with its protocol."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -18,6 +19,8 @@ from db.vocabulary.errors import NotFound, StorageError
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 #: How much of an open blob is asked for, and kept in memory, at a time.
 RANGE_BYTES = 4 * 2**20
+#: Blobs that are put at the same time, of many.
+PUTS = 8
 #: How often a piece is asked for until reading fails.
 RANGE_TRIES = 3
 
@@ -39,6 +42,12 @@ class S3Store:
         """See BlobStore.put."""
         with _s3_errors(key):
             self.client.upload_fileobj(source, self.bucket, self.prefix + key)
+
+    def put_many(self, sources: Mapping[str, IO[bytes]]) -> None:
+        """See BlobStore.put_many."""
+        with ThreadPoolExecutor(PUTS, thread_name_prefix="put") as threads:
+            for putting in [threads.submit(self.put, *each) for each in sources.items()]:
+                putting.result()
 
     def get(self, key: str, most: int | None = None) -> bytes:
         """See BlobStore.get."""

@@ -9,6 +9,7 @@ Writing the same key twice writes the same bytes. A reader sees nothing of a blo
 one of S3 that is removed while it is read breaks off.
 """
 
+from collections.abc import Mapping
 from typing import IO, Protocol
 
 from db.vocabulary.errors import ImageTooLarge
@@ -39,6 +40,9 @@ class BlobStore(Protocol):
 
     def put(self, key: str, source: IO[bytes]) -> None:
         """Store what `source` still holds; durable when it returns."""
+
+    def put_many(self, sources: Mapping[str, IO[bytes]]) -> None:
+        """Store what each source still holds under its key; all durable when it returns."""
 
     def get(self, key: str, most: int | None = None) -> bytes:
         """Return a whole blob of at most `most` bytes.

@@ -9,7 +9,6 @@ info (db/vocabulary/model_info.py), what a kind requires in db/vocabulary/kinds.
 """
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
@@ -25,6 +24,7 @@ from pydantic import (
 )
 
 from db.vocabulary.kinds import Kind
+from db.vocabulary.references import REFERENCE_FORMS, check_reference
 
 MAX_IMAGES = 8
 MAX_EXAMPLES = 16
@@ -39,14 +39,6 @@ USUAL_ALT_TEXT = {
     "long_description": False,
     "rewrite": True,
 }
-#: Longest reference that is not `data:`.
-MAX_REFERENCE = 8_192
-# The first characters decide the form, so that matching is linear in the length.
-_REFERENCE = re.compile(
-    r"blob:[0-9a-f]{64}|https?://[^\s/]\S*|s3://[^\s/]\S*|data:image/[a-z.+-]+;base64,[\w+/=-]*",
-    re.ASCII,
-)
-_REFERENCE_FORMS = "blob:SHA256, http(s)://…, s3://bucket/key or data:image/…;base64,…"
 
 
 def no_nul(text: str) -> str:
@@ -66,27 +58,6 @@ Line = Annotated[
     StringConstraints(strip_whitespace=True, min_length=1, max_length=200),
     AfterValidator(no_nul),
 ]
-
-
-def check_reference(reference: str) -> str:
-    """Return an image reference if it has one of the four forms.
-
-    Raises:
-        ValueError: It has none of them.
-    """
-    too_long = len(reference) > MAX_REFERENCE and not reference.startswith("data:")
-    if too_long or "\0" in reference or not _matches(reference):
-        shown = reference if len(reference) <= 60 else f"{reference[:57]}…"
-        raise ValueError(f"invalid image reference: {shown!r}; expected {_REFERENCE_FORMS}")
-    return reference
-
-
-def _matches(reference: str) -> bool:
-    if reference.startswith("s3://"):
-        return bool(reference.removeprefix("s3://").partition("/")[2]) and bool(
-            _REFERENCE.fullmatch(reference)
-        )
-    return bool(_REFERENCE.fullmatch(reference))
 
 
 class _Strict(BaseModel):
@@ -217,7 +188,7 @@ class Request(_Strict):
 
     kind: Kind | None = None
     images: Annotated[list[str], Field(max_length=MAX_IMAGES)] | None = Field(
-        None, description=f"References: {_REFERENCE_FORMS}"
+        None, description=f"References: {REFERENCE_FORMS}"
     )
     prompt: Text | None = Field(None, description="Caption: what to say instead of the default")
     question: Text | None = Field(None, description="VQA: the question")

@@ -15,8 +15,8 @@ from workers.broker import Wakes, make_app
 from workers.intake.check import Checkers
 from workers.intake.fetch import Fetcher
 from workers.intake.intake import Intake
-from workers.intake.shares import HostTurns
 from workers.intake.source import Sources
+from workers.intake.threads import HostTurns
 from workers.lease_writer import LeaseWriter
 from workers.notices import Notices
 from workers.session import Session

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from db.images.known_images import OK, CheckResult
+from db.shares import FairTurns
 from db.vocabulary.errors import CheckDied, EngineError, ImageTooLarge, ImageUnreadable, ItemError
 from workers import images, svg
-from workers.intake.shares import FairTurns
 from workers.intake.structure import check_structure
 from workers.settings import IntakeSettings
 

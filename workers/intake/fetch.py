@@ -17,7 +17,7 @@ from db.vocabulary.errors import (
 )
 from workers import network
 from workers.addresses import Refused, checked
-from workers.intake.shares import HostTurns
+from workers.intake.threads import HostTurns
 from workers.network import Resolver, TooSlow, resolve
 from workers.settings import IntakeSettings
 

@@ -3,7 +3,7 @@
 claim ─▶ all images known ─────────────────▶ advance ─▶ wake the engines
      └─▶ threads: ingest, see ingest.py ─┘   └─ bad: the item fails, others go on
 
-Items in flight, threads and children are shared fairly between owners, see shares.py: an owner
+Items in flight, threads and children are shared fairly between owners, see db/shares.py: an owner
 whose servers are slow, or whose images take long to check, keeps no other waiting.
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from db import logs
 from db.blobs.store import BlobStore
 from db.queue.lease import Lease
+from db.shares import Shares
 from db.sql.database import Database
 from db.tracing import work_span
 from db.vocabulary.states import SourceApi
@@ -22,8 +23,8 @@ from workers.intake.check import Checkers
 from workers.intake.check_results import CheckResultBuffer
 from workers.intake.fetch import HostBusy
 from workers.intake.ingest import Claimed, ItemIngest
-from workers.intake.shares import FairThreads, HostTurns, Shares
 from workers.intake.source import Sources
+from workers.intake.threads import FairThreads, HostTurns
 from workers.intake.writer import IntakeOutcome, IntakeWriter
 from workers.lease_writer import LeaseWriter, claim_and_work
 from workers.session import Session

@@ -17,7 +17,7 @@ from db.vocabulary.errors import (
 )
 from tests import pictures, servers
 from workers.intake.fetch import Fetcher, HostBusy
-from workers.intake.shares import HostTurns
+from workers.intake.threads import HostTurns
 from workers.settings import IntakeSettings
 
 LOOPBACK = [ip_network("127.0.0.0/8")]

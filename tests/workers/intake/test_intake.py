@@ -30,8 +30,8 @@ from workers import svg
 from workers.intake.check import Checkers
 from workers.intake.fetch import Fetcher
 from workers.intake.intake import Intake
-from workers.intake.shares import HostTurns
 from workers.intake.source import Sources
+from workers.intake.threads import HostTurns
 from workers.settings import IntakeSettings
 
 SQUARE = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 1"><rect width="9"/></svg>'

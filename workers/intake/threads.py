@@ -1,85 +1,12 @@
-"""Fair shares: how owners share something of which there is little.
-
-One rule: nobody may take everything, so whoever comes next finds something free. An owner may have
-more as long as it has less than what is free: the dynamic threshold of Choudhury and Hahne,
-"Dynamic queue length thresholds for shared-memory packet switches" (IEEE/ACM Transactions on
-Networking, 1998). One owner alone gets half, two get a third each, and so on.
-"""
+"""The threads of an intake, which owners share fairly, and the turns of hosts."""
 
 import itertools
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-
-class Shares:
-    """How much each owner has of `capacity`. Not thread-safe: its user holds a lock."""
-
-    def __init__(self, capacity: int) -> None:
-        self.free = capacity
-        self.held: Counter[int] = Counter()
-
-    def allows(self, owner_id: int, more: int = 1) -> bool:
-        """True if the owner may have so many more."""
-        held = self.held[owner_id]
-        return held + more <= self.free if held else self.free >= 1
-
-    def take(self, owner_id: int) -> None:
-        """Give one to the owner."""
-        self.held[owner_id] += 1
-        self.free -= 1
-
-    def give_back(self, owner_id: int) -> None:
-        """Take one back."""
-        self.held[owner_id] -= 1
-        self.free += 1
-        if not self.held[owner_id]:
-            del self.held[owner_id]
-
-
-class FairTurns:
-    """So many turns at a time; a free one goes to the waiting owner with the fewest.
-
-    Among equals it goes to the one whose last turn was longest ago. Thread-safe.
-    """
-
-    def __init__(self, turns: int) -> None:
-        self._free, self._changed = turns, threading.Condition()
-        self._held: Counter[int] = Counter()
-        self._waiting: list[tuple[int, int]] = []
-        self._numbers = itertools.count(1)
-        #: Number of the last turn of each owner.
-        self._last: Counter[int] = Counter()
-
-    @contextmanager
-    def holding(self, owner_id: int) -> Iterator[None]:
-        """Wait for a turn, and have it inside the block."""
-        with self._changed:
-            asked = owner_id, next(self._numbers)
-            self._waiting.append(asked)
-            self._changed.wait_for(lambda: self._free and self._first() == asked)
-            self._waiting.remove(asked)
-            self._free -= 1
-            self._held[owner_id] += 1
-            self._last[owner_id] = next(self._numbers)
-            self._changed.notify_all()  # more than one turn may be free
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += 1
-                self._held[owner_id] -= 1
-                self._changed.notify_all()
-
-    def waiting(self) -> int:
-        """Return how many wait for a turn."""
-        with self._changed:
-            return len(self._waiting)
-
-    def _first(self) -> tuple[int, int]:
-        return min(self._waiting, key=lambda one: (self._held[one[0]], self._last[one[0]], one[1]))
+from db.shares import Shares
 
 
 class HostTurns:
@@ -134,7 +61,7 @@ class _Queue:
 
 
 class FairThreads:
-    """Threads that many owners share, by the rule above.
+    """Threads that many owners share, by the rule of db/shares.py.
 
     A free thread goes to the owner that has the fewest. Work whose host has no free turn waits
     without a thread.

@@ -1,0 +1,72 @@
+"""`data:` images of a submission: decoded, hashed once, and stored in groups.
+
+The database never holds bytes: a `data:` image becomes a blob, and its item refers to it.
+"""
+
+import base64
+import binascii
+import hashlib
+import io
+
+from api.services import Services
+from db.blobs.store import image_key
+from db.images import known_images
+from db.queue import quotas
+from db.vocabulary.errors import RequestError, TooLarge
+
+#: Bytes and images that are gathered before they are stored.
+GROUP_BYTES, GROUP_IMAGES = 16 * 2**20, 500
+
+
+class DataImages:
+    """Gathers the images of an owner's submission and stores them with few durable steps."""
+
+    def __init__(self, services: Services, owner_id: int) -> None:
+        self._services, self._owner_id = services, owner_id
+        self._waiting: dict[str, bytes] = {}
+        self._waiting_bytes = 0
+
+    def reference(self, reference: str) -> str:
+        """Return the reference of the blob that a `data:` image becomes; any other as it is.
+
+        Raises:
+            RequestError: It is no base64, or too large.
+            QuotaExceeded: The owner may not store so much.
+        """
+        if not reference.startswith("data:"):
+            return reference
+        try:
+            data = base64.b64decode(reference.partition(",")[2], validate=True)
+        except binascii.Error as error:
+            raise RequestError("a data: image is not base64", field="images") from error
+        if len(data) > (most := self._services.settings.max_upload_bytes):
+            raise TooLarge(
+                f"a data: image has {len(data)} bytes; at most {most} are taken", field="images"
+            )
+        digest = hashlib.sha256(data).hexdigest()
+        if digest not in self._waiting:
+            self._waiting[digest] = data
+            self._waiting_bytes += len(data)
+        if self._waiting_bytes >= GROUP_BYTES or len(self._waiting) >= GROUP_IMAGES:
+            self.store()
+        return f"blob:{digest}"
+
+    def store(self) -> None:
+        """Store what was gathered. To be called before anything refers to it."""
+        if not self._waiting:
+            return
+        database, store, owner_id = self._services.database, self._services.store, self._owner_id
+        with database.transaction() as transaction:
+            quotas.check_upload(transaction, owner_id, self._services.limits, self._waiting_bytes)
+            known_images.mark_used(transaction, owner_id, list(self._waiting), storing=True)
+        store.put_many(
+            {
+                image_key(owner_id, digest): io.BytesIO(data)
+                for digest, data in self._waiting.items()
+            }
+        )
+        # With a row it is collected some day, even if the submission is refused.
+        with database.transaction() as transaction:
+            sizes = {digest: len(data) for digest, data in self._waiting.items()}
+            known_images.add(transaction, owner_id, sizes)
+        self._waiting, self._waiting_bytes = {}, 0
