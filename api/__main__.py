@@ -11,6 +11,7 @@ import uvicorn
 
 from api.admin import app, open_database
 from api.app import create_app
+from api.connections import guarded_protocol, raise_file_limit
 from api.settings import ApiSettings
 from db import failpoints, logs, tracing
 from db.blobs.opening import open_store
@@ -28,6 +29,7 @@ def serve() -> None:
     failpoints.arm(record.failpoints)
     uvicorn.run(
         create_app(record, settings),
+        http=guarded_protocol(settings, raise_file_limit()),
         host=settings.host,
         port=settings.port,
         log_config=None,

@@ -37,6 +37,14 @@ class ApiSettings(BrokerSettings, WebhookSettings):
         "beyond-loopback",
         description="When an API key is required: if the API listens beyond loopback, or always",
     )
+    max_connections: Count = Field(
+        4096,
+        description="Most connections of clients; one address alone, a proxy for example, may have"
+        " half of them. Fewer if the process may not open so many files",
+    )
+    header_seconds: Annotated[float, Field(gt=0)] = Field(
+        10.0, description="Longest wait for the headers of a request, in seconds"
+    )
     max_body_bytes: Count = Field(8 * 2**20, description="Largest JSON body")
     max_upload_request_bytes: Count = Field(
         64 * 2**20, description="Largest request that uploads images"

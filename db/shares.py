@@ -9,33 +9,37 @@ Networking, 1998). One owner alone gets half, two get a third each, and so on.
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+#: What owners are told apart by.
+Name = TypeVar("Name", bound=Hashable)
 
 
-class Shares:
+class Shares(Generic[Name]):
     """How much each owner has of `capacity`. Not thread-safe: its user holds a lock."""
 
     def __init__(self, capacity: int) -> None:
         self.free = capacity
-        self.held: Counter[int] = Counter()
+        self.held: Counter[Name] = Counter()
 
-    def allows(self, owner_id: int, more: int = 1) -> bool:
+    def allows(self, owner: Name, more: int = 1) -> bool:
         """True if the owner may have so many more."""
-        held = self.held[owner_id]
+        held = self.held[owner]
         return held + more <= self.free if held else self.free >= 1
 
-    def take(self, owner_id: int) -> None:
+    def take(self, owner: Name) -> None:
         """Give one to the owner."""
-        self.held[owner_id] += 1
+        self.held[owner] += 1
         self.free -= 1
 
-    def give_back(self, owner_id: int) -> None:
+    def give_back(self, owner: Name) -> None:
         """Take one back."""
-        self.held[owner_id] -= 1
+        self.held[owner] -= 1
         self.free += 1
-        if not self.held[owner_id]:
-            del self.held[owner_id]
+        if not self.held[owner]:
+            del self.held[owner]
 
 
 class FairTurns:

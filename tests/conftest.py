@@ -14,6 +14,7 @@ import pytest
 import uvicorn
 
 from api.app import create_app
+from api.connections import MAX_OPEN_FILES, guarded_protocol
 from api.settings import ApiSettings
 from db.queue import sessions
 from db.settings import StorageSettings
@@ -163,10 +164,16 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         values = {"port": port, "redis_url": "redis://127.0.0.1:1/0", **settings}
         record = store or StorageSettings(store_folder=tmp_path / "blobs")
         record = record.model_copy(update={"database_url": url})
-        app = create_app(record, ApiSettings.model_validate(values))
-        server = uvicorn.Server(
-            uvicorn.Config(app, host="127.0.0.1", port=port, log_config=None, access_log=False)
+        chosen = ApiSettings.model_validate(values)
+        config = uvicorn.Config(
+            create_app(record, chosen),
+            host="127.0.0.1",
+            port=port,
+            http=guarded_protocol(chosen, MAX_OPEN_FILES),
+            log_config=None,
+            access_log=False,
         )
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run)
         thread.start()
         servers.wait_until(lambda: server.started, what="the API")

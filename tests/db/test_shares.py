@@ -9,7 +9,7 @@ from tests import servers
 ADA, BEN, CLEO = 1, 2, 3
 
 
-def fill(shares: Shares, owner_id: int) -> int:
+def fill(shares: Shares[int], owner_id: int) -> int:
     """Take all that an owner may have."""
     for taken in itertools.count():
         if not shares.allows(owner_id):
@@ -19,13 +19,13 @@ def fill(shares: Shares, owner_id: int) -> int:
 
 
 def test_one_owner_takes_half_and_the_next_half_of_what_is_left() -> None:
-    shares = Shares(32)
+    shares = Shares[int](32)
 
     assert [fill(shares, owner_id) for owner_id in (ADA, BEN, CLEO)] == [16, 8, 4]
 
 
 def test_owners_that_come_and_go_end_with_equal_shares() -> None:
-    shares = Shares(30)
+    shares = Shares[int](30)
     for owner_id in (ADA, BEN):
         fill(shares, owner_id)
 
@@ -40,7 +40,7 @@ def test_owners_that_come_and_go_end_with_equal_shares() -> None:
 
 
 def test_the_last_one_goes_to_whoever_has_none() -> None:
-    shares = Shares(1)
+    shares = Shares[int](1)
 
     assert shares.allows(ADA)
     shares.take(ADA)

@@ -69,7 +69,8 @@ class Intake:
         check_results = CheckResultBuffer(database, session)
         self._ingest = ItemIngest(database, store, sources, checkers, check_results)
         self._max_in_flight = threads * ITEMS_PER_THREAD
-        self._in_flight, self._changed = Shares(self._max_in_flight), threading.Condition()
+        self._in_flight: Shares[int] = Shares(self._max_in_flight)
+        self._changed = threading.Condition()
         self._left_out: list[int] = []
         self.on_room: Callable[[], None] = lambda: None
         self._threads = FairThreads(threads, hosts, name="fetch")

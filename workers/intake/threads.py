@@ -73,7 +73,7 @@ class FairThreads:
 
     def __init__(self, threads: int, hosts: HostTurns, *, name: str) -> None:
         self._hosts, self._changed = hosts, hosts.changed
-        self._shares = Shares(threads)
+        self._shares: Shares[int] = Shares(threads)
         self._queues: dict[int, _Queue] = {}
         self._numbers = itertools.count(1)
         self._is_closing = False
