@@ -122,6 +122,7 @@ def run_engine(record: StorageSettings) -> int:
         notices,
         batch_items=settings.batch_items,
         loaders=settings.load_threads,
+        pixels=settings.load_pixels,
         in_flight=in_flight,
         stopping=stopping,
     )

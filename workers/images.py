@@ -18,6 +18,8 @@ Image.MAX_IMAGE_PIXELS = None
 
 #: Nothing else is ever tried: most holes of the past were in formats that nobody captions. SVGs
 #: are drawn by intake.
+#: Pixels that are laid on white at once.
+STRIP_PIXELS = 2**20
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "HEIF")
 
 
@@ -52,14 +54,22 @@ def decode(data: bytes, wanted: Callable[[int, int], tuple[int, int]] | None = N
         if wanted and image.format == "JPEG":
             image.draft("RGB", wanted(*image.size))
         image.load()
-        upright = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
     except MemoryError:
         raise
     except Exception as error:  # decoders of broken files raise whatever they meet
         raise ImageUnreadable(f"damaged image: {error}") from error
-    bare = _rgb(upright)
+    bare = _rgb(image)
     bare.info = {}
     return bare
+
+
+def decoded_pixels(data: bytes, wanted: Callable[[int, int], tuple[int, int]] | None = None) -> int:
+    """Return the number of pixels that `decode` will make of an image, from its header."""
+    image = open_image(data)
+    if wanted and image.format == "JPEG":
+        image.draft("RGB", wanted(*image.size))
+    return image.width * image.height
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -69,7 +79,17 @@ def _rgb(image: Image.Image) -> Image.Image:
         # Pillow clips sixteen bits to eight instead of scaling them.
         return image.point(lambda value: value / 257, "F").convert("L").convert("RGB")
     if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
+        return _on_white(image)
     return image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Lay a transparent image on white, a strip at a time: whole layers would be four of it."""
+    result = Image.new("RGB", image.size)
+    rows = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        layer = strip.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        result.paste(Image.alpha_composite(white, layer).convert("RGB"), (0, top))
+    return result

@@ -78,7 +78,7 @@ class IntakeSettings(WorkerSettings):
         " take four times as long",
     )
     check_memory_bytes: Annotated[int, Field(ge=2**28)] = Field(
-        2**31, description="Most address space of a process that checks images"
+        5 * 2**28, description="Most address space of a process that checks images"
     )
     fetch_connect_seconds: Seconds = Field(5.0, description="Timeout of a connection")
     fetch_read_seconds: Seconds = Field(10.0, description="Timeout of a read")
@@ -180,6 +180,11 @@ class EngineSettings(WorkerSettings):
     )
     load_threads: Count = Field(
         4, description="Threads that read and decode images; use more for a distant blob store"
+    )
+    load_pixels: Count = Field(
+        100_000_000,
+        description="Most pixels that these threads decode at the same time; a pixel takes up to"
+        " 16 bytes meanwhile",
     )
     engine: Literal["auto", "generate"] = Field(
         "auto",

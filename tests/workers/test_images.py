@@ -1,11 +1,15 @@
 """Bytes to pixels."""
 
+import io
+import random
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from db.vocabulary.errors import ImageUnreadable
 from tests import pictures
+from workers import images
 from workers.images import decode
 
 
@@ -50,6 +54,22 @@ def test_what_is_transparent_becomes_white() -> None:
     data = pictures.encode(Image.new("RGBA", (4, 4), (255, 0, 0, 0)))
 
     assert decode(data).getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_laid_on_white_in_strips_as_it_would_be_whole(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = Image.frombytes("RGBA", (7, 11), random.Random(1).randbytes(7 * 11 * 4))
+    image = noise.convert("RGB").quantize(16) if mode == "P" else noise.convert(mode)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", **({"transparency": 3} if mode == "P" else {}))
+    layer = Image.open(buffer).convert("RGBA")
+    whole = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+
+    for pixels in (1, 20, 10_000):
+        monkeypatch.setattr(images, "STRIP_PIXELS", pixels)
+        assert decode(buffer.getvalue()).tobytes() == whole.tobytes()
 
 
 def test_of_an_animation_the_first_frame_is_shown() -> None:

@@ -61,6 +61,7 @@ class Engine:
     Args:
         batch_items: Most items in a claim.
         loaders: Threads that read and decode images.
+        pixels: Most pixels that they decode at the same time.
         in_flight: Shared with the device.
         stopping: Set when nothing is to be started any more.
     """
@@ -77,12 +78,13 @@ class Engine:
         *,
         batch_items: int,
         loaders: int,
+        pixels: int,
         in_flight: InFlight,
         stopping: threading.Event,
     ) -> None:
         self._database, self._family = database, family
         self._session, self._lease_writer = session, lease_writer
-        self._item_loader = ItemLoader(database, store, family, notices)
+        self._item_loader = ItemLoader(database, store, family, notices, pixels)
         self._batch_items = batch_items
         # Items on the device, and items that are loaded and wait for it.
         places = family.slot_engine.count if family.slot_engine else batch_items

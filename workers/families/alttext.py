@@ -7,7 +7,7 @@
 The linter is idefiq/alt/wording.py, the same that `idefiq alt lint` runs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,16 +53,22 @@ _DESCRIBES = "the model describes the image: say where the link leads, or what t
 _CUE = "Alternative text:"
 
 
-def prepare(family: Family, request: dict[str, Any], images: Sequence[Image.Image]) -> Prepared:
+Images = Sequence[Image.Image]
+#: Calls a function with an item's images, which are gone when it returns.
+WithImages = Callable[[Callable[[Images], Prepared]], Prepared]
+
+
+def prepare(family: Family, request: dict[str, Any], with_images: WithImages) -> Prepared:
     """Prepare an item of any kind; see Family.prepare.
 
     A request for alternative text becomes a caption whose answer is linted, and generated again if
-    there are issues; see Prepared.follow_up.
+    there are issues; see Prepared.follow_up. Its images are read again for that: to keep those of
+    all items that are being answered would take more memory than the model.
     """
     alt_text = alt_text_of(request)
     if alt_text is None:
-        return family.prepare(request, images)
-    return _AltTextRequest(family, request, alt_text, images).draft()
+        return with_images(lambda images: family.prepare(request, images))
+    return _AltTextRequest(family, request, alt_text, with_images).draft()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +78,17 @@ class _AltTextRequest:
     family: Family
     request: dict[str, Any]
     alt_text: dict[str, Any]
-    images: Sequence[Image.Image]
+    with_images: WithImages
 
     def draft(self) -> Prepared:
         """Prepare the draft."""
-        if self._wants_detail:
-            self._ask(_IN_DETAIL)  # raises now if it does not fit
-        return replace(self._ask(self._wording()), follow_up=self._lint_draft)
+
+        def first(images: Images) -> Prepared:
+            if self._wants_detail:
+                self._request_of(_IN_DETAIL, images)  # raises now if it does not fit
+            return self._request_of(self._wording(), images)
+
+        return replace(self.with_images(first), follow_up=self._lint_draft)
 
     def _lint_draft(self, answer: Answer) -> Answer | Prepared:
         first = self._judged(answer)
@@ -114,12 +124,15 @@ class _AltTextRequest:
         )
 
     def _ask(self, prompt: str) -> Prepared:
+        return self.with_images(lambda images: self._request_of(prompt, images))
+
+    def _request_of(self, prompt: str, images: Images) -> Prepared:
         inner = {k: self.request[k] for k in self.request.keys() - {"alt_text", "language"}}
         if self._is_instructed:
             inner["prompt"] = prompt
             if self._language and self._language == self.request.get("language"):
                 inner["language"] = self._language
-        return self.family.prepare(inner, self.images)
+        return self.family.prepare(inner, images)
 
     def _wording(self, draft: str = "", faults: Sequence[Issue] = ()) -> str:
         return _wording(self.alt_text, draft, faults, cue=self.family.card.style == "plain")

@@ -49,6 +49,7 @@ def make(database: Database, folder: Path, family: Family) -> tuple[Engine, Sess
         parts.notices(),
         batch_items=8,
         loaders=2,
+        pixels=10_000,
         in_flight=in_flight,
         stopping=threading.Event(),
     )

@@ -1,6 +1,6 @@
 """Alternative text by any family: the wording, the linter's word, one more try, and no more."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -49,10 +49,15 @@ class Said:
         ]
 
 
+def with_picture(use: Callable[[Sequence[Image.Image]], Prepared]) -> Prepared:
+    """As the engine's loader reads and decodes an item's images."""
+    return use([PICTURE])
+
+
 def draft(family: Said, **alt_text: Any) -> Answer:
     """One answer to a request for alternative text."""
     request = {"kind": "caption", "images": ["x"], "alt_text": alt_text}
-    return generated(family, alttext.prepare(family, request, [PICTURE]))
+    return generated(family, alttext.prepare(family, request, with_picture))
 
 
 def told(answer: Answer) -> dict[str, Any]:
@@ -132,7 +137,7 @@ class TestTheLanguage:
         if wanted:
             request["language"] = wanted
 
-        answer = generated(family, alttext.prepare(family, request, [PICTURE]))
+        answer = generated(family, alttext.prepare(family, request, with_picture))
 
         assert family.asked[0].get("language") == asked
         assert told(answer)["language"] == expected
@@ -225,7 +230,7 @@ class TestOverRealFamilies:
         family = families.load(EngineSettings(model="demo", torch_threads=1))
         request = {"kind": "caption", "images": ["x"]}
 
-        made = alttext.prepare(family, request, [PICTURE])
+        made = alttext.prepare(family, request, with_picture)
 
         assert made.follow_up is None
         assert generated(family, made) == generated(family, family.prepare(request, [PICTURE]))
@@ -234,7 +239,7 @@ class TestOverRealFamilies:
         family = families.load(EngineSettings(model="demo", torch_threads=1))
         request = {"kind": "caption", "images": ["x"], "alt_text": {"heading": "Anything"}}
 
-        answer = generated(family, alttext.prepare(family, request, [PICTURE]))
+        answer = generated(family, alttext.prepare(family, request, with_picture))
 
         assert answer.template == "alt-text/1 caption/1"
         assert told(answer)["language"] == "English"
@@ -247,7 +252,7 @@ class TestOverRealFamilies:
         family = families.load(EngineSettings(model="echo"))
         request = {"kind": "caption", "images": ["x"], "alt_text": {"rewrite": False}}
 
-        answer = generated(family, alttext.prepare(family, request, [PICTURE]))
+        answer = generated(family, alttext.prepare(family, request, with_picture))
 
         assert "Write alternative text" in answer.text
         assert told(answer)["confidence"] == 1.0
