@@ -94,7 +94,8 @@ class Queue:
         address = urllib.parse.urlsplit(self.stack.url)
         connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=1_800)
         kind = "application/x-ndjson"
-        connection.request(method, path, body, {"content-type": kind, "accept": kind})
+        key = {"authorization": f"Bearer {self.stack.api_key}"}
+        connection.request(method, path, body, {"content-type": kind, "accept": kind, **key})
         answer = connection.getresponse()
         pieces = b"".join(iter(lambda: answer.read(2**20), b""))
         connection.close()

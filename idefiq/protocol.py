@@ -24,6 +24,7 @@ from urllib.parse import quote
 
 import httpx2
 
+from idefiq import local_service
 from idefiq.audit import AuditEntry, audit_page
 from idefiq.queue import Queue
 from idefiq.types import ApiError, ApiKey, Event, IdefiqError, Item, Job, Model, Result
@@ -82,6 +83,8 @@ class Where:
     def of(cls, url: str | None, api_key: str | None) -> "Where":
         """Build from arguments, or from IDEFIQ_URL and IDEFIQ_API_KEY.
 
+        Without a key, that of a service is taken which this user runs with `idefiq up`.
+
         Raises:
             IdefiqError: It is no URL.
         """
@@ -89,6 +92,7 @@ class Where:
         api_key = api_key or os.environ.get("IDEFIQ_API_KEY")  # noqa: TID251 - an entry point
         if not url.startswith(("http://", "https://")):
             raise IdefiqError(f"invalid URL: {url!r}; it must start with http:// or https://")
+        api_key = api_key or local_service.find_key(url)
         if api_key and not api_key.isascii():
             raise IdefiqError("the API key contains invalid characters")
         return cls(url, {"Authorization": f"Bearer {api_key}"} if api_key else {})

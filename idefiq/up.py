@@ -27,8 +27,9 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from idefiq import server
+from idefiq import local_service, server
 from idefiq.engines import engines
 from idefiq.supervised import Service
 from idefiq.types import IdefiqError
@@ -36,10 +37,12 @@ from idefiq.types import IdefiqError
 #: How long processes have to end in good order before they are killed.
 GRACE_SECONDS = 60.0
 POLL_SECONDS = 0.1
+#: A client that looks whether the folder is in use holds the lock for a moment.
+LOCK_ATTEMPTS = 5
 
 READY = """ready: {url}
   idefiq caption PHOTOS/ --url {url}
-  interactive API: {url}/docs    stop: Ctrl-C"""
+  interactive API: {url}/docs    other programs: the API key in {key}    stop: Ctrl-C"""
 
 
 @dataclass
@@ -84,6 +87,7 @@ class Stack:
     def _start(self) -> None:
         env = self._environment()
         self._make_key(env)
+        local_service.note(int(env["IDEFIQ_PORT"]), self.data)
         self._folder = tempfile.TemporaryDirectory(prefix="idefiq-")
         self._output = self.log.open("ab") if self.log else None
         if "IDEFIQ_REDIS_URL" not in env:
@@ -108,14 +112,19 @@ class Stack:
     def _lock(self) -> None:
         """Keep out a second supervisor, whose workers would have the same names."""
         private = functools.partial(os.open, mode=0o600)
-        self._locked = open(self.data / "lock", "w", opener=private)  # noqa: SIM115
-        try:
-            fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._locked.close()
-            raise IdefiqError(
-                f"another `idefiq up` uses {str(self.data)!r}; choose another folder with --data"
-            ) from error
+        self._locked = open(self.data / local_service.LOCK, "w", opener=private)  # noqa: SIM115
+        for left in reversed(range(LOCK_ATTEMPTS)):
+            try:
+                fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError as error:
+                if not left:
+                    self._locked.close()
+                    raise IdefiqError(
+                        f"another `idefiq up` uses {str(self.data)!r}; choose another folder with"
+                        " --data"
+                    ) from error
+            time.sleep(POLL_SECONDS)
 
     def _environment(self) -> dict[str, str]:
         given = {**os.environ, **self.extra}  # noqa: TID251 - handed on to the processes
@@ -124,6 +133,7 @@ class Stack:
         env.setdefault("IDEFIQ_DATABASE_URL", f"sqlite:///{data}/idefiq.db")
         env.setdefault("IDEFIQ_STORE_FOLDER", f"{data}/blobs")
         env.setdefault("IDEFIQ_HOST", "127.0.0.1")
+        env.setdefault("IDEFIQ_KEYS", "always")
         env["IDEFIQ_PORT"] = str(_checked_port(env["IDEFIQ_HOST"], self.port))
         self.url = f"http://{_reachable(env['IDEFIQ_HOST'])}:{env['IDEFIQ_PORT']}"
         return env
@@ -133,7 +143,7 @@ class Stack:
 
     def _make_key(self, env: Mapping[str, str]) -> None:
         """Create an API key at the first start, readable by this user alone."""
-        path = self.data / "api-key"
+        path = self.data / local_service.KEY
         if path.exists():
             return
         made = subprocess.run(
@@ -147,6 +157,11 @@ class Stack:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(made.stdout)
+
+    @property
+    def api_key(self) -> str:
+        """The key that was made at the first start."""
+        return (self.data / local_service.KEY).read_text().strip()
 
     def restart_ended(self) -> list[str]:
         """Restart what has ended. Returns a line for each event."""
@@ -189,6 +204,7 @@ class Stack:
         if self._output:
             self._output.close()
         self._folder.cleanup()
+        local_service.forget(urlsplit(self.url).port or 0)
         self._locked.close()
 
     @contextlib.contextmanager
@@ -221,7 +237,9 @@ def run_until_stopped(stack: Stack) -> None:
                 print(line, file=sys.stderr)
             if not ready and stack.is_ready():
                 ready = True
-                print(READY.format(url=stack.url), file=sys.stderr)
+                print(
+                    READY.format(url=stack.url, key=stack.data / local_service.KEY), file=sys.stderr
+                )
             time.sleep(POLL_SECONDS)
     finally:
         print("stopping", file=sys.stderr)

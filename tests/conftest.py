@@ -3,6 +3,7 @@
 import os
 import secrets
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +34,9 @@ hypothesis.settings.register_profile("long", deadline=None, derandomize=False, p
 
 # With one thread each, tests that compute side by side do not wait for each other at barriers.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # noqa: TID251 - read by torch when it is loaded
+# What `idefiq up` notes for its user's programs, each process of the suite has for itself.
+_STATE = tempfile.TemporaryDirectory(prefix="idefiq-state-")
+os.environ["XDG_STATE_HOME"] = _STATE.name  # noqa: TID251 - read by the client and `idefiq up`
 # A run that is killed leaves no server behind.
 reaper.start()
 # A shell ignores SIGINT in what it starts with `&`, and processes of the tests would inherit that.

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import secrets
 import subprocess
 import sys
@@ -22,7 +23,11 @@ FORMATS = ("png", "jpg", "webp", "gif", "avif", "heic")
 def idefiq(url: str, *words: object, folder: Path) -> "subprocess.CompletedProcess[str]":
     """Run the command as a user does, in a folder."""
     command = [sys.executable, "-m", "idefiq", *map(str, words), "--url", url]
-    env = {"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": "/usr/bin:/bin"}
+    env = {
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PATH": "/usr/bin:/bin",
+        "XDG_STATE_HOME": os.environ["XDG_STATE_HOME"],  # noqa: TID251 - for the process
+    }
     return subprocess.run(
         command, cwd=folder, env=env, capture_output=True, text=True, timeout=PATIENCE_SECONDS
     )

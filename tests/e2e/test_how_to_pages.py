@@ -32,6 +32,7 @@ class Reader:
             "PATH": f"{Path(sys.executable).parent}:{os.defpath}",
             "PYTHONPATH": str(ROOT),
             "IDEFIQ_URL": url,
+            "XDG_STATE_HOME": os.environ["XDG_STATE_HOME"],  # noqa: TID251 - for the process
         }
 
     def read(self, interrupted: Callable[[list[str]], None] | None = None) -> str:
@@ -148,6 +149,7 @@ def test_a_batch_script_runs_with_another_base_url_alone(
     aliases = json.dumps({"gpt-4o-mini": "demo"})
 
     with start("demo", embedded, model_aliases=aliases) as (stack, _):
+        (folder / "data").symlink_to(stack.data)
         printed = Reader("openai-batches.md", folder, stack.url).read()
 
     rows = dict(line.split("\t") for line in (folder / "captions.tsv").read_text().splitlines())

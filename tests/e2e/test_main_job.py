@@ -2,13 +2,15 @@
 
 import json
 import random
-import urllib.request
 from pathlib import Path
 
+import httpx2
+
 from idefiq import Result
+from idefiq.up import Stack
 from tests import pictures
 from tests.e2e.conftest import Env, Start
-from tests.servers import PATIENCE_SECONDS
+from tests.servers import PATIENCE_SECONDS, wait_until
 from workers.demo import scenes, texts
 
 
@@ -37,7 +39,7 @@ def test_images_go_in_and_true_captions_come_out(
         items.append({"images": ["http://127.0.0.1:1/private.png"], "custom_id": "private"})
         job = client.wait(client.submit(items), seconds=PATIENCE_SECONDS)
         found = {result.custom_id: result for result in client.results(job)}
-        stored = _results_file(stack.url, job.id)
+        stored = _results_file(stack, job.id)
 
     assert job.state == "finished_with_errors"
     assert (job.counts.succeeded, job.counts.failed) == (12, 2)
@@ -54,17 +56,16 @@ def _in_order(found: dict[str | None, Result]) -> list[Result]:
     return sorted(found.values(), key=lambda result: result.index)
 
 
-def _results_file(url: str, job_id: str) -> list[dict[str, object]]:
-    from tests.servers import wait_until
+def _results_file(stack: Stack, job_id: str) -> list[dict[str, object]]:
+    key = {"Authorization": f"Bearer {stack.api_key}"}
+    with httpx2.Client(base_url=stack.url, headers=key) as http:
 
-    def written() -> str | None:
-        with urllib.request.urlopen(f"{url}/v1/jobs/{job_id}") as answer:
-            path: str | None = json.load(answer)["results_file_url"]
+        def written() -> str | None:
+            path: str | None = http.get(f"/v1/jobs/{job_id}").json()["results_file_url"]
             return path
 
-    wait_until(lambda: written() is not None, what="the results file")
-    with urllib.request.urlopen(f"{url}{written()}") as answer:
-        return [json.loads(line) for line in answer]
+        wait_until(lambda: written() is not None, what="the results file")
+        return [json.loads(line) for line in http.get(str(written())).text.splitlines()]
 
 
 def test_captions_and_questions_share_a_job(start: Start, embedded: Env, tmp_path: Path) -> None:

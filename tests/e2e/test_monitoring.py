@@ -60,7 +60,7 @@ def test_every_panel_of_every_dashboard_shows_data_of_a_real_run(
 ) -> None:
     first = servers.three_ports()
     with (
-        start("demo", embedded, metrics_port=str(first)) as (stack, client),
+        start("demo", embedded, metrics_port=str(first), keys="beyond-loopback") as (stack, client),
         prometheus(tmp_path, stack, first) as scraping,
     ):
         numbers, empty = itertools.count(), dict(QUERIES)
@@ -83,6 +83,7 @@ def test_alerts_fire_when_something_fails_and_clear_when_it_works_again(
 ) -> None:
     first, numbers = servers.three_ports(), itertools.count()
     settings = {"metrics_port": str(first), "lease_seconds": "3", "heartbeat_seconds": "0.5"}
+    settings["keys"] = "beyond-loopback"
     with (
         start("echo", embedded, **settings) as (stack, client),
         prometheus(tmp_path, stack, first) as scraping,

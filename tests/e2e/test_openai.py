@@ -44,7 +44,7 @@ def test_the_life_of_a_batch_and_a_streamed_answer(
     aliases = json.dumps({"gpt-4o-mini": "demo"})
     with (
         start("demo", surroundings, model_aliases=aliases) as (stack, _),
-        openai.OpenAI(base_url=f"{stack.url}/v1", api_key="none") as client,
+        openai.OpenAI(base_url=f"{stack.url}/v1", api_key=stack.api_key) as client,
     ):
         body = "\n".join(map(json.dumps, lines)).encode()
         file = client.files.create(file=("scenes.jsonl", body), purpose="batch")
@@ -82,7 +82,7 @@ def test_words_come_while_a_worker_still_generates(embedded: Env, start: Start) 
     with (
         # An item takes two seconds, in four steps.
         start("echo", embedded, echo_batch_seconds="64") as (stack, _),
-        openai.OpenAI(base_url=f"{stack.url}/v1", api_key="none") as client,
+        openai.OpenAI(base_url=f"{stack.url}/v1", api_key=stack.api_key) as client,
     ):
         stream = client.chat.completions.create(model="echo", messages=messages, stream=True)
         pieces = [chunk.choices[0].delta.content or "" for chunk in stream]
@@ -97,7 +97,7 @@ def test_without_redis_an_answer_takes_longer_and_is_the_same(embedded: Env, sta
     nowhere = {**embedded, "IDEFIQ_REDIS_URL": "redis://127.0.0.1:1/0"}
     with (
         start("demo", nowhere) as (stack, _),
-        openai.OpenAI(base_url=f"{stack.url}/v1", api_key="none") as client,
+        openai.OpenAI(base_url=f"{stack.url}/v1", api_key=stack.api_key) as client,
     ):
         whole = client.chat.completions.create(model="demo", messages=messages)
         stream = client.chat.completions.create(model="demo", messages=messages, stream=True)

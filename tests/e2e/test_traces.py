@@ -78,7 +78,7 @@ def test_a_job_is_traced_from_its_request_to_the_writing_of_its_answers(
             image = tmp_path / f"{size}.png"
             image.write_bytes(pictures.plain(size=(size, 8)))
             body = {"images": client.upload(image)}
-            headers = {"traceparent": traceparent}
+            headers = {"traceparent": traceparent, "authorization": f"Bearer {stack.api_key}"}
             made = httpx2.post(f"{stack.url}/v1/jobs", json={"items": [body]}, headers=headers)
             client.wait(made.json()["id"])
             return made

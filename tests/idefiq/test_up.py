@@ -9,11 +9,13 @@ import stat
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
 
+from idefiq import Client
 from idefiq.supervised import Service
 from idefiq.types import IdefiqError
 from idefiq.up import Stack
@@ -99,6 +101,10 @@ def test_a_key_of_an_earlier_start_is_kept_and_all_files_are_their_users_alone(
     for _ in range(2):
         with Stack(data, port=0, models=["echo"], log=tmp_path / "log").running() as stack:
             keys.append((data / "api-key").read_text())
+            with pytest.raises(urllib.error.HTTPError, match="401"):
+                urllib.request.urlopen(f"{stack.url}/v1/jobs")
+            with Client(stack.url) as client:
+                assert client.jobs() is not None
             with urllib.request.urlopen(f"{stack.url}/healthz") as answer:
                 assert answer.status == 200
 
