@@ -19,6 +19,7 @@ from api import (
     keys,
     metrics,
     models,
+    pages,
     queue,
     results,
     reviews,
@@ -60,6 +61,8 @@ def create_app(record: StorageSettings, settings: ApiSettings) -> FastAPI:
 
     app = FastAPI(
         lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
         title="idefiq",
         version=version("idefiq"),
         summary="Bulk image captioning, visual question answering and alt text",
@@ -113,6 +116,7 @@ def _router() -> APIRouter:
         usage,
         health,
         metrics,
+        pages,
     ):
         router.include_router(part.router)
     return router
@@ -134,5 +138,9 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             for name, nested in described.pop("$defs", {}).items():
                 known.setdefault(name, nested)
             known.setdefault(schema_class.__name__, described)
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        for path, operations in document["paths"].items():
+            for operation in operations.values() if path.startswith("/v1/") else ():
+                operation["security"] = [{"key": []}, {}]  # {}: where no key is required
         app.openapi_schema = document
     return app.openapi_schema

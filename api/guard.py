@@ -27,8 +27,6 @@ _HARDENING = {
 }
 #: Requests of machines that watch the service; they have no spans.
 _PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
-#: FastAPI's own pages, which load their scripts.
-_PAGES = frozenset({"/docs", "/docs/oauth2-redirect", "/redoc"})
 MAX_HEADER_BYTES = 64 * 1024
 NDJSON = "application/x-ndjson"
 FORM = "multipart/form-data"
@@ -102,8 +100,10 @@ class RequestIds:
                 headers["x-request-id"] = name
                 if span.traceparent:
                     headers["traceparent"] = span.traceparent
-                if scope["path"] not in _PAGES:
-                    headers.update(_HARDENING)
+                for header, value in _HARDENING.items():
+                    headers.setdefault(
+                        header, value
+                    )  # the interactive pages have a policy of theirs
             await send(message)
 
         described = {"http.request.method": method, "idefiq.request_id": name}
