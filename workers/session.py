@@ -139,6 +139,7 @@ class Session:
         elif self._abandoned != self._id:
             self.safe_until = before + self._settings.lease_seconds
         with self._database.transaction() as transaction:
+            sessions.shorten(transaction, self._settings.lease_seconds)
             rescued = rescues.rescue(transaction)
         if rescued:
             ITEMS_RESCUED.inc(rescued)

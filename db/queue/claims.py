@@ -3,7 +3,7 @@
     owner with the least running for its weight ─▶ the one served longest ago
       its chat completions first         a caller waits for each of them
         its jobs by rank                 created, less the head start of the priority
-          their items by due time
+          their items by due time, those that wait for another attempt last
 
 A rank never changes by itself, so a job that waits overtakes whatever comes later than its head
 start: nothing starves. Everything is read from the database, so a change takes effect at the next
@@ -29,7 +29,7 @@ _HAS_DUE = """
     AND (CAST(:model AS text) IS NULL OR model = :model)
     AND EXISTS (
         SELECT 1 FROM items WHERE items.job_id = jobs.id AND stage = :stage
-          AND state = 'queued' AND due_at <= {now})
+          AND state = 'queued' AND (delayed = false OR due_at <= {now}))
 """
 _BY_SHARE = Statement(
     f"""
@@ -56,18 +56,24 @@ _DUE_OF = Statement(
     """
     SELECT count(*) FROM (
         SELECT 1 FROM items WHERE job_id = :job AND stage = :stage AND state = 'queued'
-          AND due_at <= {now} LIMIT :limit
+          AND (delayed = false OR due_at <= {now}) LIMIT :limit
     ) AS due
     """
 )
 _CLAIM = Statement(
     """
-    WITH due AS MATERIALIZED (
+    WITH fresh AS MATERIALIZED (
         SELECT id FROM items
-        WHERE job_id = :job AND stage = :stage AND state = 'queued' AND due_at <= {now}
+        WHERE job_id = :job AND stage = :stage AND state = 'queued' AND delayed = false
           AND EXISTS (SELECT 1 FROM sessions WHERE id = :session AND alive_until > {now})
         ORDER BY due_at, id LIMIT :limit {skip_locked}
-    )
+    ), delayed AS MATERIALIZED (
+        SELECT id FROM items
+        WHERE job_id = :job AND stage = :stage AND state = 'queued' AND delayed = true
+          AND due_at <= {now}
+          AND EXISTS (SELECT 1 FROM sessions WHERE id = :session AND alive_until > {now})
+        ORDER BY due_at, id LIMIT :limit - (SELECT count(*) FROM fresh) {skip_locked}
+    ), due AS (SELECT id FROM fresh UNION ALL SELECT id FROM delayed)
     UPDATE items SET state = 'running', attempt = attempt + 1, session_id = :session,
         claimed_at = {now}, answer_key = NULL
     FROM due WHERE items.id = due.id

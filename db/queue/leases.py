@@ -57,7 +57,8 @@ _FAIL = Statement(
 _REQUEUE = Statement(
     """
     UPDATE items SET state = 'queued', session_id = NULL, tries = items.tries + :charge,
-        due_at = CASE WHEN :keeps_place = 1 THEN items.due_at ELSE {after:wait} END
+        due_at = CASE WHEN :keeps_place = 1 THEN items.due_at ELSE {after:wait} END,
+        delayed = :keeps_place = 0
     FROM {records:id bigint, attempt integer}
     WHERE items.id = records.id AND items.attempt = records.attempt AND state = 'running'
     RETURNING items.id
@@ -65,7 +66,7 @@ _REQUEUE = Statement(
 )
 _MARK_SUSPECTS = Statement(
     """
-    UPDATE items SET state = 'queued', session_id = NULL,
+    UPDATE items SET state = 'queued', session_id = NULL, delayed = false,
         rescues = items.rescues + :rescues, deaths = items.deaths + :deaths
     FROM {records:id bigint, attempt integer}
     WHERE items.id = records.id AND items.attempt = records.attempt AND state = 'running'
@@ -75,7 +76,8 @@ _MARK_SUSPECTS = Statement(
 _ADVANCE = Statement(
     """
     UPDATE items SET state = 'queued', stage = 'generate', session_id = NULL, due_at = {now},
-        images = records.images, examples = records.examples, tries = 0, rescues = 0
+        delayed = false, images = records.images, examples = records.examples,
+        tries = 0, rescues = 0
     FROM {records:id bigint, attempt integer, images jsonb, examples jsonb}
     WHERE items.id = records.id AND items.attempt = records.attempt AND state = 'running'
     RETURNING items.id

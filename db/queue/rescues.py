@@ -27,6 +27,7 @@ _RESCUE = Statement(
         ORDER BY items.id LIMIT :limit
     )
     UPDATE items SET state = 'queued', session_id = NULL, rescues = items.rescues + 1,
+        delayed = items.rescues >= 3,
         due_at = CASE WHEN items.rescues < 3 THEN items.due_at ELSE
             {later:CASE WHEN items.rescues < 14 THEN 1 << (items.rescues - 3) ELSE 3600 END} END
     FROM dead WHERE items.id = dead.id AND items.state = 'running'

@@ -73,6 +73,18 @@ def heartbeat(transaction: Connection, session: str, lease_seconds: float) -> bo
     return bool(renewed.rowcount)
 
 
+def shorten(transaction: Connection, lease_seconds: float) -> None:
+    """Let no session live longer than a lease from now: the clock was set back under those that do.
+
+    Of them the living send their next heartbeat soon, and the dead die.
+    """
+    transaction.execute(
+        update(sessions)
+        .where(sessions.c.alive_until > after(2 * lease_seconds))
+        .values(alive_until=after(lease_seconds))
+    )
+
+
 def end(transaction: Connection, session: str) -> None:
     """End a session; items that are still leased to it are rescued next."""
     transaction.execute(

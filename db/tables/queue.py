@@ -2,6 +2,7 @@
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Float,
@@ -11,6 +12,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 from db.sql.clock import UtcDateTime
@@ -157,6 +159,9 @@ items = Table(
     Column("stage", Text, nullable=False),
     Column("state", Text, nullable=False),
     at("due_at", nullable=False),
+    #: True if the item waits until `due_at`. What is due at once compares no clocks, so that one
+    #: that is set back holds nothing up.
+    Column("delayed", Boolean, nullable=False, server_default=false()),
     #: The fencing token: grows with each claim and never falls.
     Column("attempt", Integer, nullable=False, server_default="0"),
     #: Attempts charged against the limit.
@@ -200,6 +205,7 @@ items = Table(
         "ix_items_due",
         "job_id",
         "stage",
+        "delayed",
         "due_at",
         "id",
         **where("state = 'queued'"),

@@ -87,14 +87,15 @@ def announce(transaction: Connection, announcements: Iterable[Announcement]) -> 
 
 _DUE = Statement(
     """
-    SELECT id FROM deliveries WHERE due_at <= {now} AND id IN (
+    SELECT id FROM deliveries
+    WHERE due_at IS NOT NULL AND (attempts = 0 OR due_at <= {now}) AND id IN (
         SELECT id FROM (
             SELECT id, due_at, COALESCE(running, 0)
                 + row_number() OVER (PARTITION BY owner_id ORDER BY due_at, id) AS owner_place
             FROM (
                 SELECT id, owner_id, due_at,
                     row_number() OVER (PARTITION BY webhook_id ORDER BY due_at, id) AS place
-                FROM deliveries WHERE due_at <= {now}
+                FROM deliveries WHERE due_at IS NOT NULL AND (attempts = 0 OR due_at <= {now})
                   AND webhook_id IN (SELECT id FROM webhooks WHERE disabled_at IS NULL)
             ) AS of_webhook
             LEFT JOIN (SELECT owner, running FROM {records:owner bigint, running bigint}) AS busy

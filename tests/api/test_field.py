@@ -7,18 +7,16 @@ import threading
 from pathlib import Path
 
 import httpx2
-import pytest
 from sqlalchemy import text
 
+from db.queue import leases, rescues, sessions
 from db.sql.database import Database
+from db.webhooks import endpoints, outbox
+from tests import servers
 from tests.db import builders
 from tests.served import Serve
 from workers.intake.check import ImageLimits, check
 from workers.intake.named_locks import NamedLocks
-
-issue_22 = pytest.mark.xfail(
-    raises=AssertionError, reason="issue 22: no owner, input or clock ends or starves another"
-)
 
 
 def test_one_thread_at_a_time_works_on_an_image_also_while_others_wait() -> None:
@@ -53,16 +51,70 @@ def test_one_thread_at_a_time_works_on_an_image_also_while_others_wait() -> None
     assert locks.users() == 0
 
 
-@issue_22
+def set_back(database: Database, *columns: str) -> None:
+    """As a clock that goes back by two hours does: times in the record are ahead by them."""
+    with database.transaction() as transaction:
+        for table, column in (name.split(".") for name in columns):
+            shifted = (
+                f"strftime('%Y-%m-%d %H:%M:%f000', {column}, '+2 hours')".replace(":", r"\:")
+                if database.is_sqlite
+                else f"{column} + interval '2 hours'"
+            )
+            transaction.execute(text(f"UPDATE {table} SET {column} = {shifted}"))
+
+
 def test_a_clock_that_is_set_back_holds_up_nothing_that_was_queued(database: Database) -> None:
     session = builders.session(database)
     builders.job(database, items=2)
-    # The same as a clock that goes back by two hours: every time in the record is ahead by them.
-    ahead = "datetime(due_at, '+2 hours')" if database.is_sqlite else "due_at + interval '2 hours'"
-    with database.transaction() as transaction:
-        transaction.execute(text(f"UPDATE items SET due_at = {ahead}"))
+    set_back(database, "items.due_at")
 
     assert len(builders.claim(database, session)) == 2
+
+
+def test_a_clock_that_is_set_back_holds_up_no_retry_that_was_claimed_and_released(
+    database: Database,
+) -> None:
+    session = builders.session(database)
+    builders.job(database)
+    for wait_seconds in (60.0, 0.0):
+        [lease] = builders.claim(database, session)
+        with database.transaction() as transaction:
+            leases.release(transaction, [lease], wait_seconds=wait_seconds)
+        if wait_seconds:
+            assert builders.claim(database, session) == []
+            builders.make_due(database)
+    set_back(database, "items.due_at")
+
+    assert len(builders.claim(database, session)) == 1
+
+
+def test_a_clock_that_is_set_back_keeps_no_dead_worker_alive(database: Database) -> None:
+    builders.job(database)
+    assert builders.claim(database, builders.session(database, "dead", lease_seconds=0.5))
+    set_back(database, "sessions.alive_until")
+
+    with database.transaction() as transaction:
+        assert rescues.rescue(transaction) == 0
+        sessions.shorten(transaction, 0.5)
+
+    def is_rescued() -> bool:
+        with database.transaction() as transaction:
+            return rescues.rescue(transaction) == 1
+
+    servers.wait_until(is_rescued)
+
+
+def test_a_clock_that_is_set_back_holds_up_no_webhook(database: Database) -> None:
+    owner_id = builders.owner(database)
+    with database.transaction() as transaction:
+        endpoints.add(transaction, owner_id, "https://example.com/", ())
+    builders.job(database)
+    builders.complete(database, builders.claim(database, builders.session(database)))
+    set_back(database, "deliveries.due_at")
+
+    with database.transaction() as transaction:
+        assert len(outbox.take_due(transaction, 10)) == 1
+        assert outbox.take_due(transaction, 10) == [], "it is being delivered"
 
 
 def test_a_body_is_not_read_before_its_key_is_known(serve: Serve, sqlite_url: str) -> None:

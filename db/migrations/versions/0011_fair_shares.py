@@ -1,4 +1,4 @@
-"""Chat completions go first within the share of their owner"""
+"""Chat completions go first within the share of their owner; what is due at once asks no clock"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -17,9 +17,26 @@ def _index_chats(*columns: str) -> None:
     )
 
 
+def _index_due(*columns: str) -> None:
+    queued = sa.text("state = 'queued'")
+    op.drop_index("ix_items_due", "items")
+    op.create_index(
+        "ix_items_due", "items", list(columns), postgresql_where=queued, sqlite_where=queued
+    )
+
+
 def upgrade() -> None:
+    # Items first, as workers lock them last.
+    op.add_column(
+        "items", sa.Column("delayed", sa.Boolean(), nullable=False, server_default=sa.false())
+    )
+    # Whatever waits now may be a retry.
+    op.execute("UPDATE items SET delayed = true WHERE state = 'queued' AND tries + rescues > 0")
+    _index_due("job_id", "stage", "delayed", "due_at", "id")
     _index_chats("owner_id", "rank_at", "id")
 
 
 def downgrade() -> None:
+    _index_due("job_id", "stage", "due_at", "id")
+    op.drop_column("items", "delayed")
     _index_chats("id")
