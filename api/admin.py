@@ -20,10 +20,12 @@ from api.errors import request_error
 from api.keys import KeyIn, KeyOut, end_key, make_key, record_limits
 from db import audit, owners
 from db.audit import Actor, AuditAction
+from db.blobs.opening import open_store
 from db.owners import LOCAL_OWNER
 from db.settings import StorageSettings
 from db.sql import schema
 from db.sql.database import Database
+from db.verification import DifferenceKind, Verification
 from db.vocabulary.errors import RequestError
 from db.vocabulary.limits import OwnerLimits
 
@@ -58,6 +60,15 @@ class Revoked(BaseModel):
 
     id: str
     revoked: bool = True
+
+
+class DifferenceOut(BaseModel):
+    """A blob that differs from what the database says, and what was done about it."""
+
+    kind: DifferenceKind
+    key: str
+    detail: str
+    done: str | None
 
 
 def open_database() -> Database:
@@ -207,6 +218,41 @@ def create_key(
         raise request_error(error, wanted) from error
     made = make_key(open_database(), asked, _actor())
     _print(made, made.key, as_json=as_json)
+
+
+@app.command()
+def verify(
+    read: Annotated[
+        bool, typer.Option("--read", help="Read every image and compare its digest with its name")
+    ] = False,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Delete unknown blobs, and forget missing and damaged images: the next upload"
+            " stores them again",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the database with the blob store, as after a restore. Exits with 1 if they differ."""
+    found, settings = 0, StorageSettings()
+    verification = Verification(open_database(), open_store(settings), read=read)
+    for difference in verification.differences():
+        found += 1
+        done = verification.repair(difference) if repair else None
+        line = f"{difference.kind}  {difference.key}  {difference.detail}"
+        shown = DifferenceOut(
+            kind=difference.kind, key=difference.key, detail=difference.detail, done=done
+        )
+        _print(shown, f"{line}  {done}" if done else line, as_json=as_json)
+    print(
+        f"{verification.blobs} blobs and {verification.rows} references compared,"
+        f" {found} differences",
+        file=sys.stderr,
+    )
+    if found:
+        raise typer.Exit(1)
 
 
 @keys.command("list")

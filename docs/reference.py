@@ -100,6 +100,7 @@ JSON_SHAPES: list[tuple[tuple[str, ...], type | None, tuple[str, ...]]] = [
     (("keys list", "admin keys list"), KeyOut, ()),
     (("keys revoke", "admin keys revoke"), Revoked, ()),
     (("admin limit",), admin.OwnerLine, ()),
+    (("admin verify",), admin.DifferenceOut, ()),
     (("admin grant",), admin.Grant, ()),
     (("admin audit",), AuditEntryOut, ()),
 ]

@@ -1,21 +1,25 @@
 """The blob store in a folder."""
 
+import contextlib
 import ctypes
 import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from db import metrics
-from db.blobs.store import check_size
+from db.blobs.store import Stored, check_size
 from db.vocabulary.errors import NotFound, StorageError
 
 #: From so many files on, one wait for the whole disk is shorter than one for each file.
 MIN_TO_SYNC_ALL = 8
+#: Blobs of one page of a listing.
+LISTED = 1_000
 
 
 class FolderStore:
@@ -91,6 +95,22 @@ class FolderStore:
         """See BlobStore.delete."""
         with _file_errors(key):
             (self.folder / key).unlink(missing_ok=True)
+
+    def pages(self) -> Iterator[list[Stored]]:
+        """See BlobStore.pages. Files that a crash has left beside their place are among them."""
+        page: list[Stored] = []
+        now = time.time()
+        for folder, _, names in os.walk(self.folder):
+            for name in names:
+                path = Path(folder, name)
+                with contextlib.suppress(FileNotFoundError):  # it was deleted just now
+                    stat = path.stat()
+                    key = str(path.relative_to(self.folder))
+                    page.append(Stored(key, stat.st_size, now - stat.st_mtime))
+                if len(page) == LISTED:
+                    yield page
+                    page = []
+        yield page
 
     def presign_put(self, key: str, seconds: int, size_bytes: int) -> str | None:
         """Return None: a folder takes no uploads."""

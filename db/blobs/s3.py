@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import IO, Any
 
 import boto3
@@ -12,7 +13,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from db import metrics
-from db.blobs.store import check_size
+from db.blobs.store import Stored, check_size
 from db.settings import StorageSettings
 from db.vocabulary.errors import NotFound, StorageError
 
@@ -65,6 +66,23 @@ class S3Store:
         """See BlobStore.delete. Tried once: images are deleted under a lock of the database."""
         with _s3_errors(key):
             self._once.delete_object(Bucket=self.bucket, Key=self.prefix + key)
+
+    def pages(self) -> Iterator[list[Stored]]:
+        """See BlobStore.pages."""
+        with _s3_errors(self.prefix):
+            listing = self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=self.prefix
+            )
+            for found in listing:
+                now = datetime.now(UTC)
+                yield [
+                    Stored(
+                        each["Key"].removeprefix(self.prefix),
+                        each["Size"],
+                        (now - each["LastModified"]).total_seconds(),
+                    )
+                    for each in found.get("Contents", ())
+                ]
 
     def presign_put(self, key: str, seconds: int, size_bytes: int) -> str | None:
         """See BlobStore.presign_put."""

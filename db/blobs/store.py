@@ -9,7 +9,8 @@ Writing the same key twice writes the same bytes. A reader sees nothing of a blo
 one of S3 that is removed while it is read breaks off.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import IO, Protocol
 
 from db.vocabulary.errors import ImageTooLarge
@@ -33,6 +34,15 @@ def results_key(owner_id: int, job_id: str) -> str:
 def file_key(owner_id: int, file_id: str) -> str:
     """Key of a file of OpenAI's API."""
     return f"{owner_id}/files/{file_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A blob as a listing shows it; its age is the time since it was written."""
+
+    key: str
+    size_bytes: int
+    age_seconds: float
 
 
 class BlobStore(Protocol):
@@ -61,6 +71,9 @@ class BlobStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Delete a blob; a missing one is no error."""
+
+    def pages(self) -> Iterator[list[Stored]]:
+        """Yield all blobs, some hundred at a time; one written meanwhile may be missing."""
 
     def presign_put(self, key: str, seconds: int, size_bytes: int) -> str | None:
         """Return a URL for a PUT of that many bytes by a client, or None if unsupported."""

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -13,6 +14,7 @@ from api import errors as api_errors
 from api.app import create_app
 from api.settings import ApiSettings
 from db import owners
+from db.images import known_images
 from db.queue import sessions
 from db.settings import StorageSettings
 from db.sql.database import Database
@@ -291,6 +293,30 @@ class TestOperatorsCommands:
         assert changed.stdout.strip() == (
             "ada: weight 2.0, max_queued_items 7, max_job_items 100, max_stored_bytes default"
         )
+
+    def test_database_and_store_are_compared(
+        self, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("IDEFIQ_STORE_FOLDER", str(tmp_path / "blobs"))
+        key = self.run(sqlite_url, "keys", "create").stdout.strip()
+        database = Database(sqlite_url)
+        with database.transaction() as transaction:
+            owner = owners.get_or_create(transaction, "local")
+            known_images.add(transaction, owner.id, {"ab" * 32: 8})
+        database.dispose()
+
+        found = self.run(sqlite_url, "verify", "--json")
+        repaired = self.run(sqlite_url, "verify", "--repair")
+        again = self.run(sqlite_url, "verify")
+
+        assert key
+        shown = json.loads(found.stdout)
+        assert set(shown) == set(json_fields("admin verify"))
+        assert (found.returncode, shown["kind"], shown["done"]) == (1, "missing", None)
+        assert repaired.returncode == 1
+        assert "forgotten: the next upload stores it again" in repaired.stdout
+        assert (again.returncode, again.stdout) == (0, "")
+        assert "0 differences" in again.stderr
 
     def test_every_command_prints_json_as_documented(self, sqlite_url: str) -> None:
         def run(*words: str) -> dict[str, Any]:

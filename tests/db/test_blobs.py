@@ -104,6 +104,32 @@ def test_putting_again_replaces_and_deleting_twice_is_no_error(store: BlobStore)
         store.open("1/spool/a.jsonl")
 
 
+def test_all_blobs_are_listed_with_size_and_age(store: BlobStore) -> None:
+    store.put_many({f"7/listed/{n}": io.BytesIO(b"x" * n) for n in range(12)})
+
+    found = [one for page in store.pages() for one in page if one.key.startswith("7/listed/")]
+
+    assert {one.key: one.size_bytes for one in found} == {f"7/listed/{n}": n for n in range(12)}
+    assert all(-60 < one.age_seconds < 3_600 for one in found)
+
+
+def test_many_are_put_at_once_and_none_if_one_cannot_be_read(tmp_path: Path) -> None:
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError(5, "broken")
+
+    store = FolderStore(tmp_path)
+    sources: dict[str, io.BytesIO] = {f"a/{n}": io.BytesIO(b"x") for n in range(20)}
+
+    with pytest.raises(StorageError):
+        store.put_many({**sources, "b": Broken()})
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    for source in sources.values():
+        source.seek(0)
+    store.put_many(sources)
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 20
+
+
 def test_a_folder_keeps_no_half_written_blob(tmp_path: Path) -> None:
     class Breaks(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:

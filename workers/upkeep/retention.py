@@ -13,6 +13,7 @@ from db.images import collection, known_images
 from db.queue import retention
 from db.queue.jobs import Job
 from db.sql.database import Database, Transaction
+from db.verification import unknown
 from db.vocabulary.states import SourceApi
 from db.webhooks import outbox
 from workers.settings import UpkeepSettings
@@ -39,6 +40,8 @@ class Retention:
         self._keep_images = settings.keep_images_days * DAY_SECONDS
         self._every_seconds = settings.collect_hours * 3_600
         self._next_run = self._mark_at = 0.0
+        #: Not at the first start: listing a large bucket takes long, and processes start often.
+        self._sweep_at = time.monotonic() + self._every_seconds
 
     def delete_old(self) -> None:
         """Delete what is too old, from time to time."""
@@ -76,6 +79,8 @@ class Retention:
             )
         if self._keep_images and time.monotonic() >= self._mark_at:
             steps.append(UpkeepStep(0, "mark_unused", "", self.mark_unused, is_held=True))
+        if time.monotonic() >= self._sweep_at:
+            steps.append(UpkeepStep(0, "sweep", "", self.sweep, is_held=True))
         return steps
 
     def purge(self, job: Job) -> Pages:
@@ -114,6 +119,18 @@ class Retention:
         if marked:
             log.info("%d unused images marked for garbage collection", marked)
         self._mark_at = time.monotonic() + self._every_seconds
+
+    def sweep(self) -> Pages:
+        """Delete blobs that no row refers to: a process died between the two."""
+        swept = 0
+        for page in self._store.pages():
+            for blob in unknown(self._database, page):
+                self._store.delete(blob.key)
+                swept += 1
+            yield None
+        if swept:
+            log.info("%d blobs deleted that no row refers to", swept)
+        self._sweep_at = time.monotonic() + self._every_seconds
 
     def _note_used(self, used: sqlite3.Connection) -> Pages:
         note = "INSERT OR IGNORE INTO used VALUES (?, ?)"

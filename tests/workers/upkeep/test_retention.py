@@ -2,14 +2,16 @@
 
 import hashlib
 import io
+import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
-from db.blobs.store import image_key, results_key
+from db.blobs.store import file_key, image_key, results_key, spool_key
 from db.images import collection, known_images
 from db.openai import batches
 from db.openai.batch import NewBatch
@@ -318,3 +320,40 @@ class TestImages:
             keep(database, tmp_path, keep_images_days=0)
 
         assert is_stored(database, tmp_path, reference)
+
+
+class TestSweep:
+    def test_blobs_that_no_row_refers_to_are_deleted_after_a_day(
+        self, database: Database, tmp_path: Path
+    ) -> None:
+        kept = image(database, tmp_path, "kept")
+        store, owner_id = parts.store(tmp_path), builders.owner(database)
+        for name, days in (("old", 2), ("young", 0)):
+            for key in (spool_key(owner_id, name), file_key(owner_id, name)):
+                store.put(key, io.BytesIO(b"x"))
+                then = time.time() - days * 86_400
+                os.utime(store.folder / key, (then, then))
+        found = Retention(database, store, UpkeepSettings())
+
+        for _ in found.sweep():
+            pass
+
+        left = [one.key for page in store.pages() for one in page]
+        assert sorted(left) == sorted(
+            [
+                spool_key(owner_id, "young"),
+                file_key(owner_id, "young"),
+                image_key(owner_id, kept.removeprefix("blob:")),
+            ]
+        )
+
+    def test_it_is_a_step_of_upkeep_from_time_to_time(
+        self, database: Database, tmp_path: Path
+    ) -> None:
+        settings = UpkeepSettings(collect_hours=1e-9)
+        found = Retention(database, parts.store(tmp_path), settings)
+
+        with database.snapshot() as transaction:
+            names = [step.name for step in found.steps(transaction, 10)]
+
+        assert "sweep" in names
