@@ -11,6 +11,7 @@ from xml.parsers import expat
 import resvg_py
 
 from db.vocabulary.errors import ImageTooLarge, ImageUnreadable
+from workers.svg_cost import DrawingCost
 
 #: The longer side of what is drawn, in pixels; how large an SVG says it is says little.
 LONG_SIDE = 1_024
@@ -52,7 +53,7 @@ def rasterise(data: bytes) -> bytes:
     """Draw an SVG on white. Returns a PNG whose longer side is LONG_SIDE pixels.
 
     Raises:
-        ImageTooLarge: It has too many bytes.
+        ImageTooLarge: It has too many bytes, or there is too much to draw.
         ImageUnreadable: It is broken, or refers to something outside itself.
     """
     if len(data) > MAX_BYTES:
@@ -94,9 +95,11 @@ def _checked(data: bytes) -> dict[str, str]:
     """Return the root's attributes if the SVG is well-formed and self-contained."""
     parser = expat.ParserCreate()
     root: dict[str, str] = {}
+    cost = DrawingCost()
 
     def element(name: str, attributes: dict[str, str]) -> None:
         root.update({} if root else {"": name, **attributes})
+        cost.begin(name, attributes)
         for attribute, value in attributes.items():
             if attribute.rpartition(":")[2] in ("href", "src"):
                 _check_reference(value)
@@ -107,12 +110,19 @@ def _checked(data: bytes) -> dict[str, str]:
 
     parser.StartElementHandler = element
     parser.EntityDeclHandler = entity
-    parser.CharacterDataHandler = _check_style
+
+    def text(data: str) -> None:
+        _check_style(data)
+        cost.style(data)
+
+    parser.EndElementHandler = lambda _: cost.end()
+    parser.CharacterDataHandler = text
     parser.buffer_text = True
     try:
         parser.Parse(data, True)
     except expat.ExpatError as error:
         raise ImageUnreadable(f"damaged SVG: {error}") from error
+    cost.check()
     return root
 
 

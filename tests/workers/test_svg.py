@@ -29,6 +29,55 @@ def look(text: str) -> Image.Image:
     return images.decode(svg.rasterise(text.encode()))
 
 
+def nested_uses(levels: int, each: int) -> str:
+    """Symbols that use the one before several times."""
+    made = '<rect id="s0" width="1" height="1"/>'
+    for level in range(1, levels):
+        used = f'<use xlink:href="#s{level - 1}"/>' * each
+        made += f'<g id="s{level}">{used}</g>'
+    return f'<defs>{made}</defs><use href="#s{levels - 1}"/>'
+
+
+PHOTO = f'<image id="p" href="data:image/png;base64,{INSIDE}" width="9" height="9"/>'
+BLUR = '<filter id="b"><feGaussianBlur stdDeviation="9"/></filter>'
+
+
+class TestCost:
+    @pytest.mark.parametrize(
+        ("body", "what"),
+        [
+            (nested_uses(12, 10), "elements to draw"),
+            (PHOTO + '<use href="#p"/>' * 300, "raster images"),
+            (BLUR + '<rect filter="url(#b)" width="9" height="9"/>' * 300, "filters"),
+            (BLUR + '<g style="filter:url(#b)"/>' * 300, "filters"),
+            (f"<style>{'.a{fill:red}' * 20_000}</style>", "rules of style sheets"),
+            (
+                f"<style>{'.a{fill:red}' * 9_000}</style>" + "<g/>" * 3_000,
+                "comparisons of rules with elements",
+            ),
+        ],
+    )
+    def test_what_would_take_long_to_draw_is_counted_and_refused(
+        self, body: str, what: str
+    ) -> None:
+        with pytest.raises(ImageTooLarge, match=what):
+            drawn(body)
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            nested_uses(5, 8),
+            PHOTO + '<use href="#p"/>' * 20,
+            BLUR + '<rect filter="url(#b)" width="9" height="9"/>' * 5,
+            f"<style>{'.a{fill:red}' * 500}</style>" + '<g class="a"/>' * 2_000,
+            '<g id="a"><use href="#a"/></g>',
+            '<use href="#nowhere"/>',
+        ],
+    )
+    def test_what_people_draw_is_drawn(self, body: str) -> None:
+        assert drawn(f'{body}<rect width="20" height="20"/>') == (1024, 512)
+
+
 class TestDrawing:
     def test_it_is_drawn_on_white_with_a_long_side_of_1024_pixels(self) -> None:
         picture = look(SQUARE)
