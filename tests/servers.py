@@ -263,8 +263,10 @@ class RedisServer:
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"redis://127.0.0.1:{self.port}/0"
 
-    def start(self) -> None:
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+    def start(self, *settings: str) -> None:
+        """Start it, perhaps with settings such as "--cluster-enabled", "yes"."""
+        command = [*self._command, *settings]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         wait_until(lambda: accepts(self.port), what="Redis", process=self._process)
 
     def kill(self) -> None:

@@ -1,5 +1,6 @@
 """Redis that answers errors instead of vanishing: whatever it says costs latency only."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -41,7 +42,33 @@ def spoil(client: redis.Redis) -> None:
         client.set(key, "x")
 
 
+def _acl(client: redis.Redis, *rules: str) -> None:
+    client.execute_command("ACL", "SETUSER", "default", *rules)  # type: ignore[no-untyped-call]
+
+
+def lock(client: redis.Redis) -> None:
+    """The password was changed, and nobody told the service."""
+    client.config_set("requirepass", "another")
+    client.client_kill_filter(_type="normal", skipme=True)
+
+
+def forbid(client: redis.Redis) -> None:
+    """An operator has taken away what the service needs."""
+    _acl(client, "-lpush", "-brpop", "-publish", "-subscribe")
+    client.client_kill_filter(_type="normal", skipme=True)
+
+
+def litter(client: redis.Redis) -> None:
+    """The queues hold messages of another version, of another program, and of nobody."""
+    envelope = {"body": "e30=", "headers": {"task": "gone.task", "id": "1"}, "properties": {}}
+    for key in (INTAKE, UPKEEP, engine_queue("echo")):
+        for junk in (b"\x80\x04junk", b"{}", b"null", b"[[]]", json.dumps(envelope).encode()):
+            client.lpush(key, junk)
+
+
 def promote(client: redis.Redis) -> None:
+    _acl(client, "on", "nopass", "~*", "&*", "+@all")
+    client.config_set("requirepass", "")
     client.config_set("maxmemory", "0")
     client.replicaof("NO", "ONE")
     client.flushall()
@@ -59,7 +86,7 @@ def processes(stack: Stack) -> dict[str, int]:
     return {name: process.pid for name, process in ids.items() if process}
 
 
-@pytest.mark.parametrize("breaks", [fill, demote, spoil])
+@pytest.mark.parametrize("breaks", [fill, demote, spoil, lock, forbid, litter])
 def test_a_redis_that_answers_errors_ends_no_process_and_keeps_no_job(
     breaks: Callable[[redis.Redis], None],
     start: Start,
@@ -86,6 +113,23 @@ def test_a_redis_that_answers_errors_ends_no_process_and_keeps_no_job(
             return not redis_client.exists(INTAKE, UPKEEP, engine_queue("echo"))
 
         servers.wait_until(is_taken, what="workers that take from their queues again")
+        assert stack.restart_ended() == []
+        assert processes(stack) == before
+
+
+def test_a_redis_that_became_a_cluster_ends_no_process_and_keeps_no_job(
+    start: Start, redis_server: servers.RedisServer
+) -> None:
+    """Every key is refused: a cluster without its slots, or one that says where they moved to."""
+    with start("echo", {"IDEFIQ_REDIS_URL": redis_server.url}, **POLL) as (stack, client):
+        before = processes(stack)
+        redis_server.kill()
+        redis_server.start("--cluster-enabled", "yes")
+        answered(client, "refused")
+        redis_server.kill()
+        redis_server.start()
+        answered(client, "mended")
+
         assert stack.restart_ended() == []
         assert processes(stack) == before
 
