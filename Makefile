@@ -66,7 +66,7 @@ test-families: $(VENV)/dev
 
 faults: $(VENV)/dev
 	tests/install-servers
-	$(BIN)/python -m tests.faults --soak 60 --write
+	$(BIN)/python -m tests.faults --greedy --soak 60 --write
 
 ROUNDS ?= 10
 faults-long: $(VENV)/dev

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests import servers
-from tests.faults import chaos, soak, surroundings, zygote
+from tests.faults import chaos, greedy, soak, surroundings, zygote
 from tests.faults.chaos import Report
 from tests.faults.surroundings import Surroundings
 from tests.faults.zygote import Zygote
@@ -28,6 +28,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1, help="on each kind of surroundings")
     parser.add_argument("--write", action="store_true", help=f"write {DOCUMENT.name}'s figures")
     parser.add_argument("--soak", type=float, default=0, help="seconds without faults, measured")
+    parser.add_argument("--greedy", action="store_true", help="measure a greedy neighbour")
     parser.add_argument("--only", choices=["embedded", "real"])
     arguments = parser.parse_args()
     with (
@@ -39,6 +40,10 @@ def main() -> int:
         stage = Stage(Path(name), forks, cluster, endpoint)
         reports = list(_rounds(stage, arguments))
         shown, verdicts = table(reports), [report.verdict for report in reports]
+        if arguments.greedy:
+            with stage.surroundings("real", "greedy") as around:
+                waits = greedy.play(forks, around, stage.folder / "greedy-world")
+            shown += f"\n\nA greedy neighbour, on Postgres and S3:\n\n{waits.table()}"
         if arguments.soak:
             with stage.surroundings("real", "soak") as around:
                 calm = soak.play(forks, around, stage.folder / "calm", seconds=arguments.soak)
