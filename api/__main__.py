@@ -30,6 +30,7 @@ def serve() -> None:
     uvicorn.run(
         create_app(record, settings),
         http=guarded_protocol(settings, raise_file_limit()),
+        ws="none",  # a connection that becomes a WebSocket would not be counted any more
         host=settings.host,
         port=settings.port,
         log_config=None,

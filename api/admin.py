@@ -8,7 +8,7 @@ import getpass
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Annotated
 
@@ -25,7 +25,7 @@ from db.owners import LOCAL_OWNER
 from db.settings import StorageSettings
 from db.sql import schema
 from db.sql.database import Database
-from db.verification import DifferenceKind, Verification
+from db.verification import Difference, DifferenceKind, Verification
 from db.vocabulary.errors import RequestError
 from db.vocabulary.limits import OwnerLimits
 
@@ -229,16 +229,25 @@ def verify(
         bool,
         typer.Option(
             "--repair",
-            help="Delete unknown blobs, and forget missing and damaged images: the next upload"
-            " stores them again",
+            help="Delete unknown blobs that nobody can need, and forget missing and damaged images:"
+            " the next upload stores them again",
         ),
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Repair although a large part is missing")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare the database with the blob store, as after a restore. Exits with 1 if they differ."""
-    found, settings = 0, StorageSettings()
+    settings = StorageSettings()
     verification = Verification(open_database(), open_store(settings), read=read)
-    for difference in verification.differences():
+    differences: Iterable[Difference] = verification.differences()
+    if repair:
+        differences = list(differences)  # all of them first: they say whether this may be right
+        if not force:
+            verification.check_repairable(differences)
+    found = 0
+    for difference in differences:
         found += 1
         done = verification.repair(difference) if repair else None
         line = f"{difference.kind}  {difference.key}  {difference.detail}"

@@ -8,16 +8,18 @@ the end of it.
 """
 
 import asyncio
+import ipaddress
 import resource
 from typing import Any
 
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.guard import MAX_HEADER_BYTES
 from api.settings import ApiSettings
 from db.shares import Shares
 
-#: A request without a body by then is not read on; a shorter one gets a response that explains.
+#: So many bytes in a row that are no part of a body are not read on: one header without end, many
+#: headers, or those behind a body. Shorter headers get a response that explains.
 MAX_UNREAD_BYTES = 4 * MAX_HEADER_BYTES
 #: Files and connections that the process needs besides those of its clients.
 SPARE_FILES = 256
@@ -40,7 +42,7 @@ def raise_file_limit() -> int:
     return MAX_OPEN_FILES if soft == resource.RLIM_INFINITY else soft
 
 
-class GuardedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+class GuardedProtocol(HttpToolsProtocol):
     """A connection of uvicorn's, with limits. Made by guarded_protocol.
 
     An address may have as many connections as are free, so it never has all.
@@ -51,12 +53,12 @@ class GuardedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     _address = ""
     _is_counted = False
     _deadline: asyncio.TimerHandle | None = None
-    _header_bytes = 0
+    _unread_bytes = 0
 
     def connection_made(self, transport: Any) -> None:
         """See asyncio.Protocol."""
         super().connection_made(transport)
-        self._address = self.client[0] if self.client else ""
+        self._address = counted_as(self.client[0] if self.client else "")
         if not self.shares.allows(self._address):
             self._end(_BUSY)
             return
@@ -75,16 +77,24 @@ class GuardedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         """See asyncio.Protocol."""
         if self.transport.is_closing():
             return
+        self._unread_bytes += len(data)
         super().data_received(data)
-        if self._has_request():
+        if self._unread_bytes > MAX_UNREAD_BYTES:
+            self._end(_LONG)
+        elif self._has_request():
             self._stop_waiting()
-            return
-        if not self._is_draining():
-            self._header_bytes += len(data)
-            if self._header_bytes > MAX_UNREAD_BYTES:
-                self._end(_LONG)
-                return
-        self._expect_headers()
+        else:
+            self._expect_headers()
+
+    def on_body(self, body: bytes) -> None:
+        """Called by uvicorn's parser: bodies are counted where they are read."""
+        self._unread_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Called by uvicorn's parser at the end of a request."""
+        self._unread_bytes = 0
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Called by uvicorn when a response is complete."""
@@ -94,16 +104,11 @@ class GuardedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     def _has_request(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _is_draining(self) -> bool:
-        """True if the rest of a body comes to which the response was sent already."""
-        return self.cycle is not None and self.cycle.more_body
-
     def _expect_headers(self) -> None:
         if self._deadline is None:
             self._deadline = self.loop.call_later(self.header_seconds, self._end, _LATE)
 
     def _stop_waiting(self) -> None:
-        self._header_bytes = 0
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -112,6 +117,13 @@ class GuardedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         if not self.transport.is_closing():
             self.transport.write(response)
             self.transport.close()
+
+
+def counted_as(address: str) -> str:
+    """An address of IPv6 counts as its network, of which anybody has a whole one."""
+    if ":" not in address:
+        return address
+    return str(ipaddress.ip_network((address.partition("%")[0], 64), strict=False))
 
 
 def guarded_protocol(settings: ApiSettings, open_files: int) -> type[GuardedProtocol]:

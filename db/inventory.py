@@ -1,15 +1,19 @@
 """The inventory: which keys of the blob store the database knows, page by page.
 
-OWNER/images/ab/DIGEST   a row of blobs          OWNER/spool/…    jobs.spool_key
-OWNER/results/JOB.jsonl  a job that is there     OWNER/files/ID   a row of files
+    OWNER/images/ab/DIGEST   a row of blobs          OWNER/spool/…    jobs.spool_key
+    OWNER/results/JOB.jsonl  a job that is there     OWNER/files/ID   a row of files
+
+A key of any other form is not the service's, and is left alone.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, select, tuple_
 
 from db.blobs.store import file_key, image_key, results_key
+from db.sql.statement import Statement
 from db.tables import blobs, files, jobs
 
 #: Rows that are read at once.
@@ -24,6 +28,37 @@ class Expected:
     owner_id: int
     name: str
     size_bytes: int | None = None
+
+
+#: What a crash may leave beside the files of a folder.
+_ASIDE = r"\.new-[0-9a-f]{16}"
+#: The forms of the service's keys.
+_OURS = re.compile(
+    rf"[1-9][0-9]*/(?:images/[0-9a-f]{{2}}/(?:[0-9a-f]{{64}}|{_ASIDE})"
+    rf"|spool/(?:[0-9a-f]{{32}}\.jsonl|{_ASIDE})"
+    rf"|results/(?:job_[0-9a-f]{{28}}\.jsonl|{_ASIDE})"
+    rf"|files/(?:file-[0-9a-f]{{28}}(?:-output|-errors)?|{_ASIDE}))"
+)
+#: Of them those that are written once, under a new name: nobody can be about to write one again.
+_TRANSIENT = re.compile(
+    rf"[0-9]+/(?:spool/[0-9a-f]{{32}}\.jsonl|files/file-[0-9a-f]{{28}}|(?:.*/)?{_ASIDE})"
+)
+_OWNER_AGES = Statement("SELECT id, {seconds_since:created_at} AS age FROM owners")
+
+
+def is_ours(key: str) -> bool:
+    """True if a key has a form that the service writes."""
+    return _OURS.fullmatch(key) is not None
+
+
+def is_transient(key: str) -> bool:
+    """True for what a submission or an upload leaves behind that never became a row."""
+    return is_ours(key) and _TRANSIENT.fullmatch(key) is not None
+
+
+def owner_ages(transaction: Connection) -> dict[str, float]:
+    """Return how long ago each owner was made, in seconds, by its id as keys have it."""
+    return {str(row.id): float(row.age) for row in _OWNER_AGES.run(transaction)}
 
 
 def known_keys(transaction: Connection, keys: Sequence[str]) -> set[str]:

@@ -7,8 +7,9 @@ store ─▶ each key: has a row?  ── no ─▶ unknown      rows ─▶ eac
 """
 
 import hashlib
+import logging
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,13 +19,17 @@ from db.blobs.store import BlobStore, Stored
 from db.images import known_images
 from db.inventory import Expected
 from db.sql.database import Database
-from db.vocabulary.errors import NotFound
+from db.vocabulary.errors import NotFound, RequestError, StorageError
 
+#: Missing images are forgotten without being asked twice if they are no more than these.
+MAX_FORGOTTEN, MAX_FORGOTTEN_SHARE = 100, 0.1
 #: A younger blob without a row may be one whose row is about to be written.
 UNKNOWN_AFTER_SECONDS = 86_400.0
 #: An image that was uploaded straight to the store has its row when an item uses it.
 UNKNOWN_IMAGE_AFTER_SECONDS = 7 * 86_400.0
 _READ_BYTES = 2**20
+
+log = logging.getLogger(__name__)
 
 
 class DifferenceKind(StrEnum):
@@ -43,6 +48,7 @@ class Difference:
     key: str
     detail: str
     expected: Expected | None = None
+    stored: Stored | None = None
 
 
 @dataclass(slots=True)
@@ -70,26 +76,38 @@ class Verification:
             found.execute("CREATE TABLE found (key TEXT PRIMARY KEY, size INTEGER) WITHOUT ROWID")
             found.execute("BEGIN")
             for page in self.store.pages():
-                self.blobs += len(page)
+                self.blobs += sum(inventory.is_ours(one.key) for one in page)
                 found.executemany(
                     "INSERT OR IGNORE INTO found VALUES (?, ?)",
                     [(one.key, one.size_bytes) for one in page],
                 )
                 for stored in unknown(self.database, page):
-                    yield Difference(
-                        DifferenceKind.UNKNOWN, stored.key, f"{stored.size_bytes} bytes in no row"
-                    )
+                    detail = f"{stored.size_bytes} bytes in no row"
+                    yield Difference(DifferenceKind.UNKNOWN, stored.key, detail, stored=stored)
             for expected in self._expected():
                 row = found.execute("SELECT size FROM found WHERE key = ?", (expected.key,))
                 if difference := self._compare(expected, row.fetchone()):
                     yield difference
 
+    def check_repairable(self, differences: Sequence[Difference]) -> None:
+        """Reject repairs of a store that looks as if it were the wrong one, or not mounted.
+
+        Raises:
+            RequestError: So much is missing that forgetting it would be a loss.
+        """
+        gone = sum(one.kind is not DifferenceKind.UNKNOWN for one in differences)
+        if gone > MAX_FORGOTTEN and gone > MAX_FORGOTTEN_SHARE * self.rows:
+            raise RequestError(
+                f"{gone} of {self.rows} blobs are missing or damaged: is this the right store, and"
+                " is it mounted? If it is, repeat the command with --force"
+            )
+
     def repair(self, difference: Difference) -> str:
         """Make a difference good as far as possible. Returns what was done."""
         expected = difference.expected
-        if difference.kind is DifferenceKind.UNKNOWN:
-            self.store.delete(difference.key)
-            return "deleted"
+        if difference.stored:
+            deleted = list(sweep(self.database, self.store, [difference.stored]))
+            return "deleted" if deleted else "left: something may still need it"
         if expected and "/images/" in difference.key:
             with self.database.transaction() as transaction:
                 known_images.remove(transaction, expected.owner_id, expected.name)
@@ -114,7 +132,7 @@ class Verification:
         if row and expected.size_bytes not in (None, row[0]):
             detail = f"{row[0]} bytes; the database says {expected.size_bytes}"
             return Difference(DifferenceKind.DAMAGED, expected.key, detail, expected)
-        if self.read and "/images/" in expected.key and self._digest(expected.key) != expected.name:
+        if self.read and "/images/" in expected.key and not self._is_whole(expected):
             detail = "its bytes are not those of its digest"
             return Difference(DifferenceKind.DAMAGED, expected.key, detail, expected)
         return None
@@ -127,24 +145,56 @@ class Verification:
             return False
         return True
 
-    def _digest(self, key: str) -> str:
+    def _is_whole(self, expected: Expected) -> bool:
+        """True if an image has the bytes of its digest, or has been deleted meanwhile."""
         digest = hashlib.sha256()
-        with self.store.open(key) as stream:
-            while piece := stream.read(_READ_BYTES):
-                digest.update(piece)
-        return digest.hexdigest()
+        try:
+            with self.store.open(expected.key) as stream:
+                while piece := stream.read(_READ_BYTES):
+                    digest.update(piece)
+        except NotFound:
+            with self.database.snapshot() as transaction:
+                return not inventory.known_keys(transaction, [expected.key])
+        return digest.hexdigest() == expected.name
 
 
 def unknown(database: Database, page: list[Stored]) -> list[Stored]:
-    """Return those of some blobs that no row refers to, nor soon will."""
-    old = [
-        one
-        for one in page
-        if one.age_seconds
-        > (UNKNOWN_IMAGE_AFTER_SECONDS if "/images/" in one.key else UNKNOWN_AFTER_SECONDS)
-    ]
+    """Return those blobs of ours that no row refers to, nor soon will.
+
+    One that is older than its owner is of another database: this one is new, or not the right one.
+    """
+    old = [one for one in page if inventory.is_ours(one.key) and one.age_seconds > _grace(one.key)]
     if not old:
         return []
     with database.snapshot() as transaction:
         known = inventory.known_keys(transaction, [one.key for one in old])
-    return [one for one in old if one.key not in known]
+        ages = inventory.owner_ages(transaction)
+    return [
+        one
+        for one in old
+        if one.key not in known and one.age_seconds < ages.get(one.key.partition("/")[0], 0.0)
+    ]
+
+
+def sweep(database: Database, store: BlobStore, found: list[Stored]) -> Iterator[str]:
+    """Delete those unknown blobs that nobody can need any more; yields their keys.
+
+    Images are none of them: an item that waits may name one that was uploaded straight to the
+    store, and whoever uploads an image again relies on it. Nor is what would be written again.
+    """
+    for one in found:
+        if not inventory.is_transient(one.key):
+            continue
+        with database.snapshot() as transaction:
+            if inventory.known_keys(transaction, [one.key]):
+                continue
+        try:
+            store.delete(one.key)
+        except StorageError as error:
+            log.warning("%s cannot be deleted: %s", one.key, error)
+            continue
+        yield one.key
+
+
+def _grace(key: str) -> float:
+    return UNKNOWN_IMAGE_AFTER_SECONDS if "/images/" in key else UNKNOWN_AFTER_SECONDS

@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 
 import httpx2
 
-from idefiq import protocol, reviews
+from idefiq import local_service, protocol, reviews
 from idefiq.audit import AuditEntry
 from idefiq.client import read
 from idefiq.protocol import Call, ListPage, Submission, Upload, Where
@@ -50,6 +50,9 @@ class AsyncClient:
             headers=where.headers,
             timeout=timeout_seconds,
             verify=protocol.tls(),
+            trust_env=not local_service.is_loopback(
+                where.url
+            ),  # no proxy is asked for this machine
             event_hooks={"request": [_add_trace_context]},
         )
         self._store = httpx2.AsyncClient(timeout=timeout_seconds, verify=protocol.tls())

@@ -19,7 +19,7 @@ from typing import Any, Self, TypeVar
 
 import httpx2
 
-from idefiq import protocol, reviews
+from idefiq import local_service, protocol, reviews
 from idefiq.audit import AuditEntry
 from idefiq.protocol import Call, ListPage, Submission, Upload, Where
 from idefiq.queue import Queue
@@ -52,6 +52,9 @@ class Client:
             headers=where.headers,
             timeout=timeout_seconds,
             verify=protocol.tls(),
+            trust_env=not local_service.is_loopback(
+                where.url
+            ),  # no proxy is asked for this machine
             event_hooks={"request": [protocol.add_trace_context]},
         )
         # To the store itself, which must not see the key.

@@ -11,7 +11,6 @@ something else. A process that ends is started again, after a while that doubles
 """
 
 import contextlib
-import fcntl
 import functools
 import itertools
 import os
@@ -37,8 +36,6 @@ from idefiq.types import IdefiqError
 #: How long processes have to end in good order before they are killed.
 GRACE_SECONDS = 60.0
 POLL_SECONDS = 0.1
-#: A client that looks whether the folder is in use holds the lock for a moment.
-LOCK_ATTEMPTS = 5
 
 READY = """ready: {url}
   idefiq caption PHOTOS/ --url {url}
@@ -77,17 +74,19 @@ class Stack:
         """
         server.check_installed("api", "workers")
         self.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock()
+        self._locked = local_service.lock(self.data)
         try:
             self._start()
         except BaseException:
+            local_service.forget(urlsplit(self.url).port or 0)
             self._locked.close()
             raise
 
     def _start(self) -> None:
         env = self._environment()
         self._make_key(env)
-        local_service.note(int(env["IDEFIQ_PORT"]), self.data)
+        port = int(env["IDEFIQ_PORT"])
+        local_service.note(self._locked, _reachable(env["IDEFIQ_HOST"]), port, self.data)
         self._folder = tempfile.TemporaryDirectory(prefix="idefiq-")
         self._output = self.log.open("ab") if self.log else None
         if "IDEFIQ_REDIS_URL" not in env:
@@ -109,23 +108,6 @@ class Stack:
         for service in self.services:
             service.start()
 
-    def _lock(self) -> None:
-        """Keep out a second supervisor, whose workers would have the same names."""
-        private = functools.partial(os.open, mode=0o600)
-        self._locked = open(self.data / local_service.LOCK, "w", opener=private)  # noqa: SIM115
-        for left in reversed(range(LOCK_ATTEMPTS)):
-            try:
-                fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError as error:
-                if not left:
-                    self._locked.close()
-                    raise IdefiqError(
-                        f"another `idefiq up` uses {str(self.data)!r}; choose another folder with"
-                        " --data"
-                    ) from error
-            time.sleep(POLL_SECONDS)
-
     def _environment(self) -> dict[str, str]:
         given = {**os.environ, **self.extra}  # noqa: TID251 - handed on to the processes
         env = server.environment(given)
@@ -144,7 +126,7 @@ class Stack:
     def _make_key(self, env: Mapping[str, str]) -> None:
         """Create an API key at the first start, readable by this user alone."""
         path = self.data / local_service.KEY
-        if path.exists():
+        if path.exists() and path.read_text().strip():
             return
         made = subprocess.run(
             server.command("api", "keys", "create", "--note", "made by idefiq up"),
@@ -154,9 +136,10 @@ class Stack:
         )
         if made.returncode:
             raise IdefiqError(f"the database cannot be used: {made.stderr.strip()[-500:]}")
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
+        aside = path.with_name(f"{path.name}.new")
+        with open(aside, "w", opener=functools.partial(os.open, mode=0o600)) as file:
             file.write(made.stdout)
+        aside.replace(path)
 
     @property
     def api_key(self) -> str:

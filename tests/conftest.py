@@ -174,6 +174,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
             host="127.0.0.1",
             port=port,
             http=guarded_protocol(chosen, MAX_OPEN_FILES),
+            ws="none",
             log_config=None,
             access_log=False,
         )

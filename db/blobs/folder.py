@@ -62,13 +62,16 @@ class FolderStore:
 
     def _make_durable(self, written: Mapping[str, Path]) -> None:
         """Make files durable that were written aside, then their names."""
-        if len(written) < MIN_TO_SYNC_ALL or not _sync_all(self.folder):
+        parents = {(self.folder / key).parent for key in written}
+        # syncfs reaches one file system, and a folder of an owner may be a mount of its own.
+        is_one = {parent.stat().st_dev for parent in parents} == {self.folder.stat().st_dev}
+        many = len(written) >= MIN_TO_SYNC_ALL and is_one
+        if not (many and _sync_all(self.folder)):
             for aside in written.values():
                 _sync(aside)
         for key, aside in written.items():
             aside.replace(self.folder / key)
-        if len(written) < MIN_TO_SYNC_ALL or not _sync_all(self.folder):
-            parents = {(self.folder / key).parent for key in written}
+        if not (many and _sync_all(self.folder)):
             for folder in {one for parent in parents for one in self._up_to_root(parent)}:
                 _sync(folder)
 

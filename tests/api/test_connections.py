@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 import httpx2
 import pytest
 
-from api.connections import MAX_UNREAD_BYTES
+from api.connections import MAX_UNREAD_BYTES, counted_as
 from tests.served import Serve
 
 REQUEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
@@ -71,6 +71,42 @@ def test_headers_without_end_are_not_kept(serve: Serve, sqlite_url: str, connect
     connection.sendall(REQUEST)
     with pytest.raises((BrokenPipeError, ConnectionResetError)):
         connection.sendall(more)
+
+
+def test_headers_without_end_behind_a_request_in_progress_are_not_kept(
+    serve: Serve, sqlite_url: str, connect: Connect
+) -> None:
+    connection = connect(serve(sqlite_url, header_seconds=600))
+    slow = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    more = b"X-Long: " + b"x" * (40 * MAX_UNREAD_BYTES)
+
+    connection.sendall(slow * 8 + REQUEST)
+    connection.settimeout(20)
+    with pytest.raises((BrokenPipeError, ConnectionResetError, TimeoutError)):
+        connection.sendall(more)
+
+
+def test_trailers_without_end_are_not_kept(serve: Serve, sqlite_url: str, connect: Connect) -> None:
+    connection = connect(serve(sqlite_url, header_seconds=600, keys="always"))
+    head = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    more = (b"X-Long: " + b"x" * (MAX_UNREAD_BYTES // 50) + b"\r\n") * 10_000
+
+    connection.sendall(head + b"1\r\n[\r\n0\r\n")
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):
+        connection.sendall(more)
+
+
+@pytest.mark.parametrize(
+    ("address", "counted"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+    ],
+)
+def test_an_address_of_ipv6_counts_as_its_network(address: str, counted: str) -> None:
+    assert counted_as(address) == counted
 
 
 def test_a_request_that_takes_long_is_not_given_up(

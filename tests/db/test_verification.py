@@ -9,18 +9,22 @@ from pathlib import Path
 import pytest
 
 from db import inventory
+from db import verification as verification_module
 from db.blobs.folder import FolderStore
-from db.blobs.store import file_key, image_key, results_key, spool_key
+from db.blobs.store import Stored, file_key, image_key, results_key, spool_key
 from db.images import known_images
 from db.openai import files
 from db.openai.files import NewFile
 from db.queue import jobs, results, submissions
+from db.queue.jobs import new_id
 from db.queue.submissions import NewJob
 from db.sql.database import Database
-from db.verification import Difference, Verification
+from db.verification import Difference, Verification, sweep
+from db.vocabulary.errors import NotFound, RequestError
 from tests.db import builders
 
 DAY = 86_400
+FILE = new_id("file-")
 
 
 class Record:
@@ -31,14 +35,14 @@ class Record:
         self.owner = builders.owner(database)
         self.digest = hashlib.sha256(b"an image").hexdigest()
         self.image = image_key(self.owner, self.digest)
-        self.file = file_key(self.owner, "file-a")
-        self.spool = spool_key(self.owner, "a")
+        self.file = file_key(self.owner, FILE)
+        self.spool = spool_key(self.owner, "a" * 32)
         with database.transaction() as transaction:
             known_images.add(transaction, self.owner, {self.digest: 8})
             files.add(
                 transaction,
                 NewFile(
-                    "file-a",
+                    FILE,
                     self.owner,
                     filename="a",
                     purpose="batch",
@@ -62,9 +66,13 @@ class Record:
             (self.results, b"results"),
         ):
             self.put(key, data)
+        self.let_owners_be_old()
         # What the builders have made a row of, without bytes.
         with database.transaction() as transaction:
             known_images.remove(transaction, self.owner, builders.DIGEST)
+
+    def let_owners_be_old(self) -> None:
+        builders.age(self.database, 30 * DAY, "owners.created_at")
 
     def put(self, key: str, data: bytes, *, days: float = 0) -> str:
         self.store.put(key, io.BytesIO(data))
@@ -109,36 +117,99 @@ def test_a_cut_blob_is_damaged_and_one_that_rotted_when_it_is_read(record: Recor
     assert record.found(read=True) == sorted([("damaged", record.file), ("damaged", record.image)])
 
 
-def test_a_blob_in_no_row_is_unknown_unless_its_row_may_come(record: Record) -> None:
+def test_a_blob_of_ours_in_no_row_is_unknown_unless_its_row_may_come(record: Record) -> None:
     old = [
-        record.put(file_key(record.owner, "file-b"), b"x", days=2),
-        record.put(spool_key(record.owner, "b"), b"x", days=2),
-        record.put(results_key(record.owner, "job_none"), b"x", days=2),
+        record.put(file_key(record.owner, new_id("file-")), b"x", days=2),
+        record.put(spool_key(record.owner, "b" * 32), b"x", days=2),
+        record.put(results_key(record.owner, new_id("job_")), b"x", days=2),
         record.put(image_key(record.owner, "b" * 64), b"x", days=8),
-        record.put(image_key(999, record.digest), b"x", days=8),
-        record.put(f"{record.owner}/images/zz/{record.digest}", b"x", days=8),
-        record.put(f"{record.owner}/spool/.new-abc", b"x", days=2),
-        record.put("elsewhere", b"x", days=2),
+        record.put(f"{record.owner}/images/zz/{record.digest}".replace("zz", "0f"), b"x", days=8),
+        record.put(f"{record.owner}/spool/.new-{'0' * 16}", b"x", days=2),
     ]
-    record.put(file_key(record.owner, "file-c"), b"x")
+    record.put(file_key(record.owner, new_id("file-")), b"x")
     record.put(image_key(record.owner, "c" * 64), b"x", days=6)
 
     assert record.found() == sorted(("unknown", key) for key in old)
 
 
+FOREIGN = [
+    "api-key",
+    "backup.tar.gz",
+    "photos/2026/cat.jpg",
+    "staging/1/files/file-0123456789abcdef0123456789ab",
+    "1/notes.txt",
+    "1/files/report.pdf",
+    "1/spool/readme.jsonl",
+]
+
+
+def test_what_is_not_of_our_form_is_never_touched(record: Record) -> None:
+    for key in FOREIGN:
+        record.put(key, b"somebody else's", days=99)
+    verification = Verification(record.database, record.store)
+
+    assert list(verification.differences()) == []
+    assert verification.blobs == 4
+
+
+def test_a_new_or_wrong_database_calls_nothing_unknown(record: Record) -> None:
+    """Its owners are younger than the blobs, or there are none of those ids."""
+    record.put(file_key(record.owner, new_id("file-")), b"x", days=50)
+    record.put(file_key(999, new_id("file-")), b"x", days=2)
+
+    assert record.found() == []
+
+
 def test_a_repair_makes_good_what_can_be(record: Record) -> None:
     record.put(record.image, b"an imagf")
     record.store.delete(record.results)
-    unknown = record.put(file_key(record.owner, "file-b"), b"x", days=2)
+    upload = record.put(file_key(record.owner, new_id("file-")), b"x", days=2)
+    # It may be of a direct upload that an item names which nobody has looked at yet.
+    direct = record.put(image_key(record.owner, "b" * 64), b"x", days=8)
+    # Its batch's files are written again under the same names.
+    written = record.put(file_key(record.owner, new_id("file-") + "-output"), b"x", days=8)
     verification = Verification(record.database, record.store, read=True)
 
     done = {one.key: verification.repair(one) for one in verification.differences()}
 
     assert done == {
-        unknown: "deleted",
+        upload: "deleted",
+        direct: "left: something may still need it",
+        written: "left: something may still need it",
         record.image: "forgotten: the next upload stores it again",
         record.results: "left: only a backup of the store has it",
     }
-    assert record.found(read=True) == [("missing", record.results)]
     with record.database.snapshot() as transaction:
         assert jobs.get(transaction, record.owner, record.job).results_key
+
+
+def test_a_store_that_is_not_there_is_not_repaired(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verification_module, "MAX_FORGOTTEN", 1)
+    for key in (record.image, record.file):
+        record.store.delete(key)
+    verification = Verification(record.database, record.store)
+
+    with pytest.raises(RequestError, match="mounted"):
+        verification.check_repairable(list(verification.differences()))
+
+
+def test_an_image_that_is_deleted_while_it_is_compared_is_no_difference(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(key: str, offset: int = 0) -> io.BytesIO:
+        with record.database.transaction() as transaction:
+            known_images.remove(transaction, record.owner, record.digest)
+        raise NotFound(key)
+
+    monkeypatch.setattr(record.store, "open", gone)
+
+    assert record.found(read=True) == []
+
+
+def test_a_blob_whose_row_comes_while_others_are_swept_stays(record: Record) -> None:
+    key = record.put(record.file, b"a file", days=2)
+
+    assert list(sweep(record.database, record.store, [Stored(key, 6, 2 * DAY)])) == []
+    assert record.store.get(key) == b"a file"

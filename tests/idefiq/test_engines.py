@@ -6,10 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx2
 import pytest
 
+from idefiq import Client
 from idefiq.engines import EngineProcess, engines
+from idefiq.types import IdefiqError
 from tests import servers
 from tests.servers import PATIENCE_SECONDS
 
@@ -65,12 +66,12 @@ def test_an_engine_runs_on_each_gpu_that_is_here(tmp_path: Path, env: dict[str, 
     command = [sys.executable, "-m", "idefiq", "up", "--gpus", "all", "--model", "echo"]
     command += ["--data", str(tmp_path / "data"), "--port", str(port)]
     with servers.running(command, log, env=env) as process:
-        url = f"http://127.0.0.1:{port}/v1/models"
 
         def both() -> bool:
             try:
-                return [m["workers"] for m in httpx2.get(url).json()["data"]] == [2]
-            except httpx2.HTTPError:
+                with Client(f"http://127.0.0.1:{port}") as client:
+                    return [model.workers for model in client.models()] == [2]
+            except IdefiqError:
                 return False
 
         servers.wait_until(both, process=process, what="two engines")

@@ -8,12 +8,12 @@ from contextlib import closing
 from functools import partial
 from itertools import groupby
 
+from db import verification
 from db.blobs.store import BlobStore, image_key, results_key
 from db.images import collection, known_images
 from db.queue import retention
 from db.queue.jobs import Job
 from db.sql.database import Database, Transaction
-from db.verification import unknown
 from db.vocabulary.states import SourceApi
 from db.webhooks import outbox
 from workers.settings import UpkeepSettings
@@ -100,6 +100,12 @@ class Retention:
 
     def mark_unused(self) -> Pages:
         """Mark images that were not used for long and have no reference."""
+        try:
+            yield from self._mark_unused()
+        finally:
+            self._mark_at = time.monotonic() + self._every_seconds
+
+    def _mark_unused(self) -> Pages:
         with self._database.snapshot() as transaction:
             owners = collection.owners_with_unused(transaction, self._keep_images)
         marked = 0
@@ -118,19 +124,19 @@ class Retention:
                     yield None
         if marked:
             log.info("%d unused images marked for garbage collection", marked)
-        self._mark_at = time.monotonic() + self._every_seconds
 
     def sweep(self) -> Pages:
-        """Delete blobs that no row refers to: a process died between the two."""
+        """Delete what submissions and uploads left behind that ended before they had a row."""
         swept = 0
-        for page in self._store.pages():
-            for blob in unknown(self._database, page):
-                self._store.delete(blob.key)
-                swept += 1
-            yield None
+        try:
+            for page in self._store.pages():
+                found = verification.unknown(self._database, page)
+                swept += sum(1 for _ in verification.sweep(self._database, self._store, found))
+                yield None
+        finally:
+            self._sweep_at = time.monotonic() + self._every_seconds
         if swept:
             log.info("%d blobs deleted that no row refers to", swept)
-        self._sweep_at = time.monotonic() + self._every_seconds
 
     def _note_used(self, used: sqlite3.Connection) -> Pages:
         note = "INSERT OR IGNORE INTO used VALUES (?, ?)"

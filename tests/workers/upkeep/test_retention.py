@@ -21,6 +21,7 @@ from db.sql.database import Database
 from db.vocabulary.errors import NotFound, NotReady
 from db.vocabulary.states import SourceApi
 from db.webhooks import endpoints, outbox
+from tests import servers
 from tests.db import builders
 from tests.workers import parts
 from workers.settings import UpkeepSettings
@@ -323,37 +324,39 @@ class TestImages:
 
 
 class TestSweep:
-    def test_blobs_that_no_row_refers_to_are_deleted_after_a_day(
+    def test_what_a_submission_left_behind_is_deleted_after_a_day_and_nothing_else(
         self, database: Database, tmp_path: Path
     ) -> None:
         kept = image(database, tmp_path, "kept")
         store, owner_id = parts.store(tmp_path), builders.owner(database)
-        for name, days in (("old", 2), ("young", 0)):
-            for key in (spool_key(owner_id, name), file_key(owner_id, name)):
+        builders.age(database, 30 * 86_400, "owners.created_at")
+        left = [image_key(owner_id, kept.removeprefix("blob:")), image_key(owner_id, "c" * 64)]
+        store.put(left[1], io.BytesIO(b"uploaded straight to the store"))
+        for name, days in (("a" * 32, 2), ("b" * 32, 0)):
+            for key in (spool_key(owner_id, name), file_key(owner_id, f"file-{name[:28]}")):
                 store.put(key, io.BytesIO(b"x"))
                 then = time.time() - days * 86_400
                 os.utime(store.folder / key, (then, then))
-        found = Retention(database, store, UpkeepSettings())
+                left += [] if days else [key]
+        os.utime(store.folder / left[1], (0, 0))
 
-        for _ in found.sweep():
+        for _ in Retention(database, store, UpkeepSettings()).sweep():
             pass
 
-        left = [one.key for page in store.pages() for one in page]
-        assert sorted(left) == sorted(
-            [
-                spool_key(owner_id, "young"),
-                file_key(owner_id, "young"),
-                image_key(owner_id, kept.removeprefix("blob:")),
-            ]
-        )
+        assert sorted(one.key for page in store.pages() for one in page) == sorted(left)
 
-    def test_it_is_a_step_of_upkeep_from_time_to_time(
-        self, database: Database, tmp_path: Path
+    def test_it_is_a_step_of_upkeep_from_time_to_time_also_if_it_fails(
+        self, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        settings = UpkeepSettings(collect_hours=1e-9)
-        found = Retention(database, parts.store(tmp_path), settings)
+        store = parts.store(tmp_path)
+        found = Retention(database, store, UpkeepSettings(collect_hours=0.5e-3))
 
-        with database.snapshot() as transaction:
-            names = [step.name for step in found.steps(transaction, 10)]
+        def names() -> list[str]:
+            with database.snapshot() as transaction:
+                return [step.name for step in found.steps(transaction, 10)]
 
-        assert "sweep" in names
+        servers.wait_until(lambda: "sweep" in names())
+        monkeypatch.setattr(store, "pages", lambda: iter([None]))
+        with pytest.raises(TypeError):
+            list(found.sweep())
+        assert "sweep" not in names()
