@@ -38,7 +38,9 @@ _BY_SHARE = Statement(
         WHERE state = 'running' AND session_id IS NOT NULL AND stage = :stage GROUP BY owner_id
     ) AS busy ON busy.owner_id = owners.id
     WHERE EXISTS (SELECT 1 FROM jobs WHERE owner_id = owners.id AND {_HAS_DUE})
-      AND NOT EXISTS (SELECT 1 FROM {{records:owner bigint}} WHERE records.owner = owners.id)
+      AND (NOT EXISTS (SELECT 1 FROM {{records:owner bigint}} WHERE records.owner = owners.id)
+        OR EXISTS (
+            SELECT 1 FROM jobs WHERE owner_id = owners.id AND origin = 'chat' AND {_HAS_DUE}))
     ORDER BY COALESCE(running, 0) / weight, claimed_at NULLS FIRST, owners.id LIMIT :limit
     """  # noqa: S608 - constants
 )
@@ -115,7 +117,7 @@ def claim(
         stage: Which of the two stages.
         model: Only items of this model; None for all, as intake does.
         limit: Most items to take, >= 1.
-        without: Ids of owners whose items are not taken.
+        without: Ids of owners of whom nothing but chat completions is taken.
     """
     chosen = list(_choose(transaction, stage, model, limit, without))
     locked = _lock(transaction, chosen)
@@ -132,7 +134,7 @@ def claim(
 def is_due(
     transaction: Connection, *, stage: Stage, model: str | None, without: Collection[int] = ()
 ) -> bool:
-    """True if items are due of other owners than `without`.
+    """True if items are due of other owners than `without`, or chat completions.
 
     A claim can return nothing although items are due: another worker took those it had chosen.
     """
@@ -151,7 +153,7 @@ def _choose(
     excluded = [{"owner": owner_id} for owner_id in without]
     wanted = limit
     for owner_id in _BY_SHARE.run(transaction, records=excluded, **asked).scalars().all():
-        for by_rank in _BY_RANK:
+        for by_rank in _BY_RANK[:1] if owner_id in without else _BY_RANK:
             for job_id in by_rank.run(transaction, owner=owner_id, **asked).scalars().all():
                 yield job_id
                 wanted -= _DUE_OF.run(

@@ -21,6 +21,8 @@ from db.vocabulary.states import Stage
 
 #: How long dead sessions are kept to be looked at.
 KEPT_SECONDS = 86_400.0
+#: No worker's lease is as long: a session beyond it was there before the clock was set back.
+MAX_LEASE_SECONDS = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +76,14 @@ def heartbeat(transaction: Connection, session: str, lease_seconds: float) -> bo
 
 
 def shorten(transaction: Connection, lease_seconds: float) -> None:
-    """Let no session live longer than a lease from now: the clock was set back under those that do.
+    """Shorten the sessions that live longer than any lease: the clock was set back under them.
 
-    Of them the living send their next heartbeat soon, and the dead die.
+    Of them the living send their next heartbeat soon, and the dead die. Leases may differ between
+    workers while the setting is changed, so only what no lease explains is shortened.
     """
     transaction.execute(
         update(sessions)
-        .where(sessions.c.alive_until > after(2 * lease_seconds))
+        .where(sessions.c.alive_until > after(max(20 * lease_seconds, MAX_LEASE_SECONDS)))
         .values(alive_until=after(lease_seconds))
     )
 

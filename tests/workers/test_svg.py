@@ -38,6 +38,15 @@ def nested_uses(levels: int, each: int) -> str:
     return f'<defs>{made}</defs><use href="#s{levels - 1}"/>'
 
 
+def nested_parts(kind: str, attribute: str, levels: int) -> str:
+    """Patterns or masks whose rectangles each need the one before."""
+    made = f'<{kind} id="p0" width="9" height="9"><rect width="9" height="9"/></{kind}>'
+    for level in range(1, levels):
+        needed = f'<rect {attribute}="url(#p{level - 1})" width="9" height="9"/>' * 10
+        made += f'<{kind} id="p{level}" width="9" height="9">{needed}</{kind}>'
+    return f'{made}<rect {attribute}="url(#p{levels - 1})" width="9" height="9"/>'
+
+
 PHOTO = f'<image id="p" href="data:image/png;base64,{INSIDE}" width="9" height="9"/>'
 BLUR = '<filter id="b"><feGaussianBlur stdDeviation="9"/></filter>'
 
@@ -48,8 +57,17 @@ class TestCost:
         [
             (nested_uses(12, 10), "elements to draw"),
             (PHOTO + '<use href="#p"/>' * 300, "raster images"),
-            (BLUR + '<rect filter="url(#b)" width="9" height="9"/>' * 300, "filters"),
-            (BLUR + '<g style="filter:url(#b)"/>' * 300, "filters"),
+            (BLUR + '<rect filter="url(#b)" width="9" height="9"/>' * 300, "layers"),
+            (BLUR + '<g style="filter:url(#b)"/>' * 300, "layers"),
+            ("<style>rect{filter:url(#b)}</style>" + BLUR + "<rect/>" * 300, "layers"),
+            (nested_parts("pattern", "fill", 4), "layers"),
+            (nested_parts("mask", "mask", 6), "elements to draw"),
+            ('<g opacity="0.5"><rect width="9" height="9"/></g>' * 1_100, "layers"),
+            (
+                f'<marker id="m">{"<rect/>" * 200}</marker>'
+                f'<path marker-mid="url(#m)" d="M0 0{" L1 1" * 2_000}"/>',
+                "elements to draw",
+            ),
             (f"<style>{'.a{fill:red}' * 20_000}</style>", "rules of style sheets"),
             (
                 f"<style>{'.a{fill:red}' * 9_000}</style>" + "<g/>" * 3_000,
@@ -70,6 +88,8 @@ class TestCost:
             PHOTO + '<use href="#p"/>' * 20,
             BLUR + '<rect filter="url(#b)" width="9" height="9"/>' * 5,
             f"<style>{'.a{fill:red}' * 500}</style>" + '<g class="a"/>' * 2_000,
+            "<style>.a{fill:url(#g)} .b{clip-path:url(#c)}</style>" + '<g class="a b"/>' * 2_000,
+            '<linearGradient id="g"/>' + '<rect fill="url(#g)" width="1" height="1"/>' * 2_000,
             '<g id="a"><use href="#a"/></g>',
             '<use href="#nowhere"/>',
         ],

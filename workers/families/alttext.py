@@ -110,9 +110,11 @@ class _AltTextRequest:
     def _in_detail(self, answer: Answer) -> Answer | Prepared:
         if not self._wants_detail:
             return answer
-        return replace(
-            self._ask(_IN_DETAIL), follow_up=lambda long: self._with_description(answer, long)
-        )
+        try:
+            again = self._ask(_IN_DETAIL)
+        except ItemError:  # its image was deleted since: the text is worth keeping all the same
+            return answer
+        return replace(again, follow_up=lambda long: self._with_description(answer, long))
 
     @staticmethod
     def _with_description(answer: Answer, long: Answer) -> Answer:

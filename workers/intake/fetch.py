@@ -75,7 +75,7 @@ class Fetcher:
             ImageNotFound: The server says that there is nothing.
             ImageTooLarge: More bytes than allowed; the rest is not read.
             FetchFailed: The server is busy, slow, broken or away.
-            HostBusy: Its host, or that of a redirect, has no free turn now.
+            HostBusy: Its host has no free turn now.
         """
         try:
             return self._follow(url)
@@ -90,10 +90,13 @@ class Fetcher:
 
     def _follow(self, url: str) -> bytes:
         deadline = self._deadline.at = time.monotonic() + self._settings.fetch_total_seconds
-        for _ in range(self._settings.fetch_redirects + 1):
+        for hop in range(self._settings.fetch_redirects + 1):
             url, host = checked(url, self._settings.fetch_ports)
-            if not self._hosts.take(host):
+            if not hop and not self._hosts.take(host):
                 raise HostBusy(host)
+            # Behind a redirect it waits, or the first host would be asked again and again.
+            if hop and not self._hosts.await_turn(host, deadline - time.monotonic()):
+                raise TooSlow
             try:
                 answer = self._get(url, deadline)
             finally:

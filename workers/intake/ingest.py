@@ -109,7 +109,7 @@ class ItemIngest:
         """Take in all images of an item.
 
         Args:
-            taken: Its own images that are taken in; others are added.
+            taken: Its images that are taken in; others are added, so that it goes on where it was.
 
         Returns:
             The references of its stored images, or what is wrong.
@@ -118,10 +118,10 @@ class ItemIngest:
             HostBusy: The item has to wait for the turn of a host. Call again to go on.
         """
         try:
-            own = len(image_references(lease.request))
             wanted = lease.intake_references
+            own = len(image_references(lease.request)) if lease.shares_examples else len(wanted)
             self._take_in_all(lease.owner_id, wanted[:own], claimed, taken)
-            return taken + self._take_in_examples(lease, wanted[own:], claimed)
+            return taken + self._take_in_shared(lease, wanted[own:], claimed)
         except HostBusy:
             raise
         except IdefiqError as error:
@@ -130,10 +130,10 @@ class ItemIngest:
             log.exception("unexpected error in the intake of item %d", lease.item_id)
             return EngineError("internal error in intake; see the worker's log")
 
-    def _take_in_examples(self, lease: Lease, wanted: list[str], claimed: Claimed) -> list[str]:
-        """Take in the item's own examples, or those of its job once for the whole claim."""
-        if not wanted or not lease.shares_examples:
-            return self._take_in_all(lease.owner_id, wanted, claimed, [])
+    def _take_in_shared(self, lease: Lease, wanted: list[str], claimed: Claimed) -> list[str]:
+        """Take in the examples that a job's items share, once for the whole claim."""
+        if not wanted:
+            return []
         with self._locks.holding(lease.job_id):
             shared = claimed.examples.setdefault(lease.job_id, Examples())
             if not shared.error:

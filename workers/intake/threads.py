@@ -10,7 +10,7 @@ from db.shares import Shares
 
 
 class HostTurns:
-    """So many requests to a host at a time. Thread-safe; nobody waits for a turn.
+    """So many requests to a host at a time. Thread-safe.
 
     Attributes:
         changed: Notified when a turn was given back.
@@ -19,12 +19,13 @@ class HostTurns:
     def __init__(self, per_host: int) -> None:
         self._per_host = per_host
         self._taken: Counter[str] = Counter()
+        self._awaited: Counter[str] = Counter()
         self.changed = threading.Condition()
 
     def is_free(self, host: str) -> bool:
-        """True if a request to the host may begin."""
+        """True if a request to the host may begin, and nobody waits for one."""
         with self.changed:
-            return self._taken[host] < self._per_host
+            return self._taken[host] + self._awaited[host] < self._per_host
 
     def take(self, host: str) -> bool:
         """Take a turn. Returns False if there is none."""
@@ -33,6 +34,27 @@ class HostTurns:
                 return False
             self._taken[host] += 1
             return True
+
+    def await_turn(self, host: str, seconds: float) -> bool:
+        """Take the next turn there is, before all others. False if there was none in time."""
+        with self.changed:
+            self._awaited[host] += 1
+            try:
+                has_turn = self.changed.wait_for(
+                    lambda: self._taken[host] < self._per_host, max(0.0, seconds)
+                )
+                self._taken[host] += has_turn
+            finally:
+                self._awaited[host] -= 1
+                if not self._awaited[host]:
+                    del self._awaited[host]
+                self.changed.notify_all()
+        return has_turn
+
+    def awaited(self, host: str) -> int:
+        """Return how many wait for a turn."""
+        with self.changed:
+            return self._awaited[host]
 
     def give_back(self, host: str) -> None:
         """Give a turn back."""

@@ -38,15 +38,13 @@ class Uploads:
             self._store.put(key, file)
             return
         uploading = self._threads.submit(self._store.put, key, file)
-        try:
-            while not uploading.done():
-                yield WAITING
-        finally:
-            uploading.result()  # the file is closed next
+        while not uploading.done():
+            yield WAITING  # if nobody goes on from here, the file is closed and the upload fails
+        uploading.result()
 
     def close(self) -> None:
-        """Wait for what is being put."""
-        self._threads.shutdown()
+        """Wait for what is being put; what has not begun is put after the next start."""
+        self._threads.shutdown(cancel_futures=True)
 
 
 class Outputs:

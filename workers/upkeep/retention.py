@@ -22,6 +22,8 @@ from workers.upkeep.turns import STEP_COST, TURN_COST, Pages, UpkeepStep
 DAY_SECONDS = 86_400.0
 #: Rows of one transaction.
 PURGED_ROWS = 2_000
+#: Images of an owner that are collected in a turn.
+IMAGES = 500
 #: Between two looks for what has become too old.
 RUN_SECONDS = 300.0
 #: Deliveries that are over are kept so long.
@@ -71,7 +73,7 @@ class Retention:
             for job in retention.deleted_jobs(transaction, most)
         ]
         for owner_id, marked in groupby(
-            collection.marked_images(transaction, most), key=lambda image: image[0]
+            collection.marked_images(transaction, IMAGES), key=lambda image: image[0]
         ):
             digests = [digest for _, digest in marked]
             steps.append(

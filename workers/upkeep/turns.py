@@ -74,14 +74,19 @@ class Turns:
         #: Number of the last turn by step, and by owner.
         self._last: dict[tuple[int, str, str], int] = {}
         self._last_of: dict[int, int] = {}
-        self._held: dict[tuple[str, str], Pages] = {}
+        #: What is held, and of which subject, by step.
+        self._held: dict[tuple[int, str, str], tuple[str, Pages]] = {}
 
     def run(self) -> bool:
         """Let everybody have turns. Returns True if there may be more to do."""
         self._pages = 0
         while self._may_go_on():
             by_owner = self._by_owner()
-            progressed = [self._take_turn(steps, is_alone=len(by_owner) == 1) for steps in by_owner]
+            progressed = [
+                self._take_turn(steps, is_alone=len(by_owner) == 1)
+                for steps in by_owner
+                if self._may_go_on()
+            ]
             if not any(progressed):
                 return False
         return True
@@ -93,6 +98,8 @@ class Turns:
         """What there is to do, by owner; whose turn was longest ago comes first."""
         found = self._look()
         self._forget(found)
+        for step in found:  # what is new comes after what waits already
+            self._last.setdefault(step.key, next(self._numbers))
         by_owner: dict[int, list[UpkeepStep]] = {}
         for step in sorted(found, key=lambda step: self._last.get(step.key, 0)):
             by_owner.setdefault(step.owner_id, []).append(step)
@@ -103,16 +110,18 @@ class Turns:
         keys, owners = {step.key for step in found}, {step.owner_id for step in found}
         self._last = {key: number for key, number in self._last.items() if key in keys}
         self._last_of = {one: number for one, number in self._last_of.items() if one in owners}
-        named = {(step.name, step.subject) for step in found}
-        self._held = {name: pages for name, pages in self._held.items() if name in named}
+        there = {(step.key, step.subject) for step in found}
+        self._held = {key: held for key, held in self._held.items() if (key, held[0]) in there}
 
     def _take_turn(self, steps: Sequence[UpkeepStep], *, is_alone: bool) -> bool:
         """Take steps of an owner for a turn; those that fail cost nothing. True if any went on."""
         spent = 0
         self._last_of[steps[0].owner_id] = next(self._numbers)
         for step in steps:
-            if spent and spent + step.cost > TURN_COST:
+            if (spent and spent + step.cost > TURN_COST) or not self._may_go_on():
                 break
+            if self._held.get(step.key, (step.subject,))[0] != step.subject:
+                continue  # another of its kind is finished first
             self._last[step.key] = next(self._numbers)
             with (
                 logs.bound(subject=step.subject),
@@ -124,8 +133,8 @@ class Turns:
 
     def _advance(self, step: UpkeepStep, is_alone: bool) -> bool:
         """Do a page of a step, or more as long as nobody else waits. False if it waits itself."""
-        name = step.name, step.subject
-        pages = self._held.pop(name, None) or step.act()
+        _, pages = self._held.pop(step.key, ("", None))
+        pages = pages or step.act()
         self._pages += 1
         for page in pages or ():
             may_go_on = is_alone and page != WAITING and self._may_go_on()
@@ -133,7 +142,7 @@ class Turns:
                 self._pages += 1
                 continue
             if step.is_held:
-                self._held[name] = pages  # type: ignore[assignment]
+                self._held[step.key] = step.subject, pages  # type: ignore[assignment]
             return page != WAITING
         return True
 

@@ -34,7 +34,9 @@ def _job_columns() -> list[sa.Column]:
 
 
 def upgrade() -> None:
-    # Items first, as workers lock them last.
+    if op.get_bind().dialect.name == "postgresql":  # both at once, in the order of the workers
+        op.execute("SET LOCAL statement_timeout = 0")
+        op.execute("LOCK TABLE jobs, items")
     op.add_column("items", sa.Column("issues", sa.Text()))
     for column in _job_columns():
         op.add_column("jobs", column)

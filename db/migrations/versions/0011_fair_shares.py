@@ -25,8 +25,15 @@ def _index_due(*columns: str) -> None:
     )
 
 
+def _lock() -> None:
+    """Wait for both tables at once, in the order of the workers, and then as long as it takes."""
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("SET LOCAL statement_timeout = 0")
+        op.execute("LOCK TABLE jobs, items")
+
+
 def upgrade() -> None:
-    # Items first, as workers lock them last.
+    _lock()
     op.add_column(
         "items", sa.Column("delayed", sa.Boolean(), nullable=False, server_default=sa.false())
     )
@@ -37,6 +44,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    _lock()
     _index_due("job_id", "stage", "due_at", "id")
     op.drop_column("items", "delayed")
     _index_chats("id")

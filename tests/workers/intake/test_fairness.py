@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from db.images.known_images import OK, CheckResult
+from db.queue.submissions import NewItem, NewJob
 from db.sql.database import Database
 from tests import pictures, servers
+from tests.db import builders
 from tests.workers import parts
 from tests.workers.intake.test_intake import outcomes, submit, upload
 from workers.intake.check import Checkers
@@ -126,6 +128,30 @@ def test_a_slow_host_holds_as_many_threads_as_it_has_turns(
 
         web.through.set()
         servers.wait_until(lambda: outcomes(database, job_id) == DONE * 21)
+
+
+def test_an_item_whose_host_is_busy_goes_on_where_it_was(
+    intake: Intake, database: Database, web: Web
+) -> None:
+    """Of 12 items with two examples each, all on one host, every image is fetched once."""
+    web.through.set()
+    items = [
+        NewItem(
+            {
+                "images": [web.url(f"{n}")],
+                "examples": [{"image": web.url(f"{n}-{k}"), "text": "x"} for k in range(2)],
+            }
+        )
+        for n in range(12)
+    ]
+    new = NewJob(builders.owner(database), builders.MODEL, {})
+    with database.transaction() as transaction:
+        job_id = builders.submit(transaction, new, items)
+
+    with running(intake):
+        servers.wait_until(lambda: outcomes(database, job_id) == DONE * 12)
+
+    assert len(web.asked) == len(set(web.asked)) == 36
 
 
 def test_a_child_checks_one_image_of_another_owner_before_a_small_one(

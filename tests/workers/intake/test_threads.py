@@ -75,6 +75,36 @@ def test_work_that_meets_a_busy_host_runs_again_when_it_has_a_turn() -> None:
     assert asked == [False, True]
 
 
+def test_who_waits_for_a_turn_gets_the_next_one_before_all_others() -> None:
+    hosts, got = HostTurns(1), list[bool]()
+    hosts.take("busy.example")
+    waiting = threading.Thread(target=lambda: got.append(hosts.await_turn("busy.example", 60)))
+    waiting.start()
+    servers.wait_until(lambda: hosts.awaited("busy.example") == 1)
+
+    hosts.give_back("busy.example")
+    waiting.join()
+
+    assert got == [True]
+    assert not hosts.take("busy.example")
+    assert not hosts.await_turn("busy.example", 0.01)
+    hosts.give_back("busy.example")
+    assert hosts.take("busy.example")
+
+
+def test_a_turn_that_somebody_waits_for_is_given_to_nobody_else() -> None:
+    hosts = HostTurns(2)
+    hosts.take("busy.example")
+    hosts.take("busy.example")
+    waiting = threading.Thread(target=hosts.await_turn, args=("busy.example", 60))
+    waiting.start()
+    servers.wait_until(lambda: hosts.awaited("busy.example") == 1)
+
+    assert not hosts.is_free("busy.example")
+    hosts.give_back("busy.example")
+    waiting.join()
+
+
 def test_urgent_work_goes_first_within_the_share_of_its_owner() -> None:
     gate, threads = Gate(), FairThreads(2, HostTurns(1), name="test")
 

@@ -1,5 +1,6 @@
 """How owners take turns in upkeep: pages, and who comes next."""
 
+import functools
 import itertools
 import threading
 from collections.abc import Callable, Iterator
@@ -112,6 +113,52 @@ def test_what_is_held_goes_on_where_it_was_and_ends_before_the_next_of_its_kind(
 
     order = [name.removesuffix(" page 1").removesuffix(" page 2") for name in work.done]
     assert order == ["write1", "import", "write1", "import", "write2", "import", "write2"]
+
+
+def test_of_what_is_held_an_owner_has_one_at_a_time() -> None:
+    began: list[str] = []
+
+    def upload(name: str) -> Pages:
+        began.append(name)
+        while True:
+            yield WAITING
+
+    steps = [
+        UpkeepStep(ADA, "write", name, functools.partial(upload, name), cost=60, is_held=True)
+        for name in ("1", "2", "3")
+    ]
+    turns = Turns(lambda: steps, threading.Event())
+
+    for _ in range(5):
+        assert turns.run() is False
+
+    assert began == ["1"]
+
+
+def test_small_steps_that_keep_coming_do_not_starve_a_large_one_of_their_owner() -> None:
+    work, numbers = Work(), itertools.count()
+    work.add(ADA, "import", 4)
+
+    def look() -> list[UpkeepStep]:
+        work.add(ADA, f"small{next(numbers)}", 1, cost=60)
+        return work.look()
+
+    turns = Turns(look, threading.Event())
+    for _ in range(4):
+        turns.run()
+
+    assert work.done.count("import") == 4
+
+
+def test_no_page_is_begun_when_the_worker_stops() -> None:
+    work, stopping = Work(), threading.Event()
+    for owner_id in range(50):
+        work.add(owner_id, f"import{owner_id}", 3)
+    work.after[2] = stopping.set
+
+    Turns(work.look, stopping).run()
+
+    assert len(work.done) == 2
 
 
 def test_a_step_that_fails_gives_its_turn_to_the_next_of_its_owner() -> None:
