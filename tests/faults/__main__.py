@@ -3,6 +3,7 @@
 import argparse
 import sys
 import tempfile
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -111,7 +112,7 @@ def table(reports: list[Report]) -> str:
     body = [f"| {title} | " + " | ".join(cells) + " |" for title, cells in rows]
     faults = sum((one.faults for one in reports), Counter[str]())
     listed = ", ".join(f"{name} {count}" for name, count in faults.most_common())
-    return "\n".join([*head, *body, "", f"Faults: {listed}."])
+    return "\n".join([*head, *body, "", textwrap.fill(f"Faults: {listed}.", 100)])
 
 
 def _seeds(reports: list[Report]) -> str:
