@@ -8,10 +8,9 @@ import binascii
 import hashlib
 import io
 
+from api.images import check_room
 from api.services import Services
-from db.blobs.store import image_key
-from db.images import known_images
-from db.queue import quotas
+from db.images.image_bytes import store_images
 from db.vocabulary.errors import RequestError, TooLarge
 
 #: Bytes and images that are gathered before they are stored.
@@ -55,18 +54,12 @@ class DataImages:
         """Store what was gathered. To be called before anything refers to it."""
         if not self._waiting:
             return
-        database, store, owner_id = self._services.database, self._services.store, self._owner_id
-        with database.transaction() as transaction:
-            quotas.check_upload(transaction, owner_id, self._services.limits, self._waiting_bytes)
-            known_images.mark_used(transaction, owner_id, list(self._waiting), storing=True)
-        store.put_many(
-            {
-                image_key(owner_id, digest): io.BytesIO(data)
-                for digest, data in self._waiting.items()
-            }
+        check_room(self._services, self._owner_id, self._waiting_bytes)
+        store_images(
+            self._services.database,
+            self._services.store,
+            self._owner_id,
+            {digest: io.BytesIO(data) for digest, data in self._waiting.items()},
+            {digest: len(data) for digest, data in self._waiting.items()},
         )
-        # With a row it is collected some day, even if the submission is refused.
-        with database.transaction() as transaction:
-            sizes = {digest: len(data) for digest, data in self._waiting.items()}
-            known_images.add(transaction, owner_id, sizes)
         self._waiting, self._waiting_bytes = {}, 0

@@ -100,10 +100,9 @@ class RequestIds:
                 headers["x-request-id"] = name
                 if span.traceparent:
                     headers["traceparent"] = span.traceparent
+                # Only where there is none: the interactive pages have a policy of theirs.
                 for header, value in _HARDENING.items():
-                    headers.setdefault(
-                        header, value
-                    )  # the interactive pages have a policy of theirs
+                    headers.setdefault(header, value)
             await send(message)
 
         described = {"http.request.method": method, "idefiq.request_id": name}

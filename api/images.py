@@ -1,7 +1,6 @@
 """Images: upload through the API, or straight to the store if it supports that."""
 
 import hashlib
-from collections.abc import Sequence
 from typing import IO, Annotated
 
 from fastapi import APIRouter, Path, Request, Response
@@ -15,7 +14,7 @@ from api.streams import PIECE_BYTES
 from db.audit import AuditAction
 from db.blobs.store import image_key
 from db.images import collection, known_images
-from db.images.image_bytes import read_image
+from db.images.image_bytes import read_image, store_images
 from db.queue import quotas
 from db.vocabulary.errors import (
     ItemError,
@@ -83,24 +82,20 @@ def _store(services: Services, owner_id: int, files: list[UploadFile]) -> Images
         if size == 0:
             raise RequestError(f"{name!r} is empty", field=name)
         found.append((part, digest, size))
-    _touch(services, owner_id, [digest for _, digest, _ in found], storing=True)
     for part, _, _ in found:
         part.file.seek(0)
-    services.store.put_many({image_key(owner_id, digest): part.file for part, digest, _ in found})
-    with services.database.transaction() as transaction:
-        known_images.add(transaction, owner_id, {digest: size for _, digest, size in found})
+    store_images(
+        services.database,
+        services.store,
+        owner_id,
+        {digest: part.file for part, digest, _ in found},
+        {digest: size for _, digest, size in found},
+    )
     shown = [
         ImageOut(image=f"blob:{digest}", filename=part.filename or "", size_bytes=size)
         for part, digest, size in found
     ]
     return ImagesOut(data=shown)
-
-
-def _touch(
-    services: Services, owner_id: int, digests: Sequence[str], *, storing: bool = False
-) -> None:
-    with services.database.transaction() as transaction:
-        known_images.mark_used(transaction, owner_id, digests, storing=storing)
 
 
 def check_room(services: Services, owner_id: int, size_bytes: int) -> None:

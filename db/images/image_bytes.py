@@ -1,6 +1,8 @@
 """The bytes of a stored image, which are always those of its digest."""
 
 import hashlib
+from collections.abc import Mapping
+from typing import IO
 
 from db.blobs.store import BlobStore, image_key
 from db.images import known_images
@@ -33,6 +35,32 @@ def read_image(
         _forget(database, owner_id, digest)
         raise ImageMismatch(f"the bytes stored as {digest} have another digest: upload it again")
     return data
+
+
+def store_images(
+    database: Database,
+    store: BlobStore,
+    owner_id: int,
+    sources: Mapping[str, IO[bytes]],
+    sizes: Mapping[str, int],
+) -> None:
+    """Store images of an owner by their digests, with few durable steps however many they are.
+
+    They are in use before their bytes are stored, so that no collection takes them in between. With
+    a row they are collected some day, even if what refers to them is refused.
+
+    Args:
+        sources: Their bytes, each to be read from where it stands.
+        sizes: Their sizes in bytes.
+
+    Raises:
+        StorageError: The blob store or the database is unavailable.
+    """
+    with database.transaction() as transaction:
+        known_images.mark_used(transaction, owner_id, list(sources), storing=True)
+    store.put_many({image_key(owner_id, digest): source for digest, source in sources.items()})
+    with database.transaction() as transaction:
+        known_images.add(transaction, owner_id, dict(sizes))
 
 
 def _forget(database: Database, owner_id: int, digest: str) -> None:

@@ -11,7 +11,7 @@ def first_of_each_owner(
     """Return the first rows of each owner that a query finds, in the order of all.
 
     Args:
-        query: Finds rows, which have a column "id" or one named like `order`.
+        query: Finds rows; `order` is among their columns.
         owner: The column with the owner's id.
         order: What the rows of an owner are ordered by.
         limit: Most rows of an owner.

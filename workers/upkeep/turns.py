@@ -71,7 +71,7 @@ class Turns:
         self._look, self._stopping = look, stopping
         self._pages = 0
         self._numbers = itertools.count(1)
-        #: Number of the last turn by step, and by owner.
+        #: Numbers by step and by owner: of the last turn, or of the look that found it first.
         self._last: dict[tuple[int, str, str], int] = {}
         self._last_of: dict[int, int] = {}
         #: What is held, and of which subject, by step.
@@ -101,7 +101,7 @@ class Turns:
         for step in found:  # what is new comes after what waits already
             self._last.setdefault(step.key, next(self._numbers))
         by_owner: dict[int, list[UpkeepStep]] = {}
-        for step in sorted(found, key=lambda step: self._last.get(step.key, 0)):
+        for step in sorted(found, key=lambda step: self._last[step.key]):
             by_owner.setdefault(step.owner_id, []).append(step)
         return sorted(by_owner.values(), key=lambda steps: self._last_of.get(steps[0].owner_id, 0))
 
