@@ -168,6 +168,7 @@ def run_intake(record: StorageSettings) -> int:
     session.start()
     stopping = threading.Event()
     sources = Sources(database, store, fetcher, record, settings.max_image_bytes)
+    has_room = threading.Event()
     intake = Intake(
         database,
         store,
@@ -179,6 +180,7 @@ def run_intake(record: StorageSettings) -> int:
         threads=settings.intake_fetches,
         hosts=hosts,
         stopping=stopping,
+        has_room=has_room,
     )
     loop = ResidentLoop(
         intake.run_once,
@@ -186,8 +188,8 @@ def run_intake(record: StorageSettings) -> int:
         poll_seconds=settings.poll_seconds,
         name="lane",
         stopping=stopping,
+        wakes=has_room,
     )
-    intake.on_room = loop.wake
 
     def close() -> None:
         intake.close()

@@ -28,6 +28,7 @@ class ResidentLoop:
         run_once: Does some work, and returns True if there may be more. Must return soon after
             `stopping` is set.
         stopping: Set by `stop`; an event of its own if None.
+        wakes: Set to let waiting lanes run now, by `wake` or whoever shares it; the same.
         lanes: Threads, >= 1.
         poll_seconds: Longest wait between two looks of a lane.
     """
@@ -40,10 +41,11 @@ class ResidentLoop:
         poll_seconds: float,
         name: str,
         stopping: threading.Event | None = None,
+        wakes: threading.Event | None = None,
     ) -> None:
         self._run_once = run_once
         self._poll_seconds = poll_seconds
-        self._event = threading.Event()
+        self._event = wakes or threading.Event()
         self.stopping = stopping or threading.Event()
         self._threads = [
             threading.Thread(target=self._lane, name=f"{name}-{lane}") for lane in range(lanes)

@@ -53,7 +53,13 @@ def notices() -> Notices:
 
 @contextlib.contextmanager
 def intake(
-    database: Database, folder: Path, checkers: Checkers, *, threads: int = 8, **settings: object
+    database: Database,
+    folder: Path,
+    checkers: Checkers,
+    *,
+    threads: int = 8,
+    has_room: threading.Event | None = None,
+    **settings: object,
 ) -> Iterator[Intake]:
     """An intake of the folder's store inside the block."""
     chosen = IntakeSettings.model_validate({"intake_fetches": threads, **settings})
@@ -72,6 +78,7 @@ def intake(
         threads=threads,
         hosts=hosts,
         stopping=threading.Event(),
+        has_room=has_room or threading.Event(),
     )
     try:
         yield made

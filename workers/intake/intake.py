@@ -9,7 +9,7 @@ whose servers are slow, or whose images take long to check, keeps no other waiti
 
 import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from db import logs
 from db.blobs.store import BlobStore
@@ -46,9 +46,7 @@ class Intake:
         threads: Threads that take items in; one owner alone uses half of them.
         hosts: Shared with the fetcher.
         stopping: Set when nothing is to be started any more.
-
-    Attributes:
-        on_room: Called when there is room for owners that the last claim left out.
+        has_room: Set when there is room for owners that the last claim left out; wakes the loop.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a worker, wired in __main__
@@ -64,6 +62,7 @@ class Intake:
         threads: int,
         hosts: HostTurns,
         stopping: threading.Event,
+        has_room: threading.Event,
     ) -> None:
         self._database, self._session, self._sources = database, session, sources
         check_results = CheckResultBuffer(database, session)
@@ -72,7 +71,6 @@ class Intake:
         self._in_flight: Shares[int] = Shares(self._max_in_flight)
         self._changed = threading.Condition()
         self._left_out: list[int] = []
-        self.on_room: Callable[[], None] = lambda: None
         self._threads = FairThreads(threads, hosts, name="fetch")
         self._writer = IntakeWriter(
             lease_writer,
@@ -82,7 +80,7 @@ class Intake:
             in_flight=self._count,
             on_written=self._on_written,
         )
-        self._stopping = stopping
+        self._stopping, self._has_room = stopping, has_room
 
     def run_once(self) -> bool:
         """Claim due items and start to take them in. Returns True if there may be more."""
@@ -131,10 +129,9 @@ class Intake:
         with self._changed:
             for lease in written:
                 self._in_flight.give_back(lease.owner_id)
-            has_room = any(self._may_refill(owner_id) for owner_id in self._left_out)
+            if any(self._may_refill(owner_id) for owner_id in self._left_out):
+                self._has_room.set()
             self._changed.notify_all()
-        if has_room:
-            self.on_room()
 
     def _start(self, taken: Sequence[Lease]) -> None:
         claimed = self._ingest.look_up(taken)

@@ -28,10 +28,9 @@ SMALL = 1_000
 
 
 @contextmanager
-def running(intake: Intake) -> Iterator[ResidentLoop]:
+def running(intake: Intake, has_room: threading.Event) -> Iterator[ResidentLoop]:
     """An intake that looks for work when it is woken, and hardly ever by itself."""
-    loop = ResidentLoop(intake.run_once, lanes=1, poll_seconds=0.2, name="lane")
-    intake.on_room = loop.wake
+    loop = ResidentLoop(intake.run_once, lanes=1, poll_seconds=0.2, name="lane", wakes=has_room)
     loop.start()
     try:
         yield loop
@@ -91,23 +90,33 @@ def checkers() -> Iterator[Checkers]:
 
 
 @pytest.fixture
-def intake(database: Database, tmp_path: Path, checkers: Checkers, web: Web) -> Iterator[Intake]:
+def has_room() -> threading.Event:
+    """What the intake and its loop share."""
+    return threading.Event()
+
+
+@pytest.fixture
+def intake(
+    database: Database, tmp_path: Path, checkers: Checkers, web: Web, has_room: threading.Event
+) -> Iterator[Intake]:
     open_to: dict[str, Any] = {
         "fetch_networks": ["127.0.0.0/8"],
         "fetch_ports": {web.port},
         "fetch_per_host": 2,
     }
-    with parts.intake(database, tmp_path, checkers, threads=THREADS, **open_to) as made:
+    with parts.intake(
+        database, tmp_path, checkers, threads=THREADS, has_room=has_room, **open_to
+    ) as made:
         yield made
         web.through.set()
 
 
 def test_an_owner_of_slow_servers_leaves_half_of_the_threads(
-    intake: Intake, database: Database, tmp_path: Path, web: Web
+    intake: Intake, has_room: threading.Event, database: Database, tmp_path: Path, web: Web
 ) -> None:
     slow = [web.url(f"slow{n}", host=2 + n) for n in range(100)]
     submit(database, *slow)
-    with running(intake) as loop:
+    with running(intake, has_room) as loop:
         servers.wait_until(lambda: len(web.asked) == THREADS // 2)
         small = upload(database, tmp_path, pictures.plain("red"), owner="ben")
         job_id = submit(database, small, owner="ben")
@@ -119,10 +128,10 @@ def test_an_owner_of_slow_servers_leaves_half_of_the_threads(
 
 
 def test_a_slow_host_holds_as_many_threads_as_it_has_turns(
-    intake: Intake, database: Database, web: Web
+    intake: Intake, has_room: threading.Event, database: Database, web: Web
 ) -> None:
     job_id = submit(database, *[web.url(f"slow{n}") for n in range(20)], web.url("fast", host=9))
-    with running(intake):
+    with running(intake, has_room):
         servers.wait_until(lambda: outcomes(database, job_id)[-1:] == DONE)
         assert sorted(web.asked) == ["/fast", "/slow0", "/slow1"]
 
@@ -131,7 +140,7 @@ def test_a_slow_host_holds_as_many_threads_as_it_has_turns(
 
 
 def test_an_item_whose_host_is_busy_goes_on_where_it_was(
-    intake: Intake, database: Database, web: Web
+    intake: Intake, has_room: threading.Event, database: Database, web: Web
 ) -> None:
     """Of 12 items with two examples each, all on one host, every image is fetched once."""
     web.through.set()
@@ -148,7 +157,7 @@ def test_an_item_whose_host_is_busy_goes_on_where_it_was(
     with database.transaction() as transaction:
         job_id = builders.submit(transaction, new, items)
 
-    with running(intake):
+    with running(intake, has_room):
         servers.wait_until(lambda: outcomes(database, job_id) == DONE * 12)
 
     assert len(web.asked) == len(set(web.asked)) == 36
@@ -156,6 +165,7 @@ def test_an_item_whose_host_is_busy_goes_on_where_it_was(
 
 def test_a_child_checks_one_image_of_another_owner_before_a_small_one(
     intake: Intake,
+    has_room: threading.Event,
     database: Database,
     tmp_path: Path,
     checkers: Checkers,
@@ -179,7 +189,7 @@ def test_a_child_checks_one_image_of_another_owner_before_a_small_one(
     images = [pictures.plain() + b"!" * (SMALL + n) for n in range(40)]
     large = [upload(database, tmp_path, image) for image in images]
     submit(database, *large)
-    with running(intake) as loop:
+    with running(intake, has_room) as loop:
         servers.wait_until(lambda: len(order) == 1)
         small = upload(database, tmp_path, pictures.plain("red"), owner="ben")
         job_id = submit(database, small, owner="ben")
