@@ -11,6 +11,7 @@ import io
 import json
 import multiprocessing
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
@@ -26,7 +27,8 @@ RESULT = (
 SESSION = "bare"
 _CLAIM = """
     WITH due AS MATERIALIZED (
-        SELECT id FROM items WHERE job_id = %s AND stage = 'generate' AND state = 'queued'
+        SELECT id FROM items
+        WHERE job_id = %s AND stage = 'generate' AND state = 'queued' AND delayed = false
         ORDER BY due_at, id LIMIT %s FOR UPDATE SKIP LOCKED)
     UPDATE items SET state = 'running', attempt = attempt + 1, session_id = %s, claimed_at = now()
     FROM due WHERE items.id = due.id RETURNING items.id, items.request
@@ -79,30 +81,55 @@ def claim_and_end(
     url: str, job_id: str, answer: dict[str, Any], *, batch: int, processes: int
 ) -> float:
     """Seconds until every item of a job is answered."""
+    return side_by_side(_loop, (url, job_id, json.dumps(answer), batch), processes)
+
+
+def side_by_side(loop: Callable[..., None], arguments: tuple[Any, ...], processes: int) -> float:
+    """Seconds that processes take for `loop`, without their start and their end.
+
+    Args:
+        loop: Calls `go()` when it is ready; that returns when all of them are.
+        arguments: Of `loop`, before `go`.
+    """
     context = multiprocessing.get_context("spawn")
-    ready, go = context.Semaphore(0), context.Event()
-    loop = (url, job_id, json.dumps(answer), batch)
-    started = [
-        context.Process(target=_loop, args=(*loop, ready, go), daemon=True)
+    ready, started, done = context.Semaphore(0), context.Event(), context.Semaphore(0)
+    some = [
+        context.Process(target=_run, args=(loop, arguments, ready, started, done), daemon=True)
         for _ in range(processes)
     ]
-    for process in started:
+    for process in some:
         process.start()
-    for _ in started:
-        ready.acquire()
+    _await(ready, some)
     began = time.monotonic()
-    go.set()
-    for process in started:
+    started.set()
+    _await(done, some)
+    seconds = time.monotonic() - began
+    for process in some:
         process.join()
-    if any(process.exitcode for process in started):
-        raise SystemExit("a bare loop failed")
-    return time.monotonic() - began
+    return seconds
 
 
-def _loop(url: str, job_id: str, answer: str, batch: int, ready: Any, go: Any) -> None:
-    with psycopg.connect(url) as connection:
+def _await(semaphore: Any, some: Sequence[Any]) -> None:
+    for _ in some:
+        while not semaphore.acquire(timeout=1.0):
+            if any(process.exitcode for process in some):
+                raise SystemExit("a loop failed")
+
+
+def _run(
+    loop: Callable[..., None], arguments: tuple[Any, ...], ready: Any, started: Any, done: Any
+) -> None:
+    def go() -> None:
         ready.release()
-        go.wait()
+        started.wait()
+
+    loop(*arguments, go)
+    done.release()
+
+
+def _loop(url: str, job_id: str, answer: str, batch: int, go: Callable[[], None]) -> None:
+    with psycopg.connect(url) as connection:
+        go()
         while True:
             claimed = connection.execute(_CLAIM, (job_id, batch, SESSION)).fetchall()
             connection.commit()

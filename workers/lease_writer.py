@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from db import failpoints, tracing
-from db.queue import claims, counts, leases, sessions
+from db.queue import claims, counts, leases, numbers, sessions
 from db.queue.lease import Failure, Lease, RetryPolicy
 from db.sql.database import Database, Transaction
 from db.vocabulary.errors import StorageError
@@ -58,11 +58,13 @@ class LeaseWriter:
         if not ended:
             return
 
+        reserved: dict[str, int] = {}
+
         def work(transaction: Transaction) -> set[int]:
             if bool(answers) + bool(arrived) + bool(failures) > 1:
                 # All jobs at once and in one order, so that two workers cannot deadlock.
                 counts.lock(transaction, {lease.job_id for lease in ended})
-            ours = leases.complete(transaction, answers, device_seconds)
+            ours = leases.complete(transaction, answers, device_seconds, reserved)
             ours |= leases.advance(transaction, arrived)
             ours |= leases.fail(transaction, failures, self._policy)
             failpoints.trigger("writing")
@@ -70,6 +72,7 @@ class LeaseWriter:
 
         try:
             with metrics.step("write", ended, items=len(ended)):
+                reserved = self._reserve([lease for lease, _ in answers])
                 written = self._database.retrying(work, while_=lambda: self._holds(ended))
         except StorageError:
             metrics.LEASES_LOST.inc(len(ended))
@@ -87,6 +90,18 @@ class LeaseWriter:
             metrics.ITEM_ERRORS.labels(self._stage, failure.error.code).inc()
         if lost := len(ended) - len(written):
             log.info("%d leases were lost; their results are dropped", lost)
+
+    def _reserve(self, answered: Sequence[Lease]) -> dict[str, int]:
+        """Reserve result numbers, so that no other worker waits while many answers are written."""
+        wanted = Counter(lease.job_id for lease in answered)
+        many = {job: count for job, count in wanted.items() if count >= numbers.WORTH_RESERVING}
+        if not many or self._database.is_sqlite:
+            return {}
+        session_id = answered[0].session_id
+        return self._database.retrying(
+            lambda transaction: numbers.reserve(transaction, many, session_id),
+            while_=lambda: self._holds(answered),
+        )
 
     def _count(self, outcomes: Sequence[tuple[Lease, str]], written: Container[int]) -> None:
         counted = Counter(

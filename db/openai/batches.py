@@ -196,7 +196,7 @@ def expire(transaction: Connection, batch: Batch) -> None:
         .values(expired_at=now())
     )
     if expired.rowcount:
-        job_statements.cancel(transaction, batch.owner_id, batch.job_id)
+        job_statements.stop(transaction, batch.job_id)
 
 
 def to_finalize(transaction: Connection, most: int) -> list[Batch]:

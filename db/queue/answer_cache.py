@@ -14,7 +14,6 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from db.queue import counts
 from db.queue.lease import Lease
 from db.sql.statement import Statement
 from db.tables import items
@@ -69,7 +68,6 @@ class CachedAnswers:
 
 def store_keys(transaction: Connection, keyed: Sequence[tuple[Lease, str]]) -> None:
     """Store the request keys of leased items. Must be committed before `lookup`."""
-    counts.lock(transaction, {lease.job_id for lease, _ in keyed})
     _STORE_KEYS.run(
         transaction,
         records=[

@@ -10,12 +10,13 @@ start: nothing starves. Everything is read from the database, so a change takes 
 claim.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Double, column, or_, select, update
 
-from db.queue import counts
+from db.queue import counts, gate
 from db.queue.lease import Lease
 from db.sql.clock import now
 from db.sql.statement import Statement
@@ -31,18 +32,24 @@ _HAS_DUE = """
         SELECT 1 FROM items WHERE items.job_id = jobs.id AND stage = :stage
           AND state = 'queued' AND (delayed = false OR due_at <= {now}))
 """
-_BY_SHARE = Statement(
+_WITH_DUE = Statement(
     f"""
-    SELECT owners.id FROM owners LEFT JOIN (
-        SELECT owner_id, count(*) AS running FROM items
-        WHERE state = 'running' AND session_id IS NOT NULL AND stage = :stage GROUP BY owner_id
-    ) AS busy ON busy.owner_id = owners.id
+    SELECT owners.id FROM owners
     WHERE EXISTS (SELECT 1 FROM jobs WHERE owner_id = owners.id AND {_HAS_DUE})
       AND (NOT EXISTS (SELECT 1 FROM {{records:owner bigint}} WHERE records.owner = owners.id)
         OR EXISTS (
             SELECT 1 FROM jobs WHERE owner_id = owners.id AND origin = 'chat' AND {_HAS_DUE}))
-    ORDER BY COALESCE(running, 0) / weight, claimed_at NULLS FIRST, owners.id LIMIT :limit
     """  # noqa: S608 - constants
+)
+_BY_SHARE = Statement(
+    """
+    SELECT owners.id FROM {records:owner bigint} JOIN owners ON owners.id = records.owner
+    LEFT JOIN (
+        SELECT owner_id, count(*) AS running FROM items
+        WHERE state = 'running' AND session_id IS NOT NULL AND stage = :stage GROUP BY owner_id
+    ) AS busy ON busy.owner_id = owners.id
+    ORDER BY COALESCE(running, 0) / weight, claimed_at NULLS FIRST, owners.id LIMIT :limit
+    """
 )
 #: Chat completions of an owner first, then its other jobs; each has an index that ends the search.
 _BY_RANK = [
@@ -79,8 +86,8 @@ _CLAIM = Statement(
     UPDATE items SET state = 'running', attempt = attempt + 1, session_id = :session,
         claimed_at = {now}, answer_key = NULL
     FROM due WHERE items.id = due.id
-    RETURNING items.id, items.attempt, items.tries, items.rescues, items.deaths, items.owner_id,
-        items.request, items.options_digest, items.images, items.examples,
+    RETURNING items.id, items.attempt, items.tries, items.rescues, items.deaths, items.request,
+        items.options_digest, items.images, items.examples,
         {seconds_since:items.due_at} AS waited_seconds
     """,
     items.c.id,
@@ -88,7 +95,6 @@ _CLAIM = Statement(
     items.c.tries,
     items.c.rescues,
     items.c.deaths,
-    items.c.owner_id,
     items.c.request,
     items.c.options_digest,
     items.c.images,
@@ -120,14 +126,16 @@ def claim(
         without: Ids of owners of whom nothing but chat completions is taken.
     """
     chosen = list(_choose(transaction, stage, model, limit, without))
-    locked = _lock(transaction, chosen)
+    claimable = _claimable(transaction, chosen)
     taken: list[Lease] = []
     for job_id in chosen:
-        if job_id in locked and len(taken) < limit:
+        if job_id in claimable and len(taken) < limit:
             left = limit - len(taken)
-            taken += _claim_of(transaction, locked[job_id], session, stage, left)
+            taken += _claim_of(transaction, claimable[job_id], session, stage, left)
     for owner_id in sorted({lease.owner_id for lease in taken}):
         transaction.execute(update(owners).where(owners.c.id == owner_id).values(claimed_at=now()))
+    moved = Counter(lease.job_id for lease in taken)
+    counts.move(transaction, moved, ItemState.QUEUED, ItemState.RUNNING)
     return taken
 
 
@@ -152,7 +160,12 @@ def _choose(
     asked: dict[str, Any] = {"stage": stage.value, "model": model, "limit": limit}
     excluded = [{"owner": owner_id} for owner_id in without]
     wanted = limit
-    for owner_id in _BY_SHARE.run(transaction, records=excluded, **asked).scalars().all():
+    owner_ids = _WITH_DUE.run(transaction, records=excluded, **asked).scalars().all()
+    if len(owner_ids) > 1:
+        candidates = [{"owner": owner_id} for owner_id in owner_ids]
+        by_share = _BY_SHARE.run(transaction, records=candidates, stage=stage.value, limit=limit)
+        owner_ids = by_share.scalars().all()
+    for owner_id in owner_ids:
         for by_rank in _BY_RANK[:1] if owner_id in without else _BY_RANK:
             for job_id in by_rank.run(transaction, owner=owner_id, **asked).scalars().all():
                 yield job_id
@@ -163,29 +176,28 @@ def _choose(
                     return
 
 
-def _lock(transaction: Connection, job_ids: Sequence[str]) -> dict[str, Any]:
-    """Lock jobs in id order, as every end of a lease does.
+def _claimable(transaction: Connection, job_ids: Sequence[str]) -> dict[str, Any]:
+    """Return those jobs that are neither paused nor cancelled nor expired, by id.
 
-    Pause, cancel and expiry are checked again under the lock, so this claim respects them.
+    None of them is paused or cancelled by a person before the claim ends; see db/queue/gate.py.
     """
+    gate.enter(transaction, job_ids)
     rows = transaction.execute(
         select(
             jobs.c.id,
+            jobs.c.owner_id,
             jobs.c.model,
             jobs.c.defaults,
             jobs.c.examples,
             jobs.c.origin,
             jobs.c.traceparent,
             jobs.c.pause_on_issues,
-        )
-        .where(
+        ).where(
             jobs.c.id.in_(list(job_ids)),
             jobs.c.cancelled_at.is_(None),
             jobs.c.paused_at.is_(None),
             or_(jobs.c.expires_at.is_(None), jobs.c.expires_at > now()),
         )
-        .order_by(jobs.c.id)
-        .with_for_update()
     )
     return {row.id: row for row in rows}
 
@@ -196,7 +208,6 @@ def _claim_of(
     rows = _CLAIM.run(
         transaction, job=job.id, stage=stage.value, session=session, limit=limit
     ).all()
-    counts.move(transaction, {job.id: len(rows)}, ItemState.QUEUED, ItemState.RUNNING)
     return [
         Lease(
             item_id=row.id,
@@ -206,7 +217,7 @@ def _claim_of(
             rescues=row.rescues,
             hang_count=row.deaths,
             job_id=job.id,
-            owner_id=row.owner_id,
+            owner_id=job.owner_id,
             model=job.model,
             request=effective(job.defaults, row.request),
             options_digest=row.options_digest,

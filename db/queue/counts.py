@@ -1,7 +1,12 @@
-"""Item counts of jobs, and the lock under which they change.
+"""Item counts of jobs, and the locks under which they change.
 
-Whoever changes items locks their jobs first, in id order, and changes the counts in the same
-transaction: so they agree in every snapshot, and transactions cannot deadlock.
+Whoever changes items changes the counts of their jobs in the same transaction, so they agree in
+every snapshot. The rows of jobs are locked in id order, at one of two moments:
+
+    last     claim, complete, advance, release: items first, then the counts, then the commit.
+             Workers of one job wait for each other only for the time of a commit.
+    first    everything else. It changes none of the items that the others hold, or passes over
+             those that are locked, so nobody waits in a circle.
 """
 
 import itertools
@@ -20,36 +25,32 @@ from db.vocabulary.states import FINAL_STATES, ItemState, SourceApi, ended_as
 from db.webhooks import outbox
 from db.webhooks.outbox import Announcement
 
-
-def _is_answer(target: ItemState) -> bool:
-    return target is ItemState.SUCCEEDED
+_USED = ", ".join(f"{name} {'float8' if name == 'device_seconds' else 'bigint'}" for name in OF_JOB)
 
 
-_MOVES = {
-    (origin, target): Statement(
-        f"UPDATE jobs SET {origin} = {origin} - :count, {target} = {target} + :count"  # noqa: S608 - words
-        + (", started_at = COALESCE(started_at, {now})" if target is ItemState.RUNNING else "")
-        + (", results = :last" if target in FINAL_STATES else "")
-        + ("".join(f", {name} = {name} + :{name}" for name in OF_JOB) if _is_answer(target) else "")
-        + " WHERE id = :job RETURNING queued, running"
+def _move(origin: ItemState, target: ItemState) -> Statement:
+    changes = [f"{origin} = jobs.{origin} - moved", f"{target} = jobs.{target} + moved"]
+    if target is ItemState.RUNNING:
+        changes.append("started_at = COALESCE(started_at, {now})")
+    if target is ItemState.SUCCEEDED:
+        changes += [f"{name} = jobs.{name} + records.{name}" for name in OF_JOB]
+    return Statement(
+        f"UPDATE jobs SET {', '.join(changes)} FROM {{records:job text, moved bigint, {_USED}}}"  # noqa: S608 - words
+        " WHERE jobs.id = records.job RETURNING jobs.id, queued, running"
     )
-    for origin, target in itertools.permutations(ItemState, 2)
-}
 
 
-def lock(transaction: Connection, job_ids: Iterable[str]) -> dict[str, int]:
-    """Lock jobs in id order until the transaction ends. SQLite's single writer holds all anyway.
+_MOVES = {pair: _move(*pair) for pair in itertools.permutations(ItemState, 2)}
 
-    Returns:
-        The last result number of each.
-    """
-    found = transaction.execute(
-        select(jobs.c.id, jobs.c.results)
+
+def lock(transaction: Connection, job_ids: Iterable[str]) -> None:
+    """Lock jobs in id order until the transaction ends. SQLite's single writer holds all anyway."""
+    transaction.execute(
+        select(jobs.c.id)
         .where(jobs.c.id.in_(sorted(set(job_ids))))
         .order_by(jobs.c.id)
-        .with_for_update()
+        .with_for_update(key_share=True)
     )
-    return {row.id: row.results for row in found}
 
 
 def move(
@@ -57,29 +58,27 @@ def move(
     counts: Mapping[str, int],
     origin: ItemState,
     target: ItemState,
-    last: Mapping[str, int] | None = None,
     used: Mapping[str, tuple[Lease, Amounts]] = MappingProxyType({}),
 ) -> None:
-    """Move items between two counts of their jobs, whose rows this transaction has locked.
+    """Move items between two counts of their jobs, and finish the jobs that have no open items.
 
     Args:
         counts: How many of each job.
-        last: Where they end, the highest result number that they have taken of each job.
         used: What those have used that are answered, by job; see usage.of_answers.
     """
-    done = []
-    for job_id, count in sorted(counts.items()):
-        if not count:
-            continue
-        numbers: dict[str, Any] = {}
-        if last and target in FINAL_STATES:
-            numbers["last"] = last[job_id]
-        if _is_answer(target):
-            amounts = used[job_id][1]
-            numbers |= {name: getattr(amounts, name) for name in OF_JOB}
-        left = _MOVES[origin, target].run(transaction, job=job_id, count=count, **numbers).one()
-        if left.queued == left.running == 0:
-            done.append(job_id)
+    moved = {job_id: count for job_id, count in sorted(counts.items()) if count}
+    if not moved:
+        return
+    if len(moved) > 1:
+        lock(transaction, moved)
+    nothing = Amounts()
+    records: list[dict[str, Any]] = []
+    for job_id, count in moved.items():
+        amounts = used[job_id][1] if job_id in used else nothing
+        record = {name: getattr(amounts, name) for name in OF_JOB}
+        records.append({"job": job_id, "moved": count, **record})
+    rows = _MOVES[origin, target].run(transaction, records=records).all()
+    done = [row.id for row in rows if row.queued == row.running == 0]
     if done and target in FINAL_STATES:
         finish_if_done(transaction, done)
 

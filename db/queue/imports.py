@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, or_, update
 
 from db.queue import counts, submissions
-from db.queue.jobs import Job, cancel, get, some_jobs
+from db.queue.jobs import Job, get, some_jobs, stop
 from db.queue.submissions import NewItem
 from db.sql.clock import now
 from db.tables import jobs
@@ -99,6 +99,6 @@ def give_up_import(transaction: Connection, job: Job) -> bool:
     counts.lock(transaction, [job.id])
     if get(transaction, job.owner_id, job.id).sealed_at:
         return False
-    cancel(transaction, job.owner_id, job.id)
+    stop(transaction, job.id)
     submissions.seal(transaction, job.id)
     return True

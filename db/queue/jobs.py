@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, case, func, select, update
 
-from db.queue import counts
+from db.queue import counts, gate, numbers
 from db.queue.usage import Amounts
 from db.sql import statement as sql
 from db.sql.clock import now
@@ -21,7 +21,7 @@ from db.vocabulary.states import JobState, PauseReason, SourceApi, ended_as
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Facts and counts of a job at one moment; `results` is the highest result number so far."""
+    """Facts and counts of a job at one moment; for `results` see numbers.last_readable."""
 
     id: str
     owner_id: int
@@ -95,8 +95,11 @@ class Job:
         return JobState.RUNNING if self.started_at else JobState.QUEUED
 
 
+_NAMED_OTHERWISE = {"source_api": jobs.c.origin, "results": numbers.last_readable()}
 JOB_COLUMNS = [
-    jobs.c.origin.label("source_api") if field.name == "source_api" else jobs.c[field.name]
+    _NAMED_OTHERWISE[field.name].label(field.name)
+    if field.name in _NAMED_OTHERWISE
+    else jobs.c[field.name]
     for field in fields(Job)
 ]
 #: Head start that each step of priority is worth.
@@ -170,12 +173,18 @@ def cancel(transaction: Connection, owner_id: int, job_id: str) -> Job:
     Queued items are settled by `settle_cancelled`; running ones finish as they would have.
     """
     get(transaction, owner_id, job_id)
+    gate.close(transaction, job_id)
+    stop(transaction, job_id)
+    return get(transaction, owner_id, job_id)
+
+
+def stop(transaction: Connection, job_id: str) -> None:
+    """Cancel a job, as `cancel` does, but for a claim that may be taking items at this moment."""
     transaction.execute(
         update(jobs)
         .where(jobs.c.id == job_id, jobs.c.cancelled_at.is_(None), jobs.c.finished_at.is_(None))
         .values(cancelled_at=now())
     )
-    return get(transaction, owner_id, job_id)
 
 
 def pause(transaction: Connection, owner_id: int, job_id: str, *, paused: bool) -> Job:
@@ -197,6 +206,7 @@ def pause(transaction: Connection, owner_id: int, job_id: str, *, paused: bool) 
         is_by_rule = jobs.c.pause_reason == PauseReason.ISSUES.value
         rule = case((is_by_rule, None), else_=jobs.c.pause_on_issues)
         values = {"paused_at": None, "pause_reason": None, "pause_on_issues": rule}
+    gate.close(transaction, job_id)
     transaction.execute(
         update(jobs).where(jobs.c.id == job_id, jobs.c.finished_at.is_(None)).values(**values)
     )
@@ -228,7 +238,7 @@ def expire(transaction: Connection) -> list[str]:
             jobs.c.expires_at <= now(),
         )
         .order_by(jobs.c.id)
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True, key_share=True)
     )
     ids = list(over.scalars())
     if ids:
@@ -253,7 +263,7 @@ _SETTLE = sql.Statement(
     WITH chosen AS MATERIALIZED (
         SELECT id, row_number() OVER (ORDER BY id) AS place FROM (
             SELECT id FROM items WHERE job_id = :job AND state = 'queued'
-            ORDER BY id LIMIT :limit {for_update}
+            ORDER BY id LIMIT :limit {skip_locked}
         ) AS page
     )
     UPDATE items SET state = 'cancelled', finished_at = {now},

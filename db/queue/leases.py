@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import Connection, update
 
 from db import reviews
-from db.queue import answer_issues, counts, usage
+from db.queue import answer_issues, counts, numbers, usage
 from db.queue.lease import SUSPECT_RESCUES, Failure, Lease, RetryPolicy
 from db.queue.usage import Used
 from db.reviews import Draft
@@ -27,7 +27,7 @@ from db.sql.statement import Statement
 from db.tables import jobs
 from db.vocabulary.errors import Poison, StorageError
 from db.vocabulary.requests import image_references
-from db.vocabulary.states import FINAL_STATES, ItemState
+from db.vocabulary.states import ItemState
 
 #: An item that hung the device this often while it ran alone is failed.
 MAX_HANGS = 2
@@ -89,11 +89,13 @@ def complete(
     transaction: Connection,
     answers: Sequence[tuple[Lease, dict[str, Any]]],
     device_seconds: Mapping[int, float] = MappingProxyType({}),
+    reserved: Mapping[str, int] = MappingProxyType({}),
 ) -> set[int]:
     """Write answers, and count what they have used and their issues.
 
     Args:
         device_seconds: Time on the device, by item id.
+        reserved: First result numbers of jobs for which they were reserved; see numbers.reserve.
 
     Returns:
         The ids of items whose lease still held; safe to repeat.
@@ -113,6 +115,7 @@ def complete(
         counted = [each for each in answers if each[0].item_id in ours]
         return usage.of_answers(counted, device_seconds)
 
+    _number(transaction, leases, records, reserved)
     ours = _end(transaction, leases, _COMPLETE, records, ItemState.SUCCEEDED, used)
     answer_issues.count(
         transaction,
@@ -168,6 +171,7 @@ def _fail_for_good(transaction: Connection, failures: Sequence[Failure]) -> set[
     def used(ours: set[int]) -> Used:
         return usage.of_failures(lease for lease in leases if lease.item_id in ours)
 
+    _number(transaction, leases, records)
     return _end(transaction, leases, _FAIL, records, ItemState.FAILED, used)
 
 
@@ -250,34 +254,43 @@ def advance(transaction: Connection, arrived: Sequence[tuple[Lease, list[str]]])
     return ours
 
 
+def _number(
+    transaction: Connection,
+    leases: Sequence[Lease],
+    records: Sequence[dict[str, Any]],
+    reserved: Mapping[str, int] = MappingProxyType({}),
+) -> None:
+    """Give each record the next result number of its job.
+
+    Numbers of leases that turn out to be lost stay unused. A gap is harmless; a number below a
+    reader's cursor would be a result that the reader never sees.
+    """
+    following = numbers.take(transaction, Counter(lease.job_id for lease in leases), reserved)
+    for lease, record in zip(leases, records, strict=True):
+        record["number"] = following[lease.job_id]
+        following[lease.job_id] += 1
+
+
 def _end(
     transaction: Connection,
     leases: Sequence[Lease],
     statement: Statement,
     records: Sequence[dict[str, Any]],
-    state: ItemState,
+    target: ItemState,
     used: Callable[[set[int]], Used] = lambda ours: {},
     **parameters: Any,
 ) -> set[int]:
-    """End leases. In a final state each item takes the next result number of its job.
+    """End leases.
 
     What items have used is counted for their owners and jobs: `used` is called with the ids of
     those whose leases still held.
-
-    Numbers of leases that turn out to be lost stay unused. A gap is harmless; a number below a
-    reader's cursor would be a result that the reader never sees.
     """
     if not leases:
         return set()
     job_of = {lease.item_id: lease.job_id for lease in leases}
-    last = counts.lock(transaction, job_of.values())
-    if state in FINAL_STATES:
-        for lease, record in zip(leases, records, strict=True):
-            last[lease.job_id] += 1
-            record["number"] = last[lease.job_id]
     ours = {int(row.id) for row in statement.run(transaction, records=records, **parameters)}
     moved = Counter(job_of[item] for item in ours)
     counted = used(ours)
-    counts.move(transaction, moved, ItemState.RUNNING, state, last, counted)
     usage.add(transaction, counted.values())
+    counts.move(transaction, moved, ItemState.RUNNING, target, counted)
     return ours

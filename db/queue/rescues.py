@@ -7,7 +7,7 @@ waits longer each time, so that an item that crashes workers unseen leaves them 
 from sqlalchemy import Connection
 
 from db import failpoints
-from db.queue import counts
+from db.queue import counts, numbers
 from db.sql.statement import Statement
 from db.vocabulary.states import ItemState
 
@@ -24,7 +24,7 @@ _RESCUE = Statement(
     WITH dead AS MATERIALIZED (
         SELECT items.id FROM items JOIN sessions ON sessions.id = items.session_id
         WHERE items.job_id = :job AND items.state = 'running' AND sessions.alive_until < {now}
-        ORDER BY items.id LIMIT :limit
+        ORDER BY items.id LIMIT :limit {skip:items}
     )
     UPDATE items SET state = 'queued', session_id = NULL, rescues = items.rescues + 1,
         delayed = items.rescues >= 3,
@@ -41,6 +41,7 @@ _RESCUE = Statement(
 
 def rescue(transaction: Connection, limit: int = 1_000) -> int:
     """Return items of dead sessions to the queue. Safe to repeat; returns how many."""
+    numbers.release(transaction)
     affected = sorted({row.job_id for row in _DEAD.run(transaction, limit=limit)})
     if not affected:
         return 0

@@ -1,7 +1,7 @@
 """Reading items: one at a time, or all of a job in the order in which they finished.
 
-A page starts after a result number and never misses one: numbers are given under the lock of
-the job's row, so none appears below one that a reader has already seen.
+A page starts after a result number and never misses one: it ends before the first number that is
+reserved and not yet written, see db/queue/numbers.py.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, func, select, update
 
-from db.queue import answer_issues
+from db.queue import answer_issues, numbers
 from db.queue import jobs as job_statements
 from db.sql.database import Database
 from db.tables import Json, items, jobs
@@ -59,9 +59,14 @@ def finished_after(
     Args:
         issues: Only answers with one of these issues, if there are any; "any" stands for all.
     """
+    readable = select(numbers.last_readable()).where(jobs.c.id == job_id).scalar_subquery()
     rows = transaction.execute(
         select(*_COLUMNS)
-        .where(_of_job(job_id, issues), items.c.result_number > number)
+        .where(
+            _of_job(job_id, issues),
+            items.c.result_number > number,
+            items.c.result_number <= readable,
+        )
         .order_by(items.c.result_number)
         .limit(limit)
     )

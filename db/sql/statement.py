@@ -4,7 +4,7 @@
     {after:name}      that many seconds later; the number is the bound parameter :name
     {later:number}    the same, for an expression in SQL
     {skip_locked}     rows that another transaction holds are passed over
-    {for_update}      rows are locked until the transaction ends
+    {skip:table}      the same, for rows of one table of a join
     {keep:table}      rows of that table are not deleted until the transaction ends
     {today}           the day in UTC, by the database's clock
     {date}            the type of a day
@@ -30,7 +30,7 @@ _POSTGRESQL = {
     "after": "(statement_timestamp() + make_interval(secs => :{}))",
     "later": "(statement_timestamp() + make_interval(secs => {}))",
     "skip_locked": "FOR UPDATE SKIP LOCKED",
-    "for_update": "FOR UPDATE",
+    "skip": "FOR UPDATE OF {} SKIP LOCKED",
     "keep": "FOR KEY SHARE OF {}",
     "seconds_since": "EXTRACT(EPOCH FROM statement_timestamp() - {})",
     "today": "CAST(statement_timestamp() AT TIME ZONE 'UTC' AS date)",
@@ -44,7 +44,7 @@ _SQLITE = {
     "after": f"{_SQLITE_TIME}, format('%+f seconds', :{{}}))",
     "later": f"{_SQLITE_TIME}, format('%+f seconds', {{}}))",
     "skip_locked": "",
-    "for_update": "",
+    "skip": "",
     "keep": "",
     "seconds_since": "((julianday('now') - julianday({})) * 86400.0)",
     "today": "date('now')",

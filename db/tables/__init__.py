@@ -8,8 +8,9 @@
             ├─ webhooks ─ deliveries
             ├─ usage, stored
             ├─ batches ──▶ jobs
-            └─ jobs ── items ──▶ sessions
-                         └─ reviews ─ review_steps
+            └─ jobs ─┬─ items ──▶ sessions
+                     │    └─ reviews ─ review_steps
+                     └─ reservations (of result numbers)
 
 Only db/ imports this package.
 """
@@ -19,7 +20,7 @@ from db.tables.columns import Json, metadata
 from db.tables.images import blobs
 from db.tables.openai import batches, files
 from db.tables.owners import api_keys, grants, owners
-from db.tables.queue import items, jobs, models, sessions
+from db.tables.queue import items, jobs, models, reservations, sessions
 from db.tables.reviews import review_steps, reviews
 from db.tables.usage import stored, usage
 from db.tables.webhooks import deliveries, webhooks
@@ -38,6 +39,7 @@ __all__ = [
     "metadata",
     "models",
     "owners",
+    "reservations",
     "review_steps",
     "reviews",
     "sessions",

@@ -82,7 +82,7 @@ jobs = Table(
     Column("device_seconds", Float, server_default="0"),
     #: W3C trace context of the request that submitted it.
     Column("traceparent", Text),
-    #: The highest `items.result_number` handed out.
+    #: The highest result number that was given away; see db/queue/numbers.py.
     Column("results", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("owner_id", "idempotency_key"),
     CheckConstraint("origin IN ('job', 'batch', 'chat')", name="origin_is_known"),
@@ -170,7 +170,8 @@ items = Table(
     Column("rescues", Integer, nullable=False, server_default="0"),
     #: How often the watchdog had to end a worker that ran it alone.
     Column("deaths", Integer, nullable=False, server_default="0"),
-    Column("session_id", Text, ForeignKey("sessions.id")),
+    #: Of `sessions`, without a foreign key: to check it for each claimed item makes workers wait.
+    Column("session_id", Text),
     #: References of the images after intake, in the order of the request.
     Column("images", Json),
     #: The same for examples of its own; those that it shares are the job's.
@@ -237,6 +238,16 @@ items = Table(
         unique=True,
         **where("result_number IS NOT NULL"),
     ),
+)
+
+#: Result numbers that a session has reserved, from the first one on, and has not written yet.
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("job_id", Text, primary_key=True),
+    Column("first_number", BigInteger, primary_key=True),
+    owner_id(),
+    Column("session_id", Text, nullable=False),
 )
 
 #: One row per start of a worker. Past `alive_until` a session is dead for good.

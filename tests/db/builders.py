@@ -1,13 +1,15 @@
 """Short ways to put a record into the state that a test is about."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import text
 
 from db import owners
 from db.images import known_images
-from db.queue import claims, leases, sessions, submissions
+from db.queue import claims, leases, numbers, sessions, submissions
 from db.queue.lease import Failure, Lease, RetryPolicy
 from db.queue.submissions import NewItem, NewJob
 from db.sql.database import Database, Transaction
@@ -70,9 +72,22 @@ def claim(database: Database, session_id: str, limit: int = 100) -> list[Lease]:
         )
 
 
-def complete(database: Database, taken: list[Lease], text: str = "an answer") -> set[int]:
+def complete(
+    database: Database,
+    taken: list[Lease],
+    text: str = "an answer",
+    reserved: Mapping[str, int] = MappingProxyType({}),
+) -> set[int]:
+    answers = [(lease, {"text": text}) for lease in taken]
     with database.transaction() as transaction:
-        return leases.complete(transaction, [(lease, {"text": text}) for lease in taken])
+        return leases.complete(transaction, answers, {}, reserved)
+
+
+def reserve(database: Database, taken: list[Lease]) -> dict[str, int]:
+    """Reserve result numbers for all that was claimed."""
+    wanted = Counter(lease.job_id for lease in taken)
+    with database.transaction() as transaction:
+        return numbers.reserve(transaction, wanted, taken[0].session_id)
 
 
 def fail(database: Database, taken: list[Lease]) -> set[int]:

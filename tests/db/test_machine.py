@@ -5,9 +5,10 @@ the model says after every step, on both databases.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -80,13 +81,16 @@ class Record(RuleBasedStateMachine):
     open_sessions: Bundle[str] = Bundle("open_sessions")
     made_jobs: Bundle[str] = Bundle("made_jobs")
     claimed: Bundle[list[Lease]] = Bundle("claimed")
+    reserved: Bundle[tuple[list[Lease], dict[str, int]]] = Bundle("reserved")
 
     def __init__(self) -> None:
         super().__init__()
         self.model = Model()
         self.workers = 0
+        #: What somebody has read of each job who always goes on after the last number.
+        self.read: dict[str, dict[int, int]] = {}
         with self.database.transaction() as transaction:
-            for table in ("items", "jobs", "sessions"):
+            for table in ("items", "jobs", "sessions", "reservations"):
                 transaction.execute(text(f"DELETE FROM {table}"))
 
     @contextmanager
@@ -212,8 +216,22 @@ class Record(RuleBasedStateMachine):
         else:
             self._blame(taken, alone=how == 7)
 
-    def _complete(self, taken: list[Lease], told: str) -> None:
-        ours = builders.complete(self.database, taken, told)
+    @rule(target=reserved, taken=claimed)
+    def reserve(self, taken: list[Lease]) -> tuple[list[Lease], dict[str, int]]:
+        """Reserve result numbers: to be written soon, or much later, or never, or twice."""
+        return taken, builders.reserve(self.database, taken)
+
+    @rule(written=reserved)
+    def complete_reserved(self, written: tuple[list[Lease], dict[str, int]]) -> None:
+        self._complete(written[0], "d", written[1])
+
+    def _complete(
+        self,
+        taken: list[Lease],
+        told: str,
+        reserved: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        ours = builders.complete(self.database, taken, told, reserved)
         assert ours == self._ours(taken)
         for lease in taken:
             if lease.item_id in ours:
@@ -301,6 +319,23 @@ class Record(RuleBasedStateMachine):
                 for result in results.finished_after(transaction, job_id, number=0, limit=99):
                     told = self.model.items[ids[result.ordinal]].told
                     assert told in (result.error_code, (result.answer or {}).get("text"))
+
+    @invariant()
+    def whoever_pages_through_results_has_missed_none_below_the_last_number(self) -> None:
+        with self.database.snapshot() as transaction:
+            for job_id in self.model.jobs:
+                read = self.read.setdefault(job_id, {})
+                last = max(read, default=0)
+                page = results.finished_after(transaction, job_id, number=last, limit=2)
+                read.update({one.result_number or 0: one.ordinal for one in page})
+                below = transaction.execute(
+                    text(
+                        "SELECT result_number, ordinal FROM items"
+                        " WHERE job_id = :job AND result_number <= :last"
+                    ),
+                    {"job": job_id, "last": max(read, default=0)},
+                )
+                assert read == {row.result_number: row.ordinal for row in below}
 
     def _rescue(self) -> None:
         with self._step() as transaction:

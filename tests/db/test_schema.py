@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
@@ -20,9 +21,16 @@ from tests.db import builders
 
 def test_the_migrations_make_exactly_the_tables_of_the_code(database: Database) -> None:
     with database.transaction() as transaction:
-        differences = compare_metadata(MigrationContext.configure(transaction), metadata)
+        context = MigrationContext.configure(transaction, opts={"include_object": _is_compared})
+        differences = compare_metadata(context, metadata)
 
     assert differences == []
+
+
+def _is_compared(thing: Any, _: str | None, kind: str, *__: Any) -> bool:
+    """All but the key from items to sessions, which SQLite keeps; see migration 0012."""
+    is_kept = kind == "foreign_key_constraint" and thing.referred_table.name == "sessions"
+    return not is_kept
 
 
 def test_the_newest_file_is_the_newest_migration() -> None:
