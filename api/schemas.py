@@ -23,6 +23,7 @@ from db.vocabulary.answer_issues import AnswerIssue
 from db.vocabulary.errors import RequestError
 from db.vocabulary.model_info import ModelInfo
 from db.vocabulary.requests import Options, Request, no_nul
+from db.vocabulary.states import ModelChanged
 
 Name = Annotated[str, StringConstraints(max_length=200), AfterValidator(no_nul)]
 CustomId = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(no_nul)]
@@ -72,6 +73,11 @@ class JobIn(BaseModel):
         None,
         description="Pause the job when a larger share of its answers than this has issues, once"
         f" it has {MIN_ANSWERS_TO_PAUSE} answers",
+    )
+    model_changed: ModelChanged = Field(
+        ModelChanged.PAUSE,
+        description="What the job does when its model is served in another variant (checkpoint,"
+        " adapter, template or options) than the one that has answered so far",
     )
 
 
@@ -164,8 +170,12 @@ class JobOut(BaseModel):
     finished_at: datetime | None
     items_per_second: float | None = Field(description="Average since the job started")
     eta_seconds: float | None = Field(description="Time left at that rate")
-    pause_reason: str | None = Field(description="requested, or issues: see `pause_on_issues`")
+    pause_reason: str | None = Field(
+        description="requested; issues: see `pause_on_issues`; or model_changed"
+    )
     pause_on_issues: float | None
+    model_changed: str = Field(description="pause or continue, if another variant is served")
+    variant: str | None = Field(description="Variant of the model to which the job is bound")
     answers_with_issues: int
     issues: dict[str, int] = Field(description="Answers with each issue, such as `cut`")
     usage: JobUsage
@@ -200,6 +210,8 @@ class JobOut(BaseModel):
             eta_seconds=left / rate if left is not None and rate else None,
             pause_reason=job.pause_reason,
             pause_on_issues=job.pause_on_issues,
+            model_changed=job.model_changed,
+            variant=job.variant,
             answers_with_issues=job.answers_with_issues,
             issues=job.issue_counts,
             usage=_usage(job, settings),

@@ -78,6 +78,7 @@ def _new_job(envelope: Envelope, job: JobIn, checker: ItemChecker, body_digest: 
         priority=job.priority,
         expires_seconds=job.expires_after_seconds,
         pause_on_issues=job.pause_on_issues,
+        model_changed=job.model_changed,
     )
 
 

@@ -127,6 +127,7 @@ class AsyncClient:
         priority: int = 0,
         expires_after_seconds: int | None = None,
         pause_on_issues: float | None = None,
+        model_changed: str | None = None,
     ) -> Job:
         """Submit a job and return at once; see `Client.submit`."""
         job = Submission(
@@ -137,6 +138,7 @@ class AsyncClient:
             priority,
             expires_after_seconds,
             pause_on_issues,
+            model_changed,
         )
         if isinstance(items, str):
             return await self._do(job.whole(source=items))

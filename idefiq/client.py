@@ -134,6 +134,7 @@ class Client:
         priority: int = 0,
         expires_after_seconds: int | None = None,
         pause_on_issues: float | None = None,
+        model_changed: str | None = None,
     ) -> Job:
         """Submit a job and return at once.
 
@@ -150,6 +151,8 @@ class Client:
             priority: From -10 to 10, each step worth ten minutes of waiting among your own jobs.
             expires_after_seconds: Items that are not running by then are cancelled.
             pause_on_issues: Pause the job when a larger share of its answers has issues.
+            model_changed: "continue" if other variants of the model may answer as well; by default
+                the job pauses when the one that answered first is not served any more.
 
         Raises:
             ApiError: An item cannot be accepted; `errors` names its line and field.
@@ -162,6 +165,7 @@ class Client:
             priority,
             expires_after_seconds,
             pause_on_issues,
+            model_changed,
         )
         if isinstance(items, str):
             return self._do(job.whole(source=items))

@@ -234,6 +234,8 @@ class Submission:
         priority: From -10 to 10; each step is worth ten minutes of waiting.
         expires_after_seconds: Items that are not running by then are cancelled.
         pause_on_issues: Share of answers with issues above which the job pauses itself.
+        model_changed: "continue" or "pause" if the service serves another variant of the model;
+            the service pauses if nothing is said.
     """
 
     model: str | None = None
@@ -243,6 +245,7 @@ class Submission:
     priority: int = 0
     expires_after_seconds: int | None = None
     pause_on_issues: float | None = None
+    model_changed: str | None = None
 
     def body(self) -> Item:
         """Body as JSON."""
@@ -251,6 +254,7 @@ class Submission:
             "model": self.model,
             "priority": self.priority,
             "expires_after_seconds": self.expires_after_seconds,
+            "model_changed": self.model_changed,
         }
         job |= {name: value for name, value in sent.items() if value}
         if self.pause_on_issues is not None:

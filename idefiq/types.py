@@ -84,7 +84,8 @@ class Job:
     """A job when it was requested.
 
     Attributes:
-        pause_reason: Of a paused job: "requested", or "issues" if it has paused itself.
+        pause_reason: Of a paused job: "requested", or "issues" or "model_changed" if it has paused
+            itself.
         answers_with_issues: Answers with at least one issue.
         issues: Answers by issue, such as {"cut": 3}.
     """

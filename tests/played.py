@@ -51,11 +51,20 @@ class Played:
         self._intake = self._session(Stage.INTAKE)
         self._engine = self._session(Stage.GENERATE)
 
-    def _session(self, stage: Stage) -> str:
+    def serve(self, variant: str) -> None:
+        """Start the engine anew, with this variant of its model."""
+        self._engine = self._session(Stage.GENERATE, variant)
+
+    def _session(self, stage: Stage, variant: str = "") -> str:
         model = builders.MODEL if stage is Stage.GENERATE else None
         with self._record.transaction() as transaction:
             return sessions.start(
-                transaction, worker=f"played {stage}", stage=stage, model=model, lease_seconds=600
+                transaction,
+                worker=f"played {stage}",
+                stage=stage,
+                model=model,
+                lease_seconds=600,
+                variant=variant,
             )
 
     def advance(self) -> None:

@@ -106,6 +106,7 @@ def run_engine(record: StorageSettings) -> int:
         worker=f"engine:{settings.model}@{settings.worker_name}",
         stage=Stage.GENERATE,
         model=settings.model,
+        variant=family.card.variant,
         is_stuck=device.is_stuck,
     )
     with database.transaction() as transaction:

@@ -62,8 +62,7 @@ class LeaseWriter:
 
         def work(transaction: Transaction) -> set[int]:
             if bool(answers) + bool(arrived) + bool(failures) > 1:
-                # All jobs at once and in one order, so that two workers cannot deadlock.
-                counts.lock(transaction, {lease.job_id for lease in ended})
+                counts.lock_leased(transaction, ended)  # all at once: nobody waits in a circle
             ours = leases.complete(transaction, answers, device_seconds, reserved)
             ours |= leases.advance(transaction, arrived)
             ours |= leases.fail(transaction, failures, self._policy)
@@ -165,7 +164,9 @@ def claim_and_work(
             )
         if not taken:
             with database.snapshot() as transaction:
-                return claims.is_due(transaction, stage=stage, model=model, without=without)
+                return claims.is_due(
+                    transaction, session=session_id, stage=stage, model=model, without=without
+                )
         failpoints.trigger("claimed", taken)
         metrics.ITEMS_CLAIMED.labels(stage).inc(len(taken))
         metrics.CLAIM_WAIT_SECONDS.labels(stage).observe(max(one.waited_seconds for one in taken))

@@ -27,6 +27,7 @@ class Session:
         worker: The worker's name, its own among all workers.
         stage: What it claims.
         model: The engine's model, None for intake.
+        variant: Its variant, "" if that is not known; see ModelInfo.variant.
         is_stuck: Asked before each heartbeat; True withholds it.
     """
 
@@ -37,11 +38,12 @@ class Session:
         worker: str,
         stage: Stage,
         model: str | None,
+        variant: str = "",
         is_stuck: Callable[[], bool] = lambda: False,
     ) -> None:
         self._database = Database(record.database_url, pool=1)
         self._settings = record
-        self._worker, self.stage, self._model = worker, stage, model
+        self._worker, self.stage, self._model, self._variant = worker, stage, model, variant
         self._is_stuck = is_stuck
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -105,6 +107,7 @@ class Session:
                 worker=self._worker,
                 stage=self.stage,
                 model=self._model,
+                variant=self._variant,
                 lease_seconds=self._settings.lease_seconds,
             )
         self.safe_until = before + self._settings.lease_seconds

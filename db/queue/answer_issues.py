@@ -71,5 +71,8 @@ def count(transaction: Connection, found: Iterable[tuple[Lease, Sequence[str]]])
         paused = _PAUSE.run(transaction, job=job_id, least=MIN_ANSWERS_TO_PAUSE).all()
         outbox.announce(
             transaction,
-            [Announcement(row.owner_id, row.id, f"job.{JobState.PAUSED}") for row in paused],
+            [
+                Announcement(row.owner_id, row.id, f"job.{JobState.PAUSED}", "paused_")
+                for row in paused
+            ],
         )

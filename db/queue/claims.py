@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Double, column, or_, select, update
+from sqlalchemy import Connection, Double, Row, column, or_, select, update
 
-from db.queue import counts, gate
+from db.queue import counts, gate, variants
 from db.queue.lease import Lease
 from db.sql.clock import now
 from db.sql.statement import Statement
@@ -24,14 +24,14 @@ from db.tables import items, jobs, owners
 from db.vocabulary.requests import effective
 from db.vocabulary.states import ItemState, SourceApi, Stage
 
-_HAS_DUE = """
+_HAS_DUE = f"""
     finished_at IS NULL AND sealed_at IS NOT NULL AND queued > 0
-    AND cancelled_at IS NULL AND paused_at IS NULL AND (expires_at IS NULL OR expires_at > {now})
-    AND (CAST(:model AS text) IS NULL OR model = :model)
+    AND cancelled_at IS NULL AND paused_at IS NULL AND (expires_at IS NULL OR expires_at > {{now}})
+    AND (CAST(:model AS text) IS NULL OR model = :model) AND {variants.IS_OURS}
     AND EXISTS (
         SELECT 1 FROM items WHERE items.job_id = jobs.id AND stage = :stage
-          AND state = 'queued' AND (delayed = false OR due_at <= {now}))
-"""
+          AND state = 'queued' AND (delayed = false OR due_at <= {{now}}))
+"""  # noqa: S608 - constants
 _WITH_DUE = Statement(
     f"""
     SELECT owners.id FROM owners
@@ -125,8 +125,8 @@ def claim(
         limit: Most items to take, >= 1.
         without: Ids of owners of whom nothing but chat completions is taken.
     """
-    chosen = list(_choose(transaction, stage, model, limit, without))
-    claimable = _claimable(transaction, chosen)
+    chosen = list(_choose(transaction, session, stage, model, limit, without))
+    claimable = _claimable(transaction, session, chosen)
     taken: list[Lease] = []
     for job_id in chosen:
         if job_id in claimable and len(taken) < limit:
@@ -140,24 +140,35 @@ def claim(
 
 
 def is_due(
-    transaction: Connection, *, stage: Stage, model: str | None, without: Collection[int] = ()
+    transaction: Connection,
+    *,
+    session: str,
+    stage: Stage,
+    model: str | None,
+    without: Collection[int] = (),
 ) -> bool:
-    """True if items are due of other owners than `without`, or chat completions.
+    """True if items are due for a session, of other owners than `without`, or chat completions.
 
     A claim can return nothing although items are due: another worker took those it had chosen.
     """
-    return next(_choose(transaction, stage, model, 1, without), None) is not None
+    return next(_choose(transaction, session, stage, model, 1, without), None) is not None
 
 
 def _choose(
     transaction: Connection,
+    session: str,
     stage: Stage,
     model: str | None,
     limit: int,
     without: Collection[int],
 ) -> Iterator[str]:
     """Jobs to claim from, in order, until they have `limit` due items together."""
-    asked: dict[str, Any] = {"stage": stage.value, "model": model, "limit": limit}
+    asked: dict[str, Any] = {
+        "session": session,
+        "stage": stage.value,
+        "model": model,
+        "limit": limit,
+    }
     excluded = [{"owner": owner_id} for owner_id in without]
     wanted = limit
     owner_ids = _WITH_DUE.run(transaction, records=excluded, **asked).scalars().all()
@@ -176,12 +187,25 @@ def _choose(
                     return
 
 
-def _claimable(transaction: Connection, job_ids: Sequence[str]) -> dict[str, Any]:
+def _claimable(
+    transaction: Connection, session: str, job_ids: Sequence[str]
+) -> dict[str, Row[Any]]:
     """Return those jobs that are neither paused nor cancelled nor expired, by id.
 
     None of them is paused or cancelled by a person before the claim ends; see db/queue/gate.py.
+    All are bound to the variant of the session, or to none; see db/queue/variants.py.
     """
     gate.enter(transaction, job_ids)
+    found = _claimable_now(transaction, session, job_ids)
+    if foreign := [job_id for job_id, row in found.items() if row.is_foreign]:
+        variants.bind(transaction, foreign, session)
+        found = _claimable_now(transaction, session, job_ids)
+    return {job_id: row for job_id, row in found.items() if not row.is_foreign}
+
+
+def _claimable_now(
+    transaction: Connection, session: str, job_ids: Sequence[str]
+) -> dict[str, Row[Any]]:
     rows = transaction.execute(
         select(
             jobs.c.id,
@@ -192,6 +216,7 @@ def _claimable(transaction: Connection, job_ids: Sequence[str]) -> dict[str, Any
             jobs.c.origin,
             jobs.c.traceparent,
             jobs.c.pause_on_issues,
+            variants.is_foreign(session).label("is_foreign"),
         ).where(
             jobs.c.id.in_(list(job_ids)),
             jobs.c.cancelled_at.is_(None),

@@ -1,12 +1,13 @@
 """Item counts of jobs, and the locks under which they change.
 
 Whoever changes items changes the counts of their jobs in the same transaction, so they agree in
-every snapshot. The rows of jobs are locked in id order, at one of two moments:
+every snapshot. Nobody waits in a circle, because everybody locks in one order:
 
-    last     claim, complete, advance, release: items first, then the counts, then the commit.
-             Workers of one job wait for each other only for the time of a commit.
-    first    everything else. It changes none of the items that the others hold, or passes over
-             those that are locked, so nobody waits in a circle.
+    items ─▶ jobs, in id order ─▶ rows that only this transaction writes
+
+Claims and large writes lock their jobs last, with the counts, so workers of one job wait for each
+other only for the time of a commit. Rescues and cancellations lock the job first, and pass over
+items that are locked.
 """
 
 import itertools
@@ -20,7 +21,7 @@ from db.queue.lease import Lease
 from db.queue.usage import OF_JOB, Amounts
 from db.sql.clock import now
 from db.sql.statement import Statement
-from db.tables import jobs
+from db.tables import items, jobs
 from db.vocabulary.states import FINAL_STATES, ItemState, SourceApi, ended_as
 from db.webhooks import outbox
 from db.webhooks.outbox import Announcement
@@ -51,6 +52,22 @@ def lock(transaction: Connection, job_ids: Iterable[str]) -> None:
         .order_by(jobs.c.id)
         .with_for_update(key_share=True)
     )
+
+
+def lock_leased(transaction: Connection, leases: Iterable[Lease]) -> None:
+    """Lock items and then their jobs, before several statements write them in one transaction.
+
+    The items first, because a claim may hold a lock on one of them that it does not take: Postgres
+    keeps the lock of a row that another claim took since the statement began.
+    """
+    held = list(leases)
+    transaction.execute(
+        select(items.c.id)
+        .where(items.c.id.in_(sorted({lease.item_id for lease in held})))
+        .order_by(items.c.id)
+        .with_for_update(key_share=True)
+    )
+    lock(transaction, {lease.job_id for lease in held})
 
 
 def move(

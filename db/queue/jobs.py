@@ -56,6 +56,8 @@ class Job:
     answers_with_issues: int
     issue_counts: dict[str, int]
     pause_on_issues: float | None
+    variant: str | None
+    model_changed: str
     cached: int
     images: int
     prompt_tokens: int
@@ -190,7 +192,8 @@ def stop(transaction: Connection, job_id: str) -> None:
 def pause(transaction: Connection, owner_id: int, job_id: str, *, paused: bool) -> Job:
     """Pause or resume a job. Safe to repeat.
 
-    Resuming a job that has paused itself turns the rule off by which it did.
+    Resuming a job that has paused itself turns the rule off by which it did, or binds the job to
+    the variant of its model that claims next.
 
     Raises:
         RequestError: The job has finished or was cancelled.
@@ -205,7 +208,13 @@ def pause(transaction: Connection, owner_id: int, job_id: str, *, paused: bool) 
     else:
         is_by_rule = jobs.c.pause_reason == PauseReason.ISSUES.value
         rule = case((is_by_rule, None), else_=jobs.c.pause_on_issues)
-        values = {"paused_at": None, "pause_reason": None, "pause_on_issues": rule}
+        has_changed = jobs.c.pause_reason == PauseReason.MODEL_CHANGED.value
+        values = {
+            "paused_at": None,
+            "pause_reason": None,
+            "pause_on_issues": rule,
+            "variant": case((has_changed, None), else_=jobs.c.variant),
+        }
     gate.close(transaction, job_id)
     transaction.execute(
         update(jobs).where(jobs.c.id == job_id, jobs.c.finished_at.is_(None)).values(**values)

@@ -136,8 +136,8 @@ def fail(transaction: Connection, failures: Sequence[Failure], policy: RetryPoli
     A StorageError charges no attempt. Returns the ids of items whose lease still held; safe to
     repeat.
     """
-    # All jobs at once, in one order: below, final failures and each wait are separate statements.
-    counts.lock(transaction, {failure.lease.job_id for failure in failures})
+    # All at once: below, final failures and each wait are separate statements.
+    counts.lock_leased(transaction, [failure.lease for failure in failures])
     ours = _fail_for_good(transaction, [each for each in failures if policy.is_final(each)])
     later = [each for each in failures if not policy.is_final(each)]
     for (wait, charge), leases in _by_wait(later, policy).items():
@@ -245,7 +245,10 @@ def advance(transaction: Connection, arrived: Sequence[tuple[Lease, list[str]]])
         record = {"id": lease.item_id, "attempt": lease.claim_number, "images": images}
         records.append({**record, "examples": None if lease.shares_examples else examples})
     ours = _end(transaction, [lease for lease, _ in arrived], _ADVANCE, records, ItemState.QUEUED)
-    for job_id, examples in shared.items():
+    has_moved = {lease.job_id for lease, _ in arrived if lease.item_id in ours}
+    for job_id, examples in sorted(shared.items()):
+        if job_id not in has_moved:
+            continue
         transaction.execute(
             update(jobs)
             .where(jobs.c.id == job_id, jobs.c.examples.is_(None))
@@ -265,7 +268,10 @@ def _number(
     Numbers of leases that turn out to be lost stay unused. A gap is harmless; a number below a
     reader's cursor would be a result that the reader never sees.
     """
-    following = numbers.take(transaction, Counter(lease.job_id for lease in leases), reserved)
+    wanted = Counter(lease.job_id for lease in leases)
+    if not reserved.keys() >= wanted.keys():  # some are drawn, under the lock of the job
+        counts.lock_leased(transaction, leases)
+    following = numbers.take(transaction, wanted, reserved)
     for lease, record in zip(leases, records, strict=True):
         record["number"] = following[lease.job_id]
         following[lease.job_id] += 1

@@ -35,7 +35,7 @@ from db.vocabulary.errors import NotReady, RequestError
 from db.vocabulary.limits import OwnerLimits
 from db.vocabulary.lines import json_text
 from db.vocabulary.requests import effective, options_digest
-from db.vocabulary.states import ItemState, Stage
+from db.vocabulary.states import ItemState, ModelChanged, Stage
 
 #: Sets of options that the retried items of a job may have, if they are to be changed.
 MAX_OPTION_SETS = 500
@@ -107,6 +107,7 @@ def retry(
         body_digest=wanted.digest(earlier.id),
         priority=earlier.priority,
         pause_on_issues=earlier.pause_on_issues,
+        model_changed=ModelChanged(earlier.model_changed),
     )
     job_id, created = create_once(transaction, new)
     if not created:

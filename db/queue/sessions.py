@@ -35,12 +35,21 @@ class Offer:
 
 
 def start(
-    transaction: Connection, *, worker: str, stage: Stage, model: str | None, lease_seconds: float
+    transaction: Connection,
+    *,
+    worker: str,
+    stage: Stage,
+    model: str | None,
+    lease_seconds: float,
+    variant: str | None = None,
 ) -> str:
     """Open a session for a worker, and end the sessions that earlier starts of it left behind.
 
     The name says which worker it is, so two live workers must not share one: the items of the
     older are queued again at once, and what it still answers is dropped.
+
+    Args:
+        variant: Variant of the model; see ModelInfo.variant. "" and None if it is not known.
 
     Returns:
         The id of the session.
@@ -58,6 +67,7 @@ def start(
             worker=worker,
             stage=stage.value,
             model=model,
+            variant=variant or None,
             started_at=now(),
             alive_until=after(lease_seconds),
         )

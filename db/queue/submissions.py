@@ -27,7 +27,7 @@ from db.vocabulary.requests import (
     image_references,
     options_digest,
 )
-from db.vocabulary.states import ItemState, SourceApi, Stage
+from db.vocabulary.states import ItemState, ModelChanged, SourceApi, Stage
 
 #: Above this many rows Postgres takes them by COPY.
 COPY_ROWS = 200
@@ -55,6 +55,7 @@ class NewJob:
         expires_seconds: Items that are not running this long after the submission are
             cancelled.
         pause_on_issues: Share of answers with issues above which the job pauses itself.
+        model_changed: What it does when no engine serves the variant any more that answered first.
     """
 
     owner_id: int
@@ -70,6 +71,7 @@ class NewJob:
     priority: int = 0
     expires_seconds: float | None = None
     pause_on_issues: float | None = None
+    model_changed: ModelChanged = ModelChanged.CONTINUE
 
 
 def create(transaction: Connection, job: NewJob) -> str:

@@ -73,6 +73,10 @@ jobs = Table(
     Column("issue_counts", Json, nullable=False, server_default="{}"),
     #: The job pauses itself above this share of answers with issues.
     Column("pause_on_issues", Float),
+    #: The variant of the model to which it is bound, and what it does when that is not served any
+    #: more: one of db.vocabulary.states.ModelChanged.
+    Column("variant", Text),
+    Column("model_changed", Text, nullable=False, server_default="continue"),
     #: What its answered items have used; see db/queue/usage.py. `device_seconds` is NULL of a job
     #: for which a release that did not count has worked.
     Column("cached", BigInteger, nullable=False, server_default="0"),
@@ -258,6 +262,8 @@ sessions = Table(
     Column("worker", Text, nullable=False, index=True),
     Column("stage", Text, nullable=False),
     Column("model", Text),
+    #: Which checkpoint, adapter, template and options; NULL if that is not known.
+    Column("variant", Text),
     at("started_at", nullable=False),
     at("alive_until", nullable=False, index=True),
 )

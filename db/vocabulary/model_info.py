@@ -73,6 +73,9 @@ class ModelInfo(_Stored):
         defaults: Options of the checkpoint, for requests that do not set them.
         checks: Result of the self-check; None for echo, as is `serving`.
         fingerprint: Equal for engines with equal answers; "" turns the answer cache off.
+        revision: Commit of the checkpoint at the hub; "" for a folder.
+        variant: Equal for engines with the same checkpoint, adapter, template and options, also
+            in different releases of idefiq; "" from an engine of release 0.2.
     """
 
     name: str
@@ -89,6 +92,7 @@ class ModelInfo(_Stored):
     fingerprint: str = ""
     note: str = ""
     revision: str = ""
+    variant: str = ""
     dtype: str = ""
     quantize: str = ""
     adapter: str = ""

@@ -76,6 +76,17 @@ class PauseReason(StrEnum):
     REQUESTED = "requested"
     #: More of its answers have issues than its `pause_on_issues` allows.
     ISSUES = "issues"
+    #: Engines of its model serve another variant than the one that has answered so far.
+    MODEL_CHANGED = "model_changed"
+
+
+class ModelChanged(StrEnum):
+    """What a job does when no engine serves the variant of its model any more."""
+
+    #: Go on with another variant; also while both are served.
+    CONTINUE = "continue"
+    #: Pause until somebody resumes it.
+    PAUSE = "pause"
 
 
 FINAL_JOB_STATES = (

@@ -58,10 +58,9 @@ _COLUMNS = [deliveries.c[field.name] for field in fields(Delivery)]
 _ANNOUNCE = Statement(
     """
     INSERT INTO deliveries (id, owner_id, webhook_id, event, subject, created_at, due_at)
-    SELECT 'msg_' || records.subject || '_' || CASE WHEN records.event = 'job.paused'
-            THEN 'paused_' ELSE '' END || webhooks.id, webhooks.owner_id, webhooks.id,
-        records.event, records.subject, {now}, {now}
-    FROM webhooks JOIN {records:owner bigint, subject text, event text}
+    SELECT 'msg_' || records.subject || '_' || records.mark || webhooks.id, webhooks.owner_id,
+        webhooks.id, records.event, records.subject, {now}, {now}
+    FROM webhooks JOIN {records:owner bigint, subject text, event text, mark text}
       ON records.owner = webhooks.owner_id
     WHERE disabled_at IS NULL AND events LIKE '% ' || records.event || ' %'
     {keep:webhooks}
@@ -72,11 +71,16 @@ _ANNOUNCE = Statement(
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What has happened to a job or batch: its owner, its id, and one of EVENTS."""
+    """What has happened to a job or batch: its owner, its id, and one of EVENTS.
+
+    Attributes:
+        mark: Part of the ids of the deliveries: what happened under one mark is announced once.
+    """
 
     owner: int
     subject: str
     event: str
+    mark: str = ""
 
 
 def announce(transaction: Connection, announcements: Iterable[Announcement]) -> None:

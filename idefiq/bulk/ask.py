@@ -93,6 +93,7 @@ class Plan:
         existing: What to do with a text that is there already: skip, overwrite, append, prepend.
         limit: Most images; 0 for all.
         pause_on_issues: Share of answers with issues above which a job pauses itself.
+        model_changed: "continue" or "pause" when the service serves another variant of the model.
     """
 
     sources: list[str]
@@ -107,4 +108,5 @@ class Plan:
     image_column: str | None = None
     limit: int = 0
     pause_on_issues: float | None = None
+    model_changed: str | None = None
     shard_items: int = 10_000

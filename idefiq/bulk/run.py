@@ -145,6 +145,7 @@ class Run:
             "defaults": plan.ask.defaults(),
             "name": f"command line: {' '.join(plan.sources)}"[:200],
             **({} if plan.pause_on_issues is None else {"pause_on_issues": plan.pause_on_issues}),
+            **({"model_changed": plan.model_changed} if plan.model_changed else {}),
         }
 
     def _send(self) -> bool:
@@ -252,8 +253,8 @@ class Run:
         if job.items_per_second:
             self._rates[job.id] = job.items_per_second
         self._take_results(chunk, job)
-        if job.state == "paused" and job.pause_reason == "issues":
-            raise IdefiqError(_paused(job))
+        if job.state == "paused" and job.pause_reason in _PAUSED_ITSELF:
+            raise IdefiqError(_PAUSED_ITSELF[job.pause_reason](job))
         if job.is_final:
             self._ended[job.id] = job
             self._manifest.chunks.end(chunk)
@@ -335,13 +336,25 @@ class Run:
         )
 
 
-def _paused(job: Job) -> str:
+def _paused_by_issues(job: Job) -> str:
     listed = ", ".join(f"{code} {count}" for code, count in job.issues.items())
     return (
         f"{job.id} has paused itself: {job.answers_with_issues} of {job.counts.succeeded} answers"
         f" have issues ({listed}). See them with `idefiq results {job.id} --issue any`; go on with"
         f" `idefiq resume {job.id}` and the same command, or stop with `idefiq cancel {job.id}`"
     )
+
+
+def _paused_by_change(job: Job) -> str:
+    return (
+        f"{job.id} has paused itself after {job.counts.succeeded} answers: the service serves"
+        f" another variant of {job.model} now (checkpoint, adapter, template or options). Go on"
+        f" with `idefiq resume {job.id}` and the same command, or stop with `idefiq cancel"
+        f" {job.id}`; --model-changed continue never pauses"
+    )
+
+
+_PAUSED_ITSELF = {"issues": _paused_by_issues, "model_changed": _paused_by_change}
 
 
 def _is_of_a_file(error: OSError | ApiError) -> bool:

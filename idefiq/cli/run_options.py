@@ -26,6 +26,13 @@ class Existing(StrEnum):
     PREPEND = "prepend"
 
 
+class IfModelChanged(StrEnum):
+    """What a job does when the service serves another variant of its model."""
+
+    CONTINUE = "continue"
+    PAUSE = "pause"
+
+
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """Options of every run."""
@@ -74,6 +81,13 @@ class RunOptions:
         float | None,
         typer.Option(
             min=0, max=0.99, help="Stop when a larger share of a job's answers has issues (0 to 1)"
+        ),
+    ] = None
+    model_changed: Annotated[
+        IfModelChanged | None,
+        typer.Option(
+            help="What to do if the service changes to another checkpoint or other options of the"
+            " model meanwhile (default: pause)"
         ),
     ] = None
     manifest: Annotated[

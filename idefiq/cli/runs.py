@@ -106,6 +106,7 @@ def start(ask: Ask, options: RunOptions) -> None:
         image_column=options.image_column,
         limit=options.limit,
         pause_on_issues=options.pause_on_issues,
+        model_changed=options.model_changed.value if options.model_changed else None,
     )
     output = choose_output(plan)
     sources.check(plan.sources)

@@ -54,7 +54,13 @@ def job(database: Database, items: int = 1, *, owner_id: int | None = None, **fi
         return submit(transaction, new, requests)
 
 
-def session(database: Database, worker: str = "w1", *, lease_seconds: float = 60.0) -> str:
+def session(
+    database: Database,
+    worker: str = "w1",
+    *,
+    lease_seconds: float = 60.0,
+    variant: str | None = None,
+) -> str:
     with database.transaction() as transaction:
         return sessions.start(
             transaction,
@@ -62,6 +68,7 @@ def session(database: Database, worker: str = "w1", *, lease_seconds: float = 60
             stage=Stage.GENERATE,
             model=MODEL,
             lease_seconds=lease_seconds,
+            variant=variant,
         )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from db import owners
-from db.queue import claims, jobs, leases
+from db.queue import claims, jobs, leases, rescues
 from db.queue.lease import Failure, Lease, RetryPolicy
 from db.sql.database import Database
 from db.vocabulary.errors import EngineError, ItemRefused
@@ -235,7 +235,10 @@ class TestFairShare:
 
         with database.transaction() as transaction:
             taken = claims.claim(transaction, session=session, limit=9, without=[ada], **asked)
-            left = [claims.is_due(transaction, without=some, **asked) for some in ([], [ada])]
+            left = [
+                claims.is_due(transaction, session=session, without=some, **asked)
+                for some in ([], [ada])
+            ]
 
         # A caller waits for a conversation, and there are never many of them.
         assert {lease.owner_id for lease in taken} == {ada, builders.owner(database, "ben")}
@@ -246,16 +249,17 @@ class TestFairShare:
 def test_an_item_is_due_for_its_model_until_it_is_paused_or_claimed(database: Database) -> None:
     def is_due(model: str | None = builders.MODEL) -> bool:
         with database.snapshot() as transaction:
-            return claims.is_due(transaction, stage=Stage.GENERATE, model=model)
+            return claims.is_due(transaction, session=session, stage=Stage.GENERATE, model=model)
 
     job_id, owner_id = builders.job(database, items=2), builders.owner(database)
+    session = builders.session(database)
     told = [is_due(), is_due("another"), is_due(None)]
     with database.transaction() as transaction:
         jobs.pause(transaction, owner_id, job_id, paused=True)
     told.append(is_due())
     with database.transaction() as transaction:
         jobs.pause(transaction, owner_id, job_id, paused=False)
-    builders.claim(database, builders.session(database))
+    builders.claim(database, session)
     told.append(is_due())
 
     assert told == [True, False, True, False, False]
@@ -268,7 +272,10 @@ names: dict[int, str] = {}
 def test_claims_and_answers_across_jobs_never_wait_for_each_other_in_a_circle(
     database: Database,
 ) -> None:
-    """Several jobs of several owners, so that each claim and each write locks a few."""
+    """Several jobs of several owners, so that each claim and each write locks a few.
+
+    Claims are larger than what is left of a job, so that each finds items that others take.
+    """
     people = [builders.owner(database, f"owner{n}") for n in range(3)]
     made = [builders.job(database, items=30, owner_id=people[n % 3]) for n in range(6)]
     failed: list[BaseException] = []
@@ -287,7 +294,11 @@ def test_claims_and_answers_across_jobs_never_wait_for_each_other_in_a_circle(
                 taken = taken[len(given_back) :]
                 with database.transaction() as transaction:
                     leases.fail(transaction, failures(taken[:4]), RetryPolicy(3, 0.0))
-                builders.complete(database, taken[4:])
+                reserved = builders.reserve(database, taken[4:]) if taken[4:] else {}
+                builders.complete(database, taken[4:9], reserved=reserved)
+                builders.complete(database, taken[9:])  # those without are drawn
+                with database.transaction() as transaction:
+                    rescues.rescue(transaction)
         except BaseException as error:
             failed.append(error)
 

@@ -203,7 +203,7 @@ class Engine:
             own: ItemEnd = (
                 outcome
                 if isinstance(outcome, Released)
-                else stored_answer(lease, outcome, device_seconds)
+                else stored_answer(lease, outcome, self._family.card, device_seconds)
             )
         except EngineError as error:
             own = error

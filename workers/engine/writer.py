@@ -14,6 +14,7 @@ import orjson
 from db import failpoints
 from db.queue.lease import Failure, Lease
 from db.vocabulary.errors import EngineError, IdefiqError
+from db.vocabulary.model_info import ModelInfo
 from db.vocabulary.states import SourceApi
 from workers.decoding import metrics
 from workers.engine.in_flight import InFlight, ItemStep
@@ -36,13 +37,15 @@ class StoredAnswer:
     device_seconds: float = 0.0
 
 
-def stored_answer(lease: Lease, answer: Answer, device_seconds: float) -> StoredAnswer:
-    """Make of an answer what is stored, and count it.
+def stored_answer(
+    lease: Lease, answer: Answer, card: ModelInfo, device_seconds: float
+) -> StoredAnswer:
+    """Make of an answer what is stored, with the model that gave it, and count it.
 
     Raises:
         EngineError: A score is no number.
     """
-    record = answer.record(lease.request["kind"])
+    record = answer.record(lease.request["kind"]) | {"model": card.name, "variant": card.variant}
     if not all(math.isfinite(score.logprob) for score in answer.scores or ()):
         raise EngineError("the score of a label is not finite")
     orjson.dumps(record)  # must raise here, not in the transaction that neighbours share

@@ -93,19 +93,22 @@ def _describe(image: Image.Image) -> str:
 
 def load(settings: EngineSettings) -> Echo:
     """Build echo; nothing is loaded."""
-    return Echo(
-        ModelInfo(
-            name=settings.model,
-            family="echo",
-            kinds=kinds_of("chat"),
-            limits=ModelLimits(
-                max_images=MAX_IMAGES,
-                max_examples=MAX_EXAMPLES,
-                max_new_tokens=settings.new_tokens_limit or MAX_NEW_TOKENS,
-            ),
-            defaults={"max_new_tokens": settings.max_new_tokens},
-            license="Apache-2.0",
-            note="Not a model: answers are made from the pixels, for dry runs and tests.",
+    card = ModelInfo(
+        name=settings.model,
+        family="echo",
+        kinds=kinds_of("chat"),
+        limits=ModelLimits(
+            max_images=MAX_IMAGES,
+            max_examples=MAX_EXAMPLES,
+            max_new_tokens=settings.new_tokens_limit or MAX_NEW_TOKENS,
         ),
+        defaults={"max_new_tokens": settings.max_new_tokens},
+        license="Apache-2.0",
+        note="Not a model: answers are made from the pixels, for dry runs and tests.",
+    )
+    options = card.model_dump_json(include={"defaults", "limits"})
+    variant = hashlib.sha256(options.encode()).hexdigest()[:12]
+    return Echo(
+        card.model_copy(update={"variant": variant}),
         seconds_per_item=settings.echo_batch_seconds / settings.batch_items,
     )

@@ -107,13 +107,13 @@ def load(architecture_class: type[Architecture], settings: EngineSettings) -> Tr
     )
     log.info("model %s is served by %s", settings.model, serving)
     measure_gpu_memory(loaded.model)
-    fingerprint = ""
+    template = loaded.processor.chat_template
+    variant = identity.variant(settings, where, template, loaded.card)
+    card = loaded.card.model_copy(update={"checks": checks, "serving": serving, "variant": variant})
     if settings.reuse_answers:
-        template = loaded.processor.chat_template
-        fingerprint = identity.fingerprint(settings, where, template, loaded.card)
-    update = {"checks": checks, "serving": serving, "fingerprint": fingerprint}
+        card = card.model_copy(update={"fingerprint": identity.fingerprint(card)})
     return TransformersFamily(
-        loaded.card.model_copy(update=update),
+        card,
         loaded,
         architecture,
         preparation,

@@ -76,10 +76,25 @@ def new_tokens_limit(settings: EngineSettings, context: int) -> int:
     return max(1, min(context // 2, UNASKED_LIMIT)) if context else UNASKED_LIMIT
 
 
-def fingerprint(
+def fingerprint(card: ModelInfo) -> str:
+    """Digest of everything that an answer depends on besides its request.
+
+    Args:
+        card: With its variant.
+    """
+    parts = [
+        card.variant,
+        repr([(kind, entry.templates) for kind, entry in KINDS.items()]),
+        alttext.TEMPLATE,
+        *(version(name) for name in ("idefiq", "torch", "transformers", "pillow")),
+    ]
+    return _digest(parts)
+
+
+def variant(
     settings: EngineSettings, where: Path, chat_template: str | None, card: ModelInfo
 ) -> str:
-    """Digest of everything that an answer depends on besides its request."""
+    """Digest of the checkpoint, the adapter, the chat template and the options of an engine."""
     own = {"engine", "decoding", "image_splitting", "attention", "quantize_double"}
     own |= {"invariant", "device", "slots", "slot_tokens"}
     included = {
@@ -97,8 +112,9 @@ def fingerprint(
         chat_template,
         card.model_dump_json(include=included),
         settings.model_dump_json(include=own),
-        repr([(kind, entry.templates) for kind, entry in KINDS.items()]),
-        alttext.TEMPLATE,
-        *(version(name) for name in ("idefiq", "torch", "transformers", "pillow")),
     ]
+    return _digest(parts)[:12]
+
+
+def _digest(parts: Sequence[str | None]) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

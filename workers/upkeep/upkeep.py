@@ -23,7 +23,7 @@ from db import failpoints
 from db.blobs.store import BlobStore, results_key
 from db.openai import batches, files
 from db.openai.batch import Batch
-from db.queue import imports, jobs, quotas, results, sessions, submissions, usage
+from db.queue import imports, jobs, quotas, results, sessions, submissions, usage, variants
 from db.queue.jobs import Job
 from db.queue.submissions import NewItem
 from db.sql.database import Database
@@ -79,6 +79,7 @@ class Upkeep:
         What goes wrong with one job is logged and keeps none of the others from its step.
         """
         did(self._expire_jobs)
+        did(self._pause_changed)
         did(self.retention.delete_old)
         with self._database.transaction() as transaction:
             sessions.delete_dead(transaction)
@@ -130,6 +131,11 @@ class Upkeep:
         with self._database.transaction() as transaction:
             expired = jobs.expire(transaction)
         self._notices.changed(*expired)
+
+    def _pause_changed(self) -> None:
+        with self._database.transaction() as transaction:
+            paused = variants.pause_changed(transaction)
+        self._notices.changed(*paused)
 
     def import_job(self, job: Job) -> Pages:
         """Import a spooled submission; after the last page, seal the job.

@@ -26,7 +26,7 @@ import httpcore2
 
 from db.queue import jobs
 from db.sql.database import Database
-from db.vocabulary.states import JobState, PauseReason
+from db.vocabulary.states import JobState
 from db.webhooks import endpoints, outbox
 from db.webhooks.endpoints import Webhook
 from db.webhooks.outbox import Delivery
@@ -207,7 +207,7 @@ def _body(delivery: Delivery, job: jobs.Job | None) -> dict[str, Any] | None:
             "id": job.id,
             "name": job.name,
             "state": (JobState.PAUSED if is_pause else job.state).value,
-            "pause_reason": PauseReason.ISSUES.value if is_pause else None,
+            "pause_reason": job.pause_reason if is_pause else None,
             "counts": {state: getattr(job, state) for state in states},
             "answers_with_issues": job.answers_with_issues,
         },

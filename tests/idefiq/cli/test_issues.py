@@ -174,6 +174,48 @@ def test_a_run_stops_when_a_job_has_paused_itself_and_says_how_to_go_on(
     assert sorted({str(text) for text in rows(Path("out.jsonl")).values()}) == [LOOP, "seen"]
 
 
+def test_a_run_stops_when_its_model_has_changed_and_says_how_to_go_on(
+    command: Command, client: Client, played: Played, folder: Path
+) -> None:
+    for number in range(40):
+        image = folder / f"{number}.png"
+        image.write_bytes((folder / "a.png").read_bytes() + bytes([number]))
+    played.serve("old")
+
+    def answer_and_update() -> None:
+        if played.step("seen", limit=20):
+            played.serve("new")
+
+    with played.meanwhile(answer_and_update):
+        stopped = command("caption", "in", "--out", "out.jsonl")
+
+    [job] = client.jobs()
+    assert (job.state, job.pause_reason) == ("paused", "model_changed")
+    told = str(stopped.exception)
+    assert f"{job.id} has paused itself after 20 answers" in told
+    command("resume", job.id)
+    with played.running("seen anew"):
+        again = command("caption", "in", "--out", "out.jsonl")
+    assert again.exit_code == 0, again.output
+    assert sorted({str(text) for text in rows(Path("out.jsonl")).values()}) == ["seen", "seen anew"]
+
+
+def test_a_run_that_may_continue_takes_the_answers_of_every_variant(
+    command: Command, played: Played, folder: Path
+) -> None:
+    variants = iter("abc")
+
+    def answer_and_update() -> None:
+        if played.step("seen", limit=1):
+            played.serve(next(variants))
+
+    played.serve("first")
+    with played.meanwhile(answer_and_update):
+        done = command("caption", "in", "--out", "out.jsonl", "--model-changed", "continue")
+
+    assert done.exit_code == 0, done.output
+
+
 def test_a_run_says_what_it_has_cost_and_a_dry_run_what_it_will(
     serve: Serve, sqlite_url: str, command: Command, played: Played, folder: Path
 ) -> None:

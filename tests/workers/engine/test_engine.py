@@ -208,3 +208,26 @@ def test_a_worker_without_a_session_that_holds_claims_nothing(
     assert engine.run_once() is False
     engine.close()
     assert builders.counts(database, job_id) == {"queued": 1}
+
+
+def test_every_answer_names_its_model_and_the_variant_that_the_session_serves(
+    engine: Engine, database: Database, tmp_path: Path
+) -> None:
+    job_id = submit(database, tmp_path, 1)
+    card = families.load(EngineSettings(model="echo")).card
+
+    answer_all(engine)
+
+    [item] = items(database, job_id)
+    assert item.answer
+    assert (item.answer["model"], item.answer["variant"]) == ("echo", card.variant)
+    assert card.variant
+
+
+def test_another_option_of_an_engine_is_another_variant() -> None:
+    asked = [{}, {}, {"max_new_tokens": 5}, {"new_tokens_limit": 77}]
+
+    cards = [families.load(EngineSettings.model_validate({"model": "echo", **each})).card
+             for each in asked]  # fmt: skip
+
+    assert len({card.variant for card in cards}) == 3

@@ -1,0 +1,92 @@
+"""Variants: two engines of one model name may differ in checkpoint, adapter, template or options.
+
+first claim ─▶ the job is bound to the engine's variant ─▶ only engines of that variant claim
+none of them is left, but another variant is ─▶ the job pauses itself ─▶ resumed: bound anew
+
+A job says with `model_changed: continue` that any engine may answer any item. Engines of release
+0.2 have no variant: they claim everything, and bind nothing.
+"""
+
+from collections.abc import Collection
+
+from sqlalchemy import ColumnElement, Connection, and_, select
+
+from db.queue import counts
+from db.sql.statement import Statement
+from db.tables import jobs, sessions
+from db.vocabulary.states import JobState, ModelChanged
+from db.webhooks import outbox
+from db.webhooks.outbox import Announcement
+
+_OF_SESSION = "(SELECT sessions.variant FROM sessions WHERE sessions.id = :session)"
+#: Condition on `jobs` under which the session :session may claim from them.
+IS_OURS = f"""
+    (model_changed = 'continue' OR jobs.variant IS NULL OR {_OF_SESSION} IS NULL
+     OR jobs.variant = {_OF_SESSION} OR (succeeded = 0 AND running = 0))
+"""
+_BIND = Statement(
+    f"""
+    UPDATE jobs SET variant = {_OF_SESSION} FROM {{records:job text}}
+    WHERE jobs.id = records.job
+      AND (jobs.variant IS NULL OR (succeeded = 0 AND running = 0))
+    """  # noqa: S608 - constants
+)
+_PAUSE = Statement(
+    """
+    UPDATE jobs SET paused_at = {now}, pause_reason = 'model_changed'
+    WHERE finished_at IS NULL AND model_changed = 'pause' AND variant IS NOT NULL
+      AND sealed_at IS NOT NULL AND queued > 0 AND succeeded > 0
+      AND paused_at IS NULL AND cancelled_at IS NULL
+      AND EXISTS (
+        SELECT 1 FROM sessions WHERE sessions.model = jobs.model AND alive_until > {now}
+          AND sessions.variant <> jobs.variant)
+      AND NOT EXISTS (
+        SELECT 1 FROM sessions WHERE sessions.model = jobs.model AND alive_until > {now}
+          AND (sessions.variant IS NULL OR sessions.variant = jobs.variant))
+    RETURNING id, owner_id, paused_at
+    """,
+    jobs.c.id,
+    jobs.c.owner_id,
+    jobs.c.paused_at,
+)
+
+
+def is_foreign(session: str) -> ColumnElement[bool]:
+    """Condition: the job is not, or not yet, bound to the variant that a session serves."""
+    ours = select(sessions.c.variant).where(sessions.c.id == session).scalar_subquery()
+    return and_(
+        jobs.c.model_changed == ModelChanged.PAUSE.value,
+        ours.is_not(None),
+        jobs.c.variant.is_distinct_from(ours),
+    )
+
+
+def bind(transaction: Connection, job_ids: Collection[str], session: str) -> None:
+    """Bind jobs to the variant of the session that claims, but for those bound to another one.
+
+    A job without an answer and without a running item is bound anew. Other claims from these jobs
+    wait until the transaction ends.
+    """
+    counts.lock(transaction, job_ids)
+    _BIND.run(transaction, records=[{"job": job_id} for job_id in job_ids], session=session)
+
+
+def pause_changed(transaction: Connection) -> list[str]:
+    """Pause the jobs whose variant nobody serves any more, while others of their model are served.
+
+    Their webhooks are written into the outbox. Safe to repeat; returns the ids of the jobs.
+    """
+    paused = _PAUSE.run(transaction).all()
+    outbox.announce(
+        transaction,
+        [
+            Announcement(
+                row.owner_id,
+                row.id,
+                f"job.{JobState.PAUSED}",
+                f"paused_{int(row.paused_at.timestamp())}_",
+            )
+            for row in paused
+        ],
+    )
+    return [row.id for row in paused]
