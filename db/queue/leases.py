@@ -33,8 +33,6 @@ from db.vocabulary.states import ItemState
 MAX_HANGS = 2
 
 
-# ---- SQL -----------------------------------------------------------------------
-
 _COMPLETE = Statement(
     """
     UPDATE items SET state = 'succeeded', answer = records.answer, issues = records.issues,
