@@ -8,7 +8,7 @@ EDITABLE := --config-settings editable_mode=compat --editable
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-fast test-families test-images release faults faults-long sbom audit check format docs session pictures up train-demo eval-demo bench bench-engine bench-peers bench-service bench-queue bench-contention bench-redis bench-stream bench-startup plots lock clean
+.PHONY: help demo test test-fast test-families test-images release faults faults-long soak sbom audit check format docs session pictures up train-demo eval-demo bench bench-engine bench-peers bench-service bench-queue bench-contention bench-redis bench-stream bench-startup plots lock clean
 
 help:
 	@echo "make demo           caption drawn scenes with the whole service, on this machine"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-images    build the container images and have them answer a job"
 	@echo "make release        build wheel and sdist, and use them in an empty environment"
 	@echo "make faults         kill, stop and cut everything for some minutes, and count what was lost"
+	@echo "make soak           everyday load for MINUTES=60, and what has grown meanwhile"
 	@echo "make faults-long    the same for ROUNDS=10 rounds, and longer lives of the record"
 	@echo "make check          format, lint, types, import rules"
 	@echo "make docs           write the generated parts of docs/api.md and docs/cli.md"
@@ -67,6 +68,11 @@ test-families: $(VENV)/dev
 faults: $(VENV)/dev
 	tests/install-servers
 	$(BIN)/python -m tests.faults --greedy --soak 60 --write
+
+MINUTES ?= 60
+soak: $(VENV)/dev
+	tests/install-servers
+	$(BIN)/python -m tests.faults --rounds 0 --soak $$(( 60 * $(MINUTES) ))
 
 ROUNDS ?= 10
 faults-long: $(VENV)/dev
