@@ -47,7 +47,7 @@ class Played:
 
     def __init__(self, record: Database, folder: Path, **settings: object) -> None:
         self._record = record
-        self.upkeep = parts.upkeep(record, folder, **settings)
+        self.upkeep = parts.upkeep(record, folder, **{"model_changed_seconds": 0, **settings})
         self._intake = self._session(Stage.INTAKE)
         self._engine = self._session(Stage.GENERATE)
 

@@ -96,11 +96,16 @@ class LeaseWriter:
         many = {job: count for job, count in wanted.items() if count >= numbers.WORTH_RESERVING}
         if not many or self._database.is_sqlite:
             return {}
-        session_id = answered[0].session_id
-        return self._database.retrying(
-            lambda transaction: numbers.reserve(transaction, many, session_id),
-            while_=lambda: self._holds(answered),
-        )
+        session_id, is_retry = answered[0].session_id, False
+
+        def work(transaction: Transaction) -> dict[str, int]:
+            nonlocal is_retry
+            if is_retry:  # the commit may have been done, and its answer lost
+                numbers.withdraw(transaction, many, session_id)
+            is_retry = True
+            return numbers.reserve(transaction, many, session_id)
+
+        return self._database.retrying(work, while_=lambda: self._holds(answered))
 
     def _count(self, outcomes: Sequence[tuple[Lease, str]], written: Container[int]) -> None:
         counted = Counter(

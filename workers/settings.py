@@ -119,6 +119,9 @@ class UpkeepSettings(WorkerSettings, WebhookSettings):
         24, description="Hours between searches for unused images"
     )
 
+    model_changed_seconds: Annotated[float, Field(ge=0)] = Field(
+        60, description="How long a job waits for an engine of its variant before it pauses"
+    )
     webhook_seconds: Annotated[float, Field(gt=0, le=30)] = Field(
         15.0, description="Timeout of a delivery to a webhook"
     )

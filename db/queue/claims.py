@@ -132,10 +132,10 @@ def claim(
         if job_id in claimable and len(taken) < limit:
             left = limit - len(taken)
             taken += _claim_of(transaction, claimable[job_id], session, stage, left)
-    for owner_id in sorted({lease.owner_id for lease in taken}):
-        transaction.execute(update(owners).where(owners.c.id == owner_id).values(claimed_at=now()))
     moved = Counter(lease.job_id for lease in taken)
     counts.move(transaction, moved, ItemState.QUEUED, ItemState.RUNNING)
+    for owner_id in sorted({lease.owner_id for lease in taken}):
+        transaction.execute(update(owners).where(owners.c.id == owner_id).values(claimed_at=now()))
     return taken
 
 
@@ -198,6 +198,7 @@ def _claimable(
     gate.enter(transaction, job_ids)
     found = _claimable_now(transaction, session, job_ids)
     if foreign := [job_id for job_id, row in found.items() if row.is_foreign]:
+        counts.lock(transaction, found)  # all, because the rest of them is locked later
         variants.bind(transaction, foreign, session)
         found = _claimable_now(transaction, session, job_ids)
     return {job_id: row for job_id, row in found.items() if not row.is_foreign}

@@ -3,11 +3,11 @@
 Whoever changes items changes the counts of their jobs in the same transaction, so they agree in
 every snapshot. Nobody waits in a circle, because everybody locks in one order:
 
-    items ─▶ jobs, in id order ─▶ rows that only this transaction writes
+    items ─▶ jobs, in id order ─▶ owners, in id order ─▶ usage and rows that are new
 
 Claims and large writes lock their jobs last, with the counts, so workers of one job wait for each
-other only for the time of a commit. Rescues and cancellations lock the job first, and pass over
-items that are locked.
+other only for the time of a commit. Rescues, cancellations and the first claim of a job lock the
+job first, and pass over items that are locked.
 """
 
 import itertools
@@ -61,9 +61,13 @@ def lock_leased(transaction: Connection, leases: Iterable[Lease]) -> None:
     keeps the lock of a row that another claim took since the statement began.
     """
     held = list(leases)
+    # Items whose lease is lost are another worker's to lock.
     transaction.execute(
         select(items.c.id)
-        .where(items.c.id.in_(sorted({lease.item_id for lease in held})))
+        .where(
+            items.c.id.in_(sorted({lease.item_id for lease in held})),
+            items.c.session_id.in_(sorted({lease.session_id for lease in held})),
+        )
         .order_by(items.c.id)
         .with_for_update(key_share=True)
     )

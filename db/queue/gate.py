@@ -11,18 +11,20 @@ claim from many jobs takes few locks. SQLite's single writer needs none.
 import zlib
 from collections.abc import Iterable
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, text
 
 _GATES = 32
 #: Any number will do, so long as nothing else in the database uses it.
 _FIRST_LOCK = 7_261_100
+_ENTER = text(
+    "SELECT pg_advisory_xact_lock_shared(gate) FROM unnest(CAST(:gates AS bigint[])) AS gate"
+)
 
 
 def enter(transaction: Connection, job_ids: Iterable[str]) -> None:
     """Enter the gates of jobs, until the transaction ends."""
     if transaction.dialect.name == "postgresql":
-        for number in sorted({_gate(job_id) for job_id in job_ids}):
-            transaction.execute(select(func.pg_advisory_xact_lock_shared(number)))
+        transaction.execute(_ENTER, {"gates": sorted({_gate(job_id) for job_id in job_ids})})
 
 
 def close(transaction: Connection, job_id: str) -> None:

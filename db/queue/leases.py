@@ -263,13 +263,13 @@ def _number(
 ) -> None:
     """Give each record the next result number of its job.
 
-    Numbers of leases that turn out to be lost stay unused. A gap is harmless; a number below a
-    reader's cursor would be a result that the reader never sees.
+    Numbers of leases that turn out to be lost stay unused: a gap is harmless.
     """
     wanted = Counter(lease.job_id for lease in leases)
-    if not reserved.keys() >= wanted.keys():  # some are drawn, under the lock of the job
-        counts.lock_leased(transaction, leases)
     following = numbers.take(transaction, wanted, reserved)
+    if rest := {job_id: wanted[job_id] for job_id in wanted.keys() - following.keys()}:
+        counts.lock_leased(transaction, leases)
+        following |= numbers.draw(transaction, rest)
     for lease, record in zip(leases, records, strict=True):
         record["number"] = following[lease.job_id]
         following[lease.job_id] += 1
@@ -295,6 +295,6 @@ def _end(
     ours = {int(row.id) for row in statement.run(transaction, records=records, **parameters)}
     moved = Counter(job_of[item] for item in ours)
     counted = used(ours)
-    usage.add(transaction, counted.values())
     counts.move(transaction, moved, ItemState.RUNNING, target, counted)
+    usage.add(transaction, counted.values())
     return ours

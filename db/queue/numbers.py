@@ -8,9 +8,9 @@ first number that is reserved and not yet written; see `last_readable`. A reserv
 the transaction that writes its results, or with its dead session.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
-from sqlalchemy import ColumnElement, Connection, func, select, text
+from sqlalchemy import ColumnElement, Connection, case, delete, func, select, text
 
 from db.queue import counts
 from db.sql.statement import Statement
@@ -64,13 +64,17 @@ _RELEASE = Statement(
 
 
 def last_readable() -> ColumnElement[int]:
-    """The highest result number of `jobs` below which every result is written."""
+    """The highest result number of `jobs` below which every result is written.
+
+    Of a finished job this is the last one, whatever a worker has reserved that died since.
+    """
     reserved = (
         select(func.min(reservations.c.first_number))
         .where(reservations.c.job_id == jobs.c.id)
         .scalar_subquery()
     )
-    return func.coalesce(reserved - 1, jobs.c.results)
+    is_finished = jobs.c.finished_at.is_not(None)
+    return case((is_finished, jobs.c.results), else_=func.coalesce(reserved - 1, jobs.c.results))
 
 
 def draw(transaction: Connection, wanted: Mapping[str, int]) -> dict[str, int]:
@@ -107,24 +111,29 @@ def reserve(transaction: Connection, wanted: Mapping[str, int], session: str) ->
     return {row.id: int(row.first) for row in rows}
 
 
+def withdraw(transaction: Connection, job_ids: Iterable[str], session: str) -> None:
+    """Delete reservations of a session: it does not know whether it has them, and reserves anew."""
+    transaction.execute(
+        delete(reservations).where(
+            reservations.c.session_id == session, reservations.c.job_id.in_(list(job_ids))
+        )
+    )
+
+
 def take(
-    transaction: Connection, wanted: Mapping[str, int], reserved: Mapping[str, int]
+    transaction: Connection, wanted: Collection[str], reserved: Mapping[str, int]
 ) -> dict[str, int]:
     """Return the first number of each job's results, which this transaction writes.
 
-    They are drawn for jobs without a reservation, and for those whose reservation is gone because
-    its session has expired.
+    Jobs without a reservation are left out, and those whose reservation is gone because its session
+    has expired.
     """
     records = [
         {"job": job_id, "first": number} for job_id, number in reserved.items() if job_id in wanted
     ]
-    taken = {}
-    if records:
-        rows = _TAKE.run(transaction, records=records)
-        taken = {row.job_id: int(row.first_number) for row in rows}
-    if rest := {job_id: count for job_id, count in wanted.items() if job_id not in taken}:
-        taken |= draw(transaction, rest)
-    return taken
+    if not records:
+        return {}
+    return {row.job_id: int(row.first_number) for row in _TAKE.run(transaction, records=records)}
 
 
 def release(transaction: Connection) -> None:

@@ -41,12 +41,14 @@ _RESCUE = Statement(
 
 def rescue(transaction: Connection, limit: int = 1_000) -> int:
     """Return items of dead sessions to the queue. Safe to repeat; returns how many."""
-    numbers.release(transaction)
     affected = sorted({row.job_id for row in _DEAD.run(transaction, limit=limit)})
-    if not affected:
-        return 0
-    failpoints.trigger("rescuing")
-    counts.lock(transaction, affected)
-    rescued = {job: len(_RESCUE.run(transaction, job=job, limit=limit).all()) for job in affected}
-    counts.move(transaction, rescued, ItemState.RUNNING, ItemState.QUEUED)
+    rescued: dict[str, int] = {}
+    if affected:
+        failpoints.trigger("rescuing")
+        counts.lock(transaction, affected)
+        rescued = {
+            job: len(_RESCUE.run(transaction, job=job, limit=limit).all()) for job in affected
+        }
+        counts.move(transaction, rescued, ItemState.RUNNING, ItemState.QUEUED)
+    numbers.release(transaction)  # last: of every session whose items were rescued
     return sum(rescued.values())

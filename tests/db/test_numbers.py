@@ -84,6 +84,34 @@ def test_a_worker_that_lost_its_reservation_takes_new_numbers(database: Database
     assert read(database, job_id, after=last) == [0, 1]
 
 
+def test_every_result_of_a_finished_job_is_read_whatever_is_still_reserved(
+    database: Database,
+) -> None:
+    job_id = builders.job(database, 4)
+    taken = builders.claim(database, builders.session(database))
+    builders.reserve(database, taken)  # its commit was never answered
+    builders.complete(database, taken)
+
+    assert read(database, job_id) == [0, 1, 2, 3]
+    assert last_number(database, job_id) == 8
+
+
+def test_a_session_that_does_not_know_what_it_has_reserved_withdraws_it(
+    database: Database,
+) -> None:
+    job_id = builders.job(database, 4)
+    early, late = two_workers(database, job_id)
+    builders.reserve(database, early)
+    with database.transaction() as transaction:
+        numbers.withdraw(transaction, [job_id], early[0].session_id)
+    reserved = builders.reserve(database, early)
+
+    builders.complete(database, early, reserved=reserved)
+    builders.complete(database, late[:1])
+
+    assert read(database, job_id) == [0, 1, 2]
+
+
 def test_an_expired_session_reserves_nothing(database: Database) -> None:
     builders.job(database, 4)
     taken = builders.claim(database, builders.session(database))
@@ -98,7 +126,7 @@ def test_two_workers_write_results_of_one_job_at_once(database: Database) -> Non
     reserved = builders.reserve(database, early)
 
     with database.transaction() as transaction:  # it has begun to write, and is not yet done
-        numbers.take(transaction, {job_id: 2}, reserved)
+        numbers.take(transaction, [job_id], reserved)
         builders.complete(database, late)
 
         assert read(database, job_id) == []

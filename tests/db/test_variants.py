@@ -27,7 +27,7 @@ def answer(database: Database, session: str, most: int = 1) -> int:
 
 def pause_changed(database: Database) -> list[str]:
     with database.transaction() as transaction:
-        return variants.pause_changed(transaction)
+        return variants.pause_changed(transaction, grace_seconds=0)
 
 
 def get(database: Database, job_id: str) -> Job:
@@ -49,14 +49,17 @@ def test_a_job_is_bound_to_the_variant_that_answered_its_first_item(database: Da
     assert get(database, job_id).variant == "old"
 
 
-def test_a_job_without_an_answer_takes_the_variant_that_is_there(database: Database) -> None:
+def test_a_job_without_an_answer_takes_another_variant_when_its_own_is_gone(
+    database: Database,
+) -> None:
     job_id = builders.job(database, 3, **PAUSES)
     old, new = engine(database, "old"), engine(database, "new")
 
     taken = builders.claim(database, old)
-    assert answer(database, new) == 0
     with database.transaction() as transaction:
         leases.release(transaction, taken)
+    assert answer(database, new) == 0
+    builders.kill(database, old)
 
     assert answer(database, new) == 1
     assert get(database, job_id).variant == "new"
@@ -104,6 +107,14 @@ class TestWhenTheVariantIsGone:
         builders.session(database, "another engine", variant="old")
 
         assert pause_changed(database) == []
+
+    def test_the_job_gives_the_engine_a_moment_to_come_back(
+        self, database: Database, job_id: str
+    ) -> None:
+        engine(database, "new")
+
+        with database.transaction() as transaction:
+            assert variants.pause_changed(transaction, grace_seconds=60) == []
 
     def test_the_job_pauses_once_another_variant_is_served(
         self, database: Database, job_id: str

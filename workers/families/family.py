@@ -111,7 +111,7 @@ def load(architecture_class: type[Architecture], settings: EngineSettings) -> Tr
     variant = identity.variant(settings, where, template, loaded.card)
     card = loaded.card.model_copy(update={"checks": checks, "serving": serving, "variant": variant})
     if settings.reuse_answers:
-        card = card.model_copy(update={"fingerprint": identity.fingerprint(card)})
+        card = card.model_copy(update={"fingerprint": identity.fingerprint(settings, card)})
     return TransformersFamily(
         card,
         loaded,

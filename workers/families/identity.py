@@ -76,7 +76,7 @@ def new_tokens_limit(settings: EngineSettings, context: int) -> int:
     return max(1, min(context // 2, UNASKED_LIMIT)) if context else UNASKED_LIMIT
 
 
-def fingerprint(card: ModelInfo) -> str:
+def fingerprint(settings: EngineSettings, card: ModelInfo) -> str:
     """Digest of everything that an answer depends on besides its request.
 
     Args:
@@ -84,6 +84,7 @@ def fingerprint(card: ModelInfo) -> str:
     """
     parts = [
         card.variant,
+        settings.model_dump_json(include={"device", "slots", "slot_tokens"}),
         repr([(kind, entry.templates) for kind, entry in KINDS.items()]),
         alttext.TEMPLATE,
         *(version(name) for name in ("idefiq", "torch", "transformers", "pillow")),
@@ -94,9 +95,12 @@ def fingerprint(card: ModelInfo) -> str:
 def variant(
     settings: EngineSettings, where: Path, chat_template: str | None, card: ModelInfo
 ) -> str:
-    """Digest of the checkpoint, the adapter, the chat template and the options of an engine."""
+    """Digest of the checkpoint, the adapter, the chat template and the options of an engine.
+
+    Equal on every device: the engines of one host share the work of a job.
+    """
     own = {"engine", "decoding", "image_splitting", "attention", "quantize_double"}
-    own |= {"invariant", "device", "slots", "slot_tokens"}
+    own |= {"invariant"}
     included = {
         "name",
         "style",

@@ -69,7 +69,7 @@ class Upkeep:
         self._uploads = Uploads(store)
         self._outputs = Outputs(database, store, self._uploads)
         self.retention = Retention(database, store, settings)
-        self._limits = limits
+        self._limits, self._model_changed_seconds = limits, settings.model_changed_seconds
         self._turns = Turns(self._look, stopping)
         self._fold_at = 0.0
 
@@ -134,7 +134,7 @@ class Upkeep:
 
     def _pause_changed(self) -> None:
         with self._database.transaction() as transaction:
-            paused = variants.pause_changed(transaction)
+            paused = variants.pause_changed(transaction, self._model_changed_seconds)
         self._notices.changed(*paused)
 
     def import_job(self, job: Job) -> Pages:
