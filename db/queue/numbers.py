@@ -78,7 +78,7 @@ def last_readable() -> ColumnElement[int]:
 
 
 def draw(transaction: Connection, wanted: Mapping[str, int]) -> dict[str, int]:
-    """Give each job its next result numbers. Their rows are locked until the transaction ends.
+    """Give each job its next result numbers. The caller has locked the jobs; see counts.lock.
 
     Args:
         wanted: How many, by job.
@@ -86,8 +86,6 @@ def draw(transaction: Connection, wanted: Mapping[str, int]) -> dict[str, int]:
     Returns:
         The first number of each job.
     """
-    if len(wanted) > 1:
-        counts.lock(transaction, wanted)
     records = [{"job": job_id, "count": count} for job_id, count in wanted.items()]
     rows = _DRAW.run(transaction, records=records)
     return {row.id: row.results - wanted[row.id] + 1 for row in rows}
