@@ -1,4 +1,4 @@
-"""The one way into the queue, whichever interface a submission came through.
+"""The way of jobs and chats into the queue; upkeep checks batches, and makes jobs of them.
 
 checked items ─▶ spool, if they are many ─▶ quota ─▶ job ─▶ wake the workers
                                               └── refused, or repeated: the spool is deleted
@@ -6,50 +6,43 @@ checked items ─▶ spool, if they are many ─▶ quota ─▶ job ─▶ wake
 Only a retry copies items within the database: see db/queue/submissions.py.
 """
 
-import secrets
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
-import orjson
-
-from api.metrics import ITEMS_ACCEPTED
 from api.services import Services
 from db import failpoints
-from db.blobs.store import BlobStore, spool_key
-from db.queue import quotas, submissions
+from db.metrics import ITEMS_ACCEPTED
+from db.queue import quotas, sessions, submissions
+from db.queue.data_images import DataImages
+from db.queue.item_checker import ItemChecker, choose_model
+from db.queue.spools import SpoolWriter
 from db.queue.submissions import NewItem, NewJob
 from db.sql.database import Transaction
 from db.vocabulary.errors import RequestError
+from db.vocabulary.requests import Request
 from workers.broker import INTAKE, UPKEEP, engine_queue
 
-Created = TypeVar("Created")
+NO_DEFAULTS = Request()
 
 
-class SpoolWriter:
-    """Checked items on their way into the blob store, from where upkeep imports them."""
+def open_checker(
+    services: Services, owner_id: int, model: str | None, defaults: Request = NO_DEFAULTS
+) -> ItemChecker:
+    """Return what checks the items of a job for a model, or for the only one.
 
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by its owner
-        self.count = 0
-
-    def add(self, item: NewItem) -> None:
-        """Add one item."""
-        kept = {"request": item.request, "custom_id": item.custom_id}
-        self._file.write(orjson.dumps(kept) + b"\n")
-        self.count += 1
-
-    def store(self, store: BlobStore, owner_id: int) -> str:
-        """Store the items durably. Returns their key."""
-        key = spool_key(owner_id, secrets.token_hex(16))
-        self._file.seek(0)
-        store.put(key, self._file)
-        return key
-
-    def close(self) -> None:
-        """Discard the items that were not stored."""
-        self._file.close()
+    Raises:
+        UnknownModel: There is no such model, or the choice is not clear.
+    """
+    with services.database.snapshot() as transaction:
+        card = choose_model(sessions.offers(transaction), model)
+    images = DataImages(
+        services.database,
+        services.store,
+        owner_id,
+        services.limits,
+        services.settings.max_upload_bytes,
+    )
+    return ItemChecker(card, images, defaults)
 
 
 def accept(services: Services, job: NewJob, items: Sequence[NewItem] = ()) -> str:
@@ -74,22 +67,16 @@ def accept(services: Services, job: NewJob, items: Sequence[NewItem] = ()) -> st
     return job_id
 
 
-def accept_spool(
-    services: Services,
-    job: NewJob,
-    spool: SpoolWriter,
-    create: Callable[[Transaction, NewJob], tuple[Created, bool]],
-) -> Created:
-    """Store a spool, and create the job into which upkeep imports it; see `accept`.
-
-    Args:
-        create: Creates what belongs to the job, and returns it; False if it was there before.
-    """
+def accept_spool(services: Services, job: NewJob, spool: SpoolWriter) -> str:
+    """Store a spool, and create the job into which upkeep imports it; see `accept`."""
     key = spool.store(services.store, job.owner_id)
     job = replace(job, spool_key=key, spool_lines=spool.count)
     try:
-        created, is_new = _create(
-            services, job, spool.count, lambda transaction: create(transaction, job)
+        job_id, is_new = _create(
+            services,
+            job,
+            spool.count,
+            lambda transaction: submissions.create_once(transaction, job),
         )
     except RequestError:
         services.store.delete(key)
@@ -98,22 +85,22 @@ def accept_spool(
         services.store.delete(key)
     failpoints.trigger("submitted")
     services.wakes.wake(UPKEEP)
-    return created
+    return job_id
 
 
 def _create(
     services: Services,
     job: NewJob,
     new_items: int,
-    create: Callable[[Transaction], tuple[Created, bool]],
-) -> tuple[Created, bool]:
+    create: Callable[[Transaction], tuple[str, bool]],
+) -> tuple[str, bool]:
     with services.database.transaction() as transaction:
         if submissions.submitted_before(transaction, job) is None:
             quotas.check_submission(transaction, job.owner_id, services.limits, new_items)
-        created, is_new = create(transaction)
+        job_id, is_new = create(transaction)
     if is_new:
         ITEMS_ACCEPTED.labels(job.source_api).inc(new_items)
-    return created, is_new
+    return job_id, is_new
 
 
 def wake_workers(services: Services, model: str) -> None:

@@ -16,7 +16,6 @@ import typer
 from pydantic import BaseModel, ValidationError
 
 from api.audit import AuditEntryOut
-from api.errors import request_error
 from api.keys import KeyIn, KeyOut, end_key, make_key, record_limits
 from db import audit, owners
 from db.audit import Actor, AuditAction
@@ -28,6 +27,7 @@ from db.sql.database import Database
 from db.verification import Difference, DifferenceKind, Verification
 from db.vocabulary.errors import RequestError
 from db.vocabulary.limits import OwnerLimits
+from db.vocabulary.validation_errors import request_error
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 keys = typer.Typer(no_args_is_help=True)

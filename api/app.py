@@ -30,14 +30,14 @@ from api.authentication import Authentication
 from api.guard import BodyLimit, RequestIds
 from api.metrics import RequestMetrics
 from api.openai import batches, chat, files
-from api.openai.batch_input import BatchIn
-from api.openai.requests import ChatIn
+from api.openai.schemas import BatchIn
 from api.readiness import ReadinessCheck
 from api.services import Services
 from api.settings import ApiSettings
 from api.watch import Watch
 from db import owners
 from db.blobs.opening import open_store
+from db.openai.chat_request import ChatIn
 from db.owners import LOCAL_OWNER
 from db.settings import StorageSettings
 from db.sql import schema

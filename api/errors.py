@@ -10,22 +10,21 @@ OpenAI's clients read another form, with other statuses:
            "request_id": "req_…"}}
 """
 
-import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from db.queue import quotas
 from db.vocabulary import errors
 from db.vocabulary.openai_rendering import error_body
+from db.vocabulary.validation_errors import first_error
 
 STATUS: Mapping[type[errors.IdefiqError], int] = {
     errors.RequestError: 422,
@@ -116,56 +115,6 @@ def envelope(
     return JSONResponse(body, status, headers=sent)
 
 
-def request_error(
-    error: ValidationError,
-    sent: bytes | Mapping[str, Any] | None = None,
-    *,
-    line: int | None = None,
-) -> errors.RequestError:
-    """Turn a failed validation into a RequestError that names the field as it was sent.
-
-    Args:
-        sent: The JSON that was validated, as text or as an object; None if it is not what the
-            caller sent.
-    """
-    if isinstance(sent, bytes):
-        try:
-            sent = json.loads(sent)
-        except (ValueError, RecursionError):
-            sent = None
-    field, message = _first_error(error.errors(include_url=False), sent)
-    return errors.RequestError(message, field=field or None, line=line)
-
-
-def _first_error(found: Sequence[Any], sent: object) -> tuple[str, str]:
-    """Return field and message of the first error; of a union, of its most specific branch."""
-    first = _path_sent(found[0], sent)
-    branches = [one for one in found if _path_sent(one, sent)[: len(first)] == first]
-    chosen = max(branches, key=lambda one: len(_path_sent(one, sent)))
-    message = str(chosen["msg"]).removeprefix("Value error, ")
-    if chosen["type"] == "extra_forbidden":
-        message = "unknown field"
-    return ".".join(map(str, _path_sent(chosen, sent))), message
-
-
-def _path_sent(error: Any, sent: object) -> list[int | str]:
-    """Return an error's location without what was not sent, such as branches of a union."""
-    location: Sequence[int | str] = error["loc"]
-    if sent is None:
-        return list(location)
-    path: list[int | str] = []
-    here: Any = sent
-    for number, part in enumerate(location):
-        try:
-            here = here[part]
-        except (TypeError, LookupError):
-            is_last = number == len(location) - 1
-            if not (is_last and error["type"] == "missing"):
-                continue
-        path.append(part)
-    return path
-
-
 def install(app: FastAPI) -> None:
     """Install the handlers that render every error of `app`."""
     app.add_exception_handler(errors.IdefiqError, error_response)
@@ -238,7 +187,7 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
         if one["type"] == "json_invalid":
             location = []  # it is the position of a character
         sent = error.body if source == "body" else None
-        field, message = _first_error([{**one, "loc": location}], sent)
+        field, message = first_error([{**one, "loc": location}], sent)
         listed.append({"field": field, "message": message})
     detail = "; ".join(": ".join(filter(None, one.values())) for one in listed[:3])
     if _speaks_openai(request):

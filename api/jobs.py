@@ -11,11 +11,9 @@ from starlette.concurrency import run_in_threadpool
 from api.acceptance import wake_workers
 from api.audit import record_action
 from api.guard import NDJSON
-from api.item_checker import choose_model
 from api.schemas import (
     After,
     IssueFilter,
-    ItemIn,
     JobIn,
     JobOut,
     JobPage,
@@ -31,9 +29,11 @@ from api.streams import PIECE_BYTES
 from api.submissions import Envelope, Spool, submit_json
 from db.audit import AuditAction
 from db.queue import jobs, retention, retries, sessions
+from db.queue.item_checker import choose_model
 from db.queue.retries import Retry
 from db.vocabulary.errors import WrongMediaType
 from db.vocabulary.request_validation import SAMPLING_OPTIONS, validate_request
+from db.vocabulary.requests import ItemIn
 from workers.broker import INTAKE, UPKEEP, engine_queue
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])

@@ -24,12 +24,6 @@ HTTP_REQUEST_SECONDS = Histogram(
     buckets=SECONDS,
 )
 HTTP_IN_PROGRESS = Gauge("idefiq_http_requests_in_progress", "Requests that are being answered")
-ITEMS_ACCEPTED = Counter(
-    "idefiq_items_accepted",
-    "Items accepted, by the API they came through (job, batch, chat); those of a bucket, which are"
-    " not known yet, and those of a retry are not counted",
-    ["source_api"],
-)
 
 router = APIRouter(tags=["health"])
 

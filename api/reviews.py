@@ -7,12 +7,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from api.schemas import After, CustomId, Index, Limit, decode_cursor, encode_cursor
+from api.schemas import After, Index, Limit, decode_cursor, encode_cursor
 from api.services import Parts, Reviewer, Seer
 from db import reviews
 from db.reviews import Action, Decision, Order, Review, ReviewState, Step
 from db.vocabulary.errors import RequestError
-from db.vocabulary.requests import Line, no_nul
+from db.vocabulary.requests import CustomId, Line, no_nul
 
 router = APIRouter(tags=["reviews"])
 

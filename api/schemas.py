@@ -22,11 +22,10 @@ from db.queue.jobs import Job
 from db.vocabulary.answer_issues import AnswerIssue
 from db.vocabulary.errors import RequestError
 from db.vocabulary.model_info import ModelInfo
-from db.vocabulary.requests import Options, Request, no_nul
+from db.vocabulary.requests import ItemIn, Options, Request, no_nul
 from db.vocabulary.states import ModelChanged
 
 Name = Annotated[str, StringConstraints(max_length=200), AfterValidator(no_nul)]
-CustomId = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(no_nul)]
 Priority = Annotated[int, Field(ge=-10, le=10)]
 Source = Annotated[
     str,
@@ -47,12 +46,6 @@ IssueFilter = Annotated[
         max_length=len(AnswerIssue) + 1,
     ),
 ]
-
-
-class ItemIn(Request):
-    """An item: its request, and the caller's own id."""
-
-    custom_id: CustomId | None = None
 
 
 class JobIn(BaseModel):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import SettingsConfigDict
 
-from db.settings import Count
+from db.settings import Count, SubmissionSettings
 from workers.settings import BrokerSettings, WebhookSettings
 
 NotNegative = Annotated[float, Field(ge=0)]
@@ -26,7 +26,7 @@ class Price(BaseModel):
     device_hour: NotNegative = 0.0
 
 
-class ApiSettings(BrokerSettings, WebhookSettings):
+class ApiSettings(BrokerSettings, WebhookSettings, SubmissionSettings):
     """Where the API listens, and its limits."""
 
     model_config = SettingsConfigDict(env_prefix="IDEFIQ_", frozen=True, extra="ignore")
@@ -53,20 +53,12 @@ class ApiSettings(BrokerSettings, WebhookSettings):
         MAX_ITEMS, description="Most items of a job submitted as JSON"
     )
     max_stream_bytes: Count = Field(4 * 2**30, description="Largest streamed submission")
-    max_lines: Count = Field(5_000_000, description="Most lines of a streamed submission")
-    max_line_bytes: Count = Field(32 * 2**20, description="Longest line of a streamed submission")
-    max_upload_bytes: Count = Field(20 * 2**20, description="Largest image in an upload")
     max_wait_seconds: Annotated[int, Field(ge=0, le=600)] = Field(
         60, description="Longest wait of a request with `Prefer: wait=N`"
     )
     max_chat_seconds: Count = Field(
         600, description="Timeout of a chat completion, which is then cancelled"
     )
-    model_aliases: dict[str, str] = Field(
-        {},
-        description='Aliases of models for OpenAI clients, as JSON such as {"gpt-4o-mini": "demo"}',
-    )
-
     prices: dict[str, Price] = Field(
         {},
         description="Prices by model, as JSON; `*` is any other. Of each: item, image,"

@@ -5,7 +5,7 @@
     NDJSON   ─▶ spool, line by line: check, make canonical ─▶ durable ─▶ job row ─▶ 202
                                                               (upkeep imports the lines)
 
-Items are checked by item_checker.py; acceptance.py makes them a job.
+Items are checked by db/queue/item_checker.py; acceptance.py makes them a job.
 """
 
 import hashlib
@@ -15,15 +15,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from api.acceptance import SpoolWriter, accept, accept_spool
-from api.errors import request_error
-from api.item_checker import ItemChecker
-from api.schemas import FirstLine, ItemIn, JobIn, SubmissionIn
+from api.acceptance import accept, accept_spool, open_checker
+from api.schemas import FirstLine, JobIn, SubmissionIn
 from api.services import Services
 from db import owners
-from db.queue import submissions
+from db.queue.item_checker import ItemChecker
+from db.queue.spools import SpoolWriter
 from db.queue.submissions import NewJob
 from db.vocabulary.errors import Forbidden, RequestError, TooLarge
+from db.vocabulary.requests import ItemIn
+from db.vocabulary.validation_errors import request_error
 
 _FIRST_LINE = re.compile(rb'\s*\{\s*"job"')
 
@@ -52,7 +53,7 @@ def submit_json(services: Services, envelope: Envelope, body: bytes) -> str:
     most = services.settings.max_items
     if len(submission.items) > most:
         raise TooLarge(f"{len(submission.items)} items; send more than {most} as NDJSON")
-    checker = ItemChecker(services, envelope.owner_id, submission)
+    checker = open_checker(services, envelope.owner_id, submission.model, submission.defaults)
     if submission.source:
         _check_source(services, envelope.owner_id, submission, checker)
     new_items = []
@@ -141,14 +142,16 @@ class Spool:
         checker = self._checker or self._open_checker()
         checker.images.store()
         job = _new_job(self.envelope, self._job, checker, self._digest.hexdigest())
-        return accept_spool(self.services, job, self._lines, submissions.create_once)
+        return accept_spool(self.services, job, self._lines)
 
     def discard(self) -> None:
         """Discard the submission."""
         self._lines.close()
 
     def _open_checker(self) -> ItemChecker:
-        self._checker = ItemChecker(self.services, self.envelope.owner_id, self._job)
+        self._checker = open_checker(
+            self.services, self.envelope.owner_id, self._job.model, self._job.defaults
+        )
         return self._checker
 
     def _take(self, line: bytes) -> None:

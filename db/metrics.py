@@ -1,4 +1,4 @@
-"""Prometheus metrics of what every process uses: the database, the blob store and Redis.
+"""Prometheus metrics of what more than one process does.
 
 Metrics of one kind of process are beside its code: api/metrics.py, workers/metrics.py,
 workers/decoding/metrics.py, and the queue's figures in workers/upkeep/figures.py.
@@ -30,6 +30,12 @@ DATABASE_STATEMENT_SECONDS = Histogram(
 )
 DATABASE_ERRORS = Counter(
     "idefiq_database_errors", "Errors because the database was unavailable, retried ones included"
+)
+ITEMS_ACCEPTED = Counter(
+    "idefiq_items_accepted",
+    "Items accepted, by the API they came through (job, batch, chat); those of a bucket, which are"
+    " not known yet, and those of a retry are not counted",
+    ["source_api"],
 )
 STORE_ERRORS = Counter(
     "idefiq_store_errors", "Errors because the blob store was unavailable, retried ones included"

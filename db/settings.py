@@ -31,6 +31,27 @@ def explain(error: ValidationError | SettingsError) -> str:
     return f"a setting that has to be JSON is none: {error}"
 
 
+class SubmissionSettings(BaseSettings):
+    """What a submission may be: the API checks jobs and chats, upkeep the lines of batches."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="IDEFIQ_", frozen=True, extra="ignore", protected_namespaces=()
+    )
+
+    max_lines: Count = Field(
+        5_000_000, description="Most lines of a streamed submission, or of a batch's input file"
+    )
+    max_line_bytes: Count = Field(32 * 2**20, description="Longest of these lines")
+    max_upload_bytes: Count = Field(
+        20 * 2**20, description="Largest image in an upload or a submission"
+    )
+    model_aliases: dict[str, str] = Field(
+        {},
+        description="Aliases of models for OpenAI clients, as JSON such as"
+        ' {"gpt-4o-mini": "demo"}; the same for the API and upkeep',
+    )
+
+
 class StorageSettings(BaseSettings):
     """Where jobs, items and blobs are stored. Environment variables start with `IDEFIQ_`."""
 

@@ -69,16 +69,6 @@ class FairTurns:
                 self._held[owner_id] -= 1
                 self._changed.notify_all()
 
-    def yielding(self, owner_id: int) -> None:
-        """Inside a block: let those have the turn that wait longer, then have it again."""
-        with self._changed:
-            if not self._waiting:
-                return
-            self._free += 1
-            self._held[owner_id] -= 1
-            self._changed.notify_all()
-            self._wait(owner_id)
-
     def waiting(self) -> int:
         """Return how many wait for a turn."""
         with self._changed:

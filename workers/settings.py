@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from db.settings import Count, Seconds
+from db.settings import Count, Seconds, SubmissionSettings
 from db.vocabulary.requests import MAX_NEW_TOKENS
 
 _CONFIG = SettingsConfigDict(
@@ -95,8 +95,8 @@ class IntakeSettings(WorkerSettings):
     )
 
 
-class UpkeepSettings(WorkerSettings, WebhookSettings):
-    """How webhooks are delivered, and how long data is kept."""
+class UpkeepSettings(WorkerSettings, WebhookSettings, SubmissionSettings):
+    """How batches are checked, webhooks are delivered, and how long data is kept."""
 
     keep_jobs_days: Annotated[float, Field(ge=0)] = Field(
         0, description="Days after which a finished job is deleted with its results; 0: never"

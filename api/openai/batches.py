@@ -1,31 +1,25 @@
-"""OpenAI's batches. Every line is checked when the batch is created, so errors show at once."""
+"""OpenAI's batches. Upkeep checks the input file of a batch while it is `validating`."""
 
 import hashlib
+from dataclasses import replace
 from typing import Annotated
-from weakref import WeakValueDictionary
 
-import anyio
 from fastapi import APIRouter, Header, Query, Request
 from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
 
-from api.errors import request_error
-from api.openai.batch_input import BatchIn, BatchInput
-from api.openai.schemas import BatchOut, BatchPage
+from api.openai.schemas import BatchIn, BatchOut, BatchPage
 from api.services import CurrentOwner, Parts, Services
-from db.blobs.store import file_key
 from db.openai import batches, files
 from db.openai.batch import NewBatch
-from db.shares import FairTurns
+from db.owners import Owner
+from db.queue import quotas
 from db.vocabulary.errors import RequestError
+from db.vocabulary.validation_errors import request_error
 from workers.broker import UPKEEP
 
 router = APIRouter(prefix="/v1/batches", tags=["OpenAI"])
 
-#: Input files are checked two at a time, a slice of each owner's in turn.
-READING = FairTurns(2)
-#: Owners whose files are checked or wait for that; an owner's own files wait without a thread.
-_THREADS = anyio.CapacityLimiter(16)
-_OF_OWNER: WeakValueDictionary[int, anyio.Lock] = WeakValueDictionary()
 _BODY = {
     "requestBody": {
         "required": True,
@@ -42,7 +36,7 @@ async def create_batch(
     idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
     retry: Annotated[int, Header(alias="x-stainless-retry-count", include_in_schema=False)] = 0,
 ) -> BatchOut:
-    """Create a batch, or fail it with every error named.
+    """Create a batch. Then its file is checked: it runs, or fails with every mistake named.
 
     The same request makes one batch: always if it carries an `Idempotency-Key` or is a retry of
     the client's own, and otherwise as long as the first one runs.
@@ -52,6 +46,13 @@ async def create_batch(
         asked = BatchIn.model_validate_json(body)
     except ValidationError as error:
         raise request_error(error, body) from error
+    again = bool(idempotency_key) or retry > 0
+    return await run_in_threadpool(_create, services, owner, asked, idempotency_key, again)
+
+
+def _create(
+    services: Services, owner: Owner, asked: BatchIn, idempotency_key: str | None, again: bool
+) -> BatchOut:
     digest = hashlib.sha256(asked.model_dump_json().encode()).hexdigest()
     expires = asked.output_expires_after
     new = NewBatch(
@@ -65,26 +66,17 @@ async def create_batch(
         request_key=f"key:{idempotency_key}" if idempotency_key else f"body:{digest}",
         body_digest=digest,
     )
-    again = bool(idempotency_key) or retry > 0
-    async with _OF_OWNER.setdefault(owner.id, anyio.Lock()):
-        return await anyio.to_thread.run_sync(_create, services, new, again, limiter=_THREADS)
-
-
-def _create(services: Services, new: NewBatch, again: bool) -> BatchOut:
     with services.database.transaction() as transaction:
         if earlier := batches.find_same(transaction, new, again=again):
             return BatchOut.of(earlier)
-        file = files.get(transaction, new.owner_id, new.input_file_id)
-    if file.purpose != "batch":
-        raise RequestError(f"{file.id} is not the input file of a batch", field="input_file_id")
-    with BatchInput(services, new.owner_id, new.endpoint) as lines:
-        with (
-            READING.holding(new.owner_id),
-            services.store.open(file_key(new.owner_id, file.id)) as stream,
-        ):
-            for _ in lines.read(stream):
-                READING.yielding(new.owner_id)
-        return lines.submit(new, again=again)
+        file = files.get(transaction, owner.id, new.input_file_id)
+        if file.purpose != "batch":
+            raise RequestError(f"{file.id} is not the input file of a batch", field="input_file_id")
+        quotas.check_submission(transaction, owner.id, services.limits, 1)
+        new = replace(new, input_bytes=file.size_bytes)
+        batch = batches.create_once(transaction, new, again=again)
+    services.wakes.wake(UPKEEP)
+    return BatchOut.of(batch)
 
 
 @router.get("")

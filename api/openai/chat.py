@@ -19,14 +19,12 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from api.acceptance import accept
-from api.errors import envelope, request_error
+from api.acceptance import accept, open_checker
+from api.errors import envelope
 from api.events import HEADERS, MEDIA_TYPE, PING_SECONDS, event
-from api.item_checker import ItemChecker
-from api.openai.requests import ChatIn
-from api.schemas import JobIn
 from api.services import CurrentOwner, Parts, Services
 from api.watch import Watched
+from db.openai.chat_request import ChatIn
 from db.queue import jobs, results
 from db.queue.submissions import NewJob
 from db.vocabulary.errors import StorageError
@@ -40,6 +38,7 @@ from db.vocabulary.openai_rendering import (
     usage,
 )
 from db.vocabulary.states import SourceApi
+from db.vocabulary.validation_errors import request_error
 
 router = APIRouter(prefix="/v1/chat", tags=["OpenAI"])
 
@@ -77,7 +76,7 @@ def _usage(asked: ChatIn) -> bool:
 
 def _submit(services: Services, owner_id: int, asked: ChatIn) -> tuple[str, str]:
     name = services.settings.model_aliases.get(asked.model, asked.model)
-    checker = ItemChecker(services, owner_id, JobIn(model=name))
+    checker = open_checker(services, owner_id, name)
     try:
         item = checker.check(asked.item(checker.card))
     except ValidationError as error:

@@ -10,7 +10,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from api.audit import record_action
-from api.errors import request_error
 from api.guard import NDJSON
 from api.images import check_room
 from api.openai.schemas import FileOut, FilePage
@@ -26,6 +25,7 @@ from db.queue.jobs import new_id
 from db.vocabulary.errors import NotFound, RequestError, WrongMediaType
 from db.vocabulary.openai_rendering import line
 from db.vocabulary.requests import no_nul
+from db.vocabulary.validation_errors import request_error
 
 router = APIRouter(prefix="/v1/files", tags=["OpenAI"])
 
@@ -134,7 +134,7 @@ def get_file(file_id: str, services: Parts, owner: CurrentOwner) -> FileOut:
 
 @router.delete("/{file_id}")
 def delete_file(file_id: str, services: Parts, caller: Submitter) -> dict[str, Any]:
-    """Delete a file. A batch that was created from it continues."""
+    """Delete a file. A batch that was created from it continues, once its lines are checked."""
     with services.database.transaction() as transaction:
         file = files.get(transaction, caller.owner.id, file_id)
         record_action(transaction, caller, AuditAction.DELETE_FILE, file.id, filename=file.filename)
@@ -166,6 +166,8 @@ def _so_far(services: Services, batch: Batch, file_id: str) -> StreamingResponse
 
 
 def _lines(services: Services, batch: Batch, *, answered: bool) -> Iterator[bytes]:
+    if batch.job_id is None:
+        return
     for page in results.pages_as_finished(services.database, str(batch.job_id), CONTENT_RESULTS):
         yield b"".join(
             line(item, str(batch.job_id), str(batch.model), expired=batch.expired_at is not None)

@@ -1,13 +1,16 @@
-"""Files and batches as OpenAI's clients read them. Times are seconds since 1970."""
+"""Files and batches as OpenAI's clients write and read them. Times are seconds since 1970."""
 
+import re
 from datetime import datetime
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from db.openai.batch import Batch, BatchStatus
 from db.openai.batches import part_id
 from db.openai.files import File
+
+_WINDOW_UNITS = {"m": 60, "h": 3_600, "d": 86_400}
 
 
 def _seconds(at: datetime | None) -> int | None:
@@ -37,6 +40,51 @@ class FileOut(BaseModel):
             filename=file.filename,
             purpose=file.purpose,
         )
+
+
+class ExpiresAfter(BaseModel):
+    """When the files that a batch writes are deleted."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    anchor: Literal["created_at"]
+    seconds: Annotated[int, Field(ge=3_600, le=2_592_000)]
+
+
+def _window(given: str) -> str:
+    if not re.fullmatch(r"[1-9][0-9]{0,3}[mhd]", given):
+        raise ValueError(
+            f"invalid window: {given!r}; expected minutes, hours or days, such as 30m, 24h, 7d"
+        )
+    return given
+
+
+class BatchIn(BaseModel):
+    """A batch to create."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    input_file_id: str
+    endpoint: Literal["/v1/chat/completions"]
+    completion_window: Annotated[str, AfterValidator(_window)] = Field(
+        description="Minutes, hours or days, such as 24h; then it expires, with what it has"
+    )
+    metadata: (
+        Annotated[
+            dict[
+                Annotated[str, StringConstraints(max_length=64)],
+                Annotated[str, StringConstraints(max_length=512)],
+            ],
+            Field(max_length=16),
+        ]
+        | None
+    ) = None
+    output_expires_after: ExpiresAfter | None = None
+
+    @property
+    def window_seconds(self) -> int:
+        """Length of the completion window."""
+        return int(self.completion_window[:-1]) * _WINDOW_UNITS[self.completion_window[-1]]
 
 
 class RequestCounts(BaseModel):
@@ -83,6 +131,7 @@ class BatchOut(BaseModel):
         """Build from a batch as it is now."""
         job, status = batch.job, batch.status
         ended = _seconds(batch.finalized_at)
+        has_files = job is not None or batch.finalized_at is None
         return cls(
             id=batch.id,
             endpoint=batch.endpoint,
@@ -100,7 +149,7 @@ class BatchOut(BaseModel):
             completed_at=ended if status is BatchStatus.COMPLETED else None,
             failed_at=ended if status is BatchStatus.FAILED else None,
             expired_at=_seconds(batch.expired_at),
-            cancelling_at=_seconds(job.cancelled_at) if job and not batch.expired_at else None,
+            cancelling_at=_cancelling_at(batch),
             cancelled_at=ended if status is BatchStatus.CANCELLED else None,
             request_counts=RequestCounts(
                 total=batch.lines,
@@ -110,9 +159,15 @@ class BatchOut(BaseModel):
             usage=_usage(batch.usage),
             metadata=batch.metadata,
             x_job_id=batch.job_id,
-            x_output_file_id=part_id(batch.id, "output") if job else None,
-            x_error_file_id=part_id(batch.id, "errors") if job else None,
+            x_output_file_id=part_id(batch.id, "output") if has_files else None,
+            x_error_file_id=part_id(batch.id, "errors") if has_files else None,
         )
+
+
+def _cancelling_at(batch: Batch) -> int | None:
+    if batch.expired_at:
+        return None
+    return _seconds(batch.job.cancelled_at if batch.job else batch.cancelled_at)
 
 
 def _usage(tokens: dict[str, Any] | None) -> dict[str, Any] | None:

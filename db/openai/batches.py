@@ -7,9 +7,10 @@ batch.py.
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from db import tracing
 from db.openai.batch import Batch, NewBatch
 from db.queue import counts, submissions
 from db.queue import jobs as job_statements
@@ -50,48 +51,41 @@ def _batch_of_part(file_id: str) -> tuple[str, str] | None:
     return (f"batch_{name}", part) if name and part in ("output", "errors") else None
 
 
-def create_once(
-    transaction: Connection, new: NewBatch, job: NewJob | None, *, again: bool
-) -> tuple[Batch, bool]:
-    """Create a batch with its job, or return the one that the same request created before.
+def create_once(transaction: Connection, new: NewBatch, *, again: bool) -> Batch:
+    """Create a batch, or return the one that the same request created before.
 
     Args:
-        job: None if the input has errors.
         again: Whether the request says of itself that it is sent again.
-
-    Returns:
-        The batch, and whether it was created now.
     """
     if earlier := find_same(transaction, new, again=again):
-        return earlier, False
+        return earlier
     try:
         with transaction.begin_nested():
-            return _create(transaction, new, submissions.create(transaction, job) if job else None)
+            return _create(transaction, new)
     except IntegrityError:
         # Asked at the same moment by somebody else, who was first.
         earlier = find_same(transaction, new, again=True)
         if earlier is None:
             raise
-        return earlier, False
+        return earlier
 
 
-def _create(transaction: Connection, new: NewBatch, job_id: str | None) -> tuple[Batch, bool]:
-    batch_id = f"batch_{job_id.removeprefix('job_')}" if job_id else new_id("batch_")
+def _create(transaction: Connection, new: NewBatch) -> Batch:
+    batch_id = new_id("batch_")
     values = {field.name: getattr(new, field.name) for field in fields(NewBatch)}
     window = values.pop("window_seconds")
     transaction.execute(
         insert(batches).values(
             id=batch_id,
-            job_id=job_id,
+            lines=0,
+            errors=[],
             created_at=now(),
             expires_at=after(window),
-            finalized_at=now() if new.errors else None,
+            traceparent=tracing.current(),
             **values,
         )
     )
-    if new.errors:
-        outbox.announce(transaction, [Announcement(new.owner_id, batch_id, "batch.failed")])
-    return get(transaction, new.owner_id, batch_id), True
+    return get(transaction, new.owner_id, batch_id)
 
 
 def find_same(transaction: Connection, new: NewBatch, *, again: bool) -> Batch | None:
@@ -143,7 +137,7 @@ def unfinished(transaction: Connection, owner_id: int, file_id: str) -> Batch:
     """
     if part := _batch_of_part(file_id):
         batch = get(transaction, owner_id, part[0])
-        if batch.job and not batch.finalized_at:
+        if not batch.finalized_at:
             return batch
     raise NotFound(f"no such file: {file_id!r}")
 
@@ -159,13 +153,66 @@ def page(transaction: Connection, owner_id: int, *, before: str | None, limit: i
 
 def cancel(transaction: Connection, owner_id: int, batch_id: str) -> Batch:
     """Cancel a batch. Safe to repeat, and without effect on one that has finished."""
+    get(transaction, owner_id, batch_id)
+    if _end_without_job(transaction, batch_id, cancelled_at=now()):
+        _announce(transaction, owner_id, batch_id)
     found = get(transaction, owner_id, batch_id)
     if found.job_id:
         job_statements.cancel(transaction, owner_id, found.job_id)
     return get(transaction, owner_id, batch_id)
 
 
+def _end_without_job(transaction: Connection, batch_id: str, **values: Any) -> bool:
+    """End a batch whose input file is still being checked. True if it was."""
+    ended = transaction.execute(
+        update(batches)
+        .where(
+            batches.c.id == batch_id, batches.c.job_id.is_(None), batches.c.finalized_at.is_(None)
+        )
+        .values(finalized_at=now(), **values)
+    )
+    return bool(ended.rowcount)
+
+
+def _announce(transaction: Connection, owner_id: int, batch_id: str) -> None:
+    status = get(transaction, owner_id, batch_id).status
+    outbox.announce(transaction, [Announcement(owner_id, batch_id, f"batch.{status}")])
+
+
 # ---- upkeep -------------------------------------------------------------------------
+
+
+def to_check(transaction: Connection, most: int) -> list[Batch]:
+    """Return batches whose input file is still to be checked: some of each owner."""
+    return _batches(transaction, most, batches.c.job_id.is_(None))
+
+
+def start(transaction: Connection, batch: Batch, job: NewJob) -> bool:
+    """Make a job of a batch whose input file is checked. False if it has ended or started since."""
+    job_id = submissions.create(transaction, job)
+    started = transaction.execute(
+        update(batches)
+        .where(
+            batches.c.id == batch.id, batches.c.job_id.is_(None), batches.c.finalized_at.is_(None)
+        )
+        .values(job_id=job_id, errors=None, model=job.model, lines=job.spool_lines)
+    )
+    if not started.rowcount:
+        transaction.execute(delete(jobs).where(jobs.c.id == job_id))
+    return bool(started.rowcount)
+
+
+def fail(
+    transaction: Connection,
+    batch: Batch,
+    mistakes: list[dict[str, Any]],
+    *,
+    model: str | None,
+    lines: int,
+) -> None:
+    """End a batch whose input file has mistakes. Safe to repeat."""
+    if _end_without_job(transaction, batch.id, errors=mistakes, model=model, lines=lines):
+        _announce(transaction, batch.owner_id, batch.id)
 
 
 def to_expire(transaction: Connection, most: int) -> list[Batch]:
@@ -183,9 +230,13 @@ def to_expire(transaction: Connection, most: int) -> list[Batch]:
 def expire(transaction: Connection, batch: Batch) -> None:
     """Expire a batch whose completion window is over: start no more items. Idempotent.
 
-    Writes only if its job has neither finished nor been cancelled by now.
+    Writes only if its job has neither finished nor been cancelled by now, and if it still has none
+    where `batch` has none.
     """
-    assert batch.job_id
+    if batch.job_id is None:
+        if _end_without_job(transaction, batch.id, expired_at=now()):
+            _announce(transaction, batch.owner_id, batch.id)
+        return
     counts.lock(transaction, [batch.job_id])
     runs = select(jobs.c.id).where(
         jobs.c.id == batch.job_id, jobs.c.finished_at.is_(None), jobs.c.cancelled_at.is_(None)
@@ -225,8 +276,7 @@ def finalize(
         .returning(batches.c.owner_id)
     ).scalar()
     if finalized is not None:
-        status = get(transaction, finalized, batch_id).status
-        outbox.announce(transaction, [Announcement(finalized, batch_id, f"batch.{status}")])
+        _announce(transaction, finalized, batch_id)
 
 
 def _batches(transaction: Connection, most: int, *conditions: Any) -> list[Batch]:

@@ -53,6 +53,7 @@ def no_nul(text: str) -> str:
 
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=20_000), AfterValidator(no_nul)]
+CustomId = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(no_nul)]
 Line = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=200),
@@ -229,6 +230,12 @@ class Request(_Strict):
     def canonical(self) -> dict[str, Any]:
         """Return the JSON that is stored: only the fields that were set."""
         return self.model_dump(mode="json", exclude_none=True)
+
+
+class ItemIn(Request):
+    """An item: its request, and the caller's own id."""
+
+    custom_id: CustomId | None = None
 
 
 def effective(defaults: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:

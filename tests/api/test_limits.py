@@ -147,7 +147,7 @@ class TestQuotas:
         taken = http.post("/v1/batches", json=new)
 
         assert (refused.status_code, "Retry-After" in refused.headers) == (429, True)
-        assert (taken.status_code, taken.json()["status"]) == (200, "in_progress")
+        assert (taken.status_code, taken.json()["status"]) == (200, "validating")
 
     def test_without_a_quota_of_its_own_an_owner_has_that_of_the_settings(
         self, serve: Serve, offered: Database, tmp_path: Path

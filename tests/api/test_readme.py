@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from api.schemas import ItemIn, JobIn
+from api.schemas import JobIn
 from db.vocabulary.model_info import ModelInfo, ModelLimits
 from db.vocabulary.request_validation import validate_request
-from db.vocabulary.requests import effective
+from db.vocabulary.requests import ItemIn, effective
 
 ROOT = Path(__file__).parents[2]
 CARD = ModelInfo(

@@ -2,6 +2,7 @@
 
 Owners take turns, a page of one step each; see turns.py.
 
+input file of a batch ──check slices──▶ spool and job, or a failed batch
 spool  ──import pages──▶ items ─▶ seal         cancelled job ──settle pages──▶ finished
 bucket ──list pages────▶ items ─▶ seal         batch ──window over──▶ cancelled
 finished job ──write──▶ OWNER/results/JOB.jsonl, or a batch's two files       file ──▶ expired
@@ -33,6 +34,7 @@ from db.vocabulary.states import SourceApi
 from workers.broker import INTAKE, Wakes, engine_queue
 from workers.notices import Notices
 from workers.settings import UpkeepSettings
+from workers.upkeep.batch_checks import BatchChecks
 from workers.upkeep.listing import Buckets
 from workers.upkeep.outputs import SPOOL_BYTES, Outputs, Uploads
 from workers.upkeep.retention import Retention
@@ -42,6 +44,8 @@ from workers.upkeep.turns import STEP_COST, TURN_COST, Pages, Turns, UpkeepStep,
 PAGE = TURN_COST
 #: A page of an import ends early when its lines have so many bytes.
 PAGE_BYTES = 8 * 2**20
+#: Of an input file, what costs as much as an item: a short line.
+LINE_BYTES = 300
 #: Steps of each kind that one look finds of an owner.
 OWNER_STEPS = 40
 #: Time between two sums of the usage of past days, and two counts of stored bytes.
@@ -68,6 +72,7 @@ class Upkeep:
         self._wakes, self._notices = wakes, notices
         self._uploads = Uploads(store)
         self._outputs = Outputs(database, store, self._uploads)
+        self._batch_checks = BatchChecks(database, store, settings, limits)
         self.retention = Retention(database, store, settings)
         self._limits, self._model_changed_seconds = limits, settings.model_changed_seconds
         self._turns = Turns(self._look, stopping)
@@ -96,6 +101,7 @@ class Upkeep:
         most = OWNER_STEPS
         with self._database.snapshot() as transaction:
             found: list[tuple[Callable[[Any], Pages | None], Iterable[Any]]] = [
+                (self.check_batch, batches.to_check(transaction, most)),
                 (self.import_job, imports.to_import(transaction, most)),
                 (self.list_source, imports.to_list(transaction, most)),
                 (self.expire, batches.to_expire(transaction, most)),
@@ -112,14 +118,17 @@ class Upkeep:
     ) -> UpkeepStep:
         job = subject.job if isinstance(subject, Batch) else subject
         items = max(job.total, job.spool_lines) if isinstance(job, Job) else 0
+        if act == self.check_batch:
+            assert isinstance(subject, Batch)
+            items = subject.input_bytes // LINE_BYTES
         return UpkeepStep(
             subject.owner_id,
             act.__name__,
             subject.id,
             partial(act, subject),
             cost=min(TURN_COST, STEP_COST + items),
-            is_held=act in (self.finalize, self.write_results),
-            traceparent=getattr(job, "traceparent", None),
+            is_held=act in (self.check_batch, self.finalize, self.write_results),
+            traceparent=getattr(job or subject, "traceparent", None),
         )
 
     def _count_usage(self) -> None:
@@ -136,6 +145,10 @@ class Upkeep:
         with self._database.transaction() as transaction:
             paused = variants.pause_changed(transaction, self._model_changed_seconds)
         self._notices.changed(*paused)
+
+    def check_batch(self, batch: Batch) -> Pages:
+        """Check the input file of a batch, and make it a job."""
+        return self._batch_checks.check(batch)
 
     def import_job(self, job: Job) -> Pages:
         """Import a spooled submission; after the last page, seal the job.

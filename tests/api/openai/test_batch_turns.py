@@ -1,20 +1,18 @@
 """Files of batches are checked a slice at a time, so that no owner waits for another's."""
 
-import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import openai
 import pytest
 
-from api.openai import batch_input, batches
-from api.openai.batch_input import BatchInput, LineIn
 from db import owners
+from db.openai import batch_input
+from db.openai.batch_input import LineIn
 from db.queue import sessions
-from db.shares import FairTurns
 from db.sql.database import Database
-from tests import servers
 from tests.api.openai.test_batches import create, line, upload
+from tests.played import Played
 from tests.served import CARD, Serve
 
 SLICE = 5
@@ -38,59 +36,73 @@ def clients(serve: Serve, sqlite_url: str) -> Iterator[dict[str, openai.OpenAI]]
         client.close()
 
 
+class Checked:
+    """Notes whose line is checked, and does something before a line."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.order: list[str] = []
+        self.before: dict[int, Callable[[], object]] = {}
+        monkeypatch.setattr(batch_input, "LineIn", self)
+        monkeypatch.setattr(batch_input, "SLICE_LINES", SLICE)
+
+    def model_validate_json(self, raw: bytes) -> LineIn:
+        if act := self.before.pop(len(self.order), None):
+            act()
+        read = LineIn.model_validate_json(raw)
+        self.order.append(read.custom_id.split()[0])
+        return read
+
+
+@pytest.fixture
+def checked(monkeypatch: pytest.MonkeyPatch) -> Checked:
+    return Checked(monkeypatch)
+
+
 def test_a_line_of_one_owner_waits_for_a_slice_of_anothers_file(
-    clients: dict[str, openai.OpenAI], monkeypatch: pytest.MonkeyPatch
+    clients: dict[str, openai.OpenAI], sqlite_url: str, tmp_path: Path, checked: Checked
 ) -> None:
-    turns = FairTurns(1)
-    monkeypatch.setattr(batches, "READING", turns)
-    monkeypatch.setattr(batch_input, "SLICE_LINES", SLICE)
-    large = upload(clients["ada"], [line(f"ada {n}") for n in range(40)])
     small = upload(clients["ben"], [line("ben")])
-    checked: list[str] = []
-    began = threading.Event()
+    create(clients["ada"], upload(clients["ada"], [line(f"ada {n}") for n in range(40)]))
+    checked.before[SLICE + 2] = lambda: create(clients["ben"], small)
+    database = Database(sqlite_url)
 
-    class Noted:
-        """Notes whose line is read, and waits once until the other owner waits."""
+    Played(database, tmp_path).upkeep.run_once()
+    database.dispose()
 
-        @staticmethod
-        def model_validate_json(raw: bytes) -> LineIn:
-            checked.append("ben" if b"ben" in raw else "ada")
-            if len(checked) == SLICE + 2:
-                began.set()
-                servers.wait_until(lambda: turns.waiting() == 1)
-            return LineIn.model_validate_json(raw)
-
-    monkeypatch.setattr(batch_input, "LineIn", Noted)
-    first = threading.Thread(target=create, args=(clients["ada"], large))
-    first.start()
-    began.wait()
-    batch = create(clients["ben"], small)
-    first.join()
-
-    assert batch.status in ("validating", "in_progress")
-    assert checked.index("ben") == 2 * SLICE
-    assert len(checked) == 41
+    assert checked.order.index("ben") == 2 * SLICE
+    assert len(checked.order) == 41
 
 
 def test_an_owners_files_are_checked_one_after_the_other(
-    clients: dict[str, openai.OpenAI], monkeypatch: pytest.MonkeyPatch
+    clients: dict[str, openai.OpenAI], sqlite_url: str, tmp_path: Path, checked: Checked
 ) -> None:
-    inside: list[int] = []
-    most: list[int] = []
-    read = BatchInput.read
+    for name in ("first", "second", "third"):
+        lines = [line(f"{name} {n}") for n in range(2 * SLICE + 1)]
+        create(clients["ada"], upload(clients["ada"], lines))
+    database = Database(sqlite_url)
 
-    def counted(self: BatchInput, stream: Any) -> Iterator[None]:
-        inside.append(1)
-        most.append(len(inside))
-        yield from read(self, stream)
-        inside.pop()
+    Played(database, tmp_path).upkeep.run_once()
+    database.dispose()
 
-    monkeypatch.setattr(BatchInput, "read", counted)
-    files = [upload(clients["ada"], [line(f"{n}")]) for n in range(6)]
-    threads = [threading.Thread(target=create, args=(clients["ada"], one)) for one in files]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    count = 2 * SLICE + 1
+    assert checked.order == ["first"] * count + ["second"] * count + ["third"] * count
 
-    assert most == [1] * 6
+
+def test_a_check_that_is_broken_off_begins_anew_and_makes_one_job(
+    clients: dict[str, openai.OpenAI], sqlite_url: str, tmp_path: Path, checked: Checked
+) -> None:
+    batch = create(clients["ada"], upload(clients["ada"], [line(f"ada {n}") for n in range(7)]))
+
+    def die() -> None:
+        raise RuntimeError("the process ends here")
+
+    checked.before[SLICE + 1] = die
+    database = Database(sqlite_url)
+    Played(database, tmp_path).upkeep.run_once()
+    Played(database, tmp_path).upkeep.run_once()
+    database.dispose()
+
+    ended = clients["ada"].batches.retrieve(batch.id)
+    assert (ended.status, len(checked.order)) == ("in_progress", SLICE + 1 + 7)
+    assert ended.request_counts
+    assert ended.request_counts.total == 7

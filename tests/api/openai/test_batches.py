@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -12,6 +13,7 @@ from sqlalchemy import Connection
 from sqlalchemy import text as sql
 
 from db.openai import batches, files
+from db.queue.spools import SpoolWriter
 from db.sql.database import Database
 from db.vocabulary.errors import EngineError, ImageUnreadable
 from tests.played import Played
@@ -42,6 +44,13 @@ def create(client: openai.OpenAI, file_id: str, **fields: Any) -> Batch:
     return client.batches.create(
         input_file_id=file_id, endpoint="/v1/chat/completions", completion_window="24h", **fields
     )
+
+
+def check(client: openai.OpenAI, played: Played, lines: Iterable[Any], **fields: Any) -> Batch:
+    """Create a batch of some lines, and return it when they are checked."""
+    batch = create(client, upload(client, lines), **fields)
+    played.upkeep.run_once()
+    return client.batches.retrieve(batch.id)
 
 
 def read(client: openai.OpenAI, file_id: str | None) -> dict[str, Any]:
@@ -138,7 +147,9 @@ class TestLife:
     ) -> None:
         file_id = upload(client, [line("a"), "", line("b"), line("c")])
 
-        batch = create(client, file_id, metadata={"for": "ada"})
+        created = create(client, file_id, metadata={"for": "ada"})
+        played.upkeep.run_once()
+        batch = client.batches.retrieve(created.id)
         [bad, *good] = played.claim()
         played.fail([bad], ImageUnreadable("no image"))
         played.complete(good, "two kittens")
@@ -146,6 +157,7 @@ class TestLife:
         played.upkeep.run_once()
         ended = client.batches.retrieve(batch.id)
 
+        assert (created.status, created.model, created.in_progress_at) == ("validating", None, None)
         assert (batch.status, between.status) == ("in_progress", "finalizing")
         assert ended.status == "completed"
         assert ended.metadata == {"for": "ada"}
@@ -236,7 +248,7 @@ class TestLife:
     def test_every_line_of_a_batch_cancelled_at_once_has_an_outcome(
         self, client: openai.OpenAI, played: Played
     ) -> None:
-        batch = create(client, upload(client, [line(str(n)) for n in range(3)]))
+        batch = check(client, played, [line(str(n)) for n in range(3)])
         client.batches.cancel(batch.id)
 
         for _ in range(3):
@@ -297,7 +309,7 @@ class TestLife:
     def test_a_batch_is_a_job_too(
         self, client: openai.OpenAI, http: httpx2.Client, played: Played
     ) -> None:
-        batch = create(client, upload(client, [line("a")]))
+        batch = check(client, played, [line("a")])
         played.step()
 
         found = http.get(f"/v1/jobs/{batch.to_dict()['x_job_id']}/results").json()
@@ -307,9 +319,8 @@ class TestLife:
     def test_a_batch_goes_on_when_its_input_file_is_deleted(
         self, client: openai.OpenAI, played: Played
     ) -> None:
-        file_id = upload(client, [line("a")])
-        batch = create(client, file_id)
-        client.files.delete(file_id)
+        batch = check(client, played, [line("a")])
+        client.files.delete(batch.input_file_id)
 
         played.step()
 
@@ -352,9 +363,83 @@ class TestAskedAgain:
         assert keyed[0] == keyed[1] != first.id
 
 
+def mistakes_of(batch: Batch) -> list[tuple[Any, Any, Any]]:
+    assert batch.errors
+    return [(each.code, each.line, each.message) for each in batch.errors.data or ()]
+
+
+class TestWhileItIsChecked:
+    def test_a_batch_can_be_cancelled(
+        self, client: openai.OpenAI, http: httpx2.Client, played: Played
+    ) -> None:
+        batch = create(client, upload(client, [line()]))
+
+        cancelled = client.batches.cancel(batch.id)
+        played.upkeep.run_once()
+        ended = client.batches.retrieve(batch.id)
+
+        assert (cancelled.status, ended) == ("cancelled", cancelled)
+        assert (ended.cancelled_at, ended.output_file_id) == (ended.cancelling_at, None)
+        assert http.get("/v1/jobs").json()["data"] == []
+
+    def test_a_batch_cancelled_between_the_check_and_its_job_stays_cancelled(
+        self,
+        client: openai.OpenAI,
+        http: httpx2.Client,
+        played: Played,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        batch = create(client, upload(client, [line()]))
+        store = SpoolWriter.store
+
+        def store_then_cancel(*given: Any) -> str:
+            key = store(*given)
+            client.batches.cancel(batch.id)
+            return key
+
+        monkeypatch.setattr(SpoolWriter, "store", store_then_cancel)
+        played.upkeep.run_once()
+
+        assert client.batches.retrieve(batch.id).status == "cancelled"
+        assert http.get("/v1/jobs").json()["data"] == []
+        assert not list(tmp_path.rglob("spool/*"))
+
+    def test_a_batch_whose_window_is_over_expires(
+        self, client: openai.OpenAI, offered: Database, played: Played
+    ) -> None:
+        batch = create(client, upload(client, [line()]))
+        _make_past(offered, "batches")
+        with offered.snapshot() as transaction:
+            [seen] = batches.to_expire(transaction, 10)
+        with offered.transaction() as transaction:
+            batches.expire(transaction, seen)
+
+        played.upkeep.run_once()
+
+        assert client.batches.retrieve(batch.id).status == "expired"
+
+    def test_its_output_is_still_empty(self, client: openai.OpenAI, http: httpx2.Client) -> None:
+        batch = create(client, upload(client, [line()])).to_dict()
+
+        output = http.get(f"/v1/files/{batch['x_output_file_id']}/content")
+
+        assert (output.status_code, output.content) == (200, b"")
+        assert output.headers["x-incomplete"] == "true"
+
+    def test_the_same_request_is_the_same_batch(
+        self, client: openai.OpenAI, played: Played
+    ) -> None:
+        file_id = upload(client, [line()])
+
+        first, second = create(client, file_id), create(client, file_id)
+
+        assert first.id == second.id
+
+
 class TestMistakes:
     def test_every_mistake_is_reported_at_once_with_its_line(
-        self, client: openai.OpenAI, http: httpx2.Client
+        self, client: openai.OpenAI, http: httpx2.Client, played: Played
     ) -> None:
         lines = [
             line("a"),
@@ -368,7 +453,7 @@ class TestMistakes:
             line("g", stream=True),
         ]
 
-        batch = create(client, upload(client, lines))
+        batch = check(client, played, lines)
 
         assert batch.status == "failed"
         assert batch.failed_at
@@ -389,12 +474,14 @@ class TestMistakes:
         assert http.get("/v1/jobs").json()["data"] == []
 
     def test_a_mistake_in_the_last_of_many_lines_is_found_before_any_work(
-        self, client: openai.OpenAI
+        self, client: openai.OpenAI, played: Played
     ) -> None:
         lines = [json.dumps(line(str(n))) for n in range(51_000)]
 
-        bad = create(client, upload(client, [*lines, "{"]))
-        good = create(client, upload(client, lines))
+        made = [create(client, upload(client, sent)).id for sent in ([*lines, "{"], lines)]
+        while client.batches.retrieve(made[1]).status == "validating":
+            played.upkeep.run_once()
+        bad, good = map(client.batches.retrieve, made)
 
         assert bad.errors
         assert bad.errors.data
@@ -402,25 +489,45 @@ class TestMistakes:
         assert good.request_counts
         assert (good.status, good.request_counts.total) == ("in_progress", 51_000)
 
-    def test_more_lines_than_the_operator_allows_are_refused(
-        self, serve: Serve, offered: Database
+    def test_more_lines_than_the_operator_allows_fail_the_batch(
+        self, client: openai.OpenAI, offered: Database, tmp_path: Path
     ) -> None:
-        http = serve(offered.url, max_lines=3)
-        with openai.OpenAI(base_url=f"{http.base_url}/v1", api_key="none") as client:
-            file_id = upload(client, [line(str(n)) for n in range(4)])
-            with pytest.raises(openai.APIStatusError) as caught:
-                create(client, file_id)
+        played = Played(offered, tmp_path, max_lines=3)
 
-        assert (caught.value.status_code, caught.value.code) == (413, "too_large")
+        batch = check(client, played, [line(str(n)) for n in range(4)])
 
-    def test_an_unknown_model_and_an_empty_file_fail_the_batch(self, client: openai.OpenAI) -> None:
-        unknown = create(client, upload(client, [line("a", model="gpt-9")]))
-        empty = create(client, upload(client, ["", ""]))
+        assert mistakes_of(batch) == [("too_large", None, "the file has more than 3 lines")]
 
-        for batch, said in ((unknown, "no such model: 'gpt-9'"), (empty, "has no lines")):
-            assert batch.errors
-            assert batch.errors.data
-            assert said in str(batch.errors.data[0].message)
+    def test_more_items_than_may_wait_fail_the_batch(
+        self, client: openai.OpenAI, offered: Database, tmp_path: Path, http: httpx2.Client
+    ) -> None:
+        played = Played(offered, tmp_path, max_queued_items=3)
+
+        batch = check(client, played, [line(str(n)) for n in range(4)])
+
+        [(code, number, message)] = mistakes_of(batch)
+        assert (batch.status, code, number) == ("failed", "quota_exceeded", None)
+        assert "4 more would pass the 3 that this owner may have" in message
+        assert http.get("/v1/jobs").json()["data"] == []
+        assert not list(tmp_path.rglob("spool/*"))
+
+    def test_an_unknown_model_an_empty_file_and_a_deleted_one_fail_the_batch(
+        self, client: openai.OpenAI, played: Played
+    ) -> None:
+        unknown = check(client, played, [line("a", model="gpt-9")])
+        empty = check(client, played, ["", ""])
+        file_id = upload(client, [line()])
+        gone = create(client, file_id)
+        client.files.delete(file_id)
+        played.upkeep.run_once()
+
+        for batch, said in (
+            (unknown, "no such model: 'gpt-9'"),
+            (empty, "has no lines"),
+            (client.batches.retrieve(gone.id), "was deleted before it was checked"),
+        ):
+            [(_, _, message)] = mistakes_of(batch)
+            assert said in message
 
     @pytest.mark.parametrize(
         ("fields", "error", "param"),
@@ -456,11 +563,13 @@ class TestMistakes:
 
 
 def test_a_script_may_call_a_model_by_a_name_that_the_operator_gave_it(
-    serve: Serve, offered: Database
+    serve: Serve, offered: Database, tmp_path: Path
 ) -> None:
-    http = serve(offered.url, model_aliases={"gpt-4o-mini": "echo"})
+    aliases = {"gpt-4o-mini": "echo"}
+    http = serve(offered.url, model_aliases=aliases)
+    played = Played(offered, tmp_path, model_aliases=aliases)
     with openai.OpenAI(base_url=f"{http.base_url}/v1", api_key="none") as client:
-        batch = create(client, upload(client, [line(model="gpt-4o-mini")]))
+        batch = check(client, played, [line(model="gpt-4o-mini")])
 
     assert (batch.status, batch.model) == ("in_progress", "echo")
 

@@ -6,7 +6,7 @@ import openai
 import pytest
 
 from tests import pictures
-from tests.api.openai.test_batches import create, line, upload
+from tests.api.openai.test_batches import check, line
 from tests.played import Played
 
 issue_24 = pytest.mark.xfail(
@@ -46,7 +46,7 @@ def test_a_bad_image_of_one_line_does_not_fail_its_batch(
     good = picture(f"data:image/png;base64,{GOOD}")
     lines = [line("a", **good), line("b", **body), line("c", **good)]
 
-    batch = create(client, upload(client, lines))
+    batch = check(client, played, lines)
 
     assert batch.status != "failed"
     assert batch.errors is None

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from api.openai.requests import NEUTRAL, ChatIn
+from db.openai.chat_request import NEUTRAL, ChatIn
 from tests.served import CARD
 
 A, B = "https://example.com/a.jpg", "https://example.com/b.jpg"

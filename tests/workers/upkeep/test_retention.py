@@ -184,7 +184,9 @@ class TestJobs:
                        request_key="a", body_digest="b")  # fmt: skip
         job = NewJob(owner_id, builders.MODEL, {}, source_api=SourceApi.BATCH)
         with database.transaction() as transaction:
-            batch, _ = batches.create_once(transaction, new, job, again=False)
+            batch = batches.create_once(transaction, new, again=False)
+            batches.start(transaction, batch, job)
+            batch = batches.get(transaction, owner_id, batch.id)
             submissions.seal(transaction, str(batch.job_id))
         with pytest.raises(NotReady, match="files are being written"):
             delete(database, str(batch.job_id))

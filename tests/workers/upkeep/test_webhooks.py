@@ -179,7 +179,9 @@ def test_the_end_of_a_batch_is_announced_as_openais_client_unwraps_it(
                    request_key="a", body_digest="b")  # fmt: skip
     job = NewJob(webhook.owner_id, builders.MODEL, {}, source_api=SourceApi.BATCH)
     with database.transaction() as transaction:
-        batch, _ = batches.create_once(transaction, new, job, again=False)
+        batch = batches.create_once(transaction, new, again=False)
+        batches.start(transaction, batch, job)
+        batch = batches.get(transaction, batch.owner_id, batch.id)
         if status == "cancelled":
             batches.cancel(transaction, webhook.owner_id, batch.id)
         submissions.seal(transaction, str(batch.job_id))

@@ -8,20 +8,35 @@ import binascii
 import hashlib
 import io
 
-from api.images import check_room
-from api.services import Services
+from db.blobs.store import BlobStore
 from db.images.image_bytes import store_images
+from db.queue import quotas
+from db.sql.database import Database
 from db.vocabulary.errors import RequestError, TooLarge
+from db.vocabulary.limits import OwnerLimits
 
 #: Bytes and images that are gathered before they are stored.
 GROUP_BYTES, GROUP_IMAGES = 16 * 2**20, 500
 
 
 class DataImages:
-    """Gathers the images of an owner's submission and stores them with few durable steps."""
+    """Gathers the images of an owner's submission and stores them with few durable steps.
 
-    def __init__(self, services: Services, owner_id: int) -> None:
-        self._services, self._owner_id = services, owner_id
+    Args:
+        usual: Limits of owners without limits of their own.
+        max_bytes: Largest image.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        store: BlobStore,
+        owner_id: int,
+        usual: OwnerLimits,
+        max_bytes: int,
+    ) -> None:
+        self._database, self._store, self._owner_id = database, store, owner_id
+        self._usual, self._max_bytes = usual, max_bytes
         self._waiting: dict[str, bytes] = {}
         self._waiting_bytes = 0
 
@@ -38,7 +53,7 @@ class DataImages:
             data = base64.b64decode(reference.partition(",")[2], validate=True)
         except binascii.Error as error:
             raise RequestError("a data: image is not base64", field="images") from error
-        if len(data) > (most := self._services.settings.max_upload_bytes):
+        if len(data) > (most := self._max_bytes):
             raise TooLarge(
                 f"a data: image has {len(data)} bytes; at most {most} are taken", field="images"
             )
@@ -54,10 +69,11 @@ class DataImages:
         """Store what was gathered. To be called before anything refers to it."""
         if not self._waiting:
             return
-        check_room(self._services, self._owner_id, self._waiting_bytes)
+        with self._database.snapshot() as transaction:
+            quotas.check_upload(transaction, self._owner_id, self._usual, self._waiting_bytes)
         store_images(
-            self._services.database,
-            self._services.store,
+            self._database,
+            self._store,
             self._owner_id,
             {digest: io.BytesIO(data) for digest, data in self._waiting.items()},
             {digest: len(data) for digest, data in self._waiting.items()},

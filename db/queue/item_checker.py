@@ -4,16 +4,19 @@ from typing import Any
 
 import orjson
 
-from api.data_images import DataImages
-from api.schemas import ItemIn, JobIn
-from api.services import Services
-from db.queue import sessions
+from db.queue.data_images import DataImages
 from db.queue.sessions import Offer
 from db.queue.submissions import NewItem
 from db.vocabulary.errors import RequestError, UnknownModel
 from db.vocabulary.model_info import ModelInfo
 from db.vocabulary.request_validation import validate_request
-from db.vocabulary.requests import effective, example_references, image_references
+from db.vocabulary.requests import (
+    ItemIn,
+    Request,
+    effective,
+    example_references,
+    image_references,
+)
 
 #: Of one item, or of the defaults of a job, with references where images were.
 MAX_REQUEST_BYTES = 256 * 2**10
@@ -42,11 +45,9 @@ class ItemChecker:
         images: The `data:` images of what was checked; to be stored before the job is made.
     """
 
-    def __init__(self, services: Services, owner_id: int, job: JobIn) -> None:
-        self.images = DataImages(services, owner_id)
-        with services.database.snapshot() as transaction:
-            self.card = choose_model(sessions.offers(transaction), job.model)
-        self.defaults = self._take_data(job.defaults.canonical())
+    def __init__(self, card: ModelInfo, images: DataImages, defaults: Request) -> None:
+        self.card, self.images = card, images
+        self.defaults = self._take_data(defaults.canonical())
 
     def check(self, item: ItemIn) -> NewItem:
         """Return the item in the form that is stored.

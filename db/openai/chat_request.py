@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from api.schemas import ItemIn
 from db.vocabulary.model_info import ModelInfo
+from db.vocabulary.requests import ItemIn
 
 #: What these may be: anything else would need what this service does not do.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {

@@ -1,0 +1,176 @@
+"""The input file of a batch: its lines, checked and made canonical.
+
+input file ─▶ read, check, make canonical ─▶ no mistakes: spool ─▶ job
+                                          ─▶ mistakes: the batch fails, each with its line
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from typing import IO, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from db.openai.chat_request import ChatIn
+from db.queue import sessions
+from db.queue.data_images import DataImages
+from db.queue.item_checker import ItemChecker, choose_model
+from db.queue.spools import SpoolWriter
+from db.settings import SubmissionSettings
+from db.sql.database import Database
+from db.vocabulary.errors import QuotaExceeded, RequestError, TooLarge
+from db.vocabulary.requests import CustomId, Request
+from db.vocabulary.validation_errors import request_error
+
+#: Mistakes told of one file; reading ends there.
+MAX_MISTAKES = 100
+#: Lines, and about as many bytes, that are checked before another owner has its turn.
+SLICE_LINES, SLICE_BYTES = 500, 16 * 2**20
+
+
+class LineIn(BaseModel):
+    """A line of an input file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    custom_id: CustomId
+    method: Literal["POST"]
+    url: str
+    body: ChatIn
+
+
+class BatchInput:
+    """Reads an input file: collects its mistakes, and its items in canonical form.
+
+    Attributes:
+        mistakes: What is wrong with the file, in the form that OpenAI's clients read.
+        spool: The items of the file, if nothing is wrong.
+        model: The model that the lines name; empty before the first good line.
+    """
+
+    def __init__(
+        self, database: Database, settings: SubmissionSettings, images: DataImages, endpoint: str
+    ) -> None:
+        self._database, self._settings = database, settings
+        self._images, self._endpoint = images, endpoint
+        self.mistakes: list[dict[str, Any]] = []
+        self.spool = SpoolWriter()
+        self.model = ""
+        # On disk when it grows: as many names as there are lines.
+        self._seen = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._seen.execute("CREATE TABLE seen (name TEXT PRIMARY KEY) WITHOUT ROWID")
+        self._seen.execute("BEGIN")
+        self._checker: ItemChecker | None = None
+
+    def __enter__(self) -> "BatchInput":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.spool.close()
+        self._seen.close()
+
+    @property
+    def checker(self) -> ItemChecker:
+        """What has checked the items of a file without mistakes."""
+        assert self._checker
+        return self._checker
+
+    def read(self, stream: IO[bytes]) -> Iterator[None]:
+        """Check every line, until there are MAX_MISTAKES mistakes, and store the images.
+
+        Yields after each slice.
+        """
+        lines = size = 0
+        for number, line in _numbered(stream, self._settings.max_line_bytes):
+            if lines >= SLICE_LINES or size >= SLICE_BYTES:
+                yield
+                lines = size = 0
+            lines, size = lines + 1, size + len(line)
+            if not self._goes_on(number, line):
+                return
+        if self.mistakes:
+            return
+        if not self.spool.count:
+            self.note(RequestError("the file has no lines"))
+        try:
+            self._images.store()
+        except QuotaExceeded as error:
+            self.note(error)
+
+    def _goes_on(self, number: int, line: bytes) -> bool:
+        """Check a line. True if the next one is to be checked too."""
+        try:
+            self._take(line)
+        except ValidationError as error:
+            self.note(request_error(error, line), number)
+        except RequestError as error:
+            of_a_line = _is_of_a_line(error)
+            self.note(error, number if of_a_line else None)
+            return of_a_line and len(self.mistakes) < MAX_MISTAKES
+        return len(self.mistakes) < MAX_MISTAKES
+
+    def note(self, error: RequestError, number: int | None = None) -> None:
+        """Note a mistake of a line, or of the whole file."""
+        self.mistakes.append(
+            {"code": error.code, "line": number, "message": str(error), "param": error.field}
+        )
+
+    def _take(self, line: bytes) -> None:
+        given = LineIn.model_validate_json(line)
+        if given.url != self._endpoint:
+            raise RequestError(f"{given.url!r} is not the batch's endpoint", field="url")
+        if given.body.stream:
+            raise RequestError("stream is not allowed in a batch", field="body.stream")
+        try:
+            self._seen.execute("INSERT INTO seen VALUES (?)", (given.custom_id,))
+        except sqlite3.IntegrityError as error:
+            raise RequestError(
+                f"duplicate custom_id: {given.custom_id!r}", field="custom_id"
+            ) from error
+        try:
+            checker = self._checker_of(given.body.model)
+            item = checker.check(given.body.item(checker.card, given.custom_id))
+        except ValidationError as error:
+            raise _within_body(request_error(error)) from error
+        except QuotaExceeded:
+            raise
+        except RequestError as error:
+            raise _within_body(error) from error
+        self.spool.add(item)
+        if self.spool.count > (most := self._settings.max_lines):
+            raise TooLarge(f"the file has more than {most} lines")
+
+    def _checker_of(self, model: str) -> ItemChecker:
+        if self._checker is None:
+            self.model = model
+            name = self._settings.model_aliases.get(model, model)
+            with self._database.snapshot() as transaction:
+                card = choose_model(sessions.offers(transaction), name)
+            self._checker = ItemChecker(card, self._images, Request())
+        if model != self.model:
+            raise RequestError(
+                f"{model!r} here and {self.model!r} before: a batch has one model", field="model"
+            )
+        return self._checker
+
+
+def _is_of_a_line(error: RequestError) -> bool:
+    """True if an error concerns one line, and not the whole file or the owner."""
+    of_all = isinstance(error, TooLarge) and error.field is None
+    return not of_all and not isinstance(error, QuotaExceeded)
+
+
+def _within_body(error: RequestError) -> RequestError:
+    error.field = f"body.{error.field}" if error.field else "body"
+    return error
+
+
+def _numbered(stream: IO[bytes], most: int) -> Iterator[tuple[int, bytes]]:
+    """Yield non-empty lines with their numbers; a longer one is cut, and so is not JSON."""
+    number = 0
+    while line := stream.readline(most + 1):
+        number += 1
+        rest = line
+        while len(rest) > most and not rest.endswith(b"\n"):
+            rest = stream.readline(most + 1)
+        if line.strip():
+            yield number, line
