@@ -30,6 +30,8 @@ class PackedSequences:
         queries: Query tokens of each sequence.
         keys: Key tokens of each sequence, of which the queries are the last; by default as many.
         causal: True if a token attends only to itself and those before it.
+        blocks: If tokens of one image attend to each other in both directions: of each sequence,
+            int64 (key tokens,), the number of a token's image, -1 for text.
     """
 
     def __init__(
@@ -38,56 +40,90 @@ class PackedSequences:
         keys: Sequence[int] | None = None,
         *,
         causal: bool = False,
+        blocks: Sequence[torch.Tensor] | None = None,
     ) -> None:
-        self.queries, self.causal = list(queries), causal
+        self.queries, self.causal, self._blocks = list(queries), causal, blocks
+        self._masks: dict[tuple[int, int | None], torch.Tensor] = {}
         self.keys = list(keys) if keys is not None else self.queries
         self._on_device: list[torch.Tensor] = []
 
     def attend(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: float | None,
+        window: int | None = None,
     ) -> torch.Tensor:
         """Compute attention within each sequence.
 
         Args:
             query: (1, heads, query tokens, head size).
             key: (1, kv heads, key tokens, head size), as value.
+            window: Most tokens before and with itself that a token attends to (Beltagy et al.
+                2020, "Longformer"); None for all. Only if the sequences are causal.
 
         Returns:
             (1, query tokens, heads, head size).
         """
-        if query.is_cuda and query.dtype != torch.float32:  # the kernel has no float32
-            return self._varlen_kernel(query, key, value, scale)
-        groups = query.shape[1] // key.shape[1]
-        if len({*self.queries}) == 1 and len({*self.keys}) == 1:
-            parts = [self._stacked(x, len(self.queries)) for x in (query, key, value)]
-            out = self._one(*parts, scale=scale, groups=groups)
-            return out.transpose(1, 2).reshape(1, query.shape[2], query.shape[1], -1)
+        is_equal = len({*self.queries}) == 1 and len({*self.keys}) == 1
+        if self._blocks is None:
+            if query.is_cuda and query.dtype != torch.float32:  # the kernel has no float32
+                return self._varlen_kernel(query, key, value, scale, window)
+            if is_equal:
+                parts = [self._stacked(x, len(self.queries)) for x in (query, key, value)]
+                out = self._one(*parts, scale=scale, mask=self._mask(0, window, query.device))
+                return out.transpose(1, 2).reshape(1, query.shape[2], query.shape[1], -1)
         outs = [
-            self._one(q, k, v, scale=scale, groups=groups)
-            for q, k, v in zip(
-                query.split(self.queries, 2),
-                key.split(self.keys, 2),
-                value.split(self.keys, 2),
-                strict=True,
+            self._one(q, k, v, scale=scale, mask=self._mask(number, window, query.device))
+            for number, (q, k, v) in enumerate(
+                zip(
+                    query.split(self.queries, 2),
+                    key.split(self.keys, 2),
+                    value.split(self.keys, 2),
+                    strict=True,
+                )
             )
         ]
         return torch.cat(outs, 2).transpose(1, 2)
 
     def _one(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float | None, groups: int
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        *,
+        scale: float | None,
+        mask: torch.Tensor | None,
     ) -> torch.Tensor:
-        mask, more = None, k.shape[2] - q.shape[2]
-        if self.causal and more:
-            mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(more)
         return scaled_dot_product_attention(
             q,
             k,
             v,
             attn_mask=mask,
-            is_causal=self.causal and not more and q.shape[2] > 1,
+            is_causal=self.causal and mask is None and q.shape[2] > 1,
             scale=scale,
-            enable_gqa=groups > 1,
+            enable_gqa=q.shape[1] != k.shape[1],
         )
+
+    def _mask(self, number: int, window: int | None, device: torch.device) -> torch.Tensor | None:
+        """What a sequence's queries attend to, bool (queries, keys); None if that needs no mask."""
+        queries, keys = self.queries[number], self.keys[number]
+        if not self.causal or (
+            queries == keys and self._blocks is None and (window is None or window >= keys)
+        ):
+            return None
+        if (number, window) not in self._masks:
+            key = torch.arange(keys, device=device)[None]
+            query = key.T[keys - queries :]
+            mask = key <= query
+            if self._blocks is not None:
+                block = self._blocks[number].to(device)
+                mask |= (block[None] >= 0) & (block[None] == block[keys - queries :, None])
+            if window is not None:
+                mask &= key > query - window
+            self._masks[number, window] = mask
+        return self._masks[number, window]
 
     @staticmethod
     def _stacked(row: torch.Tensor, count: int) -> torch.Tensor:
@@ -96,7 +132,12 @@ class PackedSequences:
         return row.view(heads, count, tokens // count, size).transpose(0, 1)
 
     def _varlen_kernel(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: float | None,
+        window: int | None,
     ) -> torch.Tensor:
         from torch.nn.attention.varlen import varlen_attn
 
@@ -106,7 +147,7 @@ class PackedSequences:
             max(self.queries),
             max(self.keys),
             scale=scale,
-            window_size=(-1, 0) if self.causal else (-1, -1),
+            window_size=(window - 1 if window else -1, 0) if self.causal else (-1, -1),
             enable_gqa=query.shape[1] != key.shape[1],
             num_splits=1,  # with more, an answer would depend on its neighbours
         )
@@ -123,9 +164,9 @@ class PackedSequences:
         return self._on_device
 
 
-#: Replaces transformers' attention: (module, query, key, value, scale) → output.
+#: Replaces transformers' attention: (module, query, key, value, scale, window) → output.
 AttentionFunction = Callable[
-    [Any, torch.Tensor, torch.Tensor, torch.Tensor, float | None], torch.Tensor
+    [Any, torch.Tensor, torch.Tensor, torch.Tensor, float | None, int | None], torch.Tensor
 ]
 _attend: ContextVar[AttentionFunction | None] = ContextVar("attend", default=None)
 
@@ -145,9 +186,14 @@ def packed_attention(rows: PackedSequences) -> Iterator[None]:
     """Make every packed sequence attend to itself alone inside the block."""
 
     def attend(
-        _: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None
+        _: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: float | None,
+        window: int | None,
     ) -> torch.Tensor:
-        return rows.attend(query, key, value, scale)
+        return rows.attend(query, key, value, scale, window)
 
     with override_attention(attend):
         yield
@@ -165,13 +211,24 @@ def decode_attention(mask: torch.Tensor) -> Iterator[None]:
     Args:
         mask: Positions that each sequence attends to, bool (sequences, 1, 1, visible).
     """
+    of_windows: dict[int | None, torch.Tensor] = {None: mask}
 
     def attend(
-        _: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None
+        _: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: float | None,
+        window: int | None,
     ) -> torch.Tensor:
+        if window not in of_windows:
+            # Of n positions that a sequence attends to, the last `window`.
+            left = mask.sum(-1, keepdim=True) - mask.cumsum(-1)
+            of_windows[window] = mask & (left < window)
         sequences, heads, _one, size = query.shape
         grouped = query.reshape(sequences, key.shape[1], -1, size)
-        out = scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scale)
+        allowed = of_windows[window]
+        out = scaled_dot_product_attention(grouped, key, value, attn_mask=allowed, scale=scale)
         return out.reshape(sequences, heads, 1, -1).transpose(1, 2)
 
     with override_attention(attend):
@@ -196,7 +253,7 @@ def sdpa_unless_overridden(
 ) -> tuple[torch.Tensor, None]:
     """Behave as sdpa of transformers, or as the innermost `override_attention` block says."""
     if attend := _attend.get():
-        return attend(module, query, key, value, scaling), None
+        return attend(module, query, key, value, scaling, others.get("sliding_window")), None
     output: tuple[torch.Tensor, None] = sdpa_attention_forward(
         module, query, key, value, attention_mask, scaling=scaling, **others
     )

@@ -109,6 +109,7 @@ class CrossAttentionDecoder(TextDecoder):
             key: torch.Tensor,
             value: torch.Tensor,
             scale: float | None,
+            window: int | None,
         ) -> torch.Tensor:
             if not module.is_cross_attention:
                 return packed.attend(query, key, value, scale)
@@ -137,6 +138,7 @@ class CrossAttentionDecoder(TextDecoder):
             key: torch.Tensor,
             value: torch.Tensor,
             scale: float | None,
+            window: int | None,
         ) -> torch.Tensor:
             allowed = mask
             if module.is_cross_attention:

@@ -1,6 +1,6 @@
 """Text decoders: prefill and decode steps of a text model whose prompts contain images.
 
-embedded_images.py  images become tokens in the text's own sequence (Idefics2, Idefics3)
+embedded_images.py  images become tokens in the text's own sequence (all but IDEFICS)
 cross_attention.py  layers between those of the text attend to images (IDEFICS)
 
 Both run transformers' own text model over a `KVCache`.
@@ -94,7 +94,27 @@ class PrefillBatch:
     def packed_sequences(self) -> PackedSequences:
         """Describe how the prompts are packed, for causal attention within each."""
         wholes = [len(prompt.ids) for prompt in self.prompts]
-        return PackedSequences(self.lengths, wholes if any(self.starts) else None, causal=True)
+        keys = wholes if any(self.starts) else None
+        return PackedSequences(self.lengths, keys, causal=True, blocks=self._blocks())
+
+    def _blocks(self) -> list[torch.Tensor] | None:
+        layouts = [prompt.layout for prompt in self.prompts]
+        if all(layout.blocks is None for layout in layouts):
+            return None
+        return [
+            torch.full_like(prompt.ids, -1) if layout.blocks is None else layout.blocks
+            for prompt, layout in zip(self.prompts, layouts, strict=True)
+        ]
+
+    def positions_of_axes(self, axes: int) -> torch.Tensor:
+        """Positions for rotary embeddings of several axes, int64 (axes, tokens)."""
+        of_prompts = []
+        for prompt, start in zip(self.prompts, self.starts, strict=True):
+            positions = prompt.layout.positions
+            if positions is None:
+                positions = torch.arange(len(prompt.ids)).expand(axes, -1)
+            of_prompts.append(positions[:, start:])
+        return torch.cat(of_prompts, 1).to(self.ids.device)
 
     def point(self, cache: KVCache) -> None:
         """Point the cache at the slots and positions of these tokens."""

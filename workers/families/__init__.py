@@ -22,6 +22,18 @@ FAMILIES = {
     "idefics3": "workers.families.idefics3",
     "smolvlm": "workers.families.idefics3",
 }
+_TWO_PARTS = "it reads with one part and speaks with another (encoder and decoder)"
+#: Why models that transformers counts among those that take images and texts are not served.
+REFUSED = {
+    "blip": _TWO_PARTS,
+    "florence2": _TWO_PARTS,
+    "git": "it describes images and takes no text",
+    "kosmos-2": "its answers hold boxes and marks that only its own processor can read",
+    "kosmos-2.5": "its answers hold boxes and marks that only its own processor can read",
+    "pix2struct": _TWO_PARTS,
+    "udop": _TWO_PARTS,
+    "vision-encoder-decoder": _TWO_PARTS,
+}
 #: For every other model that takes images and texts and says texts.
 OTHER_MODELS = "workers.families.chat"
 
@@ -56,6 +68,8 @@ def _module_of(settings: EngineSettings) -> str:
     from workers.families.checkpoints import model_type, takes_images
 
     kind = model_type(settings)
+    if why := REFUSED.get(kind):
+        raise RequestError(f"model {settings.model!r} is a {kind!r}, which is not served: {why}")
     if kind not in FAMILIES and not takes_images(kind):
         raise RequestError(
             f"model {settings.model!r} is a {kind!r}, which does not turn images and texts into"

@@ -21,7 +21,7 @@ from transformers import AutoProcessor
 
 from db.vocabulary.errors import ItemRefused
 from db.vocabulary.kinds import Style
-from workers.decoding.prompt import ImageInput
+from workers.decoding.prompt import PLAIN_LAYOUT, ImageInput, TokenLayout
 from workers.decoding.text_decoder import TextDecoder
 from workers.families.loaded import LoadedModel
 from workers.families.prompts import PromptPart, Turn
@@ -42,12 +42,13 @@ class Inputs:
 
     Attributes:
         tensors: Without a batch dimension; those of `Architecture.per_token` are (tokens, …).
-        images: In the order of the prompt; empty if the family does not know them one by one.
+        images: In the order of the prompt, or all of them as one.
         example_images: Images that belong to examples; they come first.
         prompt: The prompt's text, an image being one token.
         template: Name of the prompt template.
         seed: Seed of a sampled answer.
         suffixes: Tokens of each label after the prompt, if labels are to be ranked.
+        layout: How the prompt's tokens lie.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -57,6 +58,7 @@ class Inputs:
     template: str
     seed: int | None
     suffixes: Suffixes | None
+    layout: TokenLayout = PLAIN_LAYOUT
 
 
 class Architecture(ABC):
@@ -105,9 +107,13 @@ class Architecture(ABC):
         """Return the width and height at which the vision encoder sees an image."""
         return width, height
 
-    def text_decoder(self) -> TextDecoder | None:
-        """Return the decoder for continuous batching, or None for `generate` alone."""
-        return None
+    def text_decoder(self) -> TextDecoder | str:
+        """Return the decoder for continuous batching, or why there is none."""
+        return "its architecture has no text decoder here"
+
+    def layout(self, tensors: dict[str, torch.Tensor]) -> TokenLayout:
+        """Return how the tokens of an item lie for continuous batching."""
+        return PLAIN_LAYOUT
 
     def encode_images(
         self, images: Sequence[ImageInput], patches_at_once: int
@@ -147,13 +153,15 @@ class Architecture(ABC):
         return None
 
     def continuation_inputs(
-        self, outputs: Any, tensors: dict[str, torch.Tensor]
+        self, outputs: Any, tensors: dict[str, torch.Tensor], rows: int, tokens: int
     ) -> dict[str, torch.Tensor]:
         """Return what a forward pass after a cached prefix needs besides ids, mask and cache.
 
         Args:
             outputs: Outputs of the prefix's forward pass, one row.
             tensors: Inputs of that pass.
+            rows: Rows of the pass after it.
+            tokens: Tokens of each of these rows.
         """
         return {}
 

@@ -98,7 +98,7 @@ class ContinuousBatcher:
 
     def prefill_cost(self, item: Prepared) -> int:
         """See SlotEngine. To encode a patch takes about as long as to prefill a token."""
-        pixels = sum(image.pixels[0].numel() for image in item.inputs.images)
+        pixels = sum(image.pixel_count for image in item.inputs.images)
         return item.tokens + int(pixels // self._loaded.patch_pixels)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
@@ -192,9 +192,10 @@ def unsupported_reason(loaded: LoadedModel) -> str:
         return f"its generation config asks for {', '.join(unsupported)}"
     if config._attn_implementation != "sdpa":
         return f"its attention is {config._attn_implementation}, not sdpa"
-    layer_types = getattr(config.get_text_config(), "layer_types", None) or ()
-    if any(kind != "full_attention" for kind in layer_types):
-        return "its text model attends in windows"
+    layer_types = {*(getattr(config.get_text_config(), "layer_types", None) or ())}
+    if others := layer_types - {"full_attention", "sliding_attention"}:
+        named = ", ".join(sorted(others))
+        return f"its text model has layers ({named}) that keep a state of another form"
     return ""
 
 
@@ -202,8 +203,7 @@ def slot_config(loaded: LoadedModel, text_decoder: TextDecoder) -> SlotConfig:
     """Choose as many slots as fit into memory beside the model."""
     settings, model, device = loaded.settings, loaded.model, loaded.device
     text = model.config.get_text_config()
-    window = getattr(text, "sliding_window", None) or settings.slot_tokens
-    length = min(settings.slot_tokens, text.max_position_embeddings, window)
+    length = min(settings.slot_tokens, text.max_position_embeddings)
     per_slot = (
         2
         * text_decoder.layers
@@ -261,7 +261,7 @@ def build(
 def _prompt(loaded: LoadedModel, inputs: Inputs) -> EncodedPrompt:
     ids = inputs.tensors["input_ids"]
     prefix = 0
-    if inputs.example_images < len(inputs.images):
+    if 0 < inputs.example_images < len(inputs.images):
         # Up to the first token of the first image that does not belong to an example.
         positions = (ids == loaded.image_token_id).nonzero()[:, 0]
         prefix = int(positions[inputs.example_images * (len(positions) // len(inputs.images))])
@@ -271,6 +271,7 @@ def _prompt(loaded: LoadedModel, inputs: Inputs) -> EncodedPrompt:
         image_mask=_image_mask(inputs),
         prefix_tokens=prefix if inputs.example_images else 0,
         prefix_images=inputs.example_images,
+        layout=inputs.layout,
     )
 
 

@@ -3,18 +3,31 @@
 Of its tensors only this is known: those as long as the prompt are per token, and all others belong
 to the images and are concatenated. Items whose image tensors cannot be concatenated are answered in
 separate batches.
+
+For continuous batching the model's own modules are used: its vision encoder makes the features of
+all images of a prompt together, and they replace the image tokens. Whether that is all that the
+model does is found out by the self-check; what it does besides is served by `generate`.
 """
 
+import inspect
 from collections.abc import Hashable, Sequence
+from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from PIL import Image
+from transformers.models.gemma3.modeling_gemma3 import get_block_sequence_ids_for_mask
 
-from workers.decoding.prompt import ImageInput
+from workers.decoding.embedded_images import EmbeddedImagesDecoder
+from workers.decoding.prompt import PLAIN_LAYOUT, ImageInput, TokenLayout
+from workers.decoding.text_decoder import TextDecoder
 from workers.families import family
 from workers.families.architecture import Architecture, Inputs
 from workers.families.family import TransformersFamily
+from workers.families.loaded import LoadedModel
 from workers.settings import EngineSettings
+
+PIXELS = "pixel_values"
 
 
 class Chat(Architecture):
@@ -25,10 +38,15 @@ class Chat(Architecture):
     sends_uint8 = False
     needs_template = True
 
+    def __init__(self, loaded: LoadedModel) -> None:
+        super().__init__(loaded)
+        if self.model.config.model_type == "mistral3":
+            self.model.model.multi_modal_projector.register_forward_hook(_with_batch_axis)
+
     def encode(
         self, text: str, images: Sequence[Image.Image]
     ) -> tuple[dict[str, torch.Tensor], Sequence[ImageInput]]:
-        """See Architecture.encode."""
+        """See Architecture.encode. All images of an item are one input of the vision encoder."""
         encoded = self.processor(
             text=[text],
             # As apply_chat_template(tokenize=True) calls it: LLaVA-OneVision and others make
@@ -42,7 +60,11 @@ class Chat(Architecture):
             for name, tensor in encoded.items()
             if isinstance(tensor, torch.Tensor) and name != "labels"  # those are for training
         }
-        return tensors, []
+        beside = {name: tensors[name] for name in tensors.keys() - self.per_token - {PIXELS}}
+        if PIXELS not in tensors:
+            return tensors, []
+        rows = int((tensors["input_ids"] == self._image_token()).sum())
+        return tensors, [ImageInput.all_of(tensors[PIXELS], beside, rows)]
 
     def collate_images(self, items: Sequence[Inputs]) -> dict[str, torch.Tensor]:
         """Concatenate the images' tensors in the order of the items."""
@@ -56,6 +78,111 @@ class Chat(Architecture):
             for name, tensor in sorted(item.tensors.items())
             if name not in self.per_token
         )
+
+    def text_decoder(self) -> TextDecoder | str:
+        """See Architecture.text_decoder."""
+        inside = getattr(self.model, "model", None)
+        if not hasattr(inside, "get_image_features") or not hasattr(inside, "language_model"):
+            return "it does not make tokens of images"
+        if getattr(self.model.config.get_text_config(), "cross_attention_layers", None):
+            return "layers between those of its text model attend to images"
+        if self.model.config.model_type == "ovis2":
+            return "tokens around an image have features of their own"
+        if getattr(self.model.config.get_text_config(), "is_heterogeneous", False):
+            return "layers of its text model differ in their size"
+        return EmbeddedImagesDecoder(self.model, self._image_token())
+
+    def _image_token(self) -> int:
+        config = self.model.config
+        token = getattr(config, "image_token_id", None)
+        token = getattr(config, "image_token_index", None) if token is None else token
+        return -1 if token is None else int(token)
+
+    @property
+    def _get_rope_index(self) -> Any:
+        """What counts the positions of a prompt in several axes; None for plain positions."""
+        return getattr(getattr(self.model, "model", None), "get_rope_index", None)
+
+    def layout(self, tensors: dict[str, torch.Tensor]) -> TokenLayout:
+        """See Architecture.layout: several axes in Qwen-VL, images in both directions in Gemma."""
+        get_rope_index = self._get_rope_index
+        if PIXELS not in tensors:
+            return PLAIN_LAYOUT
+        if get_rope_index is not None:
+            rows = {
+                name: tensor[None] if name in self.per_token else tensor
+                for name, tensor in tensors.items()
+            }
+            positions, _ = get_rope_index(**_taken(get_rope_index, rows))
+            return TokenLayout(positions=positions[:, 0])
+        if (types := tensors.get("token_type_ids")) is not None:
+            return TokenLayout(blocks=get_block_sequence_ids_for_mask(types[None])[0].long())
+        return PLAIN_LAYOUT
+
+    def continuation_inputs(
+        self, outputs: Any, tensors: dict[str, torch.Tensor], rows: int, tokens: int
+    ) -> dict[str, torch.Tensor]:
+        """See Architecture.continuation_inputs: positions, where they have several axes."""
+        if self._get_rope_index is None:
+            return {}
+        bare = {name: t[0] if name in self.per_token else t for name, t in tensors.items()}
+        begun = self.layout(bare).next_position(len(bare["input_ids"]))
+        positions = torch.arange(begun, begun + tokens, device=self.device)
+        return {"position_ids": positions.expand(3, rows, tokens)}
+
+    def encode_images(
+        self, images: Sequence[ImageInput], patches_at_once: int
+    ) -> list[torch.Tensor]:
+        """See Architecture.encode_images. Images whose tensors can be concatenated go together."""
+        patch_pixels = self.loaded.patch_pixels
+        groups: dict[Hashable, list[int]] = {}
+        held: dict[Hashable, int] = {}
+        encoded = [torch.empty(0)] * len(images)
+        for number, image in enumerate(images):
+            shapes = [(name, tuple(one.shape[1:])) for name, one in sorted(image.beside.items())]
+            key = (tuple(image.pixels.shape[1:]), tuple(shapes))
+            patches = image.pixel_count // patch_pixels
+            if key in groups and held[key] + patches > patches_at_once:
+                self._encode_together(images, groups.pop(key), encoded)
+            held[key] = patches + (held[key] if key in groups else 0)
+            groups.setdefault(key, []).append(number)
+        for numbers in groups.values():
+            self._encode_together(images, numbers, encoded)
+        return encoded
+
+    def _encode_together(
+        self, images: Sequence[ImageInput], numbers: Sequence[int], encoded: list[torch.Tensor]
+    ) -> None:
+        some = [images[number] for number in numbers]
+        together = {PIXELS: torch.cat([image.pixels for image in some])}
+        for name in some[0].beside:
+            together[name] = torch.cat([image.beside[name] for image in some])
+        get = self.model.model.get_image_features
+        outputs = get(**_taken(get, self.loaded.to_device(together)), return_dict=True)
+        rows = _rows(outputs.pooler_output)
+        parts = [rows, *map(_rows, getattr(outputs, "deepstack_features", None) or ())]
+        wide = torch.cat(parts, 1)
+        ends = accumulate((image.rows for image in some), initial=0)
+        for number, (start, end) in zip(numbers, pairwise(ends), strict=True):
+            encoded[number] = wide[start:end]
+
+
+def _with_batch_axis(_module: Any, _inputs: Any, features: torch.Tensor) -> torch.Tensor:
+    """Keep the axis that Mistral 3 takes away, or a small image of one token has none left."""
+    return features if features.dim() == 3 else features[None]
+
+
+def _taken(function: Any, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What of some arguments a function names."""
+    names = inspect.signature(function).parameters
+    return {name: value for name, value in given.items() if name in names}
+
+
+def _rows(features: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
+    """Features of all images end to end, (rows, width)."""
+    if isinstance(features, torch.Tensor):
+        return features.reshape(-1, features.shape[-1])
+    return torch.cat([_rows(one) for one in features])
 
 
 def load(settings: EngineSettings) -> TransformersFamily:

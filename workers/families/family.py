@@ -21,7 +21,14 @@ from db.vocabulary.errors import EngineError, RequestError
 from db.vocabulary.model_info import ModelInfo, Serving
 from workers.decoding import attention, generation
 from workers.decoding.gpu_memory import measure_gpu_memory
-from workers.families import batching, checkpoints, identity, loading, selfcheck
+from workers.families import (
+    batching,
+    checkpoints,
+    identity,
+    loading,
+    processors,
+    selfcheck,
+)
 from workers.families.architecture import Architecture
 from workers.families.base import Answer, Prepared
 from workers.families.batching import ContinuousBatcher
@@ -124,7 +131,7 @@ def load(architecture_class: type[Architecture], settings: EngineSettings) -> Tr
 
 
 def _load(architecture: type[Architecture], where: Path, settings: EngineSettings) -> LoadedModel:
-    processor = loading.load_processor(architecture.processor_class, where, settings)
+    processor = processors.load_processor(architecture.processor_class, where, settings)
     style = architecture.style(processor, settings)
     if architecture.needs_template and style == "plain":
         raise RequestError(
@@ -175,8 +182,8 @@ def _batcher(
     if why := batching.unsupported_reason(loaded):
         return why
     text_decoder = architecture.text_decoder()
-    if text_decoder is None:
-        return "its architecture has no text decoder here"
+    if isinstance(text_decoder, str):
+        return text_decoder
     attention.install(loaded.model)
     config = batching.slot_config(loaded, text_decoder)
     try:

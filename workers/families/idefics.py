@@ -112,15 +112,16 @@ class Idefics(Architecture):
         return self.pixels.normalize(stacked.to(self.device, non_blocking=True), self.model.dtype)
 
     def continuation_inputs(
-        self, outputs: Any, tensors: dict[str, torch.Tensor]
+        self, outputs: Any, tensors: dict[str, torch.Tensor], rows: int, tokens: int
     ) -> dict[str, torch.Tensor]:
         """See Architecture.continuation_inputs: encoded images, and a mask that shows them all."""
         resampled = self.model.config.use_resampler
+        encoded, mask = outputs.image_hidden_states, tensors["image_attention_mask"][:, -1:]
         return {
             "perceiver_embeddings" if resampled else "image_encoder_embeddings": (
-                outputs.image_hidden_states
+                encoded.repeat_interleave(rows, 0)
             ),
-            "image_attention_mask": tensors["image_attention_mask"][:, -1:],
+            "image_attention_mask": mask.repeat_interleave(rows, 0),
         }
 
     def _image_mask(self, item: Inputs) -> torch.Tensor:

@@ -116,7 +116,12 @@ class Idefics2(Architecture):
         packed = PackedSequences([own] * count, [length + own for length in lengths])
 
         def attend(
-            _: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None
+            _: Any,
+            query: torch.Tensor,
+            key: torch.Tensor,
+            value: torch.Tensor,
+            scale: float | None,
+            window: int | None,
         ) -> torch.Tensor:
             return packed.attend(query, key[:, :, by_image], value[:, :, by_image], scale)
 

@@ -10,29 +10,15 @@ from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesCo
 
 from db.vocabulary.errors import RequestError
 from workers.families import checkpoints
-from workers.families.videoless import without_videos
+from workers.families.processors import LOCAL
 from workers.settings import EngineSettings
 
 log = logging.getLogger(__name__)
 
-#: Everything is in a folder by now, and no code of a checkpoint is ever run.
-LOCAL = {"local_files_only": True, "trust_remote_code": False}
 #: Parts of a model that read text; all others see, or lead from pictures to words.
 TEXT_PARTS = frozenset(
     {"text_model", "language_model", "embed_tokens", "layers", "norm", "gated_cross_attn_layers"}
 )
-
-
-def load_processor(processor_class: Any, where: Path, settings: EngineSettings) -> Any:
-    """Load a checkpoint's processor; Pillow makes the pixels, whatever else is installed."""
-    with without_videos():
-        processor = processor_class.from_pretrained(where, **LOCAL, backend="pil")
-    if settings.chat_template:
-        processor.chat_template = Path(settings.chat_template).read_text(encoding="utf-8")
-    if settings.image_splitting:
-        # As an argument of each call it would split the pixels and not the tokens.
-        processor.image_processor.do_image_splitting = settings.image_splitting == "on"
-    return processor
 
 
 def load_model(where: Path, settings: EngineSettings) -> Any:

@@ -63,7 +63,14 @@ class Preparation:
         if options.get("do_sample"):
             seed = options.get("seed", seeded_sampling.new_seed())
         inputs = Inputs(
-            tensors, image_inputs, example_images, text, prompt.template, seed, suffixes
+            tensors,
+            image_inputs,
+            example_images,
+            text,
+            prompt.template,
+            seed,
+            suffixes,
+            architecture.layout(tensors),
         )
         return Prepared(request, tokens=tokens, inputs=inputs)
 

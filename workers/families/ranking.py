@@ -108,7 +108,6 @@ class Ranker:
         prefix = architecture.collate([self._without_end(item, suffixes.cut)])
         length = prefix["input_ids"].shape[1]
         outputs = model(**prefix, use_cache=True, **_last_only(model))
-        more = architecture.continuation_inputs(outputs, prefix)
         chosen: list[list[float]] = []
         while some := suffixes.ids[len(chosen) :][: _rows(suffixes, length, most_rows)]:
             cache = copy.deepcopy(outputs.past_key_values)
@@ -120,7 +119,7 @@ class Ranker:
                 attention_mask=torch.cat([seen, mask], 1),
                 past_key_values=cache,
                 use_cache=True,
-                **{name: tensor.repeat_interleave(len(some), 0) for name, tensor in more.items()},
+                **architecture.continuation_inputs(outputs, prefix, *ids.shape),
             )
             first = outputs.logits[:, -1:].expand(len(some), -1, -1)
             chosen += _pick(torch.cat([first, steps.logits[:, :-1]], 1), some)

@@ -12,7 +12,8 @@ import torch
 from transformers import AutoConfig, Idefics2Config
 
 from workers.families import loading
-from workers.families.loading import LOCAL, is_vision
+from workers.families.loading import is_vision
+from workers.families.processors import LOCAL
 
 #: A 4-bit weight has one constant for 64 weights, which is an 8-bit number with a float32 for 256
 #: of them when it is quantised too, and a float32 when it is not.

@@ -7,7 +7,7 @@ import psutil
 from transformers import AutoConfig
 
 from db.vocabulary.errors import RequestError
-from workers.families import loading, sizes
+from workers.families import loading, processors, sizes
 from workers.operator import gib
 from workers.operator.devices import gpus
 from workers.settings import EngineSettings
@@ -24,7 +24,7 @@ def weights_bytes(folder: Path, settings: EngineSettings) -> float | None:
     None for an architecture that is not known here.
     """
     try:
-        config = AutoConfig.from_pretrained(folder, **loading.LOCAL)
+        config = AutoConfig.from_pretrained(folder, **processors.LOCAL)
         counted = sizes.parts(config)
     except Exception:  # whatever the library raises; loading reports it
         log.info("the weights of %s cannot be counted", folder, exc_info=True)

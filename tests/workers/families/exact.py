@@ -22,6 +22,7 @@ from tests.workers.answering import ids_in_slots
 from workers import families
 from workers.families.base import Prepared
 from workers.families.family import TransformersFamily
+from workers.families.processors import pixtral_class
 from workers.families.videoless import without_videos
 from workers.settings import EngineSettings
 
@@ -31,6 +32,12 @@ NEVER = {
     *("<image>", "<fake_token_around_image>", "<global-img>", "<video>"),
     *("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
     *("<img>", "</img>", "<IMG_CONTEXT>"),
+    *("<|image|>", "<|begin_of_image|>", "<|end_of_image|>"),
+    *("<|video|>", "<|begin_of_video|>", "<|end_of_video|>"),
+    *("<image_soft_token>", "<start_of_image>", "<end_of_image>"),
+    *("[IMG]", "[IMG_BREAK]", "[IMG_END]", "<image_placeholder>"),
+    *("<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_PATCH|>", "<|IMG_LINE_BREAK|>"),
+    *("<IMG_ATOM>", "<IMG_START>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>"),
 }
 #: fp32 noise between two ways of adding up the same numbers.
 RANK_TOLERANCE = 1e-4
@@ -281,6 +288,11 @@ class Reference:
         kind = self.model.config.model_type
         # SmolVLM's own processor wants libraries for videos.
         own = transformers.Idefics3Processor if kind == "smolvlm" else transformers.AutoProcessor
+        if (
+            kind in ("llava", "mistral3")
+            and self.model.config.vision_config.model_type == "pixtral"
+        ):
+            own = pixtral_class()  # which wants torchvision for nothing
         with without_videos():  # which need torchvision
             self.processor = own.from_pretrained(self.folder, backend="pil")
         self.processor.tokenizer.padding_side = "left"

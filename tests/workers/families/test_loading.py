@@ -277,17 +277,13 @@ CAPTION_FIRST = (
 )
 
 
-def test_a_checkpoint_without_a_chat_template_is_served_with_one_from_a_file(
+def test_a_chat_template_from_a_file_comes_before_the_one_that_is_shipped(
     tmp_path: Path,
 ) -> None:
     tiny_chat.paligemma(tmp_path / "model")
     template = tmp_path / "template.jinja"
     template.write_text(CAPTION_FIRST)
 
-    with pytest.raises(
-        RequestError, match=r"no chat template; name a file .* IDEFIQ_CHAT_TEMPLATE"
-    ):
-        load(tmp_path / "model")
     family = load(tmp_path / "model", chat_template=str(template))
     reference = transformers.AutoProcessor.from_pretrained(tmp_path / "model")
     asked = [("caption en", 0), ("answer en what is to be seen in the picture?", 1)]
@@ -313,12 +309,17 @@ def test_a_checkpoint_without_a_chat_template_is_served_with_one_from_a_file(
     assert family.generator.generate_ids(items) == expected
 
 
-def test_a_missing_chat_template_is_reported_before_any_weight_is_read(tmp_path: Path) -> None:
-    tiny_chat.paligemma(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+def test_a_missing_chat_template_is_reported_before_any_weight_is_read(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    shutil.copytree(checkpoint("llava"), tmp_path / "model")
+    (tmp_path / "model" / "chat_template.jinja").unlink()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"no weights")
 
-    with pytest.raises(RequestError, match="has no chat template"):
-        load(tmp_path)
+    with pytest.raises(
+        RequestError, match=r"no chat template; name a file .* IDEFIQ_CHAT_TEMPLATE"
+    ):
+        load(tmp_path / "model")
 
 
 def test_a_model_that_only_takes_turns_is_not_served_in_the_plain_style(

@@ -10,7 +10,7 @@ from typing import Any
 
 import transformers
 
-from tests.workers.families import tiny_chat
+from tests.workers.families import tiny_axes, tiny_chat, tiny_recent
 from tests.workers.families import tiny_parts as parts
 from workers.demo.build import CHAT_TEMPLATE
 
@@ -126,4 +126,6 @@ CHECKPOINTS: dict[str, Callable[[Path], None]] = {
     "idefics3": idefics3,
     "smolvlm": lambda folder: idefics3(folder, smol=True),
     **tiny_chat.CHECKPOINTS,
+    **tiny_axes.CHECKPOINTS,
+    **tiny_recent.CHECKPOINTS,
 }

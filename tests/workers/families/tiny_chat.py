@@ -2,15 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import transformers
 
 from tests.workers.families import tiny_parts as parts
-from workers.families.videoless import NoVideos, without_videos
-
-IM_START, IM_END = "<|im_start|>", "<|im_end|>"
-
+from tests.workers.families.tiny_parts import IM_END, IM_START, Videos, turns
+from workers.families.videoless import without_videos
 
 LLAVA_TEMPLATE = (
     "{% for message in messages %}{{ message['role'].upper() + ': ' }}"
@@ -74,70 +71,6 @@ def paligemma(folder: Path) -> None:
     parts.save(folder, transformers.PaliGemmaForConditionalGeneration, config, processor)
 
 
-def _template(image: str) -> str:
-    """A chat template in the manner of Qwen, with `image` for each image."""
-    return (
-        "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-        "{% for part in message['content'] %}{% if part['type'] == 'image' %}"
-        + image
-        + "{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    )
-
-
-class _Videos(NoVideos):
-    """The video part of a published processor, as far as its configuration goes."""
-
-    _auto_class = None
-
-    def __init__(self, kind: str) -> None:
-        self._kind = kind
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"video_processor_type": self._kind}
-
-
-def qwen2_5_vl(folder: Path) -> None:
-    """Qwen2.5-VL: positions in three dimensions, windows in its vision encoder."""
-    named = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
-    tokenizer = parts.bytes_tokenizer([IM_START, IM_END, *named])
-    image = "<|vision_start|><|image_pad|><|vision_end|>"
-    pixels = transformers.Qwen2VLImageProcessorPil(
-        size={"shortest_edge": 28**2, "longest_edge": 16 * 28**2}, patch_size=14, merge_size=2
-    )
-    with without_videos():
-        processor = transformers.Qwen2_5_VLProcessor(
-            pixels, tokenizer, _Videos("Qwen2VLVideoProcessor"), chat_template=_template(image)
-        )
-    start, end, picture, video = (tokenizer.convert_tokens_to_ids(token) for token in named)
-    config = transformers.Qwen2_5_VLConfig(
-        text_config={
-            **parts.text_config("qwen2_5_vl_text", len(tokenizer)),
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 10000.0,
-                "mrope_section": [2, 3, 3],
-            },
-        },
-        vision_config={
-            "depth": 3,
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_heads": 2,
-            "window_size": 56,
-            "out_hidden_size": 64,
-            "fullatt_block_indexes": [2],
-            "initializer_range": 0.2,
-        },
-        image_token_id=picture,
-        video_token_id=video,
-        vision_start_token_id=start,
-        vision_end_token_id=end,
-        tie_word_embeddings=False,
-    )
-    parts.save(folder, transformers.Qwen2_5_VLForConditionalGeneration, config, processor)
-
-
 def internvl(folder: Path) -> None:
     """InternVL: a patch has two sides, large pictures are cut into tiles."""
     named = {
@@ -154,9 +87,9 @@ def internvl(folder: Path) -> None:
         processor = transformers.InternVLProcessor(
             pixels,
             tokenizer,
-            _Videos("InternVLVideoProcessor"),
+            Videos("InternVLVideoProcessor"),
             image_seq_length=4,
-            chat_template=_template("<IMG_CONTEXT>"),
+            chat_template=turns("<IMG_CONTEXT>"),
         )
     config = transformers.InternVLConfig(
         vision_config={
@@ -184,10 +117,10 @@ def llava_onevision(folder: Path) -> None:
         processor = transformers.LlavaOnevisionProcessor(
             pixels,
             tokenizer,
-            _Videos("LlavaOnevisionVideoProcessor"),
+            Videos("LlavaOnevisionVideoProcessor"),
             num_image_tokens=16,
             vision_feature_select_strategy="full",
-            chat_template=_template(parts.IMAGE),
+            chat_template=turns(parts.IMAGE),
         )
     config = transformers.LlavaOnevisionConfig(
         vision_config={
@@ -207,7 +140,6 @@ def llava_onevision(folder: Path) -> None:
 #: By the name of the checkpoint.
 CHECKPOINTS: dict[str, Callable[[Path], None]] = {
     "llava": llava,
-    "qwen2.5-vl": qwen2_5_vl,
     "internvl": internvl,
     "llava-onevision": llava_onevision,
 }

@@ -12,7 +12,10 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from workers.families.videoless import NoVideos
+
 FAKE, IMAGE, END = "<fake_token_around_image>", "<image>", "<end_of_utterance>"
+IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 BEGIN = ["<unk>", "<s>", "</s>"]
 CORPUS = [
     "User: What is in this image?\nAssistant: An image of two kittens in grass.",
@@ -138,9 +141,54 @@ def vision_config(width: int, side: int = 56) -> dict[str, Any]:
     }
 
 
+def turns(
+    image: str,
+    *,
+    opening: str = f"{IM_START}{{role}}\n",
+    closing: str = f"{IM_END}\n",
+    first: str = "",
+) -> str:
+    """A chat template, in the manner of Qwen unless other marks are given.
+
+    Args:
+        image: What stands for an image.
+        opening: Before a turn, with {role}.
+        closing: After it.
+        first: Before the first turn.
+    """
+    return (
+        first
+        + "{% for message in messages %}"
+        + opening.replace("{role}", "{{ message['role'] }}")
+        + "{% for part in message['content'] %}{% if part['type'] == 'image' %}"
+        + image
+        + "{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
+        + closing
+        + "{% endfor %}{% if add_generation_prompt %}"
+        + opening.replace("{role}", "assistant")
+        + "{% endif %}"
+    )
+
+
+class Videos(NoVideos):
+    """The video part of a published processor, as far as its configuration goes."""
+
+    _auto_class = None
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"video_processor_type": self._kind}
+
+
 def save(folder: Path, model: Any, config: Any, processor: Any) -> None:
     torch.manual_seed(1)
     made = model(config).eval()
+    for weights in made.parameters():
+        if weights.dim() > 1 and not weights.any():
+            # What training would find, such as Gemma 3's way from images to words.
+            torch.nn.init.normal_(weights, std=0.2)
     made.generation_config = transformers.GenerationConfig(**ENDS)
     made.save_pretrained(folder)
     processor.save_pretrained(folder)

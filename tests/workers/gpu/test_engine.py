@@ -107,7 +107,7 @@ def engine_of(family: TransformersFamily, model: Any) -> ContinuousBatcher:
     loaded = replace(family.loaded, model=model, device=torch.device("cuda"))
     architecture = type(family.architecture)(loaded)
     text_decoder = architecture.text_decoder()
-    assert text_decoder
+    assert not isinstance(text_decoder, str)
     attention.install(model)
     room = SlotConfig(
         slots=SLOTS,
