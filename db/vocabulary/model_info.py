@@ -21,13 +21,15 @@ class ModelLimits(_Stored):
     """Limits of a model for one item.
 
     Attributes:
-        max_images: Images of an item.
+        max_images: Most images of an item.
+        min_images: Fewest, where a model answers nothing without an image.
         max_examples: Solved examples of an item.
         max_new_tokens: Tokens of an answer; how many an item gets that asks for no number is in
             `ModelInfo.defaults`.
     """
 
     max_images: Annotated[int, Field(ge=0, le=MAX_IMAGES)]
+    min_images: Annotated[int, Field(ge=0, le=MAX_IMAGES)] = 0
     max_examples: Annotated[int, Field(ge=0, le=MAX_EXAMPLES)] = 0
     max_new_tokens: Annotated[int, Field(ge=1)]
 

@@ -60,9 +60,10 @@ def _check_fields(kind: Kind, request: dict[str, Any]) -> None:
 def _check_counts(kind: Kind, request: dict[str, Any], info: ModelInfo) -> None:
     images = len(request.get("images", ()))
     entry, most = KINDS[kind], info.limits.max_images
-    most = most if entry.max_images is None else entry.max_images
-    if not entry.min_images <= images <= most:
-        wanted = f"{most}" if entry.min_images == most else f"{entry.min_images} to {most}"
+    most = most if entry.max_images is None else min(most, entry.max_images)
+    fewest = max(entry.min_images, info.limits.min_images)
+    if not fewest <= images <= most:
+        wanted = f"{most}" if fewest == most else f"{fewest} to {most}"
         raise RequestError(f"kind {kind!r} takes {wanted} image(s), not {images}", field="images")
     examples = request.get("examples", ())
     if len(examples) > info.limits.max_examples:

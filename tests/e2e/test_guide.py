@@ -12,9 +12,10 @@ import torch
 
 from tests.e2e.conftest import Env, Start
 from tests.servers import PATIENCE_SECONDS
-from tests.workers.families import exact, tiny
+from tests.workers.families import cases, tiny
+from tests.workers.families.reference import Reference
 
-PICTURES = exact.pictures()
+PICTURES = cases.pictures()
 #: A text, or the number of a picture.
 Prompt = list[str | int]
 
@@ -129,7 +130,7 @@ ASKED = {
 
 def as_the_guide_does(folder: Path, prompt: Prompt, options: dict[str, int]) -> str:
     """Call the processor and generate, in the guide's words."""
-    reference = exact.Reference(folder)
+    reference = Reference(folder)
     processor, model = reference.processor, reference.model
     prompts = [[PICTURES[part] if isinstance(part, int) else part for part in prompt]]
     inputs = processor(text=prompts, add_end_of_utterance_token=False, return_tensors="pt")

@@ -7,6 +7,7 @@ import pytest
 import transformers
 
 from tests.workers.families import exact, tiny
+from tests.workers.families.reference import Reference
 from workers.families.family import TransformersFamily
 
 transformers.utils.logging.disable_progress_bar()
@@ -42,13 +43,13 @@ def loaded_family(checkpoint: Folder) -> Load:
 
 
 @pytest.fixture(scope="session")
-def reference(checkpoint: Folder) -> Callable[[str], exact.Reference]:
+def reference(checkpoint: Folder) -> Callable[[str], Reference]:
     """The same checkpoint as the documentation of transformers loads and calls it."""
-    loaded: dict[str, exact.Reference] = {}
+    loaded: dict[str, Reference] = {}
 
-    def load(name: str) -> exact.Reference:
+    def load(name: str) -> Reference:
         if name not in loaded:
-            loaded[name] = exact.Reference(checkpoint(name))
+            loaded[name] = Reference(checkpoint(name))
         return loaded[name]
 
     return load

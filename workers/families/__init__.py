@@ -65,9 +65,15 @@ def load(settings: EngineSettings) -> Family:
 def _module_of(settings: EngineSettings) -> str:
     if settings.model == "echo":
         return FAMILIES["echo"]
-    from workers.families.checkpoints import model_type, takes_images
+    from workers.families.checkpoints import is_known, model_type, takes_images
 
     kind = model_type(settings)
+    if kind not in FAMILIES and not is_known(kind):
+        raise RequestError(
+            f"model {settings.model!r} is a {kind!r}, which the installed transformers does not"
+            " know, and code that comes with a checkpoint is never run; use a checkpoint that was"
+            " converted for transformers (its name often ends with -hf), or a later idefiq"
+        )
     if why := REFUSED.get(kind):
         raise RequestError(f"model {settings.model!r} is a {kind!r}, which is not served: {why}")
     if kind not in FAMILIES and not takes_images(kind):

@@ -10,7 +10,7 @@ Texts are padded on the left: padded on the right, answers would depend on neigh
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -107,6 +107,11 @@ class Architecture(ABC):
         """Return the width and height at which the vision encoder sees an image."""
         return width, height
 
+    @classmethod
+    def limits(cls, model_type: str) -> Mapping[str, int]:
+        """Return fields of `ModelLimits` in which a `model_type` differs from other models."""
+        return {}
+
     def text_decoder(self) -> TextDecoder | str:
         """Return the decoder for continuous batching, or why there is none."""
         return "its architecture has no text decoder here"
@@ -141,6 +146,10 @@ class Architecture(ABC):
             text: str = self.processor.apply_chat_template(messages, add_generation_prompt=True)
         except (jinja2.TemplateError, TypeError) as error:
             raise ItemRefused(f"the model's chat template refuses this: {error}") from error
+        return text
+
+    def completed(self, text: str) -> str:
+        """Return a prompt's text with what its processor writes behind it."""
         return text
 
     def has_bos(self, text: str) -> bool:

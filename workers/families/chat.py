@@ -10,12 +10,14 @@ model does is found out by the self-check; what it does besides is served by `ge
 """
 
 import inspect
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from PIL import Image
+from transformers import GenerationMixin
 from transformers.models.gemma3.modeling_gemma3 import get_block_sequence_ids_for_mask
 
 from workers.decoding.embedded_images import EmbeddedImagesDecoder
@@ -28,6 +30,13 @@ from workers.families.loaded import LoadedModel
 from workers.settings import EngineSettings
 
 PIXELS = "pixel_values"
+_ONE_IMAGE = {"min_images": 1, "max_images": 1, "max_examples": 0}
+#: By `model_type`, limits of models that take no conversations.
+LIMITS = {
+    "paligemma": {"min_images": 1, "max_examples": 0},
+    "blip-2": _ONE_IMAGE,
+    "instructblip": _ONE_IMAGE,
+}
 
 
 class Chat(Architecture):
@@ -42,6 +51,14 @@ class Chat(Architecture):
         super().__init__(loaded)
         if self.model.config.model_type == "mistral3":
             self.model.model.multi_modal_projector.register_forward_hook(_with_batch_axis)
+        if self.model.config.model_type == "janus":
+            # Its own drops what is to shape the logits.
+            self.model.generate = partial(GenerationMixin.generate, self.model)
+
+    @classmethod
+    def limits(cls, model_type: str) -> Mapping[str, int]:
+        """See Architecture.limits."""
+        return LIMITS.get(model_type, {})
 
     def encode(
         self, text: str, images: Sequence[Image.Image]
@@ -66,6 +83,10 @@ class Chat(Architecture):
         rows = int((tensors["input_ids"] == self._image_token()).sum())
         return tensors, [ImageInput.all_of(tensors[PIXELS], beside, rows)]
 
+    def completed(self, text: str) -> str:
+        """See Architecture.completed."""
+        return f"{text}\n" if self.model.config.model_type == "paligemma" else text
+
     def collate_images(self, items: Sequence[Inputs]) -> dict[str, torch.Tensor]:
         """Concatenate the images' tensors in the order of the items."""
         names = items[0].tensors.keys() - self.per_token
@@ -82,10 +103,10 @@ class Chat(Architecture):
     def text_decoder(self) -> TextDecoder | str:
         """See Architecture.text_decoder."""
         inside = getattr(self.model, "model", None)
-        if not hasattr(inside, "get_image_features") or not hasattr(inside, "language_model"):
-            return "it does not make tokens of images"
         if getattr(self.model.config.get_text_config(), "cross_attention_layers", None):
             return "layers between those of its text model attend to images"
+        if not hasattr(inside, "get_image_features") or not hasattr(inside, "language_model"):
+            return "its modules are put together in another way than those of other models"
         if self.model.config.model_type == "ovis2":
             return "tokens around an image have features of their own"
         if getattr(self.model.config.get_text_config(), "is_heterogeneous", False):
@@ -115,6 +136,9 @@ class Chat(Architecture):
             }
             positions, _ = get_rope_index(**_taken(get_rope_index, rows))
             return TokenLayout(positions=positions[:, 0])
+        if self.model.config.model_type == "paligemma":
+            # Tokens of a prompt, texts as well, all attend to each other.
+            return TokenLayout(blocks=torch.zeros_like(tensors["input_ids"]))
         if (types := tensors.get("token_type_ids")) is not None:
             return TokenLayout(blocks=get_block_sequence_ids_for_mask(types[None])[0].long())
         return PLAIN_LAYOUT

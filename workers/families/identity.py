@@ -11,6 +11,7 @@ from db.vocabulary.model_info import ModelInfo, ModelLimits
 from db.vocabulary.requests import MAX_EXAMPLES, MAX_IMAGES, MAX_NEW_TOKENS
 from workers.decoding import generation
 from workers.families import alttext, checkpoints
+from workers.families.architecture import Architecture
 from workers.settings import EngineSettings
 
 #: Most tokens an item may ask for where the operator has said nothing: longer answers hold a
@@ -23,30 +24,31 @@ def card(
     where: Path,
     model: Any,
     *,
-    family: str,
+    architecture: type[Architecture],
     style: Style,
-    languages: Sequence[str],
 ) -> ModelInfo:
     """Build the model info of a checkpoint before its self-check.
 
     Args:
         where: The checkpoint's folder.
         model: Loaded from it.
-        languages: Those that the model was made to answer in; none if that is not known.
     """
     limit = new_tokens_limit(settings, context_of(model))
     return ModelInfo(
         name=settings.model,
-        family=family,
+        family=architecture.name,
         kinds=kinds_of(style),
         limits=ModelLimits(
-            max_images=MAX_IMAGES,
-            max_examples=MAX_EXAMPLES,
-            max_new_tokens=limit,
+            **{
+                "max_images": MAX_IMAGES,
+                "max_examples": MAX_EXAMPLES,
+                "max_new_tokens": limit,
+                **architecture.limits(model.config.model_type),
+            }
         ),
         license=checkpoints.license_name(settings),
         style=style,
-        languages=list(languages),
+        languages=list(architecture.languages),
         follows_instructions=settings.model not in checkpoints.OWN_WORDINGS,
         defaults=generation.defaults(model.generation_config, min(settings.max_new_tokens, limit)),
         note=checkpoints.note(settings),

@@ -44,7 +44,7 @@ class Preparation:
         ):
             raise ItemRefused("the text contains a control token of this model")
         self._check_length(len(ids), 0)  # before images are processed, which makes it longer
-        suffixes = self._label_suffixes(request, text, ids)
+        suffixes = self._label_suffixes(request, text)
         used = [images[part] for turn in turns for part in turn.parts if isinstance(part, int)]
         try:
             tensors, image_inputs = architecture.encode(text, used)
@@ -74,11 +74,11 @@ class Preparation:
         )
         return Prepared(request, tokens=tokens, inputs=inputs)
 
-    def _label_suffixes(
-        self, request: dict[str, Any], text: str, ids: list[int]
-    ) -> Suffixes | None:
+    def _label_suffixes(self, request: dict[str, Any], text: str) -> Suffixes | None:
         if request.get("method") != "rank":
             return None
+        text = self._architecture.completed(text)
+        ids = self._architecture.text_ids(text)
         labels = tuple(self._loaded.controls.neutralize(label) for label in request["labels"])
         return self._suffixes_of(self._tail(text, ids), labels)
 

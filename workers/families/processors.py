@@ -31,9 +31,9 @@ TEMPLATES = {
     ),
     # Its processor writes the image tokens before the text.
     "blip-2": (
-        _TEXTS
-        + "{% if part['type'] == 'text' %}Question: {{ part['text'] }} Answer:{% endif %}"
-        + _ENDS
+        "{% for message in messages %}{{ 'Question: ' if message['role'] == 'user' else ' ' }}"
+        "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}"
+        "{% endfor %}{{ ' Answer:' if message['role'] == 'user' else ' ' }}{% endfor %}"
     ),
     "instructblip": _TEXTS + "{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}" + _ENDS,
 }
@@ -50,7 +50,7 @@ def load_processor(processor_class: Any, where: Path, settings: EngineSettings) 
     try:
         with without_videos():
             processor = processor_class.from_pretrained(where, **LOCAL, backend="pil")
-    except ImportError as error:
+    except (ImportError, ValueError) as error:
         if "torchvision" not in str(error).lower():
             raise
         raise RequestError(

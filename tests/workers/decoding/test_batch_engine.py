@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from db.vocabulary.errors import EngineError, RequestError
 from tests.workers.answering import ids_in_slots, in_slots
-from tests.workers.families import exact
+from tests.workers.families import cases
 from workers import families
 from workers.decoding.kv_cache import SlotConfig
 from workers.decoding.tensor_cache import TensorCache
@@ -25,7 +25,7 @@ from workers.settings import EngineSettings
 Load = Callable[[str], TransformersFamily]
 #: Each reads pictures in another way.
 FAMILIES = ["idefics-base-resampler", "idefics-base", "idefics2", "idefics2-splitting", "idefics3"]
-PICTURES = exact.pictures()
+PICTURES = cases.pictures()
 
 
 def remade(family: TransformersFamily, **changes: Any) -> ContinuousBatcher:

@@ -16,7 +16,8 @@ import transformers
 from db.vocabulary.errors import RequestError
 from db.vocabulary.model_info import ModelInfo
 from db.vocabulary.request_validation import validate_request
-from tests.workers.families import exact, tiny
+from tests.workers.families import cases, exact, tiny
+from tests.workers.families.reference import Reference
 from workers.families import sizes
 
 PAGE = Path(__file__).parents[3] / "docs" / "models.md"
@@ -31,9 +32,27 @@ WHAT = {
     "idefics3": "Idefics3-8B-Llama3",
     "smolvlm": "SmolVLM-Instruct",
     "llava": "LLaVA 1.5",
-    "qwen2.5-vl": "Qwen2.5-VL",
-    "internvl": "InternVL3",
+    "internvl": "InternVL3 (hf)",
     "llava-onevision": "LLaVA-OneVision",
+    "qwen2-vl": "Qwen2-VL",
+    "qwen2.5-vl": "Qwen2.5-VL",
+    "qwen3-vl": "Qwen3-VL",
+    "qwen3.5": "Qwen3.5",
+    "glm-4v": "GLM-4.1V",
+    "gemma3": "Gemma 3",
+    "gemma4": "Gemma 4",
+    "llava-next": "LLaVA-NeXT (1.6)",
+    "pixtral": "Pixtral (hf)",
+    "mistral3": "Mistral Small 3.1 and later",
+    "aya-vision": "Aya Vision",
+    "ovis2": "Ovis2 (hf)",
+    "deepseek-vl": "DeepSeek-VL (hf)",
+    "paligemma": "PaliGemma, PaliGemma 2",
+    "mllama": "Llama 3.2 Vision",
+    "janus": "Janus (hf)",
+    "blip-2": "BLIP-2",
+    "instructblip": "InstructBLIP",
+    "smolvlm2": "SmolVLM2",
 }
 
 
@@ -42,9 +61,9 @@ def compare(root: Path) -> dict[str, list[exact.Comparison | str]]:
     rows: dict[str, list[exact.Comparison | str]] = {}
     for name, build in tiny.CHECKPOINTS.items():
         build(root / name)
-        family, reference = exact.load(root / name, name), exact.Reference(root / name)
-        for kind in exact.CASES:
-            row = exact.compare(family, reference, name, kind) or refusal(family.card, kind)
+        family, reference = exact.load(root / name, name), Reference(root / name)
+        for kind in cases.CASES:
+            row = exact.compare(family, reference, kind) or refusal(family.card, kind)
             print(
                 row if isinstance(row, exact.Comparison) else f"{name:22} {kind:9} {row}",
                 flush=True,
@@ -65,24 +84,32 @@ def refusal(card: ModelInfo, kind: str) -> str:
 def table(rows: dict[str, list[exact.Comparison | str]]) -> str:
     """Markdown of the rows, without what changes from machine to machine."""
     lines = [
-        f"| architecture, by its checkpoints | family | {' | '.join(exact.CASES)} |",
-        f"|---|---|{'---|' * len(exact.CASES)}",
+        f"| architecture, by its checkpoints | family | continuous | {' | '.join(cases.CASES)} |",
+        f"|---|---|---|{'---|' * len(cases.CASES)}",
     ]
-    refusals = []
+    notes: list[str] = []
     for name, cells in rows.items():
-        [family] = {row.family for row in cells if isinstance(row, exact.Comparison)}
+        model = next(row.model for row in cells if isinstance(row, exact.Comparison))
         shown = []
+        if model.serving and model.serving.why:
+            why = f"served by `generate`: {model.serving.why}"
+            notes += [] if why in notes else [why]
+            shown.append(f"[{notes.index(why) + 1}]")
+        else:
+            shown.append("yes")
         for cell in cells:
             if isinstance(cell, str):
-                refusals.append(cell.removeprefix("refused: "))
-                shown.append(f"no [{len(refusals)}]")
+                notes.append(f"422: {cell.removeprefix('refused: ')}")
+                shown.append(f"no [{len(notes)}]")
             else:
                 counts = [f"{cell.single}/{cell.cases}", f"{cell.batch}/{cell.batched}"]
                 counts += [f"{cell.slots}/{cell.slotted}"] if cell.slotted else []
                 shown.append(", ".join(counts))
-        lines.append(f"| {WHAT.get(name, name)} | `{family}` | {' | '.join(shown)} |")
-    notes = [f"* [{number}] 422: {message}" for number, message in enumerate(refusals, 1)]
-    wrapped = [textwrap.fill(note, width=100, subsequent_indent="  ") for note in notes]
+        lines.append(f"| {WHAT[name]} | `{model.family}` | {' | '.join(shown)} |")
+    wrapped = [
+        textwrap.fill(f"* [{number}] {note}", width=100, subsequent_indent="  ")
+        for number, note in enumerate(notes, 1)
+    ]
     return "\n".join([*lines, "", *wrapped])
 
 

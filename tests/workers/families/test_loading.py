@@ -14,7 +14,7 @@ import transformers
 
 from db.vocabulary.errors import RequestError
 from tests.workers.answering import changed
-from tests.workers.families import exact, tiny, tiny_chat
+from tests.workers.families import cases, exact, tiny, tiny_others
 from workers import families
 from workers.demo.build import CHAT_TEMPLATE
 from workers.families import sizes
@@ -22,7 +22,7 @@ from workers.families.base import Answer
 from workers.families.family import TransformersFamily
 from workers.settings import EngineSettings
 
-PICTURES = exact.pictures()
+PICTURES = cases.pictures()
 #: Of peft and of a processor, against libraries that they were not yet moved to.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
@@ -280,7 +280,7 @@ CAPTION_FIRST = (
 def test_a_chat_template_from_a_file_comes_before_the_one_that_is_shipped(
     tmp_path: Path,
 ) -> None:
-    tiny_chat.paligemma(tmp_path / "model")
+    tiny_others.paligemma(tmp_path / "model")
     template = tmp_path / "template.jinja"
     template.write_text(CAPTION_FIRST)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.workers.families import exact, tiny
+from tests.workers.families import cases, tiny
 from workers import families
 from workers.decoding import seeded_sampling
 from workers.families.base import Family
@@ -15,7 +15,7 @@ from workers.families.family import TransformersFamily
 from workers.settings import EngineSettings
 
 Load = Callable[[str], TransformersFamily]
-PICTURES = exact.pictures()
+PICTURES = cases.pictures()
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import transformers
 from PIL import Image
 
 from tests.workers.conftest import Folder, Load
-from tests.workers.families import exact
+from tests.workers.families import cases
 from workers import families
 from workers.families.family import TransformersFamily
 from workers.images import decode
@@ -22,7 +22,7 @@ FAMILIES = ["idefics-instruct", "idefics2", "idefics2-splitting", "idefics3"]
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_no_bit_differs(name: str, loaded_family: Load, checkpoint: Folder) -> None:
-    family, shown = loaded_family(name), exact.pictures()[:2]
+    family, shown = loaded_family(name), cases.pictures()[:2]
     processor = transformers.AutoProcessor.from_pretrained(checkpoint(name), backend="pil")
     request = {"kind": "generate", "prompt": "Compare"}
 
@@ -64,7 +64,7 @@ def test_decoding_a_jpeg_at_a_fraction_changes_pixels_only_slightly(
     )
     assert isinstance(family, TransformersFamily)
     data = io.BytesIO()
-    exact.pictures()[0].resize((1600, 1200), Image.Resampling.BICUBIC).save(data, "JPEG")
+    cases.pictures()[0].resize((1600, 1200), Image.Resampling.BICUBIC).save(data, "JPEG")
     seen = [
         one.prepare({"kind": "caption"}, [decode(data.getvalue(), one.target_size)]).inputs.images[
             0

@@ -18,7 +18,7 @@ from transformers import AddedToken, AutoTokenizer
 
 from db.vocabulary.errors import ItemRefused, PromptTooLong, RequestError
 from tests.workers.answering import changed
-from tests.workers.families import exact, tiny, tiny_parts
+from tests.workers.families import cases, exact, tiny, tiny_parts
 from workers import families
 from workers.families import ranking
 from workers.families.architecture import Suffixes
@@ -30,7 +30,7 @@ from workers.settings import EngineSettings
 
 Load = Callable[[str], TransformersFamily]
 Folder = Callable[[str], Path]
-PICTURE = exact.pictures()[0]
+PICTURE = cases.pictures()[0]
 CHAT = [name for name in tiny.CHECKPOINTS if "base" not in name]
 
 
@@ -201,13 +201,13 @@ def test_t14_a_black_image_is_encoded_where_pixels_are_not_normalized(tmp_path: 
 def test_t12_a_model_cannot_generate_image_tokens(name: str, checkpoint: Folder) -> None:
     family = exact.load(checkpoint(name), name)
     never = list(family.loaded.end_tokens.forbidden)
-    head = family.loaded.model.lm_head
+    head = family.loaded.model.get_output_embeddings()
     with torch.no_grad():
         if name.startswith("idefics-"):
             head.additional_fc.weight *= 20
         else:
             head.weight[never] *= 20
-    pictures = exact.pictures()
+    pictures = cases.pictures()
     items = [
         family.prepare({"kind": "caption", "options": {"max_new_tokens": 12}}, [picture])
         for picture in pictures
@@ -219,7 +219,8 @@ def test_t12_a_model_cannot_generate_image_tokens(name: str, checkpoint: Folder)
     unguarded = {token for item in items for token in free.generator.generate_ids([item])[0]}
 
     assert not said & {*never}
-    assert unguarded & {*never}
+    # The image token of Llama 3.2 Vision lies behind the vocabulary.
+    assert bool(unguarded & {*never}) == (name != "mllama")
     assert not any(
         token in text
         for text in texts
@@ -313,8 +314,11 @@ def test_t5_a_token_in_a_label_is_text_too(name: str, loaded_family: Load) -> No
     assert [score.label for score in answer.scores or ()] == labels
 
 
-#: Layers with a state instead of a KV cache, which cannot be shared by labels.
-WITH_STATES = {"qwen3.5"}
+#: A label's tokens cannot follow a cached prompt: layers with a state instead of a KV cache, or
+#: images that do not stay in the cache.
+FORCED = {"qwen3.5", "mllama", "blip-2", "instructblip"}
+#: The templates that are shipped have no control tokens that would divide a prompt.
+UNDIVIDED = {"paligemma", "blip-2", "instructblip"}
 
 
 @pytest.mark.parametrize("name", tiny.CHECKPOINTS)
@@ -322,7 +326,7 @@ def test_labels_are_scored_alike_from_the_cache_and_by_generate(
     name: str, loaded_family: Load
 ) -> None:
     family = loaded_family(name)
-    request = {"kind": "classify", "method": "rank", "labels": exact.LABELS}
+    request = {"kind": "classify", "method": "rank", "labels": cases.LABELS}
     item = family.prepare(request, [PICTURE]).inputs
     assert item.suffixes is not None
 
@@ -331,7 +335,7 @@ def test_labels_are_scored_alike_from_the_cache_and_by_generate(
         forced = family.ranker.forced(item, item.suffixes)
         cached = family.ranker.cached(item, item.suffixes) if family.ranker.is_cached else forced
 
-    assert family.ranker.is_cached == (name not in WITH_STATES)
+    assert family.ranker.is_cached == (name not in FORCED)
     for one in (few, cached):
         assert [pytest.approx(row, abs=1e-4) for row in one] == forced
 
@@ -358,8 +362,8 @@ def test_the_end_of_a_prompt_is_enough_to_find_the_tokens_of_labels(
         ids = family.loaded.tokenizer(text, add_special_tokens=False).input_ids
         return list(ids) if name.startswith("idefics-") else family.architecture.text_ids(text)
 
-    assert len(read[0]) < len(item.prompt)
-    assert item.suffixes == find(whole, item.prompt, labels)
+    assert (len(read[0]) < len(item.prompt)) == (name not in UNDIVIDED)
+    assert item.suffixes == find(whole, family.architecture.completed(item.prompt), labels)
 
 
 def test_no_family_opens_a_socket_while_it_prepares(

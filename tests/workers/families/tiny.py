@@ -10,7 +10,7 @@ from typing import Any
 
 import transformers
 
-from tests.workers.families import tiny_axes, tiny_chat, tiny_recent
+from tests.workers.families import tiny_axes, tiny_chat, tiny_others, tiny_recent
 from tests.workers.families import tiny_parts as parts
 from workers.demo.build import CHAT_TEMPLATE
 
@@ -128,4 +128,5 @@ CHECKPOINTS: dict[str, Callable[[Path], None]] = {
     **tiny_chat.CHECKPOINTS,
     **tiny_axes.CHECKPOINTS,
     **tiny_recent.CHECKPOINTS,
+    **tiny_others.CHECKPOINTS,
 }

@@ -50,27 +50,6 @@ def llava(folder: Path) -> None:
     parts.save(folder, transformers.LlavaForConditionalGeneration, config, processor)
 
 
-def paligemma(folder: Path) -> None:
-    """PaliGemma: no conversations, no chat template, token types of its own."""
-    tokenizer = parts.bytes_tokenizer([parts.IMAGE])
-    pixels = transformers.SiglipImageProcessorPil(size={"height": 56, "width": 56})
-    pixels.image_seq_length = 16
-    processor = transformers.PaliGemmaProcessor(pixels, tokenizer)
-    config = transformers.PaliGemmaConfig(
-        vision_config={
-            **parts.vision_config(48),
-            "model_type": "siglip_vision_model",
-            "projection_dim": 64,
-            "vision_use_head": False,
-        },
-        text_config=parts.text_config("gemma", len(processor.tokenizer)),
-        image_token_index=tokenizer.convert_tokens_to_ids(parts.IMAGE),
-        projection_dim=64,
-        tie_word_embeddings=False,
-    )
-    parts.save(folder, transformers.PaliGemmaForConditionalGeneration, config, processor)
-
-
 def internvl(folder: Path) -> None:
     """InternVL: a patch has two sides, large pictures are cut into tiles."""
     named = {

@@ -185,9 +185,9 @@ class Videos(NoVideos):
 def save(folder: Path, model: Any, config: Any, processor: Any) -> None:
     torch.manual_seed(1)
     made = model(config).eval()
-    for weights in made.parameters():
-        if weights.dim() > 1 and not weights.any():
-            # What training would find, such as Gemma 3's way from images to words.
+    for name, weights in made.named_parameters():
+        if not weights.any() and (weights.dim() > 1 or "gate" in name):
+            # Training would find these: Gemma 3's way from images to words, gates of Llama 3.2.
             torch.nn.init.normal_(weights, std=0.2)
     made.generation_config = transformers.GenerationConfig(**ENDS)
     made.save_pretrained(folder)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from tests.workers.families import exact
+from tests.workers.families import cases
 from tests.workers.gpu.pretended import FakeGpu, load_guard
 from workers.decoding import attention, batch_engine, cuda_graphs
 from workers.decoding.kv_cache import SlotConfig
@@ -86,7 +86,7 @@ def on_gpu(folder: Path, dtype: torch.dtype) -> Any:
 
 def items(family: TransformersFamily) -> list[Prepared]:
     """Short and long prompts, shared examples, several images and none, greedy and sampled."""
-    shown = exact.pictures()
+    shown = cases.pictures()
 
     def asked(kind: str, pictures: list[Any], tokens: int = 4, **more: Any) -> Prepared:
         options = {"max_new_tokens": tokens, **more.pop("options", {})}

@@ -11,7 +11,7 @@ import torch
 import transformers.integrations.bitsandbytes  # noqa: F401
 
 from db.vocabulary.errors import RequestError
-from tests.workers.families import exact
+from tests.workers.families import cases
 from tests.workers.gpu.pretended import RedirectedGpu
 from workers import families
 from workers.families.checkpoints import DEMO
@@ -57,7 +57,7 @@ def test_quantised_weights_are_made_on_the_gpu_that_is_named(
 ) -> None:
     with gpu:
         family = load(DEMO, device="cuda:1", quantize=quantize, dtype="bfloat16")
-        item = family.prepare({"kind": "caption"}, exact.pictures()[:1])
+        item = family.prepare({"kind": "caption"}, cases.pictures()[:1])
         answered = family.generate([item])
 
     assert gpu.asked.keys() == {"cuda:1"}
