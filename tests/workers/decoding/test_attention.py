@@ -58,11 +58,12 @@ def test_tokens_of_packed_sequences_see_as_many_before_them_as_the_window_says(
     shown = packed.attend(query, key, value, 0.5, window)
 
     expected = []
-    for parts in zip(*(part.split(lengths, 2) for part in (query, key, value)), strict=True):
-        at = torch.arange(parts[0].shape[2])
+    packs = (part.split(lengths, 2) for part in (query, key, value))
+    for q, k, v in zip(*packs, strict=True):
+        at = torch.arange(q.shape[2])
         before = at[:, None] - at[None]
         allowed = (before >= 0) & (before < (window or len(at)))
-        expected.append(written_out(*parts, allowed))
+        expected.append(written_out(q, k, v, allowed))
     assert torch.allclose(shown, torch.cat(expected, 1), atol=1e-5)
 
 
@@ -79,12 +80,12 @@ def test_tokens_of_one_image_see_each_other_in_both_directions(window: int | Non
     within = at[:, None] - at[None] < (window or 8)
     same = (blocks[:, None] == blocks[None]) & (blocks[:, None] >= 0)
     allowed = ((at[None] <= at[:, None]) | same) & within
-    first, second = (
-        [part[:, :, begin:end] for part in (query, key, value)] for begin, end in ((0, 8), (8, 11))
-    )
     after = torch.arange(3)
     plain = (after[None] <= after[:, None]) & (after[:, None] - after[None] < (window or 3))
-    expected = [written_out(*first, allowed), written_out(*second, plain)]
+    expected = [
+        written_out(query[:, :, :8], key[:, :, :8], value[:, :, :8], allowed),
+        written_out(query[:, :, 8:], key[:, :, 8:], value[:, :, 8:], plain),
+    ]
     assert torch.allclose(shown, torch.cat(expected, 1), atol=1e-5)
 
 
