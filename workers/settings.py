@@ -154,13 +154,14 @@ class EngineSettings(WorkerSettings):
     offload_folder: str = Field(
         "", description="Device auto: folder for weights that fit on no device"
     )
-    quantize: Literal["none", "nf4", "nf4-all", "int8"] = Field(
+    quantize: Literal["none", "nf4", "nf4-all", "fp4", "int8"] = Field(
         "none",
-        description="Quantize weights: nf4 and int8 skip the vision encoder and the connector,"
-        " nf4-all does not; the LM head is never quantized",
+        description="Quantize weights: nf4, fp4 and int8 skip the vision encoder and the connector,"
+        " nf4-all does not; the LM head is never quantized. Only `none` for a checkpoint that is"
+        " quantized already",
     )
     quantize_double: bool = Field(
-        True, description="nf4: double quantization, which saves 0.4 bits a weight"
+        True, description="nf4 and fp4: double quantization, which saves 0.4 bits a weight"
     )
     attention: Literal["", "sdpa", "eager", "flash_attention_2"] = Field(
         "", description="Attention implementation (default: the choice of transformers)"

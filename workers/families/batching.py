@@ -186,12 +186,15 @@ def unsupported_reason(loaded: LoadedModel) -> str:
         return "the settings say so"
     if settings.device == "auto":
         return "it may lie on several devices"
-    if settings.quantize == "int8":
+    if loaded.card.quantize == "int8":
         return "8-bit matrix products wait for the device"
     if unsupported := unsupported_rules(loaded.model.generation_config):
         return f"its generation config asks for {', '.join(unsupported)}"
     if config._attn_implementation != "sdpa":
-        return f"its attention is {config._attn_implementation}, not sdpa"
+        return (
+            f"IDEFIQ_ATTENTION is {config._attn_implementation}; continuous batching brings its own"
+            " attention, on a GPU a flash attention kernel"
+        )
     layer_types = {*(getattr(config.get_text_config(), "layer_types", None) or ())}
     if others := layer_types - {"full_attention", "sliding_attention"}:
         named = ", ".join(sorted(others))

@@ -10,7 +10,7 @@ from db.vocabulary.kinds import KINDS, Style, kinds_of
 from db.vocabulary.model_info import ModelInfo, ModelLimits
 from db.vocabulary.requests import MAX_EXAMPLES, MAX_IMAGES, MAX_NEW_TOKENS
 from workers.decoding import generation
-from workers.families import alttext, checkpoints
+from workers.families import alttext, checkpoints, quantization
 from workers.families.architecture import Architecture
 from workers.settings import EngineSettings
 
@@ -54,7 +54,7 @@ def card(
         note=checkpoints.note(settings),
         revision=checkpoints.revision(where),
         dtype=settings.dtype,
-        quantize=settings.quantize,
+        quantize=quantization.quantized_as(where) or settings.quantize,
         adapter=settings.adapter,
         device=settings.device,
     )

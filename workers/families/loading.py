@@ -6,19 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from db.vocabulary.errors import RequestError
-from workers.families import checkpoints
+from workers.families import checkpoints, quantization
+from workers.families.model_parts import without_weights
 from workers.families.processors import LOCAL
 from workers.settings import EngineSettings
 
 log = logging.getLogger(__name__)
-
-#: Parts of a model that read text; all others see, or lead from pictures to words.
-TEXT_PARTS = frozenset(
-    {"text_model", "language_model", "embed_tokens", "layers", "norm", "gated_cross_attn_layers"}
-)
 
 
 def load_model(where: Path, settings: EngineSettings) -> Any:
@@ -32,11 +28,22 @@ def load_model(where: Path, settings: EngineSettings) -> Any:
             f"model {settings.model!r}: {str(where)!r} holds an adapter, which would be applied"
             " unseen; name the base model's folder, and the adapter's with IDEFIQ_ADAPTER"
         )
+    own = quantization.quantized_as(where)
+    quantization.check(own, settings)
     _check_size(where, settings)
     device = one_device(settings)
     if device is not None and device.type == "cuda":
         torch.cuda.set_device(device)  # streams, events and graphs go to the current one
-    model = AutoModelForImageTextToText.from_pretrained(where, **LOCAL, **_options(where, settings))
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            where, **LOCAL, **_options(where, settings)
+        )
+    except (ImportError, RuntimeError, ValueError) as error:
+        if not own or isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise RequestError(
+            f"model {settings.model!r} is quantized ({own}), which cannot be used here: {error}"
+        ) from error
     if model.config.is_encoder_decoder:
         raise RequestError(
             f"model {settings.model!r} reads with one part and speaks with another"
@@ -77,7 +84,7 @@ def _options(where: Path, settings: EngineSettings) -> dict[str, Any]:
     if settings.attention:
         options["attn_implementation"] = settings.attention
     if settings.quantize != "none":
-        options["quantization_config"] = quantization(where, settings)
+        options["quantization_config"] = quantization.configured(where, settings)
     device = one_device(settings)
     if device is None:
         options["device_map"] = "auto"
@@ -87,38 +94,6 @@ def _options(where: Path, settings: EngineSettings) -> dict[str, Any]:
         # Each weight goes to the device as it is read: the whole never lies in host memory.
         options["device_map"] = {"": device}
     return options
-
-
-def quantization(where: Path, settings: EngineSettings) -> BitsAndBytesConfig:
-    """Build the quantization settings of the weights.
-
-    The vision encoder, the connector and the LM head lose the most and keep their precision; with
-    "nf4-all" only the LM head does. Names are anchored: "vision_model" alone would match nothing,
-    silently, and the LM head would be quantized too.
-    """
-    vision = [] if settings.quantize == "nf4-all" else vision_parts(where)
-    keep = [*vision, "lm_head"]
-    if settings.quantize == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=keep)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=settings.quantize_double,
-        bnb_4bit_compute_dtype=getattr(torch, settings.dtype),
-        llm_int8_skip_modules=keep,
-    )
-
-
-def vision_parts(where: Path) -> list[str]:
-    """Names of a checkpoint's modules that do not process text, from its configuration."""
-    model = without_weights(AutoConfig.from_pretrained(where, **LOCAL))
-    return [full for full, name, _ in parts(model) if is_vision(name)]
-
-
-def without_weights(config: Any) -> Any:
-    """Build a model on the meta device: its modules and shapes, without memory for weights."""
-    with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
 
 
 def _check_size(where: Path, settings: EngineSettings) -> None:
@@ -141,21 +116,6 @@ def _check_size(where: Path, settings: EngineSettings) -> None:
             f" weights, but the safetensors files there hold {stored:,}: they belong to different"
             " models, or a file is missing"
         )
-
-
-def parts(model: Any) -> list[tuple[str, str, torch.nn.Module]]:
-    """Return the parts of a model except the LM head: full name, name, module."""
-    inner, prefix = (model.model, "model.") if hasattr(model, "model") else (model, "")
-    return [
-        (f"{prefix}{name}", name, module)
-        for name, module in inner.named_children()
-        if name != "lm_head"
-    ]
-
-
-def is_vision(part: str) -> bool:
-    """True for a part that encodes images, or connects them to the text model."""
-    return part not in TEXT_PARTS
 
 
 def input_device(model: Any, settings: EngineSettings) -> torch.device:

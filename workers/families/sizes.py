@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, Idefics2Config
 
-from workers.families import loading
-from workers.families.loading import is_vision
+from workers.families import model_parts
+from workers.families.model_parts import is_vision
 from workers.families.processors import LOCAL
 
 #: A 4-bit weight has one constant for 64 weights, which is an 8-bit number with a float32 for 256
@@ -36,16 +36,17 @@ class PartSize:
     in_vision: bool
 
     def size_bytes(self, quantize: str) -> float:
-        """Bytes with the weights in bfloat16 ("none"), "nf4" or "nf4-all"."""
-        smaller = quantize == "nf4-all" or (quantize == "nf4" and not self.in_vision)
+        """Bytes with the weights in bfloat16 ("none"), "nf4", "fp4" or "nf4-all"."""
+        smaller = quantize == "nf4-all" or (quantize in ("nf4", "fp4") and not self.in_vision)
         return self.linear * (NF4_DOUBLE if smaller else BF16) + self.other * BF16
 
 
 def parts(config: Any) -> list[PartSize]:
     """Count a model's weights by its parts."""
-    model = loading.without_weights(config)
+    model = model_parts.without_weights(config)
     counted = [
-        _part(name, module, in_vision=is_vision(name)) for _, name, module in loading.parts(model)
+        _part(name, module, in_vision=is_vision(name))
+        for _, name, module in model_parts.parts(model)
     ]
     head = sum(weight.numel() for weight in model.get_output_embeddings().parameters())
     return [*counted, PartSize("lm_head", 0, head, in_vision=False)]

@@ -7,7 +7,7 @@ import psutil
 from transformers import AutoConfig
 
 from db.vocabulary.errors import RequestError
-from workers.families import loading, processors, sizes
+from workers.families import loading, processors, quantization, sizes
 from workers.operator import gib
 from workers.operator.devices import gpus
 from workers.settings import EngineSettings
@@ -21,7 +21,7 @@ SHARE_FOR_WEIGHTS = 0.8
 def weights_bytes(folder: Path, settings: EngineSettings) -> float | None:
     """Bytes of the weights on the device, from config.json alone.
 
-    None for an architecture that is not known here.
+    None for an architecture or a quantization that is not known here.
     """
     try:
         config = AutoConfig.from_pretrained(folder, **processors.LOCAL)
@@ -29,10 +29,13 @@ def weights_bytes(folder: Path, settings: EngineSettings) -> float | None:
     except Exception:  # whatever the library raises; loading reports it
         log.info("the weights of %s cannot be counted", folder, exc_info=True)
         return None
-    if settings.quantize == "int8":
+    quantize = quantization.quantized_as(folder) or settings.quantize
+    if quantize not in ("none", "nf4", "nf4-all", "fp4", "int8"):
+        return None
+    if quantize == "int8":
         return sum(part.linear + 2 * part.other for part in counted)
-    total = sum(part.size_bytes(settings.quantize) for part in counted)
-    return total * 2 if (settings.dtype, settings.quantize) == ("float32", "none") else total
+    total = sum(part.size_bytes(quantize) for part in counted)
+    return total * 2 if (settings.dtype, quantize) == ("float32", "none") else total
 
 
 def memory_bytes(settings: EngineSettings) -> tuple[str, int]:
