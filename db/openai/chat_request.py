@@ -58,7 +58,7 @@ class ImageUrl(_Part):
 
 
 class ChatImagePart(_Part):
-    """An image of a message; `detail` is ignored."""
+    """An image of a message."""
 
     type: Literal["image_url"]
     image_url: ImageUrl
@@ -173,6 +173,7 @@ class ChatIn(BaseModel):
             # A maximum, so less than was allowed is no mistake: `finish_reason` tells.
             "max_new_tokens": min(most, card.limits.max_new_tokens) if most is not None else None,
             "stop": [self.stop] if isinstance(self.stop, str) else self.stop or None,
+            "image_detail": self._image_detail(),
         }
         for name in (
             "top_k",
@@ -192,6 +193,19 @@ class ChatIn(BaseModel):
             options |= {"do_sample": True, "seed": seed}
             options |= {"temperature": self.temperature, "top_p": self.top_p}
         return {name: value for name, value in options.items() if value is not None}
+
+    def _image_detail(self) -> str | None:
+        """One for all images of the conversation: the finest that is asked for."""
+        asked = {
+            part.image_url.detail or "auto"
+            for message in self.messages
+            if not isinstance(message.content, str)
+            for part in message.content
+            if isinstance(part, ChatImagePart)
+        }
+        if asked & {"high", "original"}:
+            return "high"
+        return "low" if asked == {"low"} else None
 
     def _is_drawn(self, card: ModelInfo) -> bool:
         narrowed = self.top_p is not None and self.top_p < 1

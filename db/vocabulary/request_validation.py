@@ -32,7 +32,7 @@ def validate_request(request: dict[str, Any], info: ModelInfo) -> None:
     _check_lengths(request.get("options", {}), info)
     _check_sampling(request.get("options", {}), info)
     if request.get("method") == "rank":
-        for option in sorted(request.get("options", {}).keys() - {"echo"}):
+        for option in sorted(request.get("options", {}).keys() - {"echo", "image_detail"}):
             raise RequestError(
                 f"option {option!r} is not allowed with method 'rank', which generates no text",
                 field=f"options.{option}",

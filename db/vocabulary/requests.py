@@ -107,6 +107,11 @@ class Options(_Strict):
         | None
     ) = Field(None, description="The answer ends before the first of these")
     echo: bool | None = Field(None, description="Return the prompt too, as the model saw it")
+    image_detail: Literal["auto", "low", "high"] | None = Field(
+        None,
+        description="How finely images are seen: low, as 512 pixels in one piece; high, also in"
+        " pieces if the model has them; auto, as the checkpoint says",
+    )
 
 
 class Example(_Strict):

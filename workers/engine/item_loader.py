@@ -49,7 +49,9 @@ class ItemLoader:
 
     def _with_images(self, lease: Lease, use: Callable[[list[Image.Image]], Prepared]) -> Prepared:
         """Call `use` with the images of an item, within the budget."""
-        target_size = self._family.target_size
+        # Pieces are cut from the whole image.
+        in_pieces = lease.request.get("options", {}).get("image_detail") == "high"
+        target_size = None if in_pieces else self._family.target_size
         files = [self._read(lease.owner_id, reference) for reference in lease.stored_references]
         with self._budget.holding(sum(decoded_pixels(file, target_size) for file in files)):
             # Not kept in a name: no frame holds them when the budget is given back.

@@ -86,9 +86,15 @@ class Architecture(ABC):
 
     @abstractmethod
     def encode(
-        self, text: str, images: Sequence[Image.Image]
+        self, text: str, images: Sequence[Image.Image], processor: Any
     ) -> tuple[dict[str, torch.Tensor], Sequence[ImageInput]]:
-        """Return one item's tensors, without a batch dimension, and its images in order."""
+        """Return one item's tensors, without a batch dimension, and its images in order.
+
+        Args:
+            text: As `render` returns it.
+            images: In the order of the text.
+            processor: The model's, or one that sees images at another detail.
+        """
 
     @abstractmethod
     def collate_images(self, items: Sequence[Inputs]) -> dict[str, torch.Tensor]:

@@ -61,10 +61,10 @@ class Chat(Architecture):
         return LIMITS.get(model_type, {})
 
     def encode(
-        self, text: str, images: Sequence[Image.Image]
+        self, text: str, images: Sequence[Image.Image], processor: Any
     ) -> tuple[dict[str, torch.Tensor], Sequence[ImageInput]]:
         """See Architecture.encode. All images of an item are one input of the vision encoder."""
-        encoded = self.processor(
+        encoded = processor(
             text=[text],
             # As apply_chat_template(tokenize=True) calls it: LLaVA-OneVision and others make
             # another prompt of the images of one conversation than of as many conversations.

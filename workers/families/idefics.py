@@ -52,14 +52,14 @@ class Idefics(Architecture):
         return text
 
     def encode(
-        self, text: str, images: Sequence[Image.Image]
+        self, text: str, images: Sequence[Image.Image], processor: Any
     ) -> tuple[dict[str, torch.Tensor], Sequence[ImageInput]]:
         """See Architecture.encode. Images have one size; image_attention_mask: (tokens, images)."""
         ids = torch.tensor(self.text_ids(text))
         tensors = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if not images:
             return tensors, []
-        sized = self.processor.image_processor(list(images), return_tensors="pt")
+        sized = processor.image_processor(list(images), return_tensors="pt")
         nth, _ = image_attention_mask_for_packed_input_ids(ids[None], self.tokenizer, "pt")
         tensors["image_attention_mask"] = incremental_to_binary_attention_mask(
             nth, "pt", num_classes=len(images)

@@ -29,10 +29,10 @@ class Idefics2(Architecture):
     languages = ("English",)
 
     def encode(
-        self, text: str, images: Sequence[Image.Image]
+        self, text: str, images: Sequence[Image.Image], processor: Any
     ) -> tuple[dict[str, torch.Tensor], Sequence[ImageInput]]:
         """See Architecture.encode. Images have any size; a split image gives all its parts."""
-        encoded = self.processor(
+        encoded = processor(
             text=[text],
             images=[list(images)] if images else None,
             add_special_tokens=not self.has_bos(text),

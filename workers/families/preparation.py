@@ -7,18 +7,24 @@ Items are prepared one by one, so that a bad item raises only for itself.
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
+import torch
 from PIL import Image
 
 from db.vocabulary.errors import ItemRefused, PromptTooLong
 from workers.decoding import seeded_sampling
+from workers.decoding.prompt import ImageInput
 from workers.families import ranking
 from workers.families.architecture import Architecture, Inputs, Suffixes
 from workers.families.base import Prepared
 from workers.families.loaded import LoadedModel
+from workers.families.processors import seen_at
 from workers.families.prompts import PromptPart, Turn, build
+
+#: Pixels of the longer side of an image at detail "low", as in OpenAI's API.
+LOW_SIDE = 512
 
 
 class Preparation:
@@ -27,6 +33,7 @@ class Preparation:
     def __init__(self, loaded: LoadedModel, architecture: Architecture) -> None:
         self._loaded, self._architecture = loaded, architecture
         self._count_controls_of = lru_cache(1024)(self._count_controls_without_text)
+        self._processor_at = lru_cache(4)(partial(seen_at, loaded.processor))
         self._suffixes_of = lru_cache(64)(self._suffixes)
 
     def prepare(self, request: dict[str, Any], images: Sequence[Image.Image]) -> Prepared:
@@ -47,7 +54,7 @@ class Preparation:
         suffixes = self._label_suffixes(request, text)
         used = [images[part] for turn in turns for part in turn.parts if isinstance(part, int)]
         try:
-            tensors, image_inputs = architecture.encode(text, used)
+            tensors, image_inputs = self._encode(request, text, used)
         except (ValueError, TypeError, ArithmeticError) as error:
             sizes = ", ".join(f"{image.width}x{image.height}" for image in used)
             raise ItemRefused(
@@ -73,6 +80,14 @@ class Preparation:
             architecture.layout(tensors),
         )
         return Prepared(request, tokens=tokens, inputs=inputs)
+
+    def _encode(
+        self, request: dict[str, Any], text: str, images: Sequence[Image.Image]
+    ) -> tuple[dict[str, torch.Tensor], Sequence[ImageInput]]:
+        detail = request.get("options", {}).get("image_detail", "auto")
+        if detail == "low":
+            images = [_reduced(image) for image in images]
+        return self._architecture.encode(text, images, self._processor_at(detail))
 
     def _label_suffixes(self, request: dict[str, Any], text: str) -> Suffixes | None:
         if request.get("method") != "rank":
@@ -112,6 +127,15 @@ class Preparation:
                 f"the prompt has {tokens} tokens; this model takes {context - beside} besides"
                 f" an answer of {beside}"
             )
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    """Return an image whose longer side is at most `LOW_SIDE` pixels."""
+    if max(image.size) <= LOW_SIDE:
+        return image
+    reduced = image.copy()
+    reduced.thumbnail((LOW_SIDE, LOW_SIDE), Image.Resampling.LANCZOS)
+    return reduced
 
 
 def _bare(turn: Turn) -> Turn:

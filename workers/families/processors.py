@@ -6,6 +6,7 @@
 * A chat template: a few models that take no turns were published without one, and get one here.
 """
 
+import copy
 import importlib
 import json
 import sys
@@ -20,6 +21,8 @@ from workers.settings import EngineSettings
 
 #: Everything is in a folder by now, and no code of a checkpoint is ever run.
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
+#: Attributes of image processors that cut large images into pieces.
+PIECES = ("do_image_splitting", "crop_to_patches", "do_pan_and_scan")
 _TEXTS = "{% for message in messages %}{% for part in message['content'] %}"
 _ENDS = "{% endfor %}{% endfor %}"
 #: By `model_type`, prompts as the documentation of the model writes them.
@@ -65,6 +68,27 @@ def load_processor(processor_class: Any, where: Path, settings: EngineSettings) 
         # As an argument of each call it would split the pixels and not the tokens.
         processor.image_processor.do_image_splitting = settings.image_splitting == "on"
     return processor
+
+
+def seen_at(processor: Any, detail: str) -> Any:
+    """Return a processor that sees images at a detail; the same one where that makes no difference.
+
+    Args:
+        detail: "auto", "low" or "high", see `Options.image_detail`.
+    """
+    pieces = [name for name in PIECES if hasattr(processor.image_processor, name)]
+    if detail == "auto" or not pieces:
+        return processor
+    # Idefics3 splits the pixels and not the tokens if this is an argument of the call alone; the
+    # processors of InternVL and Gemma 3 have arguments that come before what is set.
+    other = copy.copy(processor)
+    other.image_processor = copy.copy(processor.image_processor)
+    other.images_kwargs = dict(getattr(processor, "images_kwargs", {}))
+    for name in pieces:
+        setattr(other.image_processor, name, detail == "high")
+        if name in other.images_kwargs:
+            other.images_kwargs[name] = detail == "high"
+    return other
 
 
 def _named(where: Path, name: str) -> Any:

@@ -17,8 +17,8 @@ def asked(**fields: Any) -> dict[str, Any]:
     return item
 
 
-def image(url: str) -> dict[str, Any]:
-    return {"type": "image_url", "image_url": {"url": url, "detail": "high"}}
+def image(url: str, detail: str | None = None) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url, "detail": detail}}
 
 
 def text(said: str) -> dict[str, Any]:
@@ -52,6 +52,26 @@ def test_messages_keep_their_order_and_an_image_shown_twice_is_one() -> None:
             {"role": "user", "content": [{"type": "image", "index": 0}, text("Why?")]},
         ],
     }
+
+
+@pytest.mark.parametrize(
+    ("details", "seen"),
+    [
+        (["low", "low"], "low"),
+        (["low", "high"], "high"),
+        ([None, "original"], "high"),
+        (["low", None], None),
+        (["auto", "auto"], None),
+    ],
+)
+def test_images_of_a_conversation_are_seen_at_the_finest_detail_that_is_asked_for(
+    details: list[str | None], seen: str | None
+) -> None:
+    content = [image(url, detail) for url, detail in zip((A, B), details, strict=True)]
+
+    request = asked(messages=[{"role": "user", "content": content}])
+
+    assert request.get("options", {}).get("image_detail") == seen
 
 
 @pytest.mark.parametrize(
