@@ -16,7 +16,9 @@ from db.vocabulary.labels import named
 
 Kind = Literal["caption", "vqa", "classify", "generate", "chat"]
 Style = Literal["chat", "plain"]
-#: What {…} in a template may name besides {images}: fields of the request.
+#: What {…} in a template may name for images: all of them, or the next one.
+IMAGE_PLACES = frozenset({"images", "image"})
+#: What {…} in a template may name besides: fields of the request.
 TEMPLATE_FIELDS = frozenset({"prompt", "question", "labels", "language"})
 
 

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from db.vocabulary.errors import RequestError, UnsupportedKind
-from db.vocabulary.kinds import KINDS, TEMPLATE_FIELDS, Kind
+from db.vocabulary.kinds import IMAGE_PLACES, KINDS, TEMPLATE_FIELDS, Kind
 from db.vocabulary.model_info import ModelInfo
 
 #: Options that apply to sampling only.
@@ -84,12 +84,10 @@ def _check_template(kind: Kind, request: dict[str, Any]) -> None:
     """Check that a custom template has a placeholder for every field of the request."""
     if (template := request.get("template")) is None:
         return
-    places = re.findall(r"\{(\w+)\}", template)
-    for place in places:
-        if place not in TEMPLATE_FIELDS | {"images"}:
-            raise RequestError(
-                f"unknown placeholder in the template: {{{place}}}", field="template"
-            )
+    places = _places(template)
+    if "image" in places and "images" not in places:
+        _check_image_places(places.count("image"), request)
+        places = ["images", *(place for place in places if place != "image")]
     fields = {*TEMPLATE_FIELDS & request.keys()}
     if request.get("method") == "rank" and "labels" not in places:
         fields.discard("labels")  # the labels are the answers; a prompt need not list them
@@ -103,6 +101,33 @@ def _check_template(kind: Kind, request: dict[str, Any]) -> None:
     for place in sorted({*places} - fields - {"images"}):
         raise RequestError(
             f"the template contains {{{place}}}, but the request has no {place!r}", field=place
+        )
+
+
+def _places(template: str) -> list[str]:
+    """Return what a template has places for, in its order."""
+    places = re.findall(r"\{(\w+)\}", template)
+    for place in places:
+        if place not in TEMPLATE_FIELDS | IMAGE_PLACES:
+            raise RequestError(
+                f"unknown placeholder in the template: {{{place}}}", field="template"
+            )
+    return places
+
+
+def _check_image_places(count: int, request: dict[str, Any]) -> None:
+    """Check that each image of an item, and of an example, has a place of its own."""
+    images = len(request.get("images", ()))
+    if count != images:
+        raise RequestError(
+            f"the template contains {{image}} {count} times, but the item has {images} images;"
+            " {images} stands for all of them",
+            field="template",
+        )
+    if count != 1 and request.get("examples"):
+        raise RequestError(
+            f"an example has one image, but the template contains {{image}} {count} times",
+            field="template",
         )
 
 

@@ -214,8 +214,8 @@ class Request(_Strict):
     language: Line | None = Field(None, description="Language of the answer, such as French")
     template: Annotated[Text, Field(max_length=4_000)] | None = Field(
         None,
-        description="Own wording of the prompt, with {images} and the fields of the kind:"
-        " {prompt}, {question}, {labels}, {language}",
+        description="Own wording of the prompt, with {images}, or an {image} for each of them, and"
+        " the fields of the kind: {prompt}, {question}, {labels}, {language}",
     )
     options: Options | None = None
 

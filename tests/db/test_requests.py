@@ -232,6 +232,26 @@ def test_every_kind_has_its_fields(request_: dict[str, object]) -> None:
         ),
         ({**LABELS, "template": "{labels}"}, "template", "must contain {images} exactly once"),
         (
+            {"kind": "generate", "images": [IMAGE], "template": "{image} and {image}"},
+            "template",
+            "contains {image} 2 times, but the item has 1 images",
+        ),
+        (
+            {"kind": "generate", "images": [IMAGE], "template": "{image} {images}"},
+            "image",
+            "contains {image}, but the request has no 'image'",
+        ),
+        (
+            {
+                "kind": "generate",
+                "images": [IMAGE] * 2,
+                "template": "{image} and {image}",
+                "examples": [SHOT],
+            },
+            "template",
+            "an example has one image, but the template contains {image} 2 times",
+        ),
+        (
             {**LABELS, "template": "{images}{labels}{lables}"},
             "template",
             "unknown placeholder in the template: {lables}",

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from db.vocabulary.kinds import KINDS, TEMPLATE_FIELDS, Style, Template
+from db.vocabulary.kinds import IMAGE_PLACES, KINDS, TEMPLATE_FIELDS, Style, Template
 
 #: A text, or the number of an image: the request's images first, then those of its examples.
 PromptPart = str | int
@@ -33,7 +33,7 @@ class Prompt:
     template: str
 
 
-_PLACE = re.compile(rf"(\{{(?:{'|'.join(['images', *sorted(TEMPLATE_FIELDS)])})\}})")
+_PLACE = re.compile(rf"(\{{(?:{'|'.join(sorted(TEMPLATE_FIELDS | IMAGE_PLACES))})\}})")
 
 
 def build(request: Mapping[str, Any], style: Style, images_given: int) -> Prompt:
@@ -99,9 +99,12 @@ def _with_question(fields: dict[str, str], example: Mapping[str, Any]) -> dict[s
 
 def _fill(text: str, fields: Mapping[str, str], images: Iterable[int]) -> list[PromptPart]:
     parts: list[PromptPart] = []
+    left = iter(images)
     for piece in _PLACE.split(text):
         if piece == "{images}":
-            parts += images
+            parts += left
+        elif piece == "{image}":
+            parts.append(next(left))
         else:
             parts.append(fields[piece[1:-1]] if _PLACE.fullmatch(piece) else piece)
     return parts

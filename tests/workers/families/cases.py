@@ -176,6 +176,12 @@ CASES: dict[str, list[Case]] = {
             [("user", ["Instruction: Use the image to write a story. \n", 0, "Story: \n"])],
         ),
         Case(
+            {"template": "{image}In this image, two cats play. {image}In this image,"},
+            2,
+            [0, "In this image, two cats play. ", 1, "In this image,"],
+            [("user", [0, "In this image, two cats play. ", 1, "In this image,"])],
+        ),
+        Case(
             {"prompt": "Once upon a time,", "options": {"num_beams": 2}},
             0,
             ["Instruction: Once upon a time,\nText: \n"],
