@@ -109,7 +109,7 @@ class Options(_Strict):
     echo: bool | None = Field(None, description="Return the prompt too, as the model saw it")
     image_detail: Literal["auto", "low", "high"] | None = Field(
         None,
-        description="How finely images are seen: low, as 512 pixels in one piece; high, also in"
+        description="How finely images are seen: low, at most 512 pixels a side; high, also in"
         " pieces if the model has them; auto, as the checkpoint says",
     )
 

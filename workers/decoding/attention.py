@@ -21,6 +21,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "idefiq"
+#: Arguments of attention that change its result and that no kernel here takes.
+OF_OTHERS = ("softcap", "s_aux", "position_bias")
 
 
 class PackedSequences:
@@ -30,8 +32,8 @@ class PackedSequences:
         queries: Query tokens of each sequence.
         keys: Key tokens of each sequence, of which the queries are the last; by default as many.
         causal: True if a token attends only to itself and those before it.
-        blocks: If tokens of one image attend to each other in both directions: of each sequence,
-            int64 (key tokens,), the number of a token's image, -1 for text.
+        blocks: If tokens of a block, such as an image, attend to each other in both directions: of
+            each sequence, int64 (key tokens,), the number of a token's block, -1 outside of blocks.
     """
 
     def __init__(
@@ -96,6 +98,10 @@ class PackedSequences:
         scale: float | None,
         mask: torch.Tensor | None,
     ) -> torch.Tensor:
+        groups = q.shape[1] // k.shape[1]
+        if groups > 1 and mask is not None and q.is_cuda:
+            # With a mask and grouped heads torch has no fused kernel on a GPU.
+            k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
         return scaled_dot_product_attention(
             q,
             k,
@@ -206,7 +212,7 @@ def decode_attention(mask: torch.Tensor) -> Iterator[None]:
     In grouped-query attention (Ainslie et al. 2023) several query heads share keys and values.
     Older versions of transformers repeat those for every head, which moves several times the KV
     cache in each step. Newer ones (5.23 does) make the queries of a group rows of one product, as
-    this does whatever the version.
+    this does whatever the version. A layer with a sliding window attends to the last positions.
 
     Args:
         mask: Positions that each sequence attends to, bool (sequences, 1, 1, visible).
@@ -253,6 +259,8 @@ def sdpa_unless_overridden(
 ) -> tuple[torch.Tensor, None]:
     """Behave as sdpa of transformers, or as the innermost `override_attention` block says."""
     if attend := _attend.get():
+        if changed := [name for name in OF_OTHERS if others.get(name) is not None]:
+            raise ValueError(f"its attention has {', '.join(changed)}")
         return attend(module, query, key, value, scaling, others.get("sliding_window")), None
     output: tuple[torch.Tensor, None] = sdpa_attention_forward(
         module, query, key, value, attention_mask, scaling=scaling, **others

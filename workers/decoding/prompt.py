@@ -14,32 +14,30 @@ class ImageInput:
     Attributes:
         pixels: uint8 (3, height, width); of all images together as the model's processor made it.
         key: Digest of the pixels; equal for equal pixels.
+        pixel_count: Pixels, of three channels each.
         beside: Of all images together: the model's other arguments about them.
         rows: Of all images together: rows of their features.
     """
 
     pixels: torch.Tensor
     key: bytes
+    pixel_count: int
     beside: Mapping[str, torch.Tensor] = field(default_factory=dict)
     rows: int = 0
-
-    @property
-    def pixel_count(self) -> int:
-        """Pixels, of three channels each."""
-        return int(self.pixels.numel() // 3)
 
     @classmethod
     def of(cls, pixels: torch.Tensor) -> "ImageInput":
         """Digest pixels and wrap them."""
         whole = pixels.contiguous()
-        return cls(whole, _digest([whole]))
+        return cls(whole, _digest([whole]), whole.numel() // 3)
 
     @classmethod
     def all_of(
-        cls, pixels: torch.Tensor, beside: Mapping[str, torch.Tensor], rows: int
+        cls, pixels: torch.Tensor, beside: Mapping[str, torch.Tensor], rows: int, pixel_count: int
     ) -> "ImageInput":
         """Digest and wrap what a processor made of all images of a prompt."""
-        return cls(pixels, _digest([pixels, *beside.values()]), beside, rows)
+        given = [pixels, *(tensor for _, tensor in sorted(beside.items()))]
+        return cls(pixels, _digest(given), pixel_count, beside, rows)
 
 
 def _digest(tensors: Sequence[torch.Tensor]) -> bytes:
@@ -57,8 +55,8 @@ class TokenLayout:
     Attributes:
         positions: For rotary embeddings of several axes (Wang et al. 2024, "Qwen2-VL"), int64
             (axes, tokens).
-        blocks: If tokens of one image attend to each other in both directions, int64 (tokens,): the
-            number of a token's image, -1 for text.
+        blocks: If tokens of a block, such as an image, attend to each other in both directions,
+            int64 (tokens,): the number of a token's block, -1 outside of blocks.
     """
 
     positions: torch.Tensor | None = None

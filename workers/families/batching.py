@@ -18,7 +18,7 @@ from workers.decoding import generation
 from workers.decoding.batch_engine import ActiveSequence, BatchEngine
 from workers.decoding.kv_cache import SlotConfig
 from workers.decoding.prompt import EncodedPrompt, ImageInput
-from workers.decoding.sampler import Sampler, request_processors, unsupported_rules
+from workers.decoding.sampler import Sampler, request_processors
 from workers.decoding.text_decoder import TextDecoder
 from workers.families.answers import answer_streamer, make_answer
 from workers.families.architecture import Architecture, Inputs
@@ -132,14 +132,14 @@ class ContinuousBatcher:
         self.free_caches()
         self._image_encoder.encode_fewer()
 
-    def generate_ids(self, items: Sequence[Prepared]) -> list[list[int]]:
+    def generate(self, items: Sequence[Prepared]) -> list[ActiveSequence]:
         """Generate the tokens of up to `count` items, without making answers of them."""
         sequences = [self.sequence(item) for item in items]
         with torch.inference_mode():
             left = len(sequences) - len(self.engine.admit(sequences))
             while left:
                 left -= len(self.engine.decode_step())
-        return [sequence.tokens for sequence in sequences]
+        return sequences
 
     def sequence(self, item: Prepared) -> ActiveSequence:
         """Make the sequence that generates an item's answer."""
@@ -179,34 +179,11 @@ class ContinuousBatcher:
             return EngineError(f"the answer could not be detokenized: {type(error).__name__}")
 
 
-def unsupported_reason(loaded: LoadedModel) -> str:
-    """Say why a model cannot be batched in slots; empty if it may be tried."""
-    settings, config = loaded.settings, loaded.model.config
-    if settings.engine == "generate":
-        return "the settings say so"
-    if settings.device == "auto":
-        return "it may lie on several devices"
-    if loaded.card.quantize == "int8":
-        return "8-bit matrix products wait for the device"
-    if unsupported := unsupported_rules(loaded.model.generation_config):
-        return f"its generation config asks for {', '.join(unsupported)}"
-    if config._attn_implementation != "sdpa":
-        return (
-            f"IDEFIQ_ATTENTION is {config._attn_implementation}; continuous batching brings its own"
-            " attention, on a GPU a flash attention kernel"
-        )
-    layer_types = {*(getattr(config.get_text_config(), "layer_types", None) or ())}
-    if others := layer_types - {"full_attention", "sliding_attention"}:
-        named = ", ".join(sorted(others))
-        return f"its text model has layers ({named}) that keep a state of another form"
-    return ""
-
-
 def slot_config(loaded: LoadedModel, text_decoder: TextDecoder) -> SlotConfig:
     """Choose as many slots as fit into memory beside the model."""
     settings, model, device = loaded.settings, loaded.model, loaded.device
-    text = model.config.get_text_config()
-    length = min(settings.slot_tokens, text.max_position_embeddings)
+    context = loaded.context or settings.slot_tokens
+    length = min(settings.slot_tokens, context)
     per_slot = (
         2
         * text_decoder.layers

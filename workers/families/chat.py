@@ -12,7 +12,6 @@ model does is found out by the self-check; what it does besides is served by `ge
 import inspect
 from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
-from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -81,7 +80,10 @@ class Chat(Architecture):
         if PIXELS not in tensors:
             return tensors, []
         rows = int((tensors["input_ids"] == self._image_token()).sum())
-        return tensors, [ImageInput.all_of(tensors[PIXELS], beside, rows)]
+        pixels, patch_pixels = tensors[PIXELS], self.loaded.patch_pixels
+        # A row of Qwen-VL is a patch, twice: once for each of two frames.
+        count = len(pixels) * patch_pixels if pixels.dim() == 2 else pixels.numel() // 3
+        return tensors, [ImageInput.all_of(pixels, beside, rows, count)]
 
     def completed(self, text: str) -> str:
         """See Architecture.completed."""
@@ -181,14 +183,26 @@ class Chat(Architecture):
         together = {PIXELS: torch.cat([image.pixels for image in some])}
         for name in some[0].beside:
             together[name] = torch.cat([image.beside[name] for image in some])
+        together = self.loaded.to_device(together)
+        if self.model.config.vision_config.model_type == "pixtral":
+            # Its attention over several images is computed whole and masked.
+            ones = [
+                {name: tensor[at : at + 1] for name, tensor in together.items()}
+                for at in range(len(together[PIXELS]))
+            ]
+            features = torch.cat([self._features(one) for one in ones])
+        else:
+            features = self._features(together)
+        parts = features.split([image.rows for image in some])
+        for number, part in zip(numbers, parts, strict=True):
+            encoded[number] = part
+
+    def _features(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Features of images, end to end; those for later layers beside those for the first."""
         get = self.model.model.get_image_features
-        outputs = get(**_taken(get, self.loaded.to_device(together)), return_dict=True)
-        rows = _rows(outputs.pooler_output)
-        parts = [rows, *map(_rows, getattr(outputs, "deepstack_features", None) or ())]
-        wide = torch.cat(parts, 1)
-        ends = accumulate((image.rows for image in some), initial=0)
-        for number, (start, end) in zip(numbers, pairwise(ends), strict=True):
-            encoded[number] = wide[start:end]
+        outputs = get(**_taken(get, tensors), return_dict=True)
+        later = getattr(outputs, "deepstack_features", None) or ()
+        return torch.cat([_end_to_end(one) for one in (outputs.pooler_output, *later)], 1)
 
 
 def _with_batch_axis(_module: Any, _inputs: Any, features: torch.Tensor) -> torch.Tensor:
@@ -202,11 +216,11 @@ def _taken(function: Any, given: dict[str, torch.Tensor]) -> dict[str, torch.Ten
     return {name: value for name, value in given.items() if name in names}
 
 
-def _rows(features: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
-    """Features of all images end to end, (rows, width)."""
+def _end_to_end(features: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
+    """Features of all images, (rows, width)."""
     if isinstance(features, torch.Tensor):
         return features.reshape(-1, features.shape[-1])
-    return torch.cat([_rows(one) for one in features])
+    return torch.cat([_end_to_end(one) for one in features])
 
 
 def load(settings: EngineSettings) -> TransformersFamily:

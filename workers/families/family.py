@@ -28,6 +28,7 @@ from workers.families import (
     loading,
     processors,
     selfcheck,
+    slot_support,
 )
 from workers.families.architecture import Architecture
 from workers.families.base import Answer, Prepared
@@ -103,7 +104,7 @@ def load(architecture_class: type[Architecture], settings: EngineSettings) -> Tr
     architecture = architecture_class(loaded)
     preparation = Preparation(loaded, architecture)
     generator, ranker = Generator(loaded, architecture), Ranker(loaded, architecture)
-    items = selfcheck.items(preparation, architecture)
+    items = selfcheck.items(preparation, architecture, loaded.card.limits.max_images)
     checks = selfcheck.run(loaded, architecture, generator, items)
     ranker = replace(ranker, is_cached=selfcheck.ranks_from_cache(preparation, ranker))
     batcher = _batcher(loaded, architecture, generator, items)
@@ -178,7 +179,7 @@ def _batcher(
     Raises:
         RequestError: The device has no memory for the slots.
     """
-    if why := batching.unsupported_reason(loaded):
+    if why := slot_support.unsupported_reason(loaded):
         return why
     text_decoder = architecture.text_decoder()
     if isinstance(text_decoder, str):

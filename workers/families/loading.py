@@ -101,9 +101,9 @@ def _check_size(where: Path, settings: EngineSettings) -> None:
 
     transformers would allocate memory for all weights, and fill missing ones with noise.
     """
-    config = AutoConfig.from_pretrained(where, **LOCAL)
-    if hasattr(config, "quantization_config"):  # several weights share a number in the files
+    if quantization.quantized_as(where):  # several weights share a number in the files
         return
+    config = AutoConfig.from_pretrained(where, **LOCAL)
     try:
         described = sum(weight.numel() for weight in without_weights(config).parameters())
     except Exception as error:  # a model that cannot be built without weights is loaded unchecked

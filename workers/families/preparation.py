@@ -11,7 +11,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from db.vocabulary.errors import ItemRefused, PromptTooLong
 from workers.decoding import seeded_sampling
@@ -55,6 +55,7 @@ class Preparation:
         used = [images[part] for turn in turns for part in turn.parts if isinstance(part, int)]
         try:
             tensors, image_inputs = self._encode(request, text, used)
+            layout = architecture.layout(tensors)
         except (ValueError, TypeError, ArithmeticError) as error:
             sizes = ", ".join(f"{image.width}x{image.height}" for image in used)
             raise ItemRefused(
@@ -77,7 +78,7 @@ class Preparation:
             prompt.template,
             seed,
             suffixes,
-            architecture.layout(tensors),
+            layout,
         )
         return Prepared(request, tokens=tokens, inputs=inputs)
 
@@ -85,6 +86,8 @@ class Preparation:
         self, request: dict[str, Any], text: str, images: Sequence[Image.Image]
     ) -> tuple[dict[str, torch.Tensor], Sequence[ImageInput]]:
         detail = request.get("options", {}).get("image_detail", "auto")
+        if detail == "high" and self._loaded.settings.image_splitting == "off":
+            detail = "auto"  # more tokens than the operator allows
         if detail == "low":
             images = [_reduced(image) for image in images]
         return self._architecture.encode(text, images, self._processor_at(detail))
@@ -133,9 +136,7 @@ def _reduced(image: Image.Image) -> Image.Image:
     """Return an image whose longer side is at most `LOW_SIDE` pixels."""
     if max(image.size) <= LOW_SIDE:
         return image
-    reduced = image.copy()
-    reduced.thumbnail((LOW_SIDE, LOW_SIDE), Image.Resampling.LANCZOS)
-    return reduced
+    return ImageOps.contain(image, (LOW_SIDE, LOW_SIDE), Image.Resampling.LANCZOS)
 
 
 def _bare(turn: Turn) -> Turn:

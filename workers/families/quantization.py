@@ -18,10 +18,15 @@ BITSANDBYTES = frozenset({"nf4", "fp4", "int8"})
 
 def quantized_as(where: Path) -> str:
     """Return how a checkpoint is quantized itself, such as "nf4" or "awq"; "" if it is not."""
-    own = getattr(AutoConfig.from_pretrained(where, **LOCAL), "quantization_config", None)
+    config = AutoConfig.from_pretrained(where, **LOCAL)
+    own = getattr(config, "quantization_config", None) or getattr(
+        config.get_text_config(decoder=True), "quantization_config", None
+    )
     if not own:
         return ""
-    said: dict[str, Any] = own if isinstance(own, dict) else own.to_dict()
+    if not isinstance(own, dict):
+        return "unknown"
+    said: dict[str, Any] = own
     if said.get("load_in_4bit"):
         return str(said.get("bnb_4bit_quant_type", "fp4"))
     return "int8" if said.get("load_in_8bit") else str(said.get("quant_method"))

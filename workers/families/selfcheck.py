@@ -16,6 +16,8 @@ from transformers import LogitsProcessor
 
 from db.vocabulary.errors import RequestError
 from db.vocabulary.model_info import SelfCheck
+from workers.decoding.batch_engine import ActiveSequence
+from workers.decoding.generation import LogprobRecorder
 from workers.families.architecture import Architecture
 from workers.families.base import Prepared
 from workers.families.batching import ContinuousBatcher
@@ -33,15 +35,18 @@ MAX_NOISE_EXACT, MAX_NOISE_ROUNDED = 0.01, 0.5
 RANK_NOISE_EXACT, RANK_NOISE_ROUNDED = 1e-3, 0.5
 #: Where an answer in slots differs from `generate`, the two tokens' logits may differ so much.
 SLOT_NOISE_ROUNDED = 0.5
+#: In full precision, so much may differ in the log probability of a token.
+SLOT_NOISE_EXACT = 1e-3
 TOKENS = 6
 
 log = logging.getLogger(__name__)
 
 
-def items(preparation: Preparation, architecture: Architecture) -> list[Prepared]:
+def items(preparation: Preparation, architecture: Architecture, most_images: int) -> list[Prepared]:
     """Prepare two images under one prompt, a longer prompt, and an image of another shape.
 
-    The last is left out for a model that takes only images of one shape in a batch.
+    Two images in one prompt follow, if the model takes so many. Those of another shape are left out
+    for a model that takes only images of one shape in a batch.
     """
     requests: list[dict[str, Any]] = [
         {"kind": "caption"},
@@ -54,6 +59,9 @@ def items(preparation: Preparation, architecture: Architecture) -> list[Prepared
         preparation.prepare({**request, "options": options}, [_image(number)])
         for number, request in enumerate(requests)
     ]
+    if most_images > 1:
+        compare = {"kind": "vqa", "question": "What differs?", "options": options}
+        prepared.append(preparation.prepare(compare, [_image(1), _image(2)]))
     key = architecture.batch_key(prepared[0].inputs)
     return [item for item in prepared if architecture.batch_key(item.inputs) == key]
 
@@ -130,8 +138,9 @@ def compare_with_generate(
 ) -> str:
     """Compare continuous batching with `generate`: "" if the tokens are equal, or what differs.
 
-    In full precision every token must be the same. In a smaller dtype sums may be rounded
-    differently, so answers may differ only where the logits of both tokens are close.
+    In full precision every token must be the same, and its log probability: sampled tokens depend
+    on it. In a smaller dtype sums may be rounded differently, so answers may differ only where the
+    logits of both tokens are close.
 
     Raises:
         torch.OutOfMemoryError: The device has no memory for the items beside the slots.
@@ -142,23 +151,36 @@ def compare_with_generate(
             f"the items of the self-check do not fit {batcher.length} tokens (IDEFIQ_SLOT_TOKENS)"
         )
     try:
-        tokens = batcher.generate_ids(accepted)
+        sequences = batcher.generate(accepted)
+        for item, sequence in zip(accepted, sequences, strict=True):
+            if why := _difference(loaded, generator, item, sequence):
+                return why
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         return f"its text model does not run in slots: {type(error).__name__}: {error}"
-    for item, ids in zip(accepted, tokens, strict=True):
-        expected = generator.generate_ids([item])[0]
-        if ids == expected:
-            continue
-        pairs = enumerate(zip(ids, expected, strict=False))
-        differs_at = next((n for n, (a, b) in pairs if a != b), None)
-        if (
-            loaded.is_exact
-            or differs_at is None
-            or _logit_gap(generator, item, expected, ids, differs_at) > SLOT_NOISE_ROUNDED
-        ):
-            return f"answers in slots are not those of generate: {ids}, not {expected}"
+    return ""
+
+
+def _difference(
+    loaded: LoadedModel, generator: Generator, item: Prepared, sequence: ActiveSequence
+) -> str:
+    """What differs between an answer in slots and that of `generate`; "" if nothing does."""
+    recorder, ids = LogprobRecorder(), sequence.tokens
+    expected = generator.generate_ids([item], recorder)[0]
+    pairs = enumerate(zip(ids, expected, strict=False))
+    equal = next((n for n, (a, b) in pairs if a != b), min(len(ids), len(expected)))
+    if ids != expected and (
+        loaded.is_exact
+        or equal == min(len(ids), len(expected))
+        or _logit_gap(generator, item, expected, ids, equal) > SLOT_NOISE_ROUNDED
+    ):
+        return f"answers in slots are not those of generate: {ids}, not {expected}"
+    limit = SLOT_NOISE_EXACT if loaded.is_exact else SLOT_NOISE_ROUNDED
+    own, other = sequence.logprobs[:equal], recorder.logprobs()[0][:equal]
+    # Not "is larger": NaN must fail too.
+    if not all(abs(a - b) <= limit for a, b in zip(own, other, strict=True)):
+        return "tokens in slots have not the probabilities that generate gives them"
     return ""
 
 

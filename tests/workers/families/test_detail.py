@@ -1,17 +1,20 @@
 """How finely an image is seen, by request."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tests.workers.answering import ids_in_slots
 from tests.workers.families.cases import CASES, TOKENS
 from tests.workers.families.reference import Reference
+from workers import families
 from workers.families.base import Prepared
 from workers.families.family import TransformersFamily
+from workers.settings import EngineSettings
 
 Load = Callable[[str], TransformersFamily]
 Refer = Callable[[str], Reference]
@@ -50,7 +53,7 @@ def test_an_answer_at_a_detail_is_that_of_a_processor_set_to_it(
         monkeypatch.setitem(called.processor.images_kwargs, IN_PIECES[name], detail == "high")
     shown = photo()
     if detail == "low":
-        shown.thumbnail((512, 512), Image.Resampling.LANCZOS)
+        shown = ImageOps.contain(shown, (512, 512), Image.Resampling.LANCZOS)
 
     assert family.generator.generate_ids([item]) == [called.answer(CASES["caption"][0], [shown])]
 
@@ -88,6 +91,18 @@ def test_labels_are_ranked_at_a_detail_too(loaded_family: Load) -> None:
 
     assert low.tokens < auto.tokens
     assert family.generate([low])[0].scores != family.generate([auto])[0].scores
+
+
+def test_no_request_splits_images_where_the_operator_has_turned_that_off(
+    checkpoint: Callable[[str], Path],
+) -> None:
+    settings = EngineSettings(
+        model="m", model_path=str(checkpoint("idefics3")), image_splitting="off", slots=4
+    )
+    family = families.load(settings)
+    assert isinstance(family, TransformersFamily)
+
+    assert asked(family, "high").tokens == asked(family, None).tokens
 
 
 def test_a_request_at_one_detail_leaves_the_processor_as_it_was(loaded_family: Load) -> None:

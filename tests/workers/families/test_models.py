@@ -22,6 +22,7 @@ WITHOUT_SLOTS = {
     "gemma4": "differ in their size",
     "ovis2": "features of their own",
     "mllama": "attend to images",
+    "paligemma2": "attention (eager) that sdpa cannot compute",
     "blip-2": "put together in another way",
     "instructblip": "put together in another way",
 }

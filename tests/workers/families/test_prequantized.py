@@ -121,6 +121,18 @@ def test_a_quantization_that_transformers_does_not_know_is_refused_and_not_skipp
     assert said == "model 'own' is quantized in a way that transformers does not know: own"
 
 
+def test_a_text_model_that_is_quantized_alone_is_recognised(
+    labelled: Quantized, tmp_path: Path
+) -> None:
+    folder = labelled({})
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["quantization_config"] = {"quant_method": "awq", "bits": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+
+    assert "is quantized already (awq)" in refusal(folder, quantize="nf4")
+    assert "is quantized (awq), which cannot be used here" in refusal(folder)
+
+
 def test_weights_in_a_form_that_cannot_be_counted_are_not_said_to_fit(
     labelled: Quantized, wide: Path
 ) -> None:

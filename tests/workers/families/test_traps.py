@@ -318,7 +318,7 @@ def test_t5_a_token_in_a_label_is_text_too(name: str, loaded_family: Load) -> No
 #: images that do not stay in the cache.
 FORCED = {"qwen3.5", "mllama", "blip-2", "instructblip"}
 #: The templates that are shipped have no control tokens that would divide a prompt.
-UNDIVIDED = {"paligemma", "blip-2", "instructblip"}
+UNDIVIDED = {"paligemma", "paligemma2", "blip-2", "instructblip"}
 
 
 @pytest.mark.parametrize("name", tiny.CHECKPOINTS)

@@ -14,7 +14,7 @@ from workers.demo.build import CHAT_TEMPLATE
 SQUARE = {"height": 56, "width": 56}
 
 
-def paligemma(folder: Path) -> None:
+def paligemma(folder: Path, text: str = "gemma") -> None:
     """PaliGemma: no conversations, no chat template, token types of its own."""
     tokenizer = parts.bytes_tokenizer([parts.IMAGE])
     pixels = transformers.SiglipImageProcessorPil(size=SQUARE)
@@ -27,7 +27,10 @@ def paligemma(folder: Path) -> None:
             "projection_dim": 64,
             "vision_use_head": False,
         },
-        text_config=parts.text_config("gemma", len(processor.tokenizer)),
+        text_config={
+            **parts.text_config(text, len(processor.tokenizer)),
+            **({"query_pre_attn_scalar": 16, "sliding_window": 64} if text == "gemma2" else {}),
+        },
         image_token_index=tokenizer.convert_tokens_to_ids(parts.IMAGE),
         projection_dim=64,
         tie_word_embeddings=False,
@@ -230,6 +233,8 @@ def lfm2_vl(folder: Path) -> None:
 #: By the name of the checkpoint.
 CHECKPOINTS: dict[str, Callable[[Path], None]] = {
     "paligemma": paligemma,
+    # The scores of its attention are capped.
+    "paligemma2": lambda folder: paligemma(folder, "gemma2"),
     "mllama": mllama,
     "janus": janus,
     "blip-2": blip2,
