@@ -3,10 +3,12 @@
 import json
 import shutil
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
 from db.vocabulary.errors import RequestError
 from db.vocabulary.request_validation import validate_request
@@ -54,6 +56,28 @@ def test_a_model_is_served_by_continuous_batching_or_its_info_says_why_not(
         assert why in serving.why
     else:
         assert (serving.path, serving.why) == ("slots", "")
+
+
+def test_a_model_that_changes_its_logits_after_the_lm_head_is_served_by_generate(
+    checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its likeliest tokens are the same, and those that are sampled are not."""
+    model = transformers.LlavaForConditionalGeneration
+    forward = model.forward
+
+    @wraps(forward)
+    def scaled(self: Any, *arguments: Any, **named: Any) -> Any:
+        outputs = forward(self, *arguments, **named)
+        outputs.logits = outputs.logits * 0.125
+        return outputs
+
+    monkeypatch.setattr(model, "forward", scaled)
+
+    family = families.load(EngineSettings(model="own", model_path=str(checkpoint("llava"))))
+
+    assert family.card.serving
+    assert family.card.serving.path == "generate"
+    assert "not the probabilities that generate gives" in family.card.serving.why
 
 
 @pytest.mark.parametrize("name", ONE_IMAGE)
