@@ -123,8 +123,10 @@ def model_type(settings: EngineSettings) -> str:
     """
     try:
         config = json.loads((_folder(settings) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _missing(settings, str(error)) from error
+    if not isinstance(config, dict):
+        raise _missing(settings, "config.json holds no object")
     return str(config.get("model_type"))
 
 

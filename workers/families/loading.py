@@ -35,8 +35,8 @@ def load_model(where: Path, settings: EngineSettings) -> Any:
     if device is not None and device.type == "cuda":
         torch.cuda.set_device(device)  # streams, events and graphs go to the current one
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            where, **LOCAL, **_options(where, settings)
+        model, found = AutoModelForImageTextToText.from_pretrained(
+            where, **LOCAL, **_options(where, settings), output_loading_info=True
         )
     except (ImportError, RuntimeError, ValueError) as error:
         if not own or isinstance(error, torch.OutOfMemoryError):
@@ -44,6 +44,13 @@ def load_model(where: Path, settings: EngineSettings) -> Any:
         raise RequestError(
             f"model {settings.model!r} is quantized ({own}), which cannot be used here: {error}"
         ) from error
+    if missing := sorted(found["missing_keys"]):
+        # transformers fills them with noise, and only warns.
+        raise RequestError(
+            f"model {settings.model!r}: the safetensors files in {str(where)!r} lack"
+            f" {len(missing)} of its weights, such as {missing[0]!r}: config.json belongs to"
+            " another model, or a file is missing"
+        )
     if model.config.is_encoder_decoder:
         raise RequestError(
             f"model {settings.model!r} reads with one part and speaks with another"

@@ -143,6 +143,7 @@ class Ranker:
                 **prefix,
                 max_new_tokens=max(len(suffix) for suffix in some),
                 do_sample=False,
+                num_beams=1,
                 prefix_allowed_tokens_fn=only,
                 output_logits=True,
                 return_dict_in_generate=True,

@@ -24,7 +24,15 @@ def unsupported_reason(loaded: LoadedModel) -> str:
         )
     if other := _other_attention(loaded.model):
         return other
-    layer_types = {*(getattr(config.get_text_config(), "layer_types", None) or ())}
+    return _other_layers(config.get_text_config())
+
+
+def _other_layers(config: Any) -> str:
+    """Say what the layers of a text model do that a packed prefill or a slot cannot."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        return "its rotary embeddings (longrope) change with the longest sequence of a batch"
+    layer_types = {*(getattr(config, "layer_types", None) or ())}
     if others := layer_types - {"full_attention", "sliding_attention"}:
         named = ", ".join(sorted(others))
         return f"its text model has layers ({named}) that keep a state of another form"

@@ -1,5 +1,6 @@
 """How a checkpoint is loaded: smaller, spread over devices, with an adapter on top."""
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -242,6 +243,42 @@ def test_a_folder_that_is_no_adapter_is_refused_by_name(
 ) -> None:
     with pytest.raises(RequestError, match=r"is no LoRA adapter: it has no adapter_config\.json"):
         load(wide("idefics2"), adapter=str(tmp_path))
+
+
+@pytest.mark.parametrize("dropped", ["lm_head", ".layers.1."])
+def test_weights_that_no_file_holds_are_not_filled_with_noise(
+    dropped: str, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoint("llava"), folder)
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if dropped not in name}
+    safetensors.torch.save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+    with pytest.raises(RequestError, match=r"lack \d+ of its weights, such as '"):
+        load(folder)
+
+
+@pytest.mark.parametrize("config", ["[]", "5", "null", '"x"', "[" * 100_000])
+def test_a_configuration_that_is_no_object_is_a_clear_error(config: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(config)
+
+    with pytest.raises(RequestError, match="none that can be read"):
+        load(tmp_path)
+
+
+def test_a_checkpoint_whose_own_default_is_beam_search_ranks_labels_without_it(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoint("idefics2"), folder)
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "num_beams": 2}))
+
+    family = load(folder)
+
+    assert family.card.defaults["num_beams"] == 2
+    assert family.ranker.is_cached
 
 
 def test_missing_shards_are_named(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
