@@ -65,10 +65,10 @@ def load(settings: EngineSettings) -> Family:
 def _module_of(settings: EngineSettings) -> str:
     if settings.model == "echo":
         return FAMILIES["echo"]
-    from workers.families.checkpoints import is_known, model_type, takes_images
+    from workers.families.checkpoints import model_type
 
     kind = model_type(settings)
-    if kind not in FAMILIES and not is_known(kind):
+    if kind not in FAMILIES and not _is_known(kind):
         raise RequestError(
             f"model {settings.model!r} is a {kind!r}, which the installed transformers does not"
             " know, and code that comes with a checkpoint is never run; use a checkpoint that was"
@@ -76,12 +76,26 @@ def _module_of(settings: EngineSettings) -> str:
         )
     if why := REFUSED.get(kind):
         raise RequestError(f"model {settings.model!r} is a {kind!r}, which is not served: {why}")
-    if kind not in FAMILIES and not takes_images(kind):
+    if kind not in FAMILIES and not _takes_images(kind):
         raise RequestError(
             f"model {settings.model!r} is a {kind!r}, which does not turn images and texts into"
             f" texts; served are {', '.join(sorted(FAMILIES))} and every other model of that kind"
         )
     return FAMILIES.get(kind, OTHER_MODELS)
+
+
+def _is_known(kind: str) -> bool:
+    """True if the installed transformers has an architecture."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return kind in CONFIG_MAPPING_NAMES
+
+
+def _takes_images(kind: str) -> bool:
+    """True if transformers knows an architecture as image-text-to-text."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    return kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 
 def warm_up(family: Family) -> None:

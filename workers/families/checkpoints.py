@@ -130,20 +130,6 @@ def model_type(settings: EngineSettings) -> str:
     return str(config.get("model_type"))
 
 
-def is_known(kind: str) -> bool:
-    """True if the installed transformers has an architecture."""
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
-    return kind in CONFIG_MAPPING_NAMES
-
-
-def takes_images(kind: str) -> bool:
-    """True if transformers knows an architecture as image-text-to-text."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-
-    return kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-
-
 def revision(folder: Path) -> str:
     """Return the commit of a checkpoint of the hub, or ""."""
     # The hub's cache names the folder of a snapshot by its commit.
