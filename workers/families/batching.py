@@ -249,7 +249,7 @@ def _prompt(loaded: LoadedModel, inputs: Inputs) -> EncodedPrompt:
         ids,
         inputs.images,
         image_mask=_image_mask(inputs),
-        prefix_tokens=prefix if inputs.example_images else 0,
+        prefix_tokens=prefix,
         prefix_images=inputs.example_images,
         layout=inputs.layout,
     )

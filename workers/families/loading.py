@@ -30,7 +30,7 @@ def load_model(where: Path, settings: EngineSettings) -> Any:
         )
     own = quantization.quantized_as(where)
     quantization.check(own, settings)
-    _check_size(where, settings)
+    _check_size(where, settings, own)
     device = one_device(settings)
     if device is not None and device.type == "cuda":
         torch.cuda.set_device(device)  # streams, events and graphs go to the current one
@@ -103,12 +103,12 @@ def _options(where: Path, settings: EngineSettings) -> dict[str, Any]:
     return options
 
 
-def _check_size(where: Path, settings: EngineSettings) -> None:
+def _check_size(where: Path, settings: EngineSettings, own: str) -> None:
     """Reject a configuration that describes a far larger model than the files hold.
 
     transformers would allocate memory for all weights, and fill missing ones with noise.
     """
-    if quantization.quantized_as(where):  # several weights share a number in the files
+    if own:  # quantized: several weights share a number in the files
         return
     config = AutoConfig.from_pretrained(where, **LOCAL)
     try:

@@ -1,7 +1,6 @@
 """Quantization of weights: by the settings, or as a checkpoint brings it."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoConfig, BitsAndBytesConfig
@@ -26,10 +25,9 @@ def quantized_as(where: Path) -> str:
         return ""
     if not isinstance(own, dict):
         return "unknown"
-    said: dict[str, Any] = own
-    if said.get("load_in_4bit"):
-        return str(said.get("bnb_4bit_quant_type", "fp4"))
-    return "int8" if said.get("load_in_8bit") else str(said.get("quant_method"))
+    if own.get("load_in_4bit"):
+        return str(own.get("bnb_4bit_quant_type", "fp4"))
+    return "int8" if own.get("load_in_8bit") else str(own.get("quant_method"))
 
 
 def check(own: str, settings: EngineSettings) -> None:
