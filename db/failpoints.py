@@ -54,12 +54,17 @@ def _lose() -> None:
     raise StorageError("a failpoint says so")
 
 
+def _exhaust() -> None:
+    raise MemoryError("a failpoint says so")
+
+
 ACTIONS: Mapping[str, Callable[[], None]] = {
     "kill": _die,
     "stop": _stop,
     "hang": _hang,
     "break": _break,
     "lose": _lose,
+    "exhaust": _exhaust,
 }
 
 

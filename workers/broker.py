@@ -44,19 +44,29 @@ class WakeChannel(kombu.transport.redis.Channel):  # type: ignore[misc]  # kombu
     exception of its parser. It also lets it end when Redis answers an error: a replica that
     refuses writes after a failover, full memory, a key of a wrong type. Here that is a lost
     connection, which Celery makes anew, perhaps to a Redis that is well.
+
+    Each failure is counted once, whoever meets it: a worker that listens, or whoever sends a wake.
     """
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        with _counted():
+            super().__init__(*arguments, **named)
+
+    def _put(self, *arguments: Any, **named: Any) -> None:
+        with _counted():
+            super()._put(*arguments, **named)
+
     def _queue_bind(self, *arguments: Any, **named: Any) -> None:
-        with _errors_as_lost_connection():
+        with _counted(), _errors_as_lost_connection():
             super()._queue_bind(*arguments, **named)
 
     def _size(self, queue: str) -> int:
-        with _errors_as_lost_connection():
+        with _counted(), _errors_as_lost_connection():
             return int(super()._size(queue))
 
     def _brpop_read(self, **options: Any) -> bool:
         try:
-            with _errors_as_lost_connection():
+            with _counted(), _errors_as_lost_connection():
                 return bool(super()._brpop_read(**options))
         except self.connection_errors:
             raise
@@ -66,12 +76,20 @@ class WakeChannel(kombu.transport.redis.Channel):  # type: ignore[misc]  # kombu
 
 
 @contextmanager
+def _counted() -> Iterator[None]:
+    try:
+        yield
+    except (redis.exceptions.RedisError, OSError):
+        REDIS_ERRORS.inc()
+        raise
+
+
+@contextmanager
 def _errors_as_lost_connection() -> Iterator[None]:
     """Pause, then raise a lost connection, if Redis answers an error inside the block."""
     try:
         yield
     except (redis.exceptions.ResponseError, redis.exceptions.InvalidResponse) as error:
-        REDIS_ERRORS.inc()
         log.warning(
             "Redis answered %s: %s; workers poll until it recovers", type(error).__name__, error
         )
@@ -163,5 +181,4 @@ class Wakes:
         try:
             self._app.send_task(WAKE, queue=queue, retry=False, expires=self.EXPIRES_SECONDS)
         except (kombu.exceptions.OperationalError, redis.exceptions.RedisError, OSError) as error:
-            REDIS_ERRORS.inc()
             log.info("cannot wake %s, its workers will poll: %s", queue, type(error).__name__)

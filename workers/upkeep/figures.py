@@ -15,6 +15,9 @@ from db.vocabulary.errors import StorageError
 
 #: The database is not asked again sooner, however often metrics are read.
 QUEUE_SECONDS, STORAGE_SECONDS = 5.0, 300.0
+#: A database that takes longer for the queue's figures counts as unavailable. Prometheus, which
+#: waits for the answer, gives up after ten seconds and would then say that upkeep is away.
+FIGURES_PATIENCE_SECONDS = 5.0
 
 T = TypeVar("T")
 
@@ -24,8 +27,11 @@ log = logging.getLogger(__name__)
 class _Cached(Generic[T]):
     """What a query has found, for some seconds. Thread-safe.
 
+    The query runs in a thread of its own: a database that hangs must not hang what asks.
+
     Args:
-        is_slow: The query runs in a thread of its own, and an older result is good enough.
+        seconds: The database is not asked again sooner.
+        patience: Seconds to wait for the query; none if an older result is good enough.
     """
 
     def __init__(
@@ -34,39 +40,35 @@ class _Cached(Generic[T]):
         query: Callable[[Transaction], T],
         seconds: float,
         *,
-        is_slow: bool = False,
+        patience: float = 0.0,
     ) -> None:
-        self._database, self._query, self._seconds = database, query, seconds
-        self._is_slow, self._asking = is_slow, threading.Lock()
+        self._database, self._query = database, query
+        self._seconds, self._patience = seconds, patience
+        self._asking = threading.Lock()
         self._found: T | None = None
         self._until = 0.0
 
     def get(self) -> T | None:
-        """Return the figures; None if they are slow and not known yet.
+        """Return the figures; None if they are not known yet.
 
         Raises:
-            StorageError: The database is unavailable.
+            StorageError: The database did not answer within the patience.
         """
-        if time.monotonic() > self._until:
-            if not self._is_slow:
-                with self._asking:
-                    self._ask()
-            elif self._asking.acquire(blocking=False):
-                threading.Thread(target=self._ask_aside, name="figures", daemon=True).start()
+        if time.monotonic() > self._until and self._asking.acquire(blocking=False):
+            threading.Thread(target=self._ask, name="figures", daemon=True).start()
+        if self._patience and self._asking.acquire(timeout=self._patience):
+            self._asking.release()
+        if self._patience and time.monotonic() > self._until:
+            raise StorageError("the database has not answered")
         return self._found
 
     def _ask(self) -> None:
-        if time.monotonic() > self._until:
+        try:
             with self._database.snapshot() as transaction:
                 self._found = self._query(transaction)
             self._until = time.monotonic() + self._seconds
-
-    def _ask_aside(self) -> None:
-        try:
-            self._ask()
         except StorageError as error:
-            log.warning("no figures of what is stored: %s", error)
-            self._until = time.monotonic() + self._seconds
+            log.warning("no figures from the database: %s", error)
         finally:
             self._asking.release()
 
@@ -78,8 +80,10 @@ class QueueMetrics(Collector):
     """
 
     def __init__(self, database: Database) -> None:
-        self._queue = _Cached(database, queue_figures, QUEUE_SECONDS)
-        self._storage = _Cached(database, storage_figures, STORAGE_SECONDS, is_slow=True)
+        self._queue = _Cached(
+            database, queue_figures, QUEUE_SECONDS, patience=FIGURES_PATIENCE_SECONDS
+        )
+        self._storage = _Cached(database, storage_figures, STORAGE_SECONDS)
 
     def describe(self) -> Iterator[Metric]:
         """Describe the metrics, without a look into the database."""

@@ -65,3 +65,22 @@ def test_a_database_that_is_away_is_said_and_nothing_else(
     monkeypatch.setattr(figures, "queue_figures", away)
 
     assert values(QueueMetrics(database)) == {"idefiq_queue_readable": 0}
+
+
+def test_a_database_that_hangs_is_said_before_prometheus_gives_up(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+
+    def hangs(_: Transaction) -> Any:
+        go_on.wait(servers.PATIENCE_SECONDS)
+        raise StorageError("it took too long")
+
+    monkeypatch.setattr(figures, "queue_figures", hangs)
+    monkeypatch.setattr(figures, "FIGURES_PATIENCE_SECONDS", 0.1)
+    metrics = QueueMetrics(database)
+
+    found = [values(metrics), values(metrics)]
+    go_on.set()
+
+    assert found == [{"idefiq_queue_readable": 0}] * 2
