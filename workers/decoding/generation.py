@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.generation import BaseStreamer
 
 END_OF_UTTERANCE = "<end_of_utterance>"
@@ -43,9 +49,7 @@ class EndTokens:
     @classmethod
     def of(cls, model: Any, tokenizer: Any, image_tokens: Sequence[str]) -> "EndTokens":
         """Read the tokens off a checkpoint's generation config and vocabulary."""
-        known = model.get_output_embeddings().weight.shape[0] + getattr(
-            model.config, "additional_vocab_size", 0
-        )
+        known = known_tokens(model)
         vocabulary = tokenizer.get_vocab()
         utterance = vocabulary.get(END_OF_UTTERANCE)
         if utterance is not None and utterance >= known:
@@ -65,6 +69,12 @@ class EndTokens:
                 vocabulary[t] for t in map("<0x{:02X}>".format, range(256)) if t in vocabulary
             ),
         )
+
+
+def known_tokens(model: Any) -> int:
+    """Count the tokens that a model has an embedding for and can generate."""
+    rows: int = model.get_output_embeddings().weight.shape[0]
+    return rows + int(getattr(model.config, "additional_vocab_size", 0))
 
 
 class LogprobRecorder(LogitsProcessor):  # type: ignore[misc]
@@ -97,6 +107,30 @@ class ProgressHook(LogitsProcessor):  # type: ignore[misc]
         return scores
 
 
+class StopStrings(StoppingCriteria):  # type: ignore[misc]
+    """Ends a row once its answer holds a stop string, as continuous batching does.
+
+    The criterion of transformers also looks into the end of the prompt, and into special tokens,
+    which no answer shows.
+    """
+
+    def __init__(
+        self, stops: Sequence[str], prompt_tokens: int, end_tokens: EndTokens, tokenizer: Any
+    ) -> None:
+        self._stops, self._prompt_tokens = stops, prompt_tokens
+        self._end_tokens, self._tokenizer = end_tokens, tokenizer
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """Return which rows are over: bool (rows,); input_ids: int (rows, tokens)."""
+        rows = input_ids[:, self._prompt_tokens :].tolist()
+        over = [self._is_over(row) for row in rows]
+        return torch.tensor(over, device=input_ids.device)
+
+    def _is_over(self, row: list[int]) -> bool:
+        answer = detokenize(row, self._stops, self._end_tokens, self._tokenizer)
+        return answer.finish_reason == "stop"
+
+
 def is_greedy(options: Mapping[str, Any]) -> bool:
     """True for greedy decoding: sampled tokens and beams have no confidence."""
     return not options.get("do_sample") and options.get("num_beams", 1) == 1
@@ -123,6 +157,8 @@ def defaults(config: GenerationConfig, max_new_tokens: int) -> dict[str, Any]:
     if config.do_sample:
         found |= {"do_sample": True, **{name: getattr(config, name, None) for name in SAMPLING}}
     found["max_new_tokens"] = min(found["max_new_tokens"] or max_new_tokens, max_new_tokens)
+    stops = config.stop_strings
+    found["stop"] = [stops] if isinstance(stops, str) else stops
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -158,19 +194,22 @@ def generate(  # noqa: PLR0913 - what transformers' own takes
         return_dict_in_generate=False,
         eos_token_id=list(end_tokens.ids),
         bad_words_ids=_bad_words(config, end_tokens),
-        stop_strings=options.get("stop"),
         **{name: options[name] for name in OPTIONS if name in options},
     )
     if config.pad_token_id is None:
         config.pad_token_id = end_tokens.ids[0]
+    prompt_tokens = tensors["input_ids"].shape[1]
+    stopping = StoppingCriteriaList()
+    if stops := options.get("stop"):
+        stopping.append(StopStrings(stops, prompt_tokens, end_tokens, tokenizer))
     output = model.generate(
         **tensors,
         generation_config=config,
         logits_processor=processors,
-        tokenizer=tokenizer,
+        stopping_criteria=stopping,
         streamer=streamer,
     )
-    new = output[:, tensors["input_ids"].shape[1] :].tolist()
+    new = output[:, prompt_tokens:].tolist()
     return [_until_end(row, end_tokens) for row in new]
 
 

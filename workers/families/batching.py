@@ -228,7 +228,7 @@ def build(
     """Build the continuous batcher of a model on which `attention.install` was called."""
     model = loaded.model
     lm_head = model.get_output_embeddings()
-    vocabulary: int = lm_head.weight.shape[0] + getattr(model.config, "additional_vocab_size", 0)
+    vocabulary = generation.known_tokens(model)
     sampler = Sampler(loaded.end_tokens, model.generation_config, vocabulary, config.device)
     encoder = ImageEncoder(
         architecture, 1 if config.batch_invariant else loaded.settings.patches_at_once

@@ -53,6 +53,10 @@ class Chat(Architecture):
         if self.model.config.model_type == "janus":
             # Its own drops what is to shape the logits.
             self.model.generate = partial(GenerationMixin.generate, self.model)
+        if self.model.config.model_type.startswith("glm"):
+            # Its own repeats the images A and B as A, A, B, B for two beams that read A, B each.
+            expand = GenerationMixin._expand_multimodal_outputs  # noqa: SLF001
+            self.model._expand_multimodal_outputs = partial(expand, self.model)  # noqa: SLF001
 
     @classmethod
     def limits(cls, model_type: str) -> Mapping[str, int]:

@@ -6,6 +6,7 @@ who wrote them, so such words are broken before they get there, and counted afte
 """
 
 import re
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
@@ -24,10 +25,11 @@ class ControlTokens:
 
     Args:
         ids: Their numbers by their text.
+        known: Tokens that the model has an embedding for; whatever lies beyond is a control token.
     """
 
-    def __init__(self, ids: dict[str, int]) -> None:
-        self._ids = frozenset(ids.values())
+    def __init__(self, ids: dict[str, int], known: int = sys.maxsize) -> None:
+        self._ids, self._known = frozenset(ids.values()), known
         # One character cannot be broken; where it is a token, the count tells.
         breakable = {token for token in ids if len(token) > 1}
         longest_first = sorted({*breakable, *_MADE_UP}, key=len, reverse=True)
@@ -35,7 +37,9 @@ class ControlTokens:
         self.of_images = sorted(token for token in ids if _OF_IMAGES.search(token))
 
     @classmethod
-    def of(cls, tokenizer: Any, chat_template: str, image_token: str) -> "ControlTokens":
+    def of(
+        cls, tokenizer: Any, chat_template: str, image_token: str, *, known: int
+    ) -> "ControlTokens":
         """Read them off a tokenizer: its special tokens, and those in its chat template.
 
         White space is none, though some tokenizers have tokens for it, nor is the one for what
@@ -44,11 +48,11 @@ class ControlTokens:
         ids = {
             token.content: number
             for number, token in tokenizer.added_tokens_decoder.items()
-            if token.special or token.content in chat_template
+            if token.special or token.content in chat_template or number >= known
         }
         ids[image_token] = tokenizer.convert_tokens_to_ids(image_token)
         ids.pop(tokenizer.unk_token, None)
-        return cls({token: number for token, number in ids.items() if token.strip()})
+        return cls({token: number for token, number in ids.items() if token.strip()}, known)
 
     def neutralize(self, text: str) -> str:
         """Return `text` with a space inside everything that would become a control token.
@@ -66,7 +70,7 @@ class ControlTokens:
 
     def count(self, ids: Iterable[int]) -> Counter[int]:
         """Count each control token in token ids."""
-        return Counter(number for number in ids if number in self._ids)
+        return Counter(number for number in ids if number in self._ids or number >= self._known)
 
     def last(self, text: str) -> int:
         """Position of the last control token in a prompt, 0 if there is none."""

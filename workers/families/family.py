@@ -104,6 +104,7 @@ def load(architecture_class: type[Architecture], settings: EngineSettings) -> Tr
     architecture = architecture_class(loaded)
     preparation = Preparation(loaded, architecture)
     generator, ranker = Generator(loaded, architecture), Ranker(loaded, architecture)
+    selfcheck.check_requests(loaded, architecture)
     items = selfcheck.items(preparation, architecture, loaded.card.limits.max_images)
     checks = selfcheck.run(loaded, architecture, generator, items)
     ranker = replace(ranker, is_cached=selfcheck.ranks_from_cache(preparation, ranker))
@@ -144,17 +145,18 @@ def _load(architecture: type[Architecture], where: Path, settings: EngineSetting
     image_token = str(getattr(processor, "image_token", "<image>"))
     model = loading.load_model(where, settings)
     tokenizer = processor.tokenizer
-    controls = ControlTokens.of(tokenizer, str(processor.chat_template or ""), image_token)
+    controls = ControlTokens.of(
+        tokenizer,
+        str(processor.chat_template or ""),
+        image_token,
+        known=generation.known_tokens(model),
+    )
     end_tokens = generation.EndTokens.of(model, tokenizer, controls.of_images)
+    card = identity.card(settings, where, model, architecture=architecture, style=style)
+    model.generation_config.stop_strings = None  # they are the default of an option now
     return LoadedModel(
         settings=settings,
-        card=identity.card(
-            settings,
-            where,
-            model,
-            architecture=architecture,
-            style=style,
-        ),
+        card=card,
         model=model,
         processor=processor,
         device=loading.input_device(model, settings),

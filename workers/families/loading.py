@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ from workers.families import checkpoints, quantization
 from workers.families.model_parts import without_weights
 from workers.families.processors import LOCAL
 from workers.settings import EngineSettings
+
+#: Parts of a kind that no model has: transformers would build them one by one, for hours.
+TOO_MANY_PARTS = 10_000
+_COUNTED = re.compile(r"layers|depth|blocks|experts")
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +33,7 @@ def load_model(where: Path, settings: EngineSettings) -> Any:
             f"model {settings.model!r}: {str(where)!r} holds an adapter, which would be applied"
             " unseen; name the base model's folder, and the adapter's with IDEFIQ_ADAPTER"
         )
+    _check_counts(AutoConfig.from_pretrained(where, **LOCAL).to_dict(), settings)
     own = quantization.quantized_as(where)
     quantization.check(own, settings)
     _check_size(where, settings, own)
@@ -44,21 +50,30 @@ def load_model(where: Path, settings: EngineSettings) -> Any:
         raise RequestError(
             f"model {settings.model!r} is quantized ({own}), which cannot be used here: {error}"
         ) from error
-    if missing := sorted(found["missing_keys"]):
+    _check_loaded(model, sorted(found["missing_keys"]), where, own, settings.model)
+    if settings.adapter:
+        _add_adapter(model, Path(settings.adapter))
+    return model.eval()
+
+
+def _check_loaded(model: Any, missing: list[str], where: Path, own: str, name: str) -> None:
+    if own and not quantization.is_quantized(model):
+        raise RequestError(
+            f"config.json of model {name!r} says that its weights are quantized ({own}), and they"
+            " are not: take out quantization_config there, and set IDEFIQ_QUANTIZE"
+        )
+    if missing:
         # transformers fills them with noise, and only warns.
         raise RequestError(
-            f"model {settings.model!r}: the safetensors files in {str(where)!r} lack"
+            f"model {name!r}: the safetensors files in {str(where)!r} lack"
             f" {len(missing)} of its weights, such as {missing[0]!r}: config.json belongs to"
             " another model, or a file is missing"
         )
     if model.config.is_encoder_decoder:
         raise RequestError(
-            f"model {settings.model!r} reads with one part and speaks with another"
+            f"model {name!r} reads with one part and speaks with another"
             " (encoder and decoder); only models that go on with their prompt are served"
         )
-    if settings.adapter:
-        _add_adapter(model, Path(settings.adapter))
-    return model.eval()
 
 
 def one_device(settings: EngineSettings) -> torch.device | None:
@@ -101,6 +116,17 @@ def _options(where: Path, settings: EngineSettings) -> dict[str, Any]:
         # Each weight goes to the device as it is read: the whole never lies in host memory.
         options["device_map"] = {"": device}
     return options
+
+
+def _check_counts(config: dict[str, Any], settings: EngineSettings) -> None:
+    for name, value in config.items():
+        if isinstance(value, dict):
+            _check_counts(value, settings)
+        elif isinstance(value, int) and value > TOO_MANY_PARTS and _COUNTED.search(name):
+            raise RequestError(
+                f"config.json of model {settings.model!r} describes a model that cannot be built:"
+                f" {name} is {value}"
+            )
 
 
 def _check_size(where: Path, settings: EngineSettings, own: str) -> None:

@@ -122,12 +122,20 @@ def _joined(parts: list[PromptPart]) -> tuple[PromptPart, ...]:
 
 
 def _conversation(request: Mapping[str, Any], shown: range) -> Iterator[Turn]:
+    turns = [Turn(message["role"], _content(message)) for message in request["messages"]]
+    # Templates take a system message only in the first place.
+    while turns and turns[0].role == "system":
+        yield turns.pop(0)
     for image, example in zip(shown, request.get("examples", ()), strict=True):
         yield Turn("user", (image,))
         yield Turn("assistant", (example["text"],))
-    for message in request["messages"]:
-        parts = [
+    yield from turns
+
+
+def _content(message: Mapping[str, Any]) -> tuple[PromptPart, ...]:
+    return _joined(
+        [
             part["text"] if part["type"] == "text" else int(part["index"])
             for part in message["content"]
         ]
-        yield Turn(message["role"], _joined(parts))
+    )

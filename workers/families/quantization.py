@@ -51,6 +51,15 @@ def check(own: str, settings: EngineSettings) -> None:
         )
 
 
+def is_quantized(model: torch.nn.Module) -> bool:
+    """False if layers for weights of four bits hold others."""
+    return all(
+        getattr(module.weight, "quant_state", None) is not None
+        for module in model.modules()
+        if type(module).__name__ == "Linear4bit"
+    )
+
+
 def configured(where: Path, settings: EngineSettings) -> BitsAndBytesConfig:
     """Build the quantization settings of the weights.
 

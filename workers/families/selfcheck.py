@@ -16,6 +16,7 @@ from transformers import LogitsProcessor
 
 from db.vocabulary.errors import RequestError
 from db.vocabulary.model_info import SelfCheck
+from workers.decoding import seeded_sampling
 from workers.decoding.batch_engine import ActiveSequence
 from workers.decoding.generation import LogprobRecorder
 from workers.families.architecture import Architecture
@@ -24,6 +25,7 @@ from workers.families.batching import ContinuousBatcher
 from workers.families.generator import Generator
 from workers.families.loaded import LoadedModel
 from workers.families.preparation import Preparation
+from workers.families.prompts import Turn
 from workers.families.ranking import Ranker
 
 #: A change of the logits below this share of their spread counts as none.
@@ -40,6 +42,23 @@ SLOT_NOISE_EXACT = 1e-3
 TOKENS = 6
 
 log = logging.getLogger(__name__)
+
+
+def check_requests(loaded: LoadedModel, architecture: Architecture) -> None:
+    """Check that a prompt holds what a user writes, and that the checkpoint's own options work.
+
+    Raises:
+        RequestError: Every item would fail, or be answered without what was asked.
+    """
+    name, question = loaded.card.name, "What is written here?"
+    if question not in architecture.render([Turn("user", (0, question))]):
+        raise RequestError(f"the chat template of model {name!r} leaves out the text of messages")
+    try:
+        seeded_sampling.processors(loaded.card.defaults, [0])
+    except (ValueError, TypeError) as error:
+        raise RequestError(
+            f"generation_config.json of model {name!r} has an option that cannot be used: {error}"
+        ) from error
 
 
 def items(preparation: Preparation, architecture: Architecture, most_images: int) -> list[Prepared]:

@@ -281,6 +281,61 @@ def test_a_checkpoint_whose_own_default_is_beam_search_ranks_labels_without_it(
     assert family.ranker.is_cached
 
 
+@pytest.mark.parametrize(
+    ("file", "changed", "said"),
+    [
+        ("generation_config.json", {"do_sample": True, "top_k": -1}, "has an option that cannot"),
+        ("generation_config.json", {"do_sample": True, "temperature": -1.0}, "option that cannot"),
+        ("config.json", {"text_config": {"num_hidden_layers": 10**8}}, "num_hidden_layers is 100"),
+        ("config.json", {"quantization_config": {"quant_method": "bitsandbytes",
+            "load_in_4bit": True}}, "weights are quantized .fp4., and they are not"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_that_would_fail_each_item_or_never_load_is_refused(
+    file: str,
+    changed: dict[str, Any],
+    said: str,
+    checkpoint: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoint("idefics2"), folder)
+    config = json.loads((folder / file).read_text())
+    for name, value in changed.items():
+        inner = isinstance(value, dict) and name in config
+        config[name] = {**config[name], **value} if inner else value
+    (folder / file).write_text(json.dumps(config))
+
+    with pytest.raises(RequestError, match=said):
+        load(folder)
+
+
+def test_a_chat_template_that_leaves_out_what_a_user_writes_is_refused(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    template = tmp_path / "own.jinja"
+    template.write_text("{% for m in messages %}<image>{% endfor %}\nAnswer:")
+
+    with pytest.raises(RequestError, match="leaves out the text of messages"):
+        load(checkpoint("idefics2"), chat_template=str(template))
+
+
+def test_stop_strings_of_a_checkpoint_are_its_default(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoint("idefics2"), folder)
+    [whole, *_] = answers(load(folder))
+    path = folder / "generation_config.json"
+    stop = whole.text[2:4]
+    path.write_text(json.dumps({**json.loads(path.read_text()), "stop_strings": stop}))
+
+    family = load(folder)
+
+    assert family.card.defaults["stop"] == [stop]
+    assert answers(family)[0].text == whole.text[: whole.text.index(stop)].strip()
+
+
 def test_missing_shards_are_named(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     folder = tmp_path / "sharded"
     shutil.copytree(checkpoint("idefics2"), folder)

@@ -97,6 +97,20 @@ def test_an_answer_ends_before_a_stop_string(demo: Family, loaded_family: Load) 
     assert answers == [family.generate([item])[0] for item in items]
 
 
+@pytest.mark.parametrize("beams", [1, 2])
+def test_t32_a_stop_string_in_the_prompt_or_in_a_token_that_is_not_shown_ends_nothing(
+    beams: int, loaded_family: Load
+) -> None:
+    family = loaded_family("idefics3")
+    end = family.loaded.tokenizer.convert_ids_to_tokens(family.loaded.end_tokens.ids[0])
+    options: dict[str, Any] = {"max_new_tokens": 6, "num_beams": beams}
+    [whole] = family.generate([caption(family, **options)])
+
+    [answer] = family.generate([caption(family, **options, stop=["ssistant:", end])])
+
+    assert (answer.text, answer.completion_tokens) == (whole.text, whole.completion_tokens)
+
+
 @pytest.mark.parametrize("name", ["idefics-base", "idefics2", "idefics3"])
 def test_a_stop_string_may_be_the_space_and_the_word_that_an_answer_begins_with(
     name: str, loaded_family: Load

@@ -134,6 +134,24 @@ def test_solved_examples_are_earlier_turns_of_a_conversation() -> None:
     ]
 
 
+def test_the_system_message_of_a_conversation_comes_before_its_solved_examples() -> None:
+    said = [("system", "Be brief."), ("user", "Why?"), ("assistant", "So."), ("user", "How?")]
+    request = {
+        "kind": "chat",
+        "messages": [
+            {"role": role, "content": [{"type": "text", "text": text}]} for role, text in said
+        ],
+        "examples": [{"image": "a", "text": "two"}],
+    }
+
+    assert [(turn.role, turn.parts) for turn in build(request, "chat", 1).turns] == [
+        ("system", ("Be brief.",)),
+        ("user", (0,)),
+        ("assistant", ("two",)),
+        *((role, (text,)) for role, text in said[1:]),
+    ]
+
+
 def test_a_template_of_the_users_own_takes_the_place_of_ours_and_is_named_by_its_digest() -> None:
     request = {"kind": "vqa", "question": "Why?", "template": 'Say {"a": 1}. {images}{question}'}
 

@@ -84,6 +84,53 @@ def test_t5_what_only_the_tokenizer_can_see_is_refused_for_its_item_alone(
         prepared(family, "<NOTE>")
 
 
+def test_a_token_without_an_embedding_is_text_and_harms_no_neighbour(
+    checkpoint: Folder, tmp_path: Path
+) -> None:
+    folder = tmp_path / "beyond"
+    shutil.copytree(checkpoint("idefics2"), folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    rows = transformers.AutoConfig.from_pretrained(folder).text_config.vocab_size
+    words = [f"<own {n}>" for n in range(rows - len(tokenizer) + 2)]
+    tokenizer.add_tokens([AddedToken(word, special=False) for word in words])
+    tokenizer.save_pretrained(folder)
+    family = exact.load(folder, "beyond")
+    items = [prepared(family, text) for text in ("x", f"a {words[-1]} b")]
+
+    assert family.generate(items) == [family.generate([one])[0] for one in items]
+
+
+def test_white_space_without_an_embedding_is_refused_for_its_item_alone(
+    checkpoint: Folder, tmp_path: Path
+) -> None:
+    folder = tmp_path / "beyond"
+    shutil.copytree(checkpoint("idefics2"), folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    rows = transformers.AutoConfig.from_pretrained(folder).text_config.vocab_size
+    words = [f"<own {n}>" for n in range(rows - len(tokenizer))]
+    tokenizer.add_tokens([AddedToken(word, special=False) for word in [*words, "\t\t\t"]])
+    tokenizer.save_pretrained(folder)
+    family = exact.load(folder, "beyond")
+
+    with pytest.raises(ItemRefused, match="control token"):
+        prepared(family, "a\t\t\tb")
+
+
+def test_t31_beams_of_one_item_see_its_images_in_the_same_order(loaded_family: Load) -> None:
+    family = loaded_family("glm-4v")
+    request = {"kind": "vqa", "question": "Why?", "options": {"num_beams": 2}}
+    item = family.prepare(request, cases.pictures()[:2])
+    seen: list[torch.Tensor] = []
+    watched = family.loaded.model.model.language_model.register_forward_pre_hook(
+        lambda _, __, named: seen.append(named["inputs_embeds"]), with_kwargs=True
+    )
+    with watched:
+        family.generate([item])
+
+    first, second = seen[0]
+    assert torch.equal(first, second)
+
+
 @pytest.fixture
 def canary() -> Iterator[tuple[str, list[str]]]:
     """A server on loopback that writes down what is asked of it."""
