@@ -33,8 +33,11 @@ def open_checker(
     Raises:
         UnknownModel: There is no such model, or the choice is not clear.
     """
+    aliases = services.settings.model_aliases
     with services.database.snapshot() as transaction:
-        card = choose_model(sessions.offers(transaction), model)
+        card = choose_model(
+            sessions.offers(transaction), aliases.get(model, model) if model else None
+        )
     images = DataImages(
         services.database,
         services.store,

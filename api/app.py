@@ -6,7 +6,7 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from api import (
@@ -31,6 +31,7 @@ from api.guard import BodyLimit, RequestIds
 from api.metrics import RequestMetrics
 from api.openai import batches, chat, files
 from api.openai.schemas import BatchIn
+from api.query_parameters import check_query
 from api.readiness import ReadinessCheck
 from api.services import Services
 from api.settings import ApiSettings
@@ -98,7 +99,7 @@ def _router() -> APIRouter:
 
     They are shared, so `app.dependency_overrides` has no effect.
     """
-    router = APIRouter()
+    router = APIRouter(dependencies=[Depends(check_query)])
     for part in (
         events,
         jobs,

@@ -24,7 +24,7 @@ from starlette.requests import ClientDisconnect
 from db.queue import quotas
 from db.vocabulary import errors
 from db.vocabulary.openai_rendering import error_body
-from db.vocabulary.validation_errors import first_error
+from db.vocabulary.validation_errors import dotted, first_error
 
 STATUS: Mapping[type[errors.IdefiqError], int] = {
     errors.RequestError: 422,
@@ -47,6 +47,17 @@ RETRY_AFTER_SECONDS = 2
 
 #: Paths whose errors have the form of OpenAI's API.
 OPENAI_PATHS = ("/v1/files", "/v1/batches", "/v1/chat/")
+#: What programs for OpenAI's API ask for and is not here, or elsewhere.
+HINTS = {
+    "/v1/completions": "there is POST /v1/chat/completions",
+    "/v1/responses": "there is POST /v1/chat/completions",
+    "/v1/uploads": "files of any size go to POST /v1/files",
+    "/v1/embeddings": "this service answers questions about images, and makes no embeddings",
+    **{
+        path: f"the base URL ends with /v1: there is /v1{path}"
+        for path in ("/chat/completions", "/models", "/files", "/batches")
+    },
+}
 #: Tells OpenAI's clients that sending the same request again does not help.
 _NOT_AGAIN = {"x-should-retry": "false"}
 
@@ -150,7 +161,7 @@ def error_response(request: Request, error: Exception) -> JSONResponse:
     places = [f"line {where['line']}"] if "line" in where else []
     places += [str(where["field"])] if "field" in where else []
     detail = ": ".join([*places, str(error)])
-    if _speaks_openai(request):
+    if speaks_openai(request):
         param = str(where["field"]) if "field" in where else None
         return envelope(
             status,
@@ -187,10 +198,10 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
         if one["type"] == "json_invalid":
             location = []  # it is the position of a character
         sent = error.body if source == "body" else None
-        field, message = first_error([{**one, "loc": location}], sent)
-        listed.append({"field": field, "message": message})
+        path, message = first_error([{**one, "loc": location}], sent)
+        listed.append({"field": dotted(path), "message": message})
     detail = "; ".join(": ".join(filter(None, one.values())) for one in listed[:3])
-    if _speaks_openai(request):
+    if speaks_openai(request):
         code, param = errors.RequestError.code, listed[0]["field"]
         message = listed[0]["message"]
         return envelope(422, code, message, param=param, request_id=_request_id(request))
@@ -205,11 +216,12 @@ def _http(request: Request, error: Exception) -> JSONResponse:
         return error_response(request, error.__cause__)  # raised below while FastAPI read the body
     codes = {404: errors.NotFound.code, 405: "method_not_allowed"}
     code = codes.get(error.status_code, errors.RequestError.code)
-    render = envelope if _speaks_openai(request) else problem
+    render = envelope if speaks_openai(request) else problem
+    hint = HINTS.get(request.url.path.rstrip("/")) if error.status_code == 404 else None
     return render(
         error.status_code,
         code,
-        str(error.detail),
+        f"no such route: {request.url.path}; {hint}" if hint else str(error.detail),
         headers=error.headers,
         request_id=_request_id(request),
     )
@@ -223,7 +235,7 @@ def _gone(request: Request, error: Exception) -> Response:
 def _unexpected(request: Request, error: Exception) -> JSONResponse:
     name = _request_id(request)
     log.error("%s: %s %s failed", name, request.method, request.url.path, exc_info=error)
-    render = envelope if _speaks_openai(request) else problem
+    render = envelope if speaks_openai(request) else problem
     message = f"internal error (request {name}); see the service's log"
     return render(500, errors.IdefiqError.code, message, request_id=name)
 
@@ -232,7 +244,8 @@ def _request_id(request: Request) -> str:
     return str(request.state.request_id)
 
 
-def _speaks_openai(request: Request) -> bool:
+def speaks_openai(request: Request) -> bool:
+    """True if a request is for OpenAI's API, or from one of its clients."""
     # OpenAI's own clients name themselves, so they get their form on all paths.
     theirs = "x-stainless-lang" in request.headers
     return theirs or request.url.path.startswith(OPENAI_PATHS)

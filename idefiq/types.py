@@ -270,7 +270,7 @@ class Model:
         """Build from the service's JSON."""
         card = body["card"]
         return cls(
-            name=card["name"],
+            name=body["id"],
             family=card["family"],
             kinds=card["kinds"],
             license=card["license"] if "license" in card else card["licence"],

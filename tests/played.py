@@ -48,12 +48,14 @@ class Played:
     def __init__(self, record: Database, folder: Path, **settings: object) -> None:
         self._record = record
         self.upkeep = parts.upkeep(record, folder, **{"model_changed_seconds": 0, **settings})
+        self._variant = ""
         self._intake = self._session(Stage.INTAKE)
         self._engine = self._session(Stage.GENERATE)
 
     def serve(self, variant: str) -> None:
         """Start the engine anew, with this variant of its model."""
         self._engine = self._session(Stage.GENERATE, variant)
+        self._variant = variant
 
     def _session(self, stage: Stage, variant: str = "") -> str:
         model = builders.MODEL if stage is Stage.GENERATE else None
@@ -73,12 +75,15 @@ class Played:
             taken = claims.claim(
                 transaction, session=self._intake, stage=Stage.INTAKE, model=None, limit=100
             )
-            brought = [(lease, image_references(lease.request)) for lease in taken]
+            refused = [Failure(one, one.refusal) for one in taken if one.refusal]
+            leases.fail(transaction, refused, POLICY)
+            good = [lease for lease in taken if not lease.refusal]
+            brought = [(lease, image_references(lease.request)) for lease in good]
             leases.advance(transaction, brought)
             for lease, images in brought:
                 for digest in blob_digests(images):
-                    good = known_images.CheckResult(known_images.OK, None, "PNG", 8, 6)
-                    known_images.record_checks(transaction, {(lease.owner_id, digest): good})
+                    found = known_images.CheckResult(known_images.OK, None, "PNG", 8, 6)
+                    known_images.record_checks(transaction, {(lease.owner_id, digest): found})
 
     def claim(self, limit: int = 100) -> list[Lease]:
         """Upkeep, intake, and a claim of the engine."""
@@ -93,7 +98,8 @@ class Played:
             asked = lease.request.get("alt_text")
             said = answer(text) if asked is None else drafted(text, **asked)
             found = find_issues(lease.request, said)
-            answers.append((lease, {**said, "issues": [str(issue) for issue in found]}))
+            served = {"variant": self._variant} if self._variant else {}
+            answers.append((lease, {**said, **served, "issues": [str(issue) for issue in found]}))
         with self._record.transaction() as transaction:
             leases.complete(transaction, answers, {lease.item_id: 0.5 for lease in taken})
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import ValidationError
+from pydantic_core import from_json
 from starlette.concurrency import run_in_threadpool
 
 from api.acceptance import accept, open_checker
@@ -27,7 +27,7 @@ from api.watch import Watched
 from db.openai.chat_request import ChatIn
 from db.queue import jobs, results
 from db.queue.submissions import NewJob
-from db.vocabulary.errors import StorageError
+from db.vocabulary.errors import RequestError, StorageError
 from db.vocabulary.items import Item
 from db.vocabulary.openai_rendering import (
     completion,
@@ -38,7 +38,6 @@ from db.vocabulary.openai_rendering import (
     usage,
 )
 from db.vocabulary.states import SourceApi
-from db.vocabulary.validation_errors import request_error
 
 router = APIRouter(prefix="/v1/chat", tags=["OpenAI"])
 
@@ -60,10 +59,10 @@ async def complete(request: Request, services: Parts, owner: CurrentOwner) -> Re
     body = await request.body()
     try:
         # Images in it make it long: not on the loop that all others share.
-        asked = await run_in_threadpool(ChatIn.model_validate_json, body)
-    except ValidationError as error:
-        raise await run_in_threadpool(request_error, error, body) from error
-    job_id, model = await run_in_threadpool(_submit, services, owner.id, asked)
+        sent = await run_in_threadpool(from_json, body)
+    except ValueError as error:
+        raise RequestError(f"the body is not JSON: {error}") from error
+    asked, job_id, model = await run_in_threadpool(_submit, services, owner.id, sent)
     call = ChatCall(services, owner.id, job_id, model)
     if asked.stream:
         return await call.streamed(usage_too=_usage(asked))
@@ -74,16 +73,13 @@ def _usage(asked: ChatIn) -> bool:
     return bool(asked.stream_options and asked.stream_options.include_usage)
 
 
-def _submit(services: Services, owner_id: int, asked: ChatIn) -> tuple[str, str]:
-    name = services.settings.model_aliases.get(asked.model, asked.model)
-    checker = open_checker(services, owner_id, name)
-    try:
-        item = checker.check(asked.item(checker.card))
-    except ValidationError as error:
-        raise request_error(error) from error
+def _submit(services: Services, owner_id: int, sent: Any) -> tuple[ChatIn, str, str]:
+    asked = ChatIn.of(sent)
+    checker = open_checker(services, owner_id, asked.model)
+    item = asked.item(checker, sent)
     checker.images.store()
     job = NewJob(owner_id, checker.card.name, checker.defaults, source_api=SourceApi.CHAT)
-    return accept(services, job, [item]), job.model
+    return asked, accept(services, job, [item]), job.model
 
 
 class ChatCall:

@@ -127,9 +127,9 @@ def list_files(
 
 @router.get("/{file_id}")
 def get_file(file_id: str, services: Parts, owner: CurrentOwner) -> FileOut:
-    """Return a file's facts."""
-    with services.database.snapshot() as transaction:
-        return FileOut.of(files.get(transaction, owner.id, file_id))
+    """Return a file's facts; of a running batch too, whose files have no size yet."""
+    found = _find(services, owner.id, file_id)
+    return FileOut.growing(found, file_id) if isinstance(found, Batch) else FileOut.of(found)
 
 
 @router.delete("/{file_id}")
@@ -147,16 +147,21 @@ def delete_file(file_id: str, services: Parts, caller: Submitter) -> dict[str, A
 @router.get("/{file_id}/content", response_class=StreamingResponse)
 def get_content(file_id: str, services: Parts, owner: CurrentOwner) -> StreamingResponse:
     """Return a file's bytes; of a running batch, the lines so far (`X-Incomplete: true`)."""
-    # One snapshot for both: the batch may be finalized between two.
-    with services.database.snapshot() as transaction:
-        try:
-            found: File | Batch = files.get(transaction, owner.id, file_id)
-        except NotFound:
-            found = batches.unfinished(transaction, owner.id, file_id)
+    found = _find(services, owner.id, file_id)
     if isinstance(found, Batch):
         return _so_far(services, found, file_id)
     stream = services.store.open(file_key(owner.id, found.id))
     return StreamingResponse(pieces(stream), media_type=NDJSON)
+
+
+def _find(services: Services, owner_id: int, file_id: str) -> File | Batch:
+    """Return a file, or the running batch that will end with it."""
+    # One snapshot for both: the batch may be finalized between two.
+    with services.database.snapshot() as transaction:
+        try:
+            return files.get(transaction, owner_id, file_id)
+        except NotFound:
+            return batches.unfinished(transaction, owner_id, file_id)
 
 
 def _so_far(services: Services, batch: Batch, file_id: str) -> StreamingResponse:

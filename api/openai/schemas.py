@@ -41,6 +41,20 @@ class FileOut(BaseModel):
             purpose=file.purpose,
         )
 
+    @classmethod
+    def growing(cls, batch: Batch, file_id: str) -> Self:
+        """Build from a running batch that will end with a file of this id."""
+        part = file_id.rpartition("-")[2]
+        return cls(
+            id=file_id,
+            bytes=0,
+            created_at=int(batch.created_at.timestamp()),
+            expires_at=None,
+            filename=f"{batch.id}_{part}.jsonl",
+            purpose="batch_output",
+            status="uploaded",
+        )
+
 
 class ExpiresAfter(BaseModel):
     """When the files that a batch writes are deleted."""

@@ -1,9 +1,13 @@
 """The input file of a batch: its lines, checked and made canonical.
 
-input file ─▶ read, check, make canonical ─▶ no mistakes: spool ─▶ job
-                                          ─▶ mistakes: the batch fails, each with its line
+input file ─▶ read, check, make canonical ─▶ spool ─▶ job
+                                          ─▶ a mistake of form: the batch fails
+
+A mistake of form is one of the file: JSON, ids, URLs, the model. What is wrong within the body of a
+line fails this line alone, as an item that was refused.
 """
 
+import codecs
 import sqlite3
 from collections.abc import Iterator
 from typing import IO, Any, Literal
@@ -14,15 +18,26 @@ from db.openai.chat_request import ChatIn
 from db.queue import sessions
 from db.queue.data_images import DataImages
 from db.queue.item_checker import ItemChecker, choose_model
+from db.queue.sessions import Offer
 from db.queue.spools import SpoolWriter
+from db.queue.submissions import NewItem
 from db.settings import SubmissionSettings
 from db.sql.database import Database
 from db.vocabulary.errors import QuotaExceeded, RequestError, TooLarge
-from db.vocabulary.requests import CustomId, Request
+from db.vocabulary.model_info import ModelInfo
+from db.vocabulary.requests import CustomId, Request, refused
 from db.vocabulary.validation_errors import request_error
 
 #: Mistakes told of one file; reading ends there.
 MAX_MISTAKES = 100
+#: What people upload instead of text, by its first bytes.
+_OTHER_FORMATS = {
+    b"\x1f\x8b": "compressed with gzip",
+    b"PK\x03\x04": "a ZIP archive",
+    b"(\xb5/\xfd": "compressed with zstd",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
 #: Lines, and about as many bytes, that are checked before another owner has its turn.
 SLICE_LINES, SLICE_BYTES = 500, 16 * 2**20
 
@@ -35,7 +50,7 @@ class LineIn(BaseModel):
     custom_id: CustomId
     method: Literal["POST"]
     url: str
-    body: ChatIn
+    body: dict[str, Any]
 
 
 class BatchInput:
@@ -81,6 +96,9 @@ class BatchInput:
         """
         lines = size = 0
         for number, line in _numbered(stream, self._settings.max_line_bytes):
+            if what := _no_text(line) if number == 1 else "":
+                self.note(RequestError(f"the file is {what}; send lines of JSON as UTF-8"))
+                return
             if lines >= SLICE_LINES or size >= SLICE_BYTES:
                 yield
                 lines = size = 0
@@ -118,39 +136,50 @@ class BatchInput:
         given = LineIn.model_validate_json(line)
         if given.url != self._endpoint:
             raise RequestError(f"{given.url!r} is not the batch's endpoint", field="url")
-        if given.body.stream:
-            raise RequestError("stream is not allowed in a batch", field="body.stream")
         try:
             self._seen.execute("INSERT INTO seen VALUES (?)", (given.custom_id,))
         except sqlite3.IntegrityError as error:
             raise RequestError(
                 f"duplicate custom_id: {given.custom_id!r}", field="custom_id"
             ) from error
+        self.spool.add(self._item(given))
+        if self.spool.count > (most := self._settings.max_lines):
+            raise TooLarge(f"the file has more than {most} lines")
+
+    def _item(self, given: LineIn) -> NewItem:
+        model = given.body.get("model")
+        if not isinstance(model, str):
+            raise RequestError("the line names no model", field="body.model")
+        checker = self._checker_of(model)
         try:
-            checker = self._checker_of(given.body.model)
-            item = checker.check(given.body.item(checker.card, given.custom_id))
-        except ValidationError as error:
-            raise _within_body(request_error(error)) from error
+            asked = ChatIn.of(given.body)
+            if asked.stream:
+                raise RequestError("not allowed in a batch", field="stream")
+            return asked.item(checker, given.body, given.custom_id)
         except QuotaExceeded:
             raise
         except RequestError as error:
-            raise _within_body(error) from error
-        self.spool.add(item)
-        if self.spool.count > (most := self._settings.max_lines):
-            raise TooLarge(f"the file has more than {most} lines")
+            place = f"{error.field}: " if error.field else ""
+            return NewItem(refused(f"{place}{error}"), given.custom_id)
 
     def _checker_of(self, model: str) -> ItemChecker:
         if self._checker is None:
             self.model = model
             name = self._settings.model_aliases.get(model, model)
             with self._database.snapshot() as transaction:
-                card = choose_model(sessions.offers(transaction), name)
+                card = _chosen(sessions.offers(transaction), name)
             self._checker = ItemChecker(card, self._images, Request())
         if model != self.model:
             raise RequestError(
-                f"{model!r} here and {self.model!r} before: a batch has one model", field="model"
+                f"{model!r} here and {self.model!r} before: a batch has one model",
+                field="body.model",
             )
         return self._checker
+
+
+def _no_text(line: bytes) -> str:
+    """Name what the first line shows a file to be; "" if it may be text."""
+    return next((name for mark, name in _OTHER_FORMATS.items() if line.startswith(mark)), "")
 
 
 def _is_of_a_line(error: RequestError) -> bool:
@@ -159,9 +188,12 @@ def _is_of_a_line(error: RequestError) -> bool:
     return not of_all and not isinstance(error, QuotaExceeded)
 
 
-def _within_body(error: RequestError) -> RequestError:
-    error.field = f"body.{error.field}" if error.field else "body"
-    return error
+def _chosen(offers: list[Offer], name: str) -> ModelInfo:
+    try:
+        return choose_model(offers, name)
+    except RequestError as error:
+        error.field = "body.model"
+        raise
 
 
 def _numbered(stream: IO[bytes], most: int) -> Iterator[tuple[int, bytes]]:
@@ -169,6 +201,7 @@ def _numbered(stream: IO[bytes], most: int) -> Iterator[tuple[int, bytes]]:
     number = 0
     while line := stream.readline(most + 1):
         number += 1
+        line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         rest = line
         while len(rest) > most and not rest.endswith(b"\n"):
             rest = stream.readline(most + 1)

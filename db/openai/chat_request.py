@@ -11,8 +11,22 @@ import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
+from db.openai import chat_errors
+from db.queue.item_checker import ItemChecker
+from db.queue.submissions import NewItem
+from db.vocabulary.errors import RequestError
 from db.vocabulary.model_info import ModelInfo
 from db.vocabulary.requests import ItemIn
 
@@ -57,21 +71,38 @@ class ImageUrl(_Part):
     detail: Literal["auto", "low", "high", "original"] | None = None
 
 
+def _as_object(value: object) -> object:
+    """Take a bare URL, as some clients send it."""
+    return {"url": value} if isinstance(value, str) else value
+
+
 class ChatImagePart(_Part):
     """An image of a message."""
 
     type: Literal["image_url"]
-    image_url: ImageUrl
+    image_url: Annotated[ImageUrl, BeforeValidator(_as_object)]
 
 
 ChatPart = Annotated[ChatTextPart | ChatImagePart, Field(discriminator="type")]
+ChatParts = Annotated[list[ChatPart], Field(max_length=200)]
+
+
+def _kind_of_content(value: object) -> str:
+    return "text" if isinstance(value, str) else "parts"
+
+
+#: One branch by its type, so that a mistake is told of that branch alone.
+Content = Annotated[
+    Annotated[str, Tag("text")] | Annotated[ChatParts, Tag("parts")],
+    Discriminator(_kind_of_content),
+]
 
 
 class MessageIn(_Part):
     """One message."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[ChatPart], Field(max_length=200)]
+    content: Content
 
 
 class StreamOptions(_Part):
@@ -145,26 +176,48 @@ class ChatIn(BaseModel):
             raise ValueError("not supported by this service; leave it out")
         return value
 
-    def item(self, card: ModelInfo, custom_id: str | None = None) -> ItemIn:
-        """Turn the request into an item for a model.
+    @classmethod
+    def of(cls, sent: object) -> "ChatIn":
+        """Validate the body of a chat completion.
 
         Raises:
-            ValidationError: A value is out of bounds.
+            RequestError: Names the field as it was sent.
         """
+        try:
+            return cls.model_validate(sent)
+        except ValidationError as error:
+            raise chat_errors.of_request(error, sent) from error
+
+    def item(
+        self, checker: ItemChecker, sent: Mapping[str, Any], custom_id: str | None = None
+    ) -> NewItem:
+        """Turn the request into a checked item.
+
+        Args:
+            sent: The body that this was made of.
+
+        Raises:
+            RequestError: The model cannot answer it; names the field as it was sent.
+        """
+        item = self._item(checker.card, custom_id)
+        try:
+            return checker.check(ItemIn.model_validate(item))
+        except (ValidationError, RequestError) as error:
+            raise chat_errors.of_item(error, item, sent) from error
+
+    def _item(self, card: ModelInfo, custom_id: str | None) -> dict[str, Any]:
         images: dict[str, int] = {}
         messages = [
             {"role": _role(message.role), "content": _content(message.content, images)}
             for message in self.messages
         ]
-        return ItemIn.model_validate(
-            {
-                "kind": "chat",
-                "images": list(images),
-                "messages": messages,
-                "options": self._options(card) or None,
-                "custom_id": custom_id,
-            }
-        )
+        return {
+            "kind": "chat",
+            "images": list(images),
+            "messages": messages,
+            "options": self._options(card) or None,
+            "custom_id": custom_id,
+        }
 
     def _options(self, card: ModelInfo) -> dict[str, Any]:
         most = self.max_completion_tokens
@@ -187,6 +240,8 @@ class ChatIn(BaseModel):
             options[name] = getattr(self, name)
         if self.temperature == 0:
             options["do_sample"] = False
+            # Among however many of the likeliest, the likeliest is taken.
+            options |= {"top_k": None, "min_p": None}
         elif self._is_drawn(card):
             # With a seed, so that an attempt which is repeated says the same.
             seed = self.seed if self.seed is not None else secrets.randbits(53)
@@ -208,7 +263,7 @@ class ChatIn(BaseModel):
         return "low" if asked == {"low"} else None
 
     def _is_drawn(self, card: ModelInfo) -> bool:
-        narrowed = self.top_p is not None and self.top_p < 1
+        narrowed = bool(self.top_k or self.min_p) or (self.top_p is not None and self.top_p < 1)
         return bool(self.temperature) or narrowed or bool(card.defaults.get("do_sample"))
 
 

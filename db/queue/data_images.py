@@ -7,6 +7,7 @@ import base64
 import binascii
 import hashlib
 import io
+from urllib.parse import unquote
 
 from db.blobs.store import BlobStore
 from db.images.image_bytes import store_images
@@ -17,6 +18,7 @@ from db.vocabulary.limits import OwnerLimits
 
 #: Bytes and images that are gathered before they are stored.
 GROUP_BYTES, GROUP_IMAGES = 16 * 2**20, 500
+_OF_URLS = str.maketrans("-_", "+/")
 
 
 class DataImages:
@@ -40,8 +42,11 @@ class DataImages:
         self._waiting: dict[str, bytes] = {}
         self._waiting_bytes = 0
 
-    def reference(self, reference: str) -> str:
+    def reference(self, reference: str, field: str) -> str:
         """Return the reference of the blob that a `data:` image becomes; any other as it is.
+
+        Args:
+            field: Where it is, for errors.
 
         Raises:
             RequestError: It is no base64, or too large.
@@ -50,12 +55,12 @@ class DataImages:
         if not reference.startswith("data:"):
             return reference
         try:
-            data = base64.b64decode(reference.partition(",")[2], validate=True)
+            data = _decoded(reference.partition(",")[2])
         except binascii.Error as error:
-            raise RequestError("a data: image is not base64", field="images") from error
+            raise RequestError("a data: image is not base64", field=field) from error
         if len(data) > (most := self._max_bytes):
             raise TooLarge(
-                f"a data: image has {len(data)} bytes; at most {most} are taken", field="images"
+                f"a data: image has {len(data)} bytes; at most {most} are taken", field=field
             )
         digest = hashlib.sha256(data).hexdigest()
         if digest not in self._waiting:
@@ -79,3 +84,16 @@ class DataImages:
             {digest: len(data) for digest, data in self._waiting.items()},
         )
         self._waiting, self._waiting_bytes = {}, 0
+
+
+def _decoded(text: str) -> bytes:
+    """Decode base64 as people produce it: wrapped, without padding, of the alphabet for URLs.
+
+    Raises:
+        binascii.Error: It is something else.
+    """
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error:
+        plain = "".join(unquote(text).split()).rstrip("=").translate(_OF_URLS)
+        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)

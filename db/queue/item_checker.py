@@ -73,7 +73,10 @@ class ItemChecker:
                 f" {MAX_REQUEST_BYTES}"
             )
         if "images" in request:
-            request["images"] = [self.images.reference(ref) for ref in request["images"]]
-        for example in request.get("examples", ()):
-            example["image"] = self.images.reference(example["image"])
+            request["images"] = [
+                self.images.reference(reference, f"images.{number}")
+                for number, reference in enumerate(request["images"])
+            ]
+        for number, example in enumerate(request.get("examples", ())):
+            example["image"] = self.images.reference(example["image"], f"examples.{number}.image")
         return request

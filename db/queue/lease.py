@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from db import tracing
-from db.vocabulary.errors import IdefiqError, StorageError
+from db.vocabulary.errors import IdefiqError, ItemError, StorageError
 from db.vocabulary.requests import example_references, image_references
 from db.vocabulary.states import SourceApi
 
@@ -67,6 +67,12 @@ class Lease:
     def is_suspect(self) -> bool:
         """True if the item must run alone on the device: it may have crashed a worker."""
         return self.rescues >= SUSPECT_RESCUES or self.hang_count > 0
+
+    @property
+    def refusal(self) -> ItemError | None:
+        """What was wrong with the item when it was submitted, if it was; see `refused`."""
+        message = self.request.get("refused")
+        return ItemError(message) if message else None
 
     @property
     def intake_references(self) -> list[str]:

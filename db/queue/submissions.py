@@ -195,7 +195,7 @@ def insert_items(
     for index, (item, request) in enumerate(zip(new_items, asked, strict=True)):
         images, examples = image_references(request), example_references(request)
         # What intake has checked before needs no intake again.
-        ready = checked.issuperset([*images, *examples])
+        ready = checked.issuperset([*images, *examples]) and "refused" not in request
         rows.append(
             {
                 "owner_id": job.owner_id,

@@ -142,6 +142,12 @@ class ImageNotFound(ItemError):
     code = "image_not_found"
 
 
+class ImageUnreachable(ItemError):
+    """The image's server cannot be reached, and the caller waits for no other attempt."""
+
+    code = "image_unreachable"
+
+
 class ImageForbidden(ItemError):
     """The owner, or the service, may not read the reference."""
 

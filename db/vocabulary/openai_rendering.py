@@ -37,6 +37,11 @@ def finish_reason(answer: dict[str, Any]) -> str:
     return "length" if answer["finish_reason"] == "length" else "stop"
 
 
+def fingerprint(variant: str | None) -> str | None:
+    """Render the variant of a model: another one may answer the same request otherwise."""
+    return f"fp_{variant}" if variant else None
+
+
 def completion(item: Item, job_id: str, model: str) -> dict[str, Any]:
     """Render an answered item as a chat.completion."""
     assert item.answer is not None
@@ -55,7 +60,7 @@ def completion(item: Item, job_id: str, model: str) -> dict[str, Any]:
             }
         ],
         "usage": usage(item.answer),
-        "system_fingerprint": item.answer["template"],
+        "system_fingerprint": fingerprint(item.answer.get("variant")),
     }
 
 

@@ -7,10 +7,12 @@ import string
 MAX_REFERENCE = 8_192
 # The first characters decide the form, so that matching is linear in the length.
 _REFERENCE = re.compile(r"blob:[0-9a-f]{64}|https?://[^\s/]\S*|s3://[^\s/]\S*", re.ASCII)
-_DATA = re.compile(r"data:image/[a-z.+-]+;base64,")
-#: Of both alphabets; deleting them from megabytes is faster than matching a pattern.
-_BASE64 = (string.ascii_letters + string.digits + "+/=-_").encode()
-REFERENCE_FORMS = "blob:SHA256, http(s)://…, s3://bucket/key or data:image/…;base64,…"
+#: Whatever type it names: what the bytes are decides.
+_DATA = re.compile(r"data:[^,]{0,200}?;base64,", re.IGNORECASE)
+#: Of both alphabets, wrapped or percent-encoded too; deleting them from megabytes is faster than
+#: matching a pattern.
+_BASE64 = (string.ascii_letters + string.digits + "+/=-_% \t\r\n").encode()
+REFERENCE_FORMS = "blob:SHA256, http(s)://…, s3://bucket/key or data:…;base64,…"
 
 
 def check_reference(reference: str) -> str:

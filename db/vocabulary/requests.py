@@ -53,7 +53,12 @@ def no_nul(text: str) -> str:
 
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=20_000), AfterValidator(no_nul)]
+Reference = Annotated[str, AfterValidator(check_reference)]
 CustomId = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(no_nul)]
+StopString = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(no_nul)]
+OwnTemplate = Annotated[
+    str, StringConstraints(min_length=1, max_length=4_000), AfterValidator(no_nul)
+]
 Line = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=200),
@@ -102,10 +107,9 @@ class Options(_Strict):
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(
         None, description="Sampling: the same seed draws the same answer; the answer says its own"
     )
-    stop: (
-        Annotated[list[Annotated[Text, Field(max_length=200)]], Field(min_length=1, max_length=8)]
-        | None
-    ) = Field(None, description="The answer ends before the first of these")
+    stop: Annotated[list[StopString], Field(min_length=1, max_length=8)] | None = Field(
+        None, description="The answer ends before the first of these"
+    )
     echo: bool | None = Field(None, description="Return the prompt too, as the model saw it")
     image_detail: Literal["auto", "low", "high"] | None = Field(
         None,
@@ -120,11 +124,9 @@ class Example(_Strict):
     A question's example may have a question of its own; otherwise the item's is meant.
     """
 
-    image: str
+    image: Reference
     text: Text
     question: Text | None = None
-
-    _reference = field_validator("image")(check_reference)
 
 
 #: What a page says around an image: a phrase, or a passage.
@@ -193,7 +195,7 @@ class Request(_Strict):
     """An item's request, or a job's defaults: every field may be left out."""
 
     kind: Kind | None = None
-    images: Annotated[list[str], Field(max_length=MAX_IMAGES)] | None = Field(
+    images: Annotated[list[Reference], Field(max_length=MAX_IMAGES)] | None = Field(
         None, description=f"References: {REFERENCE_FORMS}"
     )
     prompt: Text | None = Field(None, description="Caption: what to say instead of the default")
@@ -212,17 +214,12 @@ class Request(_Strict):
     )
     alt_text: AltText | None = None
     language: Line | None = Field(None, description="Language of the answer, such as French")
-    template: Annotated[Text, Field(max_length=4_000)] | None = Field(
+    template: OwnTemplate | None = Field(
         None,
         description="Own wording of the prompt, with {images}, or an {image} for each of them, and"
         " the fields of the kind: {prompt}, {question}, {labels}, {language}",
     )
     options: Options | None = None
-
-    @field_validator("images")
-    @classmethod
-    def _references(cls, value: list[str] | None) -> list[str] | None:
-        return None if value is None else [check_reference(reference) for reference in value]
 
     @field_validator("labels")
     @classmethod
@@ -241,6 +238,11 @@ class ItemIn(Request):
     """An item: its request, and the caller's own id."""
 
     custom_id: CustomId | None = None
+
+
+def refused(message: str) -> dict[str, Any]:
+    """Request of an item that was wrong when it was submitted among others: it fails alone."""
+    return {"refused": message}
 
 
 def effective(defaults: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:

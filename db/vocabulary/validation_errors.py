@@ -26,19 +26,24 @@ def request_error(
             sent = json.loads(sent)
         except (ValueError, RecursionError):
             sent = None
-    field, message = first_error(error.errors(include_url=False), sent)
-    return RequestError(message, field=field or None, line=line)
+    path, message = first_error(error.errors(include_url=False), sent)
+    return RequestError(message, field=dotted(path) or None, line=line)
 
 
-def first_error(found: Sequence[Any], sent: object) -> tuple[str, str]:
-    """Return field and message of the first error; of a union, of its most specific branch."""
+def dotted(path: Sequence[int | str]) -> str:
+    """Write the path of a field: items.3.options.top_k."""
+    return ".".join(map(str, path))
+
+
+def first_error(found: Sequence[Any], sent: object) -> tuple[list[int | str], str]:
+    """Return path and message of the first error; of a union, of its most specific branch."""
     first = _path_sent(found[0], sent)
     branches = [one for one in found if _path_sent(one, sent)[: len(first)] == first]
     chosen = max(branches, key=lambda one: len(_path_sent(one, sent)))
     message = str(chosen["msg"]).removeprefix("Value error, ")
     if chosen["type"] == "extra_forbidden":
         message = "unknown field"
-    return ".".join(map(str, _path_sent(chosen, sent))), message
+    return _path_sent(chosen, sent), message
 
 
 def _path_sent(error: Any, sent: object) -> list[int | str]:

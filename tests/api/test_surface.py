@@ -190,7 +190,7 @@ def test_an_error_names_the_field_as_it_was_sent(
     ).json()
 
     named = answer["error"]["param"] if is_chat else answer["errors"][0]["field"]
-    where = "messages.0.content.0" if is_chat else "items.0.messages.0.content.0"
+    where = "messages[0].content[0]" if is_chat else "items.0.messages.0.content.0"
     assert named == f"{where}.{field}".strip(".")
 
 
@@ -198,7 +198,7 @@ def test_an_error_names_the_field_as_it_was_sent(
     ("fields", "named"),
     [
         ({"stop": {"x": 1}}, "stop"),
-        ({"messages": [{"role": "user", "content": {"a": 1}}]}, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": {"a": 1}}]}, "messages[0].content"),
         ({"messages": 3}, "messages"),
     ],
 )
@@ -208,6 +208,18 @@ def test_an_error_names_no_branch_of_a_union(
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **fields}
 
     assert http_sqlite.post("/v1/chat/completions", json=body).json()["error"]["param"] == named
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs/job_none", "/v1/usage"])
+def test_a_query_parameter_that_a_route_does_not_have_is_refused_by_name(
+    path: str, http_sqlite: httpx2.Client
+) -> None:
+    answer = http_sqlite.get(path, params={"limt": 5})
+
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == "limt"
+    assert "this route takes: " in answer.json()["errors"][0]["message"]
+    assert http_sqlite.get("/v1/files", params={"api-version": "2"}).status_code == 200
 
 
 def test_every_error_body_carries_the_id_of_its_request(http_sqlite: httpx2.Client) -> None:

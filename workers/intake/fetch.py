@@ -128,7 +128,8 @@ class Fetcher:
                 _check_status(response.status)
                 return self._read(response, deadline)
         except (httpcore2.TimeoutException, httpcore2.NetworkError) as error:
-            raise FetchFailed(f"the image's server failed: {type(error).__name__}") from error
+            why = str(error) or type(error).__name__
+            raise FetchFailed(f"the image's server failed: {why}") from error
         except (httpcore2.ProtocolError, httpcore2.UnsupportedProtocol, UnicodeError) as error:
             raise FetchFailed("the image's server does not speak HTTP") from error
 

@@ -17,8 +17,17 @@ from db.images import known_images
 from db.images.known_images import OK, CheckResult
 from db.queue.lease import Lease
 from db.sql.database import Database
-from db.vocabulary.errors import CheckDied, EngineError, IdefiqError, ImagePoison, ItemError
+from db.vocabulary.errors import (
+    CheckDied,
+    EngineError,
+    FetchFailed,
+    IdefiqError,
+    ImagePoison,
+    ImageUnreachable,
+    ItemError,
+)
 from db.vocabulary.requests import blob_digests, image_references
+from db.vocabulary.states import SourceApi
 from workers import svg
 from workers.intake.check import Checkers
 from workers.intake.check_results import CheckResultBuffer, Owned
@@ -98,6 +107,8 @@ class ItemIngest:
     @staticmethod
     def is_checked(lease: Lease, claimed: Claimed) -> bool:
         """True if all images of the item were found good before."""
+        if lease.refusal:
+            return False
         images = [
             (lease.owner_id, reference.removeprefix("blob:"))
             for reference in lease.intake_references
@@ -117,6 +128,8 @@ class ItemIngest:
         Raises:
             HostBusy: The item has to wait for the turn of a host. Call again to go on.
         """
+        if refusal := lease.refusal:
+            return refusal
         try:
             wanted = lease.intake_references
             own = len(image_references(lease.request)) if lease.shares_examples else len(wanted)
@@ -124,6 +137,10 @@ class ItemIngest:
             return taken + self._take_in_shared(lease, wanted[own:], claimed)
         except HostBusy:
             raise
+        except FetchFailed as error:
+            if lease.source_api is not SourceApi.CHAT:
+                return error
+            return ImageUnreachable(f"{lease.intake_references[len(taken)]}: {error}")
         except IdefiqError as error:
             return error
         except Exception:  # one item must not fail its neighbours

@@ -1,7 +1,8 @@
 """Files and batches through the official client: contract, mistakes, every end of a batch."""
 
+import gzip
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,9 @@ class TestLife:
         output, mistakes = (batch.to_dict()[f"x_{part}_file_id"] for part in ("output", "error"))
         answers, failed = read(client, str(output)), read(client, str(mistakes))
 
+        growing = client.files.retrieve(str(output))
+        assert (growing.id, growing.purpose) == (output, "batch_output")
+        assert FileObject.model_validate(growing.to_dict(), strict=True)
         assert client.batches.retrieve(batch.id).output_file_id is None
         assert [*answers, *failed] == ["0", "1"]
         assert failed["1"]["response"]["status_code"] == 500
@@ -445,12 +449,10 @@ class TestMistakes:
             line("a"),
             "not json",
             line("a"),
-            line("b", n=2),
             {**line("c"), "url": "/v1/embeddings"},
             line("d", model="other"),
-            line("e", messages=[{"role": "assistant", "content": "x"}]),
             {**line("f"), "method": "GET"},
-            line("g", stream=True),
+            line("g", model=None),
         ]
 
         batch = check(client, played, lines)
@@ -462,16 +464,105 @@ class TestMistakes:
         assert [(error.line, error.param) for error in batch.errors.data] == [
             (2, None),
             (3, "custom_id"),
-            (4, "body.n"),
-            (5, "url"),
-            (6, "body.model"),
-            (7, "body.messages"),
-            (8, "method"),
-            (9, "body.stream"),
+            (4, "url"),
+            (5, "body.model"),
+            (6, "method"),
+            (7, "body.model"),
         ]
         assert all(error.message and error.code for error in batch.errors.data)
         assert client.batches.retrieve(batch.id) == batch
         assert http.get("/v1/jobs").json()["data"] == []
+
+    def test_what_is_wrong_within_a_line_fails_this_line_alone(
+        self, client: openai.OpenAI, played: Played
+    ) -> None:
+        text, url = {"type": "text", "text": "What?"}, "https://example.com/a.jpg"
+        image = {"type": "image_url", "image_url": {"url": url}}
+        cut = {"type": "image_url", "image_url": "data:image/png;base64,AAAAA"}
+        user = {"role": "user"}
+        wrong: dict[str, dict[str, Any]] = {
+            "n: not supported by this service; leave it out": {"n": 2},
+            "stream: not allowed in a batch": {"stream": True},
+            "max_tokens: Input should be greater than": {"max_tokens": 0},
+            "stop[0]: String should have at most": {"stop": ["x" * 300]},
+            "messages: the last message must have": {
+                "messages": [{"role": "assistant", "content": "x"}]
+            },
+            "messages[0].content[1].image_url: a data: image is not base64": {
+                "messages": [{**user, "content": [text, cut]}]
+            },
+            "messages[1].content[2].image_url: invalid image reference: 'ftp://a'": {
+                "messages": [
+                    {**user, "content": [image]},
+                    {**user, "content": [text, image, {**image, "image_url": "ftp://a"}]},
+                ]
+            },
+            "messages: List should have at most 8 items": {
+                "messages": [
+                    {
+                        **user,
+                        "content": [{**image, "image_url": f"{url}?{n}"} for n in range(9)],
+                    }
+                ]
+            },
+            "messages[0].content[0].image_url.detail: Input should be": {
+                "messages": [
+                    {**user, "content": [{**image, "image_url": {"url": url, "detail": "huge"}}]}
+                ]
+            },
+            "messages[0].content: Input should be a valid list": {
+                "messages": [{**user, "content": {"text": "x"}}]
+            },
+            "messages[0].content[0].text: Field required": {
+                "messages": [{**user, "content": [{"type": "text"}]}]
+            },
+        }
+
+        lines = [line("good"), *(line(said, **body) for said, body in wrong.items())]
+        batch = check(client, played, lines)
+        taken = played.step()
+        played.upkeep.run_once()
+        ended = client.batches.retrieve(batch.id)
+
+        assert (batch.status, taken, ended.status) == ("in_progress", 1, "completed")
+        assert read(client, ended.output_file_id).keys() == {"good"}
+        failed = read(client, ended.error_file_id)
+        assert failed.keys() == wrong.keys()
+        for said, found in failed.items():
+            error = found["response"]["body"]["error"]
+            assert found["response"]["status_code"] == 400
+            assert error["type"] == "invalid_request_error"
+            assert error["message"].startswith(said)
+
+    @pytest.mark.parametrize(
+        ("encode", "said"),
+        [
+            (gzip.compress, "the file is compressed with gzip"),
+            (lambda data: data.decode().encode("utf-16"), "the file is UTF-16"),
+        ],
+    )
+    def test_a_file_that_is_no_text_is_named(
+        self,
+        encode: Callable[[bytes], bytes],
+        said: str,
+        client: openai.OpenAI,
+        played: Played,
+    ) -> None:
+        data = encode(json.dumps(line()).encode())
+        file = client.files.create(file=("in.jsonl", data), purpose="batch")
+        batch = create(client, file.id)
+        played.upkeep.run_once()
+
+        assert mistakes_of(client.batches.retrieve(batch.id)) == [
+            ("invalid_request", None, f"{said}; send lines of JSON as UTF-8")
+        ]
+
+    def test_a_mark_of_utf_8_at_the_beginning_is_skipped(
+        self, client: openai.OpenAI, played: Played
+    ) -> None:
+        batch = check(client, played, ["\ufeff" + json.dumps(line())])
+
+        assert batch.status == "in_progress"
 
     def test_a_mistake_in_the_last_of_many_lines_is_found_before_any_work(
         self, client: openai.OpenAI, played: Played
@@ -571,7 +662,31 @@ def test_a_script_may_call_a_model_by_a_name_that_the_operator_gave_it(
     with openai.OpenAI(base_url=f"{http.base_url}/v1", api_key="none") as client:
         batch = check(client, played, [line(model="gpt-4o-mini")])
 
+        listed = client.models.list().data
+        alias = client.models.retrieve("gpt-4o-mini")
+    job = http.post("/v1/jobs", json={"model": "gpt-4o-mini", "items": [{"images": []}]})
+
     assert (batch.status, batch.model) == ("in_progress", "echo")
+    assert [model.id for model in listed] == ["echo", "gpt-4o-mini"]
+    assert alias == listed[1]
+    assert job.json()["errors"][0]["message"] == "kind 'caption' takes 1 image(s), not 0"
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/v1/completions", "there is POST /v1/chat/completions"),
+        ("/v1/uploads", "files of any size go to POST /v1/files"),
+        ("/chat/completions", "the base URL ends with /v1: there is /v1/chat/completions"),
+    ],
+)
+def test_a_route_that_is_not_there_says_which_one_is(
+    path: str, said: str, http_sqlite: httpx2.Client
+) -> None:
+    answer = http_sqlite.post(path, json={}, headers={"x-stainless-lang": "python"})
+
+    assert answer.status_code == 404
+    assert answer.json()["error"]["message"] == f"no such route: {path}; {said}"
 
 
 def test_models_are_read_by_both_kinds_of_clients(client: openai.OpenAI) -> None:

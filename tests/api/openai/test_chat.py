@@ -43,6 +43,18 @@ def test_an_answer_is_waited_for(client: openai.OpenAI, played: Played) -> None:
     assert openai.types.chat.ChatCompletion.model_validate(found.to_dict())
 
 
+def test_the_fingerprint_of_the_system_changes_with_the_model(
+    client: openai.OpenAI, played: Played
+) -> None:
+    found = []
+    for variant in ("a" * 12, "b" * 12):
+        played.serve(variant)
+        with played.running():
+            found.append(client.chat.completions.create(model="echo", messages=MESSAGES))
+
+    assert [each.system_fingerprint for each in found] == ["fp_" + "a" * 12, "fp_" + "b" * 12]
+
+
 def test_a_streamed_answer_is_the_same_without_redis(client: openai.OpenAI, played: Played) -> None:
     with played.running("two kittens"):
         chunks = list(

@@ -9,9 +9,6 @@ from tests import pictures
 from tests.api.openai.test_batches import check, line
 from tests.played import Played
 
-issue_24 = pytest.mark.xfail(
-    raises=AssertionError, reason="issue 24: a mistake of one line's content fails that line"
-)
 GOOD = base64.b64encode(pictures.plain()).decode()
 
 
@@ -21,7 +18,6 @@ def picture(url: str, **more: str) -> dict[str, object]:
     return {"messages": [{"role": "user", "content": content}]}
 
 
-@issue_24
 @pytest.mark.parametrize(
     "body",
     [

@@ -1,11 +1,15 @@
 """How a chat completion becomes an item."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from pydantic import ValidationError
 
 from db.openai.chat_request import NEUTRAL, ChatIn
+from db.queue.data_images import DataImages
+from db.queue.item_checker import ItemChecker
+from db.vocabulary.errors import RequestError
+from db.vocabulary.limits import OwnerLimits
+from db.vocabulary.requests import Request
 from tests.served import CARD
 
 A, B = "https://example.com/a.jpg", "https://example.com/b.jpg"
@@ -13,8 +17,11 @@ A, B = "https://example.com/a.jpg", "https://example.com/b.jpg"
 
 def asked(**fields: Any) -> dict[str, Any]:
     body = {"model": "echo", "messages": [{"role": "user", "content": "What?"}], **fields}
-    item: dict[str, Any] = ChatIn.model_validate(body).item(CARD).canonical()
-    return item
+    nowhere = cast("Any", None)  # no image is stored here
+    images = DataImages(nowhere, nowhere, 1, OwnerLimits(), 1_000)
+    limits = CARD.limits.model_copy(update={"max_images": 8})
+    checker = ItemChecker(CARD.model_copy(update={"limits": limits}), images, Request())
+    return ChatIn.of(body).item(checker, body).request
 
 
 def image(url: str, detail: str | None = None) -> dict[str, Any]:
@@ -117,21 +124,36 @@ def test_more_tokens_than_the_model_gives_are_a_maximum_and_no_mistake() -> None
         ({"frequency_penalty": 0.1}, "frequency_penalty"),
         ({"nonsense": 1}, "nonsense"),
         ({"temperature": -1}, "temperature"),
-        ({"max_tokens": 0}, "options.max_new_tokens"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_completion_tokens": 0, "max_tokens": 5}, "max_completion_tokens"),
         ({"messages": []}, "messages"),
-        ({"top_p": 0}, "options.top_p"),
-        ({"messages": [{"role": "user", "content": [text("x")] * 201}]}, "messages.0"),
+        ({"top_p": 0}, "top_p"),
+        ({"messages": [{"role": "user", "content": [text("x")] * 201}]}, "messages[0].content"),
         (
             {"messages": [{"role": "user", "content": [image(f"{A}{n}") for n in range(9)]}]},
-            "images",
+            "messages",
         ),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
-        ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages.0"),
-        ({"messages": [{"role": "user", "content": [image("ftp://x")]}]}, "images"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
+            "messages[0].content[0]",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [text("x"), image("ftp://x")]}]},
+            "messages[0].content[1].image_url",
+        ),
+        ({"messages": [{"role": "user", "content": ""}]}, "messages[0].content"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]},
+            "messages[0].content[0].text",
+        ),
+        ({"stop": "x" * 201}, "stop"),
+        ({"stop": ["", "x"]}, "stop[0]"),
+        ({"seed": -1, "temperature": 1}, "seed"),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_name(fields: dict[str, Any], where: str) -> None:
-    with pytest.raises(ValidationError) as caught:
+    with pytest.raises(RequestError) as caught:
         asked(**fields)
 
-    assert ".".join(map(str, caught.value.errors()[0]["loc"])).startswith(where)
+    assert caught.value.field == where

@@ -21,7 +21,9 @@ from db.queue.submissions import NewItem, NewJob
 from db.sql.database import Database
 from db.tables import jobs
 from db.vocabulary.errors import CheckDied
-from db.vocabulary.states import Stage
+from db.vocabulary.openai_rendering import failure
+from db.vocabulary.requests import refused
+from db.vocabulary.states import SourceApi, Stage
 from tests import pictures
 from tests.db import builders
 from tests.db.test_blobs import s3_settings
@@ -147,6 +149,47 @@ def test_good_images_go_on_and_bad_ones_fail_alone(
         ("intake", "image_too_large"),
         ("intake", "image_forbidden"),
     ]
+
+
+def test_whoever_waits_is_told_at_once_that_an_image_cannot_be_reached(
+    intake: Intake, database: Database, web: str
+) -> None:
+    """A job tries again later; a conversation has somebody who waits."""
+    unknown = f"http://nowhere.invalid:{web.rpartition(':')[2]}/a.png"
+    new = NewJob(builders.owner(database), builders.MODEL, {}, source_api=SourceApi.CHAT)
+    items = [NewItem({"images": [f"{web}/green.png", unknown]})]
+    with database.transaction() as transaction:
+        job_id = builders.submit(transaction, new, items)
+
+    run(intake)
+
+    with database.snapshot() as transaction:
+        [item] = results.in_order(transaction, job_id, first=0, limit=1)
+    assert item.error_code == "image_unreachable"
+    assert item.error_message == (
+        f"{unknown}: the image's server failed: nowhere.invalid does not resolve"
+    )
+    assert failure(item)[0] == 400
+
+
+def test_an_item_that_was_wrong_when_it_was_submitted_fails_alone(
+    intake: Intake, database: Database, web: str
+) -> None:
+    new = NewJob(builders.owner(database), builders.MODEL, {})
+    items = [NewItem(refused("n: not supported")), NewItem({"images": [f"{web}/green.png"]})]
+    with database.transaction() as transaction:
+        job_id = builders.submit(transaction, new, items)
+
+    run(intake)
+
+    with database.snapshot() as transaction:
+        wrong, good = results.in_order(transaction, job_id, first=0, limit=2)
+    assert (wrong.state, wrong.error_code, wrong.error_message) == (
+        "failed",
+        "item_invalid",
+        "n: not supported",
+    )
+    assert good.stage == "generate"
 
 
 def test_what_was_fetched_is_kept_as_a_blob_and_its_reference_in_the_item(

@@ -1,0 +1,78 @@
+"""Mistakes in a chat completion, told in the words of whoever sent it.
+
+A request is validated twice: as a chat completion, and as the item that it becomes. What is wrong
+with the item is told of the field that it came from: images.1 ─▶ messages[0].content[2].image_url.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from db.vocabulary.errors import RequestError
+from db.vocabulary.validation_errors import first_error
+
+Path = Sequence[int | str]
+
+
+def of_request(error: ValidationError, sent: object) -> RequestError:
+    """Return what is wrong with the body of a chat completion, as it was sent."""
+    path, message = first_error(error.errors(include_url=False), sent)
+    return RequestError(message, field=written(path) or None)
+
+
+def of_item(
+    error: ValidationError | RequestError, item: Mapping[str, Any], sent: Mapping[str, Any]
+) -> RequestError:
+    """Return what is wrong with the item that a chat completion became.
+
+    Args:
+        item: What was validated.
+        sent: The body of the chat completion that it came from.
+    """
+    if isinstance(error, ValidationError):
+        path, message = first_error(error.errors(include_url=False), item)
+        return RequestError(message, field=written(_as_sent(path, sent)) or None)
+    names = error.field.split(".") if error.field else []
+    path = [int(name) if name.isdecimal() else name for name in names]
+    error.field = written(_as_sent(path, sent)) or None
+    return error
+
+
+def written(path: Path) -> str:
+    """Write a path as programmers do: messages[0].content[1].image_url."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return text.removeprefix(".")
+
+
+def _as_sent(path: Path, sent: Mapping[str, Any]) -> Path:
+    match path:
+        case ["images", int(number), *_]:
+            return _place(number, sent)
+        case ["images", *_]:
+            return ["messages"]
+        case ["messages", int(number), *_] if isinstance(_content(sent, number), str):
+            return ["messages", number, "content"]
+        case ["options", "max_new_tokens"]:
+            own = sent.get("max_completion_tokens") is None
+            return ["max_tokens" if own else "max_completion_tokens"]
+        case ["options", name, *rest]:
+            return [name] if isinstance(sent.get(str(name)), str) else [name, *rest]
+    return path
+
+
+def _content(sent: Mapping[str, Any], number: int) -> Any:
+    return sent["messages"][number].get("content")
+
+
+def _place(number: int, sent: Mapping[str, Any]) -> Path:
+    """Return where the image of a number is: equal ones have one number, that of the first."""
+    seen: dict[str, Path] = {}
+    for turn, message in enumerate(sent["messages"]):
+        parts = message.get("content")
+        for index, part in enumerate(parts if isinstance(parts, list) else ()):
+            if "image_url" in part:
+                shown = part["image_url"]
+                url = shown if isinstance(shown, str) else shown["url"]
+                seen.setdefault(url, ["messages", turn, "content", index, "image_url"])
+    return [*seen.values()][number]
