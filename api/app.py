@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 
 from api import (
@@ -85,12 +86,35 @@ def create_app(record: StorageSettings, settings: ApiSettings) -> FastAPI:
     )
     app.add_middleware(Authentication)
     app.add_middleware(BodyLimit, settings=settings)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=sorted(settings.cors_origins),
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["Authorization", *_CORS_REQUEST],
+            expose_headers=_CORS_RESPONSE,
+            max_age=CORS_SECONDS,
+        )
     app.add_middleware(RequestIds)
     app.add_middleware(RequestMetrics)
     errors.install(app)
     app.router.routes.extend(_router().routes)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
+
+
+#: For how long a browser need not ask again whether it may.
+CORS_SECONDS = 3_600
+_CORS_REQUEST = ["Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer", "Range"]
+_CORS_RESPONSE = [
+    "Content-Range",
+    "ETag",
+    "Location",
+    "Preference-Applied",
+    "Retry-After",
+    "X-Incomplete",
+    "X-Request-ID",
+]
 
 
 @cache

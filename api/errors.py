@@ -20,6 +20,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from db.queue import quotas
 from db.vocabulary import errors
@@ -217,14 +218,29 @@ def _http(request: Request, error: Exception) -> JSONResponse:
     codes = {404: errors.NotFound.code, 405: "method_not_allowed"}
     code = codes.get(error.status_code, errors.RequestError.code)
     render = envelope if speaks_openai(request) else problem
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_methods(request))
     hint = HINTS.get(request.url.path.rstrip("/")) if error.status_code == 404 else None
     return render(
         error.status_code,
         code,
         f"no such route: {request.url.path}; {hint}" if hint else str(error.detail),
-        headers=error.headers,
+        headers=headers,
         request_id=_request_id(request),
     )
+
+
+def _methods(request: Request) -> list[str]:
+    """Methods of all routes with the path of a request: the first one alone has not all."""
+    return [
+        method
+        for method in ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL
+            for route in request.app.routes
+        )
+    ]
 
 
 def _gone(request: Request, error: Exception) -> Response:

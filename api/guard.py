@@ -11,6 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import problem
+from api.header_fields import media_type
 from api.settings import ApiSettings
 from db import logs, tracing
 from db.tracing import RequestSpan
@@ -61,13 +62,13 @@ class BodyLimit:
         """Byte limit of a request's body."""
         if scope["path"] == "/v1/chat/completions":
             return self._settings.max_line_bytes
-        media_type = Headers(scope=scope).get("content-type", "").partition(";")[0].strip()
+        sent = media_type(Headers(scope=scope).get("content-type"))
         # Much only where it is read piece by piece, and after the key was looked at.
         return {
             ("/v1/jobs", NDJSON): self._settings.max_stream_bytes,
             ("/v1/files", FORM): self._settings.max_stream_bytes,
             ("/v1/images", FORM): self._settings.max_upload_request_bytes,
-        }.get((scope["path"], media_type), self._settings.max_body_bytes)
+        }.get((scope["path"], sent), self._settings.max_body_bytes)
 
 
 class RequestIds:

@@ -8,6 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from api.audit import record_action
+from api.header_fields import media_type
 from api.image_schemas import Digests, ImageOut, ImagesOut, PresignedOut, PresignIn, PresignOut
 from api.services import CurrentOwner, Parts, Seer, Services, Submitter
 from api.streams import PIECE_BYTES
@@ -61,7 +62,7 @@ async def upload(request: Request, services: Parts, owner: CurrentOwner) -> Imag
 
     The bytes are stored under their SHA-256 and checked by intake when an item uses them.
     """
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if media_type(request.headers.get("content-type")) != "multipart/form-data":
         raise WrongMediaType("send images as multipart/form-data, in parts named `file`")
     async with request.form(max_files=MAX_FILES, max_fields=1) as form:
         files = [part for part in form.getlist("file") if isinstance(part, UploadFile)]
@@ -153,8 +154,8 @@ def get(image: Reference, services: Parts, owner: Seer) -> Response:
     except ItemError as error:
         raise NotFound(str(error)) from error
     headers = {"Cache-Control": "private, max-age=3600, immutable"}
-    media_type = MEDIA_TYPES.get(check_result.format or "", "application/octet-stream")
-    return Response(data, media_type=media_type, headers=headers)
+    found = MEDIA_TYPES.get(check_result.format or "", "application/octet-stream")
+    return Response(data, media_type=found, headers=headers)
 
 
 @router.delete("/{image}", status_code=204)

@@ -1,6 +1,5 @@
 """Jobs: submit, inspect, read results, steer."""
 
-import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -11,6 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from api.acceptance import wake_workers
 from api.audit import record_action
 from api.guard import NDJSON
+from api.header_fields import media_type, wait_seconds
 from api.schemas import (
     After,
     IssueFilter,
@@ -82,13 +82,13 @@ async def submit(
     202 means that it is durable. Nothing of a body with a mistake in it is kept.
     """
     envelope = Envelope(owner.id, _unquoted(idempotency_key))
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip()
-    if media_type == NDJSON:
+    sent = media_type(request.headers.get("content-type"))
+    if sent == NDJSON:
         job_id = await _spool(request, services, envelope)
-    elif media_type == "application/json":
+    elif sent == "application/json":
         job_id = await run_in_threadpool(submit_json, services, envelope, await request.body())
     else:
-        raise WrongMediaType(f"send application/json or {NDJSON}, not {media_type or 'nothing'}")
+        raise WrongMediaType(f"send application/json or {NDJSON}, not {sent or 'nothing'}")
     return await _shown(services, owner.id, job_id, prefer, created=True)
 
 
@@ -141,7 +141,7 @@ async def _shown(
 
     shown = await run_in_threadpool(look)
     headers = {}
-    if seconds := _wait_seconds(prefer, services.settings.max_wait_seconds):
+    if seconds := min(wait_seconds(prefer), services.settings.max_wait_seconds):
         if shown.finished_at is None:
             await services.watch.finished(job_id, seconds)
             shown = await run_in_threadpool(look)
@@ -154,11 +154,6 @@ async def _shown(
     waited_out = created and not pending and "Preference-Applied" in headers
     status = 202 if created and not waited_out else 200
     return JSONResponse(shown.model_dump(mode="json"), status, headers=headers)
-
-
-def _wait_seconds(prefer: str | None, most: int) -> int:
-    matched = re.search(r"(?:^|[,;\s])wait=(\d{1,6})", prefer or "")
-    return min(int(matched[1]), most) if matched else 0
 
 
 @router.patch("/{job_id}")

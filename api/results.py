@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 
 from api.guard import NDJSON
+from api.header_fields import accepts
 from api.schemas import (
     PAGE_LIMIT,
     After,
@@ -45,7 +46,7 @@ def get_results(  # noqa: PLR0913 - parameters of the route
     number = _number(after)
     with services.database.snapshot() as transaction:
         job = jobs.get(transaction, owner.id, job_id)
-        if NDJSON in request.headers.get("accept", ""):
+        if accepts(request.headers.get("accept"), NDJSON):
             headers = {"X-Incomplete": "false" if job.finished_at else "true"}
             return StreamingResponse(  # type: ignore[return-value]  # not what the schema describes
                 _lines(services, job_id, number, issue or ()), media_type=NDJSON, headers=headers

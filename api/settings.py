@@ -59,6 +59,11 @@ class ApiSettings(BrokerSettings, WebhookSettings, SubmissionSettings):
     max_chat_seconds: Count = Field(
         600, description="Timeout of a chat completion, which is then cancelled"
     )
+    cors_origins: frozenset[str] = Field(
+        frozenset(),
+        description="Origins whose pages may call the API from a browser, as JSON, such as"
+        ' ["https://photos.example"]',
+    )
     prices: dict[str, Price] = Field(
         {},
         description="Prices by model, as JSON; `*` is any other. Of each: item, image,"

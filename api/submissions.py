@@ -140,6 +140,8 @@ class Spool:
         if self._rest:
             self._take(self._rest)
         checker = self._checker or self._open_checker()
+        if not self._lines.count:
+            raise RequestError("the stream has no items: send one a line")
         checker.images.store()
         job = _new_job(self.envelope, self._job, checker, self._digest.hexdigest())
         return accept_spool(self.services, job, self._lines)

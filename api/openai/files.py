@@ -4,17 +4,18 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from api.audit import record_action
 from api.guard import NDJSON
+from api.header_fields import media_type
 from api.images import check_room
 from api.openai.schemas import FileOut, FilePage
 from api.services import CurrentOwner, Parts, Services, Submitter
-from api.streams import pieces
+from api.streams import stored_blob
 from db.audit import AuditAction
 from db.blobs.store import file_key
 from db.openai import batches, files
@@ -66,7 +67,7 @@ class FileIn(BaseModel):
 @router.post("", openapi_extra=_BODY)
 async def upload(request: Request, services: Parts, owner: CurrentOwner) -> FileOut:
     """Upload a batch's input: JSON Lines, as large as the service's limit for streams."""
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if media_type(request.headers.get("content-type")) != "multipart/form-data":
         raise WrongMediaType("send the file as multipart/form-data, in a part named `file`")
     async with request.form(max_files=1, max_fields=8) as form:
         fields = dict(form)
@@ -145,13 +146,13 @@ def delete_file(file_id: str, services: Parts, caller: Submitter) -> dict[str, A
 
 
 @router.get("/{file_id}/content", response_class=StreamingResponse)
-def get_content(file_id: str, services: Parts, owner: CurrentOwner) -> StreamingResponse:
-    """Return a file's bytes; of a running batch, the lines so far (`X-Incomplete: true`)."""
+def get_content(request: Request, file_id: str, services: Parts, owner: CurrentOwner) -> Response:
+    """Return a file's bytes, or a range; of a running batch, the lines so far (`X-Incomplete`)."""
     found = _find(services, owner.id, file_id)
     if isinstance(found, Batch):
         return _so_far(services, found, file_id)
-    stream = services.store.open(file_key(owner.id, found.id))
-    return StreamingResponse(pieces(stream), media_type=NDJSON)
+    key = file_key(owner.id, found.id)
+    return stored_blob(request, services.store, key, size=found.size_bytes, media_type=NDJSON)
 
 
 def _find(services: Services, owner_id: int, file_id: str) -> File | Batch:

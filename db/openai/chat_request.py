@@ -28,7 +28,7 @@ from db.queue.item_checker import ItemChecker
 from db.queue.submissions import NewItem
 from db.vocabulary.errors import RequestError
 from db.vocabulary.model_info import ModelInfo
-from db.vocabulary.requests import ItemIn
+from db.vocabulary.requests import ItemIn, Options
 
 #: What these may be: anything else would need what this service does not do.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
@@ -51,6 +51,10 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "verbosity": (None,),
     "web_search_options": (None,),
 }
+
+
+#: Options of sampling; greedy answers do without them.
+_DRAWING = {"seed", "top_p", "top_k", "min_p"}
 
 
 class _Part(BaseModel):
@@ -199,6 +203,11 @@ class ChatIn(BaseModel):
         Raises:
             RequestError: The model cannot answer it; names the field as it was sent.
         """
+        drawing = self.model_dump(include=_DRAWING)
+        try:
+            Options.model_validate(drawing)  # whether used or not
+        except ValidationError as error:
+            raise chat_errors.of_request(error, drawing) from error
         item = self._item(checker.card, custom_id)
         try:
             return checker.check(ItemIn.model_validate(item))

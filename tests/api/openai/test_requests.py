@@ -150,6 +150,8 @@ def test_more_tokens_than_the_model_gives_are_a_maximum_and_no_mistake() -> None
         ({"stop": "x" * 201}, "stop"),
         ({"stop": ["", "x"]}, "stop[0]"),
         ({"seed": -1, "temperature": 1}, "seed"),
+        ({"seed": -1}, "seed"),
+        ({"top_k": -1, "temperature": 0}, "top_k"),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_name(fields: dict[str, Any], where: str) -> None:
