@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import StringConstraints
+from pydantic import AfterValidator, StringConstraints
 from starlette.concurrency import run_in_threadpool
 
 from api.acceptance import wake_workers
@@ -28,12 +28,14 @@ from api.services import CurrentOwner, Parts, Services, Submitter
 from api.streams import PIECE_BYTES
 from api.submissions import Envelope, Spool, submit_json
 from db.audit import AuditAction
-from db.queue import jobs, retention, retries, sessions
+from db.queue import job_lists, jobs, retention, retries, sessions
 from db.queue.item_checker import choose_model
+from db.queue.job_lists import JobFilter
 from db.queue.retries import Retry
 from db.vocabulary.errors import WrongMediaType
 from db.vocabulary.request_validation import SAMPLING_OPTIONS, validate_request
-from db.vocabulary.requests import ItemIn
+from db.vocabulary.requests import ItemIn, no_nul
+from db.vocabulary.states import JobState
 from workers.broker import INTAKE, UPKEEP, engine_queue
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -47,6 +49,18 @@ IdempotencyKey = Annotated[
 ]
 Prefer = Annotated[
     str | None, Header(description="`wait=n`: answer when the job has finished, or after n seconds")
+]
+StateFilter = Annotated[
+    list[JobState] | None,
+    Query(description="Only jobs in one of these states", max_length=len(JobState)),
+]
+ExactName = Annotated[
+    str | None, Query(description="Only jobs of this name", max_length=200), AfterValidator(no_nul)
+]
+ExactModel = Annotated[
+    str | None,
+    Query(description="Only jobs of this model", max_length=200),
+    AfterValidator(no_nul),
 ]
 ErrorCode = Annotated[str, StringConstraints(pattern="^[a-z_]{1,40}$")]
 
@@ -109,13 +123,20 @@ async def _spool(request: Request, services: Services, envelope: Envelope) -> st
 
 
 @router.get("")
-def list_jobs(
-    services: Parts, owner: CurrentOwner, limit: Limit = 20, after: After = None
+def list_jobs(  # noqa: PLR0913 - parameters of the route
+    services: Parts,
+    owner: CurrentOwner,
+    limit: Limit = 20,
+    after: After = None,
+    state: StateFilter = None,
+    name: ExactName = None,
+    model: ExactModel = None,
 ) -> JobPage:
-    """List the owner's jobs, newest first."""
+    """List the owner's jobs, newest first; all of them, or those of a state, name or model."""
+    only = JobFilter(state, name, model)
     before = decode_cursor(after) if after else None
     with services.database.snapshot() as transaction:
-        found = jobs.page(transaction, owner.id, before=before, limit=limit + 1)
+        found = job_lists.page(transaction, owner.id, before=before, limit=limit + 1, only=only)
     shown, more = found[:limit], len(found) > limit
     return JobPage(
         data=[JobOut.of(job, services.settings) for job in shown],

@@ -150,11 +150,13 @@ class AsyncClient:
         """Return a job as it is now, or when it has finished if that is within `wait_seconds`."""
         return await self._do(protocol.job(job_id, wait_seconds=wait_seconds))
 
-    async def jobs(self) -> AsyncIterator[Job]:
-        """Yield all jobs, newest first."""
+    async def jobs(
+        self, *, states: Sequence[str] = (), name: str | None = None, model: str | None = None
+    ) -> AsyncIterator[Job]:
+        """Yield all jobs, newest first; see `Client.jobs`."""
         after: str | None = None
         while True:
-            page = await self._do(protocol.jobs(after))
+            page = await self._do(protocol.jobs(after, states, name, model))
             for job in page.data:
                 yield job
             if (after := page.after) is None:

@@ -177,11 +177,13 @@ class Client:
         """Return a job as it is now, or when it has finished if that is within `wait_seconds`."""
         return self._do(protocol.job(job_id, wait_seconds=wait_seconds))
 
-    def jobs(self) -> Iterator[Job]:
-        """Yield all jobs, newest first."""
+    def jobs(
+        self, *, states: Sequence[str] = (), name: str | None = None, model: str | None = None
+    ) -> Iterator[Job]:
+        """Yield all jobs, newest first, or those of these states, of a name or of a model."""
         after: str | None = None
         while True:
-            page = self._do(protocol.jobs(after))
+            page = self._do(protocol.jobs(after, states, name, model))
             yield from page.data
             if (after := page.after) is None:
                 return

@@ -381,9 +381,12 @@ class ListPage(Generic[T]):
     after: str | None
 
 
-def jobs(after: str | None) -> Call[ListPage[Job]]:
+def jobs(
+    after: str | None, states: Sequence[str] = (), name: str | None = None, model: str | None = None
+) -> Call[ListPage[Job]]:
     """Request a page of jobs, newest first."""
-    query = {"limit": 100, **({"after": after} if after else {})}
+    wanted = {"after": after, "state": list(states), "name": name, "model": model}
+    query = {"limit": 100, **{field: value for field, value in wanted.items() if value}}
     return Call(
         "GET",
         "/v1/jobs",

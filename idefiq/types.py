@@ -270,7 +270,7 @@ class Model:
         """Build from the service's JSON."""
         card = body["card"]
         return cls(
-            name=body["id"],
+            name=body.get("id", card["name"]),
             family=card["family"],
             kinds=card["kinds"],
             license=card["license"] if "license" in card else card["licence"],

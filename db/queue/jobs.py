@@ -16,7 +16,7 @@ from db.sql.clock import now
 from db.sql.fair import first_of_each_owner
 from db.tables import jobs
 from db.vocabulary.errors import NotFound, RequestError
-from db.vocabulary.states import JobState, PauseReason, SourceApi, ended_as
+from db.vocabulary.states import JobState, PauseReason, ended_as
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,22 +142,6 @@ def get(transaction: Connection, owner_id: int, job_id: str) -> Job:
     if row is None:
         raise NotFound(f"no such job: {job_id!r}")
     return as_job(row)
-
-
-def page(transaction: Connection, owner_id: int, *, before: str | None, limit: int) -> list[Job]:
-    """Return an owner's jobs, newest first; `before` is the last id of the previous page.
-
-    Single conversations are left out.
-    """
-    query = select(*JOB_COLUMNS).where(
-        jobs.c.owner_id == owner_id,
-        jobs.c.origin != SourceApi.CHAT.value,
-        jobs.c.deleted_at.is_(None),
-    )
-    if before is not None:
-        query = query.where(jobs.c.id < before)
-    rows = transaction.execute(query.order_by(jobs.c.id.desc()).limit(limit))
-    return [as_job(row) for row in rows]
 
 
 def several(transaction: Connection, job_ids: Iterable[str]) -> list[Job]:

@@ -35,11 +35,17 @@ def jobs(
     url: UrlOption = None,
     api_key: ApiKeyOption = None,
     limit: Annotated[int, typer.Option(min=1, help="List at most this many")] = 20,
+    state: Annotated[
+        list[str] | None,
+        typer.Option(help="Only jobs in this state, such as running; may be repeated"),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Only jobs of this name")] = None,
+    model: Annotated[str | None, typer.Option(help="Only jobs of this model")] = None,
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
     with Client(url, api_key) as client:
-        found = list(islice(client.jobs(), limit))
+        found = list(islice(client.jobs(states=state or (), name=name, model=model), limit))
     if as_json:
         for job in found:
             print_json(asdict(job))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from db.queue import jobs, leases, results, retries
+from db.queue import job_lists, jobs, leases, results, retries
 from db.queue.answer_issues import MIN_ANSWERS_TO_PAUSE
 from db.queue.jobs import Job
 from db.queue.lease import Lease
@@ -184,7 +184,7 @@ class TestRetrying:
             retry(database, made, Retry(issues=["cut"], options={"temperature": 6.0}))
 
         with database.snapshot() as transaction:
-            found = jobs.page(transaction, builders.owner(database), before=None, limit=9)
+            found = job_lists.page(transaction, builders.owner(database), before=None, limit=9)
         assert [one.id for one in found] == [made]
 
 

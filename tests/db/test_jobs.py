@@ -1,11 +1,15 @@
 """Submitting, importing, looking at, cancelling and pausing jobs."""
 
 import threading
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
+from sqlalchemy import update
 
-from db import owners
-from db.queue import imports, jobs, submissions
+from db import owners, tables
+from db.queue import imports, job_lists, jobs, submissions
+from db.queue.job_lists import JobFilter
 from db.queue.submissions import NewItem, NewJob
 from db.sql.database import Database
 from db.vocabulary.errors import IdempotencyConflict, NotFound, RequestError
@@ -53,11 +57,54 @@ def test_pages_of_jobs_are_newest_first_and_never_overlap(database: Database) ->
 
     pages, before = [], None
     with database.snapshot() as transaction:
-        while page := jobs.page(transaction, owner_id, before=before, limit=2):
+        while page := job_lists.page(transaction, owner_id, before=before, limit=2):
             pages += [job.id for job in page]
             before = page[-1].id
 
     assert pages == sorted(made, reverse=True)
+
+
+EARLIER, LATER = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
+ENDED = {"finished_at": LATER, "queued": 0}
+STOPPED = ENDED | {"cancelled_at": LATER, "cancelled": 1}
+
+
+@pytest.mark.parametrize(
+    ("state", "facts"),
+    [
+        ("importing", {"sealed_at": None}),
+        ("queued", {"priority": 1}),
+        ("running", {"started_at": LATER}),
+        ("paused", {"started_at": LATER, "paused_at": LATER}),
+        ("cancelling", {"cancelled_at": LATER, "paused_at": LATER}),
+        ("succeeded", ENDED | {"succeeded": 1}),
+        ("finished_with_errors", ENDED | {"failed": 1}),
+        ("cancelled", STOPPED),
+        ("cancelled", STOPPED | {"cancelled_at": EARLIER, "expires_at": LATER}),
+        ("expired", STOPPED | {"expires_at": EARLIER}),
+        ("expired", STOPPED | {"expires_at": LATER}),
+    ],
+)
+def test_jobs_are_found_by_the_state_that_they_show(
+    state: str, facts: dict[str, Any], database: Database
+) -> None:
+    owner_id = builders.owner(database)
+    job_id = builders.job(database)
+    with database.transaction() as transaction:
+        transaction.execute(update(tables.jobs).where(tables.jobs.c.id == job_id).values(**facts))
+
+    with database.snapshot() as transaction:
+        found = {
+            each.value: [
+                (job.id, job.state.value)
+                for job in job_lists.page(
+                    transaction, owner_id, before=None, limit=9, only=JobFilter(states=[each])
+                )
+            ]
+            for each in JobState
+        }
+
+    assert found == {each.value: [(job_id, state)] * (each == state) for each in JobState}
 
 
 class TestIdempotencyKeys:

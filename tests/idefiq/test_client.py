@@ -160,6 +160,10 @@ class TestJobs:
         assert (ended.state, ended.counts.finished) == ("succeeded", 5)
         assert found == {str(n): "two" for n in range(5)}
         assert [each.id for each in client.jobs()] == [job.id]
+        assert [each.id for each in client.jobs(states=["paused", "succeeded"])] == [job.id]
+        assert list(client.jobs(states=["paused"])) == []
+        assert [each.id for each in client.jobs(name=job.name, model=job.model)] == [job.id]
+        assert list(client.jobs(name="another")) == list(client.jobs(model="another")) == []
 
     def test_a_wait_without_patience_leaves_the_job_running(self, client: Client) -> None:
         job = client.submit([{"images": [IMAGE]}])
