@@ -71,7 +71,7 @@ def _place(number: int, sent: Mapping[str, Any]) -> Path:
     for turn, message in enumerate(sent["messages"]):
         parts = message.get("content")
         for index, part in enumerate(parts if isinstance(parts, list) else ()):
-            if "image_url" in part:
+            if part["type"] == "image_url":
                 shown = part["image_url"]
                 url = shown if isinstance(shown, str) else shown["url"]
                 seen.setdefault(url, ["messages", turn, "content", index, "image_url"])

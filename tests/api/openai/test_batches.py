@@ -513,6 +513,12 @@ class TestMistakes:
             "messages[0].content: Input should be a valid list": {
                 "messages": [{**user, "content": {"text": "x"}}]
             },
+            "messages[0].content[0].image_url: invalid image reference: '": {
+                "messages": [{**user, "content": [{**image, "image_url": "a\0b" + "x" * 99}]}]
+            },
+            "messages[0].content[0]: Input tag 'x\N{REPLACEMENT CHARACTER}x": {
+                "messages": [{**user, "content": [{"type": "\0".join("x" * 50_000)}]}]
+            },
             "messages[0].content[0].text: Field required": {
                 "messages": [{**user, "content": [{"type": "text"}]}]
             },
@@ -533,6 +539,7 @@ class TestMistakes:
             assert found["response"]["status_code"] == 400
             assert error["type"] == "invalid_request_error"
             assert error["message"].startswith(said)
+            assert len(error["message"]) < 600
 
     @pytest.mark.parametrize(
         ("encode", "said"),

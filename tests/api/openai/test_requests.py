@@ -147,6 +147,14 @@ def test_more_tokens_than_the_model_gives_are_a_maximum_and_no_mistake() -> None
             {"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]},
             "messages[0].content[0].text",
         ),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{**text("x"), "image_url": None}, image("ftp:a")]}
+                ]
+            },
+            "messages[0].content[1].image_url",
+        ),
         ({"stop": "x" * 201}, "stop"),
         ({"stop": ["", "x"]}, "stop[0]"),
         ({"seed": -1, "temperature": 1}, "seed"),
