@@ -8,6 +8,7 @@ line fails this line alone, as an item that was refused.
 """
 
 import codecs
+import logging
 import sqlite3
 from collections.abc import Iterator
 from typing import IO, Any, Literal
@@ -26,6 +27,7 @@ from db.sql.database import Database
 from db.vocabulary.errors import QuotaExceeded, RequestError, TooLarge
 from db.vocabulary.model_info import ModelInfo
 from db.vocabulary.requests import CustomId, Request, refused
+from db.vocabulary.texts import quotable
 from db.vocabulary.validation_errors import request_error
 
 #: Mistakes told of one file; reading ends there.
@@ -40,6 +42,9 @@ _OTHER_FORMATS = {
 }
 #: Lines, and about as many bytes, that are checked before another owner has its turn.
 SLICE_LINES, SLICE_BYTES = 500, 16 * 2**20
+
+
+log = logging.getLogger(__name__)
 
 
 class LineIn(BaseModel):
@@ -116,6 +121,9 @@ class BatchInput:
 
     def _goes_on(self, number: int, line: bytes) -> bool:
         """Check a line. True if the next one is to be checked too."""
+        if len(line) > (most := self._settings.max_line_bytes):
+            self.note(TooLarge(f"the line has more than {most} bytes"), number)
+            return len(self.mistakes) < MAX_MISTAKES
         try:
             self._take(line)
         except ValidationError as error:
@@ -128,8 +136,9 @@ class BatchInput:
 
     def note(self, error: RequestError, number: int | None = None) -> None:
         """Note a mistake of a line, or of the whole file."""
+        param = quotable(error.field) if error.field else None
         self.mistakes.append(
-            {"code": error.code, "line": number, "message": str(error), "param": error.field}
+            {"code": error.code, "line": number, "message": quotable(str(error)), "param": param}
         )
 
     def _take(self, line: bytes) -> None:
@@ -161,15 +170,18 @@ class BatchInput:
         except RequestError as error:
             place = f"{error.field}: " if error.field else ""
             return NewItem(refused(f"{place}{error}"), given.custom_id)
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            # One line must not hold up its file for ever.
+            log.exception("a line of a batch could not be checked")
+            return NewItem(refused("internal error; see the service's log"), given.custom_id)
 
     def _checker_of(self, model: str) -> ItemChecker:
+        name = self._settings.model_aliases.get(model, model)
         if self._checker is None:
-            self.model = model
-            name = self._settings.model_aliases.get(model, model)
             with self._database.snapshot() as transaction:
                 card = _chosen(sessions.offers(transaction), name)
-            self._checker = ItemChecker(card, self._images, Request())
-        if model != self.model:
+            self._checker, self.model = ItemChecker(card, self._images, Request()), model
+        if name != self._checker.card.name:
             raise RequestError(
                 f"{model!r} here and {self.model!r} before: a batch has one model",
                 field="body.model",
@@ -197,7 +209,7 @@ def _chosen(offers: list[Offer], name: str) -> ModelInfo:
 
 
 def _numbered(stream: IO[bytes], most: int) -> Iterator[tuple[int, bytes]]:
-    """Yield non-empty lines with their numbers; a longer one is cut, and so is not JSON."""
+    """Yield non-empty lines with their numbers; of a longer one its first `most` + 1 bytes."""
     number = 0
     while line := stream.readline(most + 1):
         number += 1

@@ -9,26 +9,25 @@ sent beside the others, as `extra_body` of the client.
 
 import secrets
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Discriminator,
     Field,
-    Tag,
     ValidationError,
     ValidationInfo,
     field_validator,
 )
 
 from db.openai import chat_errors
+from db.openai.chat_messages import ChatImagePart, ChatPart, ChatTextPart, MessageIn
 from db.queue.item_checker import ItemChecker
 from db.queue.submissions import NewItem
 from db.vocabulary.errors import RequestError
 from db.vocabulary.model_info import ModelInfo
-from db.vocabulary.requests import ItemIn, Options
+from db.vocabulary.requests import MAX_IMAGES, ItemIn, Options
 
 #: What these may be: anything else would need what this service does not do.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
@@ -53,64 +52,24 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 }
 
 
+#: More than there are: each unknown one would be an error of its own.
+MAX_FIELDS = 100
+MAX_METADATA = 16
 #: Options of sampling; greedy answers do without them.
 _DRAWING = {"seed", "top_p", "top_k", "min_p"}
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="ignore")
+def _few(value: object) -> object:
+    """Refuse many pairs at once: each wrong one would be an error of its own."""
+    if isinstance(value, dict) and len(value) > MAX_METADATA:
+        raise ValueError(f"at most {MAX_METADATA} pairs are taken, not {len(value)}")
+    return value
 
 
-class ChatTextPart(_Part):
-    """A text of a message."""
-
-    type: Literal["text"]
-    text: str
-
-
-class ImageUrl(_Part):
-    """Reference of an image: https, data:, or any other that items accept."""
-
-    url: str
-    detail: Literal["auto", "low", "high", "original"] | None = None
-
-
-def _as_object(value: object) -> object:
-    """Take a bare URL, as some clients send it."""
-    return {"url": value} if isinstance(value, str) else value
-
-
-class ChatImagePart(_Part):
-    """An image of a message."""
-
-    type: Literal["image_url"]
-    image_url: Annotated[ImageUrl, BeforeValidator(_as_object)]
-
-
-ChatPart = Annotated[ChatTextPart | ChatImagePart, Field(discriminator="type")]
-ChatParts = Annotated[list[ChatPart], Field(max_length=200)]
-
-
-def _kind_of_content(value: object) -> str:
-    return "text" if isinstance(value, str) else "parts"
-
-
-#: One branch by its type, so that a mistake is told of that branch alone.
-Content = Annotated[
-    Annotated[str, Tag("text")] | Annotated[ChatParts, Tag("parts")],
-    Discriminator(_kind_of_content),
-]
-
-
-class MessageIn(_Part):
-    """One message."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Content
-
-
-class StreamOptions(_Part):
+class StreamOptions(BaseModel):
     """Options of a streamed answer."""
+
+    model_config = ConfigDict(extra="ignore")
 
     include_usage: bool | None = None
 
@@ -129,7 +88,7 @@ class ChatIn(BaseModel):
     )
     top_p: float | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(max_length=8)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -143,7 +102,7 @@ class ChatIn(BaseModel):
     no_repeat_ngram_size: int | None = None
 
     # Taken, and without effect here.
-    metadata: dict[str, str] | None = None
+    metadata: Annotated[dict[str, str] | None, BeforeValidator(_few)] = None
     parallel_tool_calls: bool | None = None
     prompt_cache_key: str | None = None
     prompt_cache_options: Any = None
@@ -187,6 +146,8 @@ class ChatIn(BaseModel):
         Raises:
             RequestError: Names the field as it was sent.
         """
+        if isinstance(sent, dict) and len(sent) > MAX_FIELDS:
+            raise RequestError(f"the body has {len(sent)} fields; there are not so many")
         try:
             return cls.model_validate(sent)
         except ValidationError as error:
@@ -209,6 +170,11 @@ class ChatIn(BaseModel):
         except ValidationError as error:
             raise chat_errors.of_request(error, drawing) from error
         item = self._item(checker.card, custom_id)
+        if (images := len(item["images"])) > MAX_IMAGES:
+            raise RequestError(
+                f"{images} different images; a conversation may have {MAX_IMAGES}",
+                field="messages",
+            )
         try:
             return checker.check(ItemIn.model_validate(item))
         except (ValidationError, RequestError) as error:

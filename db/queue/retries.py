@@ -197,6 +197,9 @@ def _new_digests(
         )
     digests = {}
     for row in rows:
+        if "refused" in row.request:  # it fails again, whatever its options
+            digests[row.options_digest] = row.options_digest
+            continue
         own = {**row.request, "options": {**row.request.get("options", {}), **options}}
         asked = effective(earlier.defaults, own)
         check(asked)

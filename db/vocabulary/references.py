@@ -16,11 +16,13 @@ REFERENCE_FORMS = "blob:SHA256, http(s)://…, s3://bucket/key or data:…;base6
 
 
 def check_reference(reference: str) -> str:
-    """Return an image reference if it has one of the four forms.
+    """Return an image reference if it has one of the four forms; `data:` in lower case.
 
     Raises:
         ValueError: It has none of them.
     """
+    if reference[:5].lower() == "data:":
+        reference = f"data:{reference[5:]}"
     too_long = len(reference) > MAX_REFERENCE and not reference.startswith("data:")
     if too_long or "\0" in reference or not _matches(reference):
         shown = reference if len(reference) <= 60 else f"{reference[:57]}…"

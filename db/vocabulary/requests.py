@@ -25,13 +25,12 @@ from pydantic import (
 
 from db.vocabulary.kinds import Kind
 from db.vocabulary.references import REFERENCE_FORMS, check_reference
+from db.vocabulary.texts import quotable
 
 MAX_IMAGES = 8
 MAX_EXAMPLES = 16
 #: Tokens of one answer, whatever the model.
 MAX_NEW_TOKENS = 32_768
-#: Characters of what is said of an item that was wrong when it was submitted.
-MAX_REFUSAL = 500
 #: What of the options is each item's own: items that differ in nothing else may share a batch.
 OPTIONS_OF_ITEMS = frozenset({"seed", "echo"})
 #: What of alternative text an item need not say.
@@ -243,12 +242,8 @@ class ItemIn(Request):
 
 
 def refused(message: str) -> dict[str, Any]:
-    """Request of an item that was wrong when it was submitted among others: it fails alone.
-
-    Messages quote what was sent, which may be long, and nothing that a database can store.
-    """
-    shown = message if len(message) <= MAX_REFUSAL else f"{message[:MAX_REFUSAL]}…"
-    return {"refused": shown.replace("\0", "\N{REPLACEMENT CHARACTER}")}
+    """Request of an item that was wrong when it was submitted among others: it fails alone."""
+    return {"refused": quotable(message)}
 
 
 def effective(defaults: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:

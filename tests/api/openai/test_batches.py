@@ -497,7 +497,7 @@ class TestMistakes:
                     {**user, "content": [text, image, {**image, "image_url": "ftp://a"}]},
                 ]
             },
-            "messages: List should have at most 8 items": {
+            "messages: 9 different images; a conversation may have 8": {
                 "messages": [
                     {
                         **user,
@@ -510,15 +510,26 @@ class TestMistakes:
                     {**user, "content": [{**image, "image_url": {"url": url, "detail": "huge"}}]}
                 ]
             },
-            "messages[0].content: Input should be a valid list": {
+            "messages[0].content: expected a text or a list of parts": {
                 "messages": [{**user, "content": {"text": "x"}}]
             },
             "messages[0].content[0].image_url: invalid image reference: '": {
                 "messages": [{**user, "content": [{**image, "image_url": "a\0b" + "x" * 99}]}]
             },
-            "messages[0].content[0]: Input tag 'x\N{REPLACEMENT CHARACTER}x": {
+            "messages[0].content[0]: expected a part of the type 'text' or 'image_url'": {
                 "messages": [{**user, "content": [{"type": "\0".join("x" * 50_000)}]}]
             },
+            "messages[0].content[0].image_url: expected an object with a url": {
+                "messages": [{**user, "content": [{**image, "image_url": None}]}]
+            },
+            "messages[0].content[0].image_url.url: Field required": {
+                "messages": [{**user, "content": [{**image, "image_url": {"image_url": url}}]}]
+            },
+            "stop: ": {"stop": [0] * 50_000},
+            "metadata: at most 16 pairs are taken, not 50000": {
+                "metadata": {str(n): 0 for n in range(50_000)}
+            },
+            "the body has 50002 fields; there are not so many": {f"x{n}": 0 for n in range(50_000)},
             "messages[0].content[0].text: Field required": {
                 "messages": [{**user, "content": [{"type": "text"}]}]
             },
@@ -540,6 +551,64 @@ class TestMistakes:
             assert error["type"] == "invalid_request_error"
             assert error["message"].startswith(said)
             assert len(error["message"]) < 600
+
+    @pytest.mark.parametrize(
+        ("wrong", "code", "said"),
+        [
+            ({**line(), "a\0b": 1}, "invalid_request", "unknown field"),
+            (line("z", model="e\0cho"), "invalid_request", "'e"),
+            ({**line(), "url": "/" + "u" * 5_000}, "invalid_request", "'/uuu"),
+            (json.dumps(line(user="x" * 9_000)), "too_large", "the line has more than 8000 bytes"),
+            (json.dumps(line("c")) + " " * 9_000 + "{", "too_large", "the line has more than 8000"),
+        ],
+    )
+    def test_a_mistake_of_form_is_told_in_few_words_on_either_database(
+        self,
+        wrong: Any,
+        code: str,
+        said: str,
+        client: openai.OpenAI,
+        offered: Database,
+        tmp_path: Path,
+    ) -> None:
+        played = Played(offered, tmp_path, max_line_bytes=8_000)
+
+        batch = check(client, played, [line(), wrong])
+
+        [(found, number, message)] = mistakes_of(batch)
+        assert (batch.status, found, number) == ("failed", code, 2)
+        assert message.startswith(said)
+        assert len(json.dumps(batch.to_dict())) < 3_000
+
+    def test_an_unknown_model_that_no_database_can_store_fails_the_batch(
+        self, client: openai.OpenAI, played: Played
+    ) -> None:
+        batch = check(client, played, [line(model="e\0cho" + "x" * 5_000)])
+
+        [(code, _, message)] = mistakes_of(batch)
+        assert (batch.status, code) == ("failed", "unknown_model")
+        assert len(message) < 600
+
+    def test_lines_may_call_one_model_by_different_names(
+        self, client: openai.OpenAI, offered: Database, tmp_path: Path
+    ) -> None:
+        played = Played(offered, tmp_path, model_aliases={"gpt-4o-mini": "echo"})
+
+        batch = check(client, played, [line("a"), line("b", model="gpt-4o-mini")])
+
+        assert (batch.status, batch.model) == ("in_progress", "echo")
+
+    def test_a_batch_with_a_refused_line_is_retried_with_other_options(
+        self, client: openai.OpenAI, http: httpx2.Client, played: Played
+    ) -> None:
+        batch = check(client, played, [line("a", n=2), line("b")])
+        played.fail(played.claim(), EngineError("it broke"))
+        job_id = batch.to_dict()["x_job_id"]
+
+        retried = http.post(f"/v1/jobs/{job_id}/retry", json={"options": {"max_new_tokens": 5}})
+
+        assert retried.status_code == 202
+        assert retried.json()["counts"]["total"] == 2
 
     @pytest.mark.parametrize(
         ("encode", "said"),
