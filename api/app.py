@@ -91,7 +91,7 @@ def create_app(record: StorageSettings, settings: ApiSettings) -> FastAPI:
             CORSMiddleware,
             allow_origins=sorted(settings.cors_origins),
             allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-            allow_headers=["Authorization", *_CORS_REQUEST],
+            allow_headers=["*"],  # OpenAI's clients send some of their own
             expose_headers=_CORS_RESPONSE,
             max_age=CORS_SECONDS,
         )
@@ -105,7 +105,6 @@ def create_app(record: StorageSettings, settings: ApiSettings) -> FastAPI:
 
 #: For how long a browser need not ask again whether it may.
 CORS_SECONDS = 3_600
-_CORS_REQUEST = ["Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer", "Range"]
 _CORS_RESPONSE = [
     "Content-Range",
     "ETag",

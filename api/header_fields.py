@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterator
 
+#: Characters of a Prefer field that are read: quotes without an end cost their square.
+MAX_PREFER = 500
 _QUOTED_OR_NOT = r'(?:"((?:[^"\\]|\\.)*)"|([^\s",;]*))'
 _PREFERENCE = re.compile(rf"([^\s=,;\"]+)\s*(?:=\s*{_QUOTED_OR_NOT})?")
 
@@ -23,7 +25,7 @@ def accepts(field: str | None, wanted: str) -> bool:
 
 def wait_seconds(field: str | None) -> int:
     """Return the `wait` of a Prefer field; 0 if there is none. The first one counts."""
-    for name, value in _preferences(field or ""):
+    for name, value in _preferences((field or "")[:MAX_PREFER]):
         if name == "wait":
             return int(value) if re.fullmatch(r"[0-9]{1,6}", value) else 0
     return 0

@@ -7,7 +7,7 @@
 
 On Postgres, in one process, in the same tables: the items that fill them are finished, and written
 by one statement a job. Each figure is the cost at the last size ÷ that at the first. Expected: 1
-for all but vacuum, which reads the indexes of the whole table and so follows the size.
+for all but vacuum, which reads the indexes of the whole table and so may follow the size.
 """
 
 import argparse

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from enum import EnumType
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,7 @@ def examples() -> Iterator[Example]:
         yield Example(route, "\n".join(command), int(status), pairs)
 
 
+@cache
 def openapi() -> dict[str, Any]:
     """The API's document."""
     with tempfile.TemporaryDirectory() as folder:
@@ -176,6 +178,8 @@ def _parameter(parameter: dict[str, Any]) -> str:
 
 
 def _type(schema: dict[str, Any]) -> str:
+    if "$ref" in schema:
+        schema = openapi()["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
     kinds = [_type(each) for each in schema.get("anyOf", []) if each.get("type") != "null"]
     if kinds:
         return " or ".join(kinds)

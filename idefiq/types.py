@@ -234,7 +234,7 @@ class Event:
     """An event of a job.
 
     Attributes:
-        name: "counts" when the job has changed, "item" for a result, "end" when it has finished.
+        name: "counts" if the job has changed, "item" for a result, "end" when it has finished.
         id: Where to go on from, after this event.
         job: With "counts" and "end".
         result: With "item".
@@ -258,6 +258,7 @@ class Model:
     ready: bool
     workers: int
     languages: list[str]
+    alias_of: str | None = None
 
     @property
     def licence(self) -> str:
@@ -278,6 +279,7 @@ class Model:
             ready=body["state"] == "ready",
             workers=body["workers"],
             languages=card.get("languages", []),
+            alias_of=None if body.get("id") in (None, card["name"]) else card["name"],
         )
 
 
@@ -287,8 +289,7 @@ def _known(kind: type[T], body: dict[str, Any]) -> T:
     return kind(**{name: value for name, value in body.items() if name in names})
 
 
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text)
+_time = datetime.fromisoformat
 
 
 def __getattr__(name: str) -> Any:

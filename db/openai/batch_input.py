@@ -121,7 +121,7 @@ class BatchInput:
 
     def _goes_on(self, number: int, line: bytes) -> bool:
         """Check a line. True if the next one is to be checked too."""
-        if len(line) > (most := self._settings.max_line_bytes):
+        if len(line.rstrip(b"\r\n")) > (most := self._settings.max_line_bytes):
             self.note(TooLarge(f"the line has more than {most} bytes"), number)
             return len(self.mistakes) < MAX_MISTAKES
         try:
@@ -209,13 +209,13 @@ def _chosen(offers: list[Offer], name: str) -> ModelInfo:
 
 
 def _numbered(stream: IO[bytes], most: int) -> Iterator[tuple[int, bytes]]:
-    """Yield non-empty lines with their numbers; of a longer one its first `most` + 1 bytes."""
-    number = 0
-    while line := stream.readline(most + 1):
+    """Yield non-empty lines with their numbers; of a longer one, more than `most` bytes."""
+    number, cut = 0, most + len(codecs.BOM_UTF8) + 2
+    while line := stream.readline(cut):
         number += 1
-        line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         rest = line
-        while len(rest) > most and not rest.endswith(b"\n"):
-            rest = stream.readline(most + 1)
+        while len(rest) == cut and not rest.endswith(b"\n"):
+            rest = stream.readline(cut)
+        line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         if line.strip():
             yield number, line

@@ -22,7 +22,7 @@ def of_request(error: ValidationError, sent: object) -> RequestError:
 
 
 def of_item(
-    error: ValidationError | RequestError, item: Mapping[str, Any], sent: Mapping[str, Any]
+    error: ValidationError, item: Mapping[str, Any], sent: Mapping[str, Any]
 ) -> RequestError:
     """Return what is wrong with the item that a chat completion became.
 
@@ -30,13 +30,15 @@ def of_item(
         item: What was validated.
         sent: The body of the chat completion that it came from.
     """
-    if isinstance(error, ValidationError):
-        path, message = first_error(error.errors(include_url=False), item)
-        return RequestError(message, field=written(_as_sent(path, sent)) or None)
-    names = error.field.split(".") if error.field else []
+    path, message = first_error(error.errors(include_url=False), item)
+    return RequestError(message, field=written(_as_sent(path, sent)) or None)
+
+
+def as_sent(field: str | None, sent: Mapping[str, Any]) -> str | None:
+    """Return a field of an item (`images.1`) as the field of the body that it came from."""
+    names = field.split(".") if field else []
     path = [int(name) if name.isdecimal() else name for name in names]
-    error.field = written(_as_sent(path, sent)) or None
-    return error
+    return written(_as_sent(path, sent)) or None
 
 
 def written(path: Path) -> str:

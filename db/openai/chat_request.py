@@ -177,8 +177,11 @@ class ChatIn(BaseModel):
             )
         try:
             return checker.check(ItemIn.model_validate(item))
-        except (ValidationError, RequestError) as error:
+        except ValidationError as error:
             raise chat_errors.of_item(error, item, sent) from error
+        except RequestError as error:
+            error.field = chat_errors.as_sent(error.field, sent)
+            raise
 
     def _item(self, card: ModelInfo, custom_id: str | None) -> dict[str, Any]:
         images: dict[str, int] = {}
@@ -215,9 +218,10 @@ class ChatIn(BaseModel):
             options[name] = getattr(self, name)
         if self.temperature == 0:
             options["do_sample"] = False
+        if self.temperature == 0 or not self._is_drawn(card):
             # Among however many of the likeliest, the likeliest is taken.
             options |= {"top_k": None, "min_p": None}
-        elif self._is_drawn(card):
+        else:
             # With a seed, so that an attempt which is repeated says the same.
             seed = self.seed if self.seed is not None else secrets.randbits(53)
             options |= {"do_sample": True, "seed": seed}

@@ -373,11 +373,7 @@ class Expected:
 
 def expected(client: Client, model: str | None) -> Expected:
     """Estimate from the recent jobs of a model."""
-    recent = [
-        job
-        for job in islice(client.jobs(), RECENT_JOBS)
-        if model in (None, job.model) and job.counts.total > 1
-    ]
+    recent = [job for job in islice(client.jobs(model=model), RECENT_JOBS) if job.counts.total > 1]
     rates = [job.items_per_second for job in recent if job.items_per_second]
     costs = [
         job.usage.cost / job.counts.succeeded

@@ -218,9 +218,11 @@ def _check_model(client: Client, plan: Plan) -> None:
     if plan.model and plan.model not in known:
         listed = ", ".join(known) or "none"
         raise IdefiqError(f"unknown model: {plan.model!r}; known models: {listed}")
-    chosen = known.get(plan.model) if plan.model else next(iter(known.values()), None)
+    models = [model for model in known.values() if not model.alias_of]
+    only = models[0] if len(models) == 1 else None
+    chosen = known[plan.model] if plan.model else only
     kind = plan.ask.request["kind"]
-    if chosen and (plan.model or len(known) == 1) and kind not in chosen.kinds:
+    if chosen and kind not in chosen.kinds:
         raise IdefiqError(
             f"model {chosen.name!r} does not support {kind}; it supports {', '.join(chosen.kinds)}"
         )

@@ -37,6 +37,7 @@ def test_lines_are_sent_to_whoever_accepts_them(field: str | None, wanted: bool)
         ("wait=soon", 0),
         ("wait", 0),
         ("await=3", 0),
+        pytest.param('\\"' * 32_000, 0, id="quotes without an end, 64 KB of them"),
         (",,", 0),
         (None, 0),
     ],
@@ -124,7 +125,11 @@ def test_pages_of_other_origins_may_call_the_api_if_the_operator_says_so(
 ) -> None:
     ours, other = "https://photos.example", "https://elsewhere.example"
     http = serve(sqlite_url, keys="always", cors_origins=frozenset({ours}))
-    asks = {"access-control-request-method": "POST"}
+    headers = "authorization, content-type, if-range, x-stainless-lang"
+    asks = {
+        "access-control-request-method": "POST",
+        "access-control-request-headers": headers,
+    }
 
     preflight = http.options("/v1/jobs", headers={"origin": ours, **asks})
     denied = http.options("/v1/jobs", headers={"origin": other, **asks})
@@ -132,6 +137,7 @@ def test_pages_of_other_origins_may_call_the_api_if_the_operator_says_so(
 
     assert (preflight.status_code, denied.status_code) == (200, 400)
     assert preflight.headers["access-control-allow-origin"] == ours
+    assert preflight.headers["access-control-allow-headers"] == headers
     assert answer.status_code == 401  # a key is needed all the same
     assert answer.headers["access-control-allow-origin"] == ours
     assert "access-control-allow-credentials" not in answer.headers

@@ -219,7 +219,8 @@ def test_alerts_of_a_database_that_fails(postgres_url: str, embedded: Env, watch
                 waiting = [clients.submit(httpx2.get, listed, timeout=None) for _ in range(8)]
                 service.fires("IdefiqConnectionsExhausted")
                 careless.rollback()
-                assert {answer.result().status_code for answer in waiting} == {200, 503}
+                statuses = {answer.result().status_code for answer in waiting}
+                assert 503 in statuses <= {200, 503}
 
             careless.execute("ALTER TABLE usage RENAME TO misplaced")
             careless.commit()

@@ -38,6 +38,8 @@ class ItemLoader:
             ItemError: Its images are gone or were changed, or the model cannot take it.
             StorageError: The blob store is unavailable.
         """
+        if lease.refusal:  # it was advanced by an intake that does not know such items
+            raise lease.refusal
         item = alttext.prepare(
             self._family, lease.request, lambda use: self._with_images(lease, use)
         )

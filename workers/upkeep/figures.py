@@ -46,7 +46,7 @@ class _Cached(Generic[T]):
         self._seconds, self._patience = seconds, patience
         self._asking = threading.Lock()
         self._found: T | None = None
-        self._until = 0.0
+        self._until = self._ask_again_at = 0.0
 
     def get(self) -> T | None:
         """Return the figures; None if they are not known yet.
@@ -54,7 +54,7 @@ class _Cached(Generic[T]):
         Raises:
             StorageError: The database did not answer within the patience.
         """
-        if time.monotonic() > self._until and self._asking.acquire(blocking=False):
+        if time.monotonic() > self._ask_again_at and self._asking.acquire(blocking=False):
             threading.Thread(target=self._ask, name="figures", daemon=True).start()
         if self._patience and self._asking.acquire(timeout=self._patience):
             self._asking.release()
@@ -70,6 +70,8 @@ class _Cached(Generic[T]):
         except StorageError as error:
             log.warning("no figures from the database: %s", error)
         finally:
+            # After an error too: a query that takes too long must not run back to back.
+            self._ask_again_at = time.monotonic() + self._seconds
             self._asking.release()
 
 

@@ -559,6 +559,7 @@ class TestMistakes:
             (line("z", model="e\0cho"), "invalid_request", "'e"),
             ({**line(), "url": "/" + "u" * 5_000}, "invalid_request", "'/uuu"),
             (json.dumps(line(user="x" * 9_000)), "too_large", "the line has more than 8000 bytes"),
+            (json.dumps(line("b")).ljust(8_001), "too_large", "the line has more than 8000 bytes"),
             (json.dumps(line("c")) + " " * 9_000 + "{", "too_large", "the line has more than 8000"),
         ],
     )
@@ -588,6 +589,22 @@ class TestMistakes:
         [(code, _, message)] = mistakes_of(batch)
         assert (batch.status, code) == ("failed", "unknown_model")
         assert len(message) < 600
+
+    def test_a_line_may_be_as_long_as_the_operator_allows_and_begin_with_a_mark(
+        self, client: openai.OpenAI, offered: Database, tmp_path: Path
+    ) -> None:
+        played = Played(offered, tmp_path, max_line_bytes=8_000)
+        longest = [json.dumps(line(name)).ljust(8_000) for name in "ab"]
+        longer = "\ufeff" + json.dumps(line("a")).ljust(8_001)
+
+        good = check(client, played, ["\ufeff" + longest[0], longest[1]])
+        bad = check(client, played, [longer, "not json"])
+
+        assert good.status == "in_progress"
+        assert [(code, number) for code, number, _ in mistakes_of(bad)] == [
+            ("too_large", 1),
+            ("invalid_request", 2),
+        ]
 
     def test_lines_may_call_one_model_by_different_names(
         self, client: openai.OpenAI, offered: Database, tmp_path: Path
@@ -741,10 +758,12 @@ def test_a_script_may_call_a_model_by_a_name_that_the_operator_gave_it(
         listed = client.models.list().data
         alias = client.models.retrieve("gpt-4o-mini")
     job = http.post("/v1/jobs", json={"model": "gpt-4o-mini", "items": [{"images": []}]})
+    jobs = http.get("/v1/jobs", params={"model": "gpt-4o-mini"}).json()["data"]
 
     assert (batch.status, batch.model) == ("in_progress", "echo")
     assert [model.id for model in listed] == ["echo", "gpt-4o-mini"]
     assert alias == listed[1]
+    assert [found["id"] for found in jobs] == [batch.to_dict()["x_job_id"]]
     assert job.json()["errors"][0]["message"] == "kind 'caption' takes 1 image(s), not 0"
 
 

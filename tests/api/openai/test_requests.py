@@ -104,6 +104,12 @@ def test_options_have_their_meaning_or_none(
     assert asked(**fields).get("options") == options
 
 
+@pytest.mark.parametrize("fields", [{"top_k": 0}, {"min_p": 0}, {"min_p": 0, "temperature": 0}])
+def test_options_that_narrow_nothing_ask_for_nothing(fields: dict[str, Any]) -> None:
+    assert "top_k" not in asked(**fields).get("options", {})
+    assert "min_p" not in asked(**fields).get("options", {})
+
+
 def test_a_sampled_answer_has_a_seed_so_that_a_retry_gives_the_same_text() -> None:
     drawn = [asked(temperature=1)["options"]["seed"] for _ in range(2)]
 

@@ -67,6 +67,25 @@ def test_a_database_that_is_away_is_said_and_nothing_else(
     assert values(QueueMetrics(database)) == {"idefiq_queue_readable": 0}
 
 
+def test_figures_that_cannot_be_read_are_not_asked_for_at_every_look(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def fails(transaction: Transaction) -> Any:
+        asked.append(transaction)
+        raise StorageError("it took too long")
+
+    monkeypatch.setattr(figures, "storage_figures", fails)
+    metrics = QueueMetrics(database)
+
+    for _ in range(3):
+        values(metrics)
+        servers.wait_until(lambda: "figures" not in {one.name for one in threading.enumerate()})
+
+    assert len(asked) == 1
+
+
 def test_a_database_that_hangs_is_said_before_prometheus_gives_up(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
