@@ -61,8 +61,8 @@ class ApiSettings(BrokerSettings, WebhookSettings, SubmissionSettings):
     )
     cors_origins: frozenset[str] = Field(
         frozenset(),
-        description="Origins whose pages may call the API from a browser, as JSON, such as"
-        ' ["https://photos.example"]',
+        description="Origins whose pages may call the API from a browser, with an API key, as JSON,"
+        ' such as ["https://photos.example"]',
     )
     prices: dict[str, Price] = Field(
         {},
