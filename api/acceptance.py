@@ -33,11 +33,9 @@ def open_checker(
     Raises:
         UnknownModel: There is no such model, or the choice is not clear.
     """
-    aliases = services.settings.model_aliases
+    name = services.settings.resolve_alias(model) if model else None
     with services.database.snapshot() as transaction:
-        card = choose_model(
-            sessions.offers(transaction), aliases.get(model, model) if model else None
-        )
+        card = choose_model(sessions.offers(transaction), name)
     images = DataImages(
         services.database,
         services.store,

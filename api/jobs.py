@@ -133,8 +133,7 @@ def list_jobs(  # noqa: PLR0913 - parameters of the route
     model: ExactModel = None,
 ) -> JobPage:
     """List the owner's jobs, newest first; all of them, or those of a state, name or model."""
-    aliases = services.settings.model_aliases
-    only = JobFilter(state, name, aliases.get(model, model) if model else None)
+    only = JobFilter(state, name, services.settings.resolve_alias(model) if model else None)
     before = decode_cursor(after) if after else None
     with services.database.snapshot() as transaction:
         found = job_lists.page(transaction, owner.id, before=before, limit=limit + 1, only=only)

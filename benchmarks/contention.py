@@ -66,15 +66,21 @@ def _work(url: str, go: Callable[[], None]) -> None:
             lease_seconds=3_600,
         )
 
-    def claim(model: str) -> list[Lease]:
+    answer_all(database, session, "nothing")  # statements are compiled
+    go()
+    answer_all(database, session, MODEL)
+
+
+def answer_all(database: Database, session: str, model: str) -> None:
+    """Claim and complete whatever is due, in batches, as a worker's lease writer does."""
+
+    def claim() -> list[Lease]:
         with database.transaction() as transaction:
             return claims.claim(
                 transaction, session=session, stage=Stage.GENERATE, model=model, limit=BATCH
             )
 
-    claim("nothing")  # statements are compiled
-    go()
-    while taken := claim(MODEL):
+    while taken := claim():
         wanted = dict(Counter(lease.job_id for lease in taken))
         with database.transaction() as transaction:
             reserved = numbers.reserve(transaction, wanted, session)

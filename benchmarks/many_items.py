@@ -14,16 +14,14 @@ import argparse
 import json
 import statistics
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
 
-from benchmarks.contention import ANSWER, MODEL, new_job
-from benchmarks.queue import BATCH, plain
-from db.queue import claims, leases, numbers, results, retention, sessions
-from db.queue.lease import Lease
+from benchmarks.contention import ANSWER, MODEL, answer_all, new_job
+from benchmarks.queue import plain
+from db.queue import results, retention, sessions
 from db.sql.database import Database
 from db.sql.schema import migrate
 from db.vocabulary.states import Stage
@@ -60,21 +58,6 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.monotonic() - began
 
 
-def _answer_all(database: Database, session: str) -> None:
-    def claim() -> list[Lease]:
-        with database.transaction() as transaction:
-            return claims.claim(
-                transaction, session=session, stage=Stage.GENERATE, model=MODEL, limit=BATCH
-            )
-
-    while taken := claim():
-        with database.transaction() as transaction:
-            wanted = dict(Counter(lease.job_id for lease in taken))
-            reserved = numbers.reserve(transaction, wanted, session)
-        with database.transaction() as transaction:
-            leases.complete(transaction, [(lease, ANSWER) for lease in taken], {}, reserved)
-
-
 def _delete(database: Database, job_id: str) -> None:
     with database.transaction() as transaction:
         retention.soft_delete_job(transaction, 1, job_id)
@@ -97,7 +80,7 @@ def measure(url: str, database: Database, session: str, large: str) -> dict[str,
             connection.execute("VACUUM items")
 
     new_job(database, SMALL)
-    measured = {"claim + complete": _seconds(lambda: _answer_all(database, session))}
+    measured = {"claim + complete": _seconds(lambda: answer_all(database, session, MODEL))}
     measured["page, first"] = _seconds(lambda: page(0))
     measured["page, last"] = _seconds(lambda: page(JOB_ITEMS - PAGE))
     doomed = fill(url, database, DELETED)

@@ -51,6 +51,10 @@ class SubmissionSettings(BaseSettings):
         ' {"gpt-4o-mini": "demo"}; the same for the API and upkeep',
     )
 
+    def resolve_alias(self, model: str) -> str:
+        """Return the model that an alias stands for; any other name as it is."""
+        return self.model_aliases.get(model, model)
+
 
 class StorageSettings(BaseSettings):
     """Where jobs, items and blobs are stored. Environment variables start with `IDEFIQ_`."""

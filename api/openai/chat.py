@@ -74,7 +74,7 @@ def _usage(asked: ChatIn) -> bool:
 
 
 def _submit(services: Services, owner_id: int, sent: Any) -> tuple[ChatIn, str, str]:
-    asked = ChatIn.of(sent)
+    asked = ChatIn.from_body(sent)
     checker = open_checker(services, owner_id, asked.model)
     item = asked.item(checker, sent)
     checker.images.store()

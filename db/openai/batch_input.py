@@ -161,7 +161,7 @@ class BatchInput:
             raise RequestError("the line names no model", field="body.model")
         checker = self._checker_of(model)
         try:
-            asked = ChatIn.of(given.body)
+            asked = ChatIn.from_body(given.body)
             if asked.stream:
                 raise RequestError("not allowed in a batch", field="stream")
             return asked.item(checker, given.body, given.custom_id)
@@ -176,7 +176,7 @@ class BatchInput:
             return NewItem(refused("internal error; see the service's log"), given.custom_id)
 
     def _checker_of(self, model: str) -> ItemChecker:
-        name = self._settings.model_aliases.get(model, model)
+        name = self._settings.resolve_alias(model)
         if self._checker is None:
             with self._database.snapshot() as transaction:
                 card = _chosen(sessions.offers(transaction), name)

@@ -15,13 +15,13 @@ from db.vocabulary.validation_errors import first_error
 Path = Sequence[int | str]
 
 
-def of_request(error: ValidationError, sent: object) -> RequestError:
+def body_error(error: ValidationError, sent: object) -> RequestError:
     """Return what is wrong with the body of a chat completion, as it was sent."""
     path, message = first_error(error.errors(include_url=False), sent)
     return RequestError(message, field=written(path) or None)
 
 
-def of_item(
+def item_error(
     error: ValidationError, item: Mapping[str, Any], sent: Mapping[str, Any]
 ) -> RequestError:
     """Return what is wrong with the item that a chat completion became.

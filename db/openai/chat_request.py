@@ -140,7 +140,7 @@ class ChatIn(BaseModel):
         return value
 
     @classmethod
-    def of(cls, sent: object) -> "ChatIn":
+    def from_body(cls, sent: object) -> "ChatIn":
         """Validate the body of a chat completion.
 
         Raises:
@@ -151,7 +151,7 @@ class ChatIn(BaseModel):
         try:
             return cls.model_validate(sent)
         except ValidationError as error:
-            raise chat_errors.of_request(error, sent) from error
+            raise chat_errors.body_error(error, sent) from error
 
     def item(
         self, checker: ItemChecker, sent: Mapping[str, Any], custom_id: str | None = None
@@ -168,7 +168,7 @@ class ChatIn(BaseModel):
         try:
             Options.model_validate(drawing)  # whether used or not
         except ValidationError as error:
-            raise chat_errors.of_request(error, drawing) from error
+            raise chat_errors.body_error(error, drawing) from error
         item = self._item(checker.card, custom_id)
         if (images := len(item["images"])) > MAX_IMAGES:
             raise RequestError(
@@ -178,7 +178,7 @@ class ChatIn(BaseModel):
         try:
             return checker.check(ItemIn.model_validate(item))
         except ValidationError as error:
-            raise chat_errors.of_item(error, item, sent) from error
+            raise chat_errors.item_error(error, item, sent) from error
         except RequestError as error:
             error.field = chat_errors.as_sent(error.field, sent)
             raise

@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -56,15 +57,17 @@ class Watched:
         return self.client.submit([{**item, "options": options}] if options else [item]).id
 
     def process(self, role: str) -> psutil.Process:
-        [found] = [one.process for one in self.stack.services if one.name.startswith(role)]
-        assert found
-        return psutil.Process(found.pid)
+        return psutil.Process(self._started(role).pid)
 
     def kill(self, role: str) -> None:
-        [service] = [one for one in self.stack.services if one.name.startswith(role)]
-        assert service.process
-        service.process.kill()
-        service.process.wait()
+        process = self._started(role)
+        process.kill()
+        process.wait()
+
+    def _started(self, role: str) -> "subprocess.Popen[bytes]":
+        [found] = [one.process for one in self.stack.services if one.name.startswith(role)]
+        assert found
+        return found
 
     def start_ended(self) -> None:
         def all_run() -> bool:

@@ -10,9 +10,10 @@ from db.images.image_bytes import read_image
 from db.queue.lease import Lease
 from db.sql.database import Database
 from db.vocabulary.states import SourceApi
+from db.vocabulary.texts import storable
 from workers.engine.pixel_budget import PixelBudget
 from workers.families import alttext
-from workers.families.base import Family, Prepared, storable
+from workers.families.base import Family, Prepared
 from workers.images import decode, decoded_pixels
 from workers.notices import Notices
 

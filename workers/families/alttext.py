@@ -15,8 +15,9 @@ from PIL import Image
 
 from db.vocabulary.errors import ItemError
 from db.vocabulary.requests import alt_text_of
+from db.vocabulary.texts import storable
 from idefiq.alt.wording import Issue, lint, tidy
-from workers.families.base import Answer, Family, Prepared, storable
+from workers.families.base import Answer, Family, Prepared
 
 #: Name and version of the wordings below; a changed one is a new version.
 TEMPLATE = "alt-text/1"

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from db.vocabulary.kinds import KINDS
+from db.vocabulary.texts import storable
 from workers.decoding import generation
 from workers.decoding.streaming import AnswerStreamer
-from workers.families.base import Answer, DecoderName, Prepared, storable
+from workers.families.base import Answer, DecoderName, Prepared
 from workers.families.loaded import LoadedModel
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from db.vocabulary.errors import EngineError
 from db.vocabulary.kinds import KINDS, Kind
 from db.vocabulary.model_info import ModelInfo
+from db.vocabulary.texts import storable
 from workers.settings import EngineSettings
 
 #: What generated an answer: continuous batching, transformers' `generate`, or label scores.
@@ -105,11 +106,6 @@ class Answer:
 
 
 _RECORDED = [f.name for f in fields(Answer) if f.name not in ("confidence", "kind_fields")]
-
-
-def storable(text: str) -> str:
-    """Replace NUL, which a byte-level tokenizer can generate and Postgres cannot store."""
-    return text.replace("\0", "\ufffd")
 
 
 class SlotFull(EngineError):

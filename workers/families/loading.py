@@ -33,10 +33,12 @@ def load_model(where: Path, settings: EngineSettings) -> Any:
             f"model {settings.model!r}: {str(where)!r} holds an adapter, which would be applied"
             " unseen; name the base model's folder, and the adapter's with IDEFIQ_ADAPTER"
         )
-    _check_counts(AutoConfig.from_pretrained(where, **LOCAL).to_dict(), settings)
+    config = AutoConfig.from_pretrained(where, **LOCAL)
+    _check_counts(config.to_dict(), settings)
     own = quantization.quantized_as(where)
     quantization.check(own, settings)
-    _check_size(where, settings, own)
+    if not own:  # quantized: several weights share a number in the files
+        _check_size(config, where, settings)
     device = one_device(settings)
     if device is not None and device.type == "cuda":
         torch.cuda.set_device(device)  # streams, events and graphs go to the current one
@@ -129,14 +131,11 @@ def _check_counts(config: dict[str, Any], settings: EngineSettings) -> None:
             )
 
 
-def _check_size(where: Path, settings: EngineSettings, own: str) -> None:
+def _check_size(config: Any, where: Path, settings: EngineSettings) -> None:
     """Reject a configuration that describes a far larger model than the files hold.
 
     transformers would allocate memory for all weights, and fill missing ones with noise.
     """
-    if own:  # quantized: several weights share a number in the files
-        return
-    config = AutoConfig.from_pretrained(where, **LOCAL)
     try:
         described = sum(weight.numel() for weight in without_weights(config).parameters())
     except Exception as error:  # a model that cannot be built without weights is loaded unchecked

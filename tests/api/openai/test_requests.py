@@ -21,7 +21,7 @@ def asked(**fields: Any) -> dict[str, Any]:
     images = DataImages(nowhere, nowhere, 1, OwnerLimits(), 1_000)
     limits = CARD.limits.model_copy(update={"max_images": 8})
     checker = ItemChecker(CARD.model_copy(update={"limits": limits}), images, Request())
-    return ChatIn.of(body).item(checker, body).request
+    return ChatIn.from_body(body).item(checker, body).request
 
 
 def image(url: str, detail: str | None = None) -> dict[str, Any]:

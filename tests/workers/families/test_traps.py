@@ -84,18 +84,28 @@ def test_t5_what_only_the_tokenizer_can_see_is_refused_for_its_item_alone(
         prepared(family, "<NOTE>")
 
 
+def with_tokens(model: Path, tmp_path: Path, tokens: Sequence[str]) -> TransformersFamily:
+    """A checkpoint whose tokenizer has more tokens, which are not special."""
+    folder = tmp_path / "with tokens"
+    shutil.copytree(model, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([AddedToken(token, special=False) for token in tokens])
+    tokenizer.save_pretrained(folder)
+    return exact.load(folder, "with tokens")
+
+
+def own_tokens(checkpoint: Folder) -> list[str]:
+    """As many as idefics2 has embeddings left for."""
+    folder = checkpoint("idefics2")
+    rows = transformers.AutoConfig.from_pretrained(folder).text_config.vocab_size
+    return [f"<own {n}>" for n in range(rows - len(AutoTokenizer.from_pretrained(folder)))]
+
+
 def test_a_token_without_an_embedding_is_text_and_harms_no_neighbour(
     checkpoint: Folder, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "beyond"
-    shutil.copytree(checkpoint("idefics2"), folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    rows = transformers.AutoConfig.from_pretrained(folder).text_config.vocab_size
-    words = [f"<own {n}>" for n in range(rows - len(tokenizer) + 2)]
-    tokenizer.add_tokens([AddedToken(word, special=False) for word in words])
-    tokenizer.save_pretrained(folder)
-    family = exact.load(folder, "beyond")
-    items = [prepared(family, text) for text in ("x", f"a {words[-1]} b")]
+    family = with_tokens(checkpoint("idefics2"), tmp_path, [*own_tokens(checkpoint), "<beyond>"])
+    items = [prepared(family, text) for text in ("x", "a <beyond> b")]
 
     assert family.generate(items) == [family.generate([one])[0] for one in items]
 
@@ -103,14 +113,7 @@ def test_a_token_without_an_embedding_is_text_and_harms_no_neighbour(
 def test_white_space_without_an_embedding_is_refused_for_its_item_alone(
     checkpoint: Folder, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "beyond"
-    shutil.copytree(checkpoint("idefics2"), folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    rows = transformers.AutoConfig.from_pretrained(folder).text_config.vocab_size
-    words = [f"<own {n}>" for n in range(rows - len(tokenizer))]
-    tokenizer.add_tokens([AddedToken(word, special=False) for word in [*words, "\t\t\t"]])
-    tokenizer.save_pretrained(folder)
-    family = exact.load(folder, "beyond")
+    family = with_tokens(checkpoint("idefics2"), tmp_path, [*own_tokens(checkpoint), "\t\t\t"])
 
     with pytest.raises(ItemRefused, match="control token"):
         prepared(family, "a\t\t\tb")
@@ -338,12 +341,7 @@ def test_repetition_is_ruled_out_by_an_items_own_tokens_and_not_by_its_padding(
 def test_white_space_that_a_tokenizer_has_a_token_for_is_text(
     checkpoint: Folder, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "lines"
-    shutil.copytree(checkpoint("llava"), folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.add_tokens([AddedToken("\n", special=False)])
-    tokenizer.save_pretrained(folder)
-    family = exact.load(folder, "lines")
+    family = with_tokens(checkpoint("llava"), tmp_path, ["\n"])
 
     assert "two\nlines" in prepared(family, "two\nlines").inputs.prompt
 
