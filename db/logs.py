@@ -6,12 +6,10 @@ one, and the ids that were bound, or passed as `extra={"ids": …}`: `worker`, `
 upkeep works on).
 """
 
-import contextlib
 import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Literal
@@ -21,14 +19,24 @@ LogFormat = Literal["text", "json"]
 _bound: ContextVar[dict[str, object]] = ContextVar("bound")
 
 
-@contextlib.contextmanager
-def bound(**ids: object) -> Iterator[None]:
+class Bound:
+    """A block in which ids are added to what is logged, in this thread or task."""
+
+    __slots__ = ("_ids", "_token")
+
+    def __init__(self, ids: dict[str, object]) -> None:
+        self._ids = ids
+
+    def __enter__(self) -> None:
+        self._token = _bound.set({**_bound.get({}), **self._ids})
+
+    def __exit__(self, *_: object) -> None:
+        _bound.reset(self._token)
+
+
+def bound(**ids: object) -> Bound:
     """Add ids to what is logged inside the block, in this thread or task."""
-    token = _bound.set({**_bound.get({}), **ids})
-    try:
-        yield
-    finally:
-        _bound.reset(token)
+    return Bound(ids)
 
 
 class JsonFormatter(logging.Formatter):

@@ -11,7 +11,7 @@ stored with its job, and its trace id is in the logs.
 
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # what is not used when traces are off is not loaded
 #: Version 00; a later version may have more fields behind these.
 _TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _SAMPLED = 0x01
+_NO_SPAN = nullcontext()
 
 _tracer: "Tracer | None" = None
 _current: ContextVar[str | None] = ContextVar("traceparent", default=None)
@@ -115,10 +116,14 @@ def request_span(
             yield RequestSpan(own, span)
 
 
-@contextmanager
+def is_on() -> bool:
+    """True if this process sends spans."""
+    return _tracer is not None
+
+
 def work_span(
     name: str, traceparents: Iterable[str | None] = (), *, began_ns: int | None = None, **ids: Any
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """Work for some jobs in a span that is linked to each of their traces.
 
     There is none if traces are off, or if none of the jobs is sampled. Without jobs the span is a
@@ -129,12 +134,25 @@ def work_span(
         began_ns: When the work began, in nanoseconds of Unix time; now if left out.
         ids: Attributes, whose names get the prefix `idefiq.`.
     """
-    links = _links(traceparents) if _tracer else []
-    if _tracer is None or not (links or _is_recording()):
+    if _tracer is None:  # as usual, and for every item
+        return _NO_SPAN
+    return _work_span(_tracer, name, traceparents, began_ns, ids)
+
+
+@contextmanager
+def _work_span(
+    tracer: "Tracer",
+    name: str,
+    traceparents: Iterable[str | None],
+    began_ns: int | None,
+    ids: dict[str, Any],
+) -> Iterator[None]:
+    links = _links(traceparents)
+    if not (links or _is_recording()):
         yield
         return
     attributes = {f"idefiq.{key}": value for key, value in ids.items()}
-    with _tracer.start_as_current_span(
+    with tracer.start_as_current_span(
         name, links=links, attributes=attributes, start_time=began_ns
     ):
         yield

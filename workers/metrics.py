@@ -1,8 +1,9 @@
 """Prometheus metrics of the workers, and the port where a worker serves them."""
 
+import functools
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from prometheus_client import Counter, Histogram, start_http_server
@@ -51,12 +52,22 @@ STEP_SECONDS = Histogram(
 log = logging.getLogger(__name__)
 
 
-@contextmanager
-def step(name: str, leases: Sequence[Lease] = (), **ids: Any) -> Iterator[None]:
+def step(name: str, leases: Sequence[Lease] = (), **ids: Any) -> AbstractContextManager[object]:
     """Time a step of the work, and trace it for the jobs of some leases; see tracing.work_span."""
-    traceparents = [lease.traceparent for lease in leases]
-    with STEP_SECONDS.labels(name).time(), tracing.work_span(name, traceparents, **ids):
+    if not tracing.is_on():  # as usual, and for every item
+        return _seconds_of(name).time()
+    return _traced_step(name, [lease.traceparent for lease in leases], ids)
+
+
+@contextmanager
+def _traced_step(name: str, traceparents: list[str | None], ids: dict[str, Any]) -> Iterator[None]:
+    with _seconds_of(name).time(), tracing.work_span(name, traceparents, **ids):
         yield
+
+
+@functools.cache
+def _seconds_of(name: str) -> Histogram:
+    return STEP_SECONDS.labels(name)
 
 
 def serve_metrics(settings: WorkerSettings) -> None:

@@ -61,6 +61,8 @@ def lock_leased(transaction: Connection, leases: Iterable[Lease]) -> None:
     keeps the lock of a row that another claim took since the statement began.
     """
     held = list(leases)
+    if not held:
+        return
     # Items whose lease is lost are another worker's to lock.
     transaction.execute(
         select(items.c.id)

@@ -9,10 +9,10 @@ A job says with `model_changed: continue` that any engine may answer any item. E
 
 from collections.abc import Collection
 
-from sqlalchemy import ColumnElement, Connection, and_, select
+from sqlalchemy import Connection
 
 from db.sql.statement import Statement
-from db.tables import jobs, sessions
+from db.tables import jobs
 from db.vocabulary.states import JobState, ModelChanged
 from db.webhooks import outbox
 from db.webhooks.outbox import Announcement
@@ -26,6 +26,11 @@ _IS_UNUSED = """(succeeded = 0 AND NOT EXISTS (
 IS_OURS = f"""
     (model_changed = 'continue' OR jobs.variant IS NULL OR {_OF_SESSION} IS NULL
      OR jobs.variant = {_OF_SESSION} OR {_IS_UNUSED})
+"""
+#: Condition on `jobs`: not, or not yet, bound to the variant that the session :session serves.
+IS_FOREIGN = f"""
+    (model_changed = '{ModelChanged.PAUSE}' AND {_OF_SESSION} IS NOT NULL
+     AND (jobs.variant IS NULL OR jobs.variant <> {_OF_SESSION}))
 """
 _BIND = Statement(
     f"""
@@ -56,16 +61,6 @@ _PAUSE = Statement(
     jobs.c.owner_id,
     jobs.c.paused_at,
 )
-
-
-def is_foreign(session: str) -> ColumnElement[bool]:
-    """Condition: the job is not, or not yet, bound to the variant that a session serves."""
-    ours = select(sessions.c.variant).where(sessions.c.id == session).scalar_subquery()
-    return and_(
-        jobs.c.model_changed == ModelChanged.PAUSE.value,
-        ours.is_not(None),
-        jobs.c.variant.is_distinct_from(ours),
-    )
 
 
 def bind(transaction: Connection, job_ids: Collection[str], session: str) -> None:

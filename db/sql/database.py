@@ -5,6 +5,7 @@ writer, so that two of them wait for each other instead of failing half-way; rea
 lock use `snapshot()`.
 """
 
+import functools
 import logging
 import time
 import weakref
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
+from prometheus_client import Histogram
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DataError, DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -146,14 +148,14 @@ def _begin_statement(*event_arguments: Any) -> None:
 def _end_statement(_: object, __: object, statement: str, *rest: Any) -> None:
     context = rest[1]
     if context is not None:
-        metrics.DATABASE_STATEMENT_SECONDS.labels(_verb(statement)).observe(
-            time.perf_counter() - context.idefiq_began
-        )
+        _seconds_of(statement).observe(time.perf_counter() - context.idefiq_began)
 
 
-def _verb(statement: str) -> str:
+@functools.lru_cache(maxsize=4_096)
+def _seconds_of(statement: str) -> Histogram:
     word = statement.lstrip()[:6].rstrip().lower()
-    return next((verb for verb in _VERBS if word.startswith(verb)), "other")
+    verb = next((verb for verb in _VERBS if word.startswith(verb)), "other")
+    return metrics.DATABASE_STATEMENT_SECONDS.labels(verb)
 
 
 @contextmanager

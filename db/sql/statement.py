@@ -32,7 +32,7 @@ _POSTGRESQL = {
     "skip_locked": "FOR UPDATE SKIP LOCKED",
     "skip": "FOR UPDATE OF {} SKIP LOCKED",
     "keep": "FOR KEY SHARE OF {}",
-    "seconds_since": "EXTRACT(EPOCH FROM statement_timestamp() - {})",
+    "seconds_since": "CAST(EXTRACT(EPOCH FROM statement_timestamp() - {}) AS float8)",
     "today": "CAST(statement_timestamp() AT TIME ZONE 'UTC' AS date)",
     "date": "date",
     "database_bytes": "SELECT pg_database_size(current_database())",

@@ -85,6 +85,8 @@ class Device:
         with self._changed:
             self._schedule.put([prepared])
             self._in_flight.move([prepared.lease], ItemStep.ON_DEVICE)
+            if not self._schedule.waits_for_more(self._in_flight.count(ItemStep.PREPARING)):
+                self._changed.notify_all()
 
     @property
     def is_idle(self) -> bool:

@@ -118,8 +118,8 @@ class Engine:
 
     def wait_until_idle(self) -> None:
         """Wait until every claimed item has been written."""
-        with self._in_flight.changed:
-            self._in_flight.changed.wait_for(lambda: not len(self._in_flight))
+        with self._in_flight.removed:
+            self._in_flight.removed.wait_for(lambda: not len(self._in_flight))
 
     def close(self) -> None:
         """Finish the items on the device, release the others, and write all of them."""
@@ -138,11 +138,11 @@ class Engine:
 
     def _wait_for_capacity(self) -> int:
         """Wait until a claim is worth it. Returns the number of items to claim; 0 to stop."""
-        with self._in_flight.changed:
+        with self._in_flight.removed:
             while self._max_in_flight - len(self._in_flight) < self._min_claim:
                 if self._stopping.is_set():
                     return 0
-                self._in_flight.changed.wait(STOP_CHECK_SECONDS)
+                self._in_flight.removed.wait(STOP_CHECK_SECONDS)
             return min(self._max_in_flight - len(self._in_flight), self._batch_items)
 
     def _start(self, taken: Sequence[Lease]) -> None:

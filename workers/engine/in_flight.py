@@ -33,11 +33,15 @@ class InFlight:
     """The items in flight. Thread-safe.
 
     Attributes:
-        changed: Notified at each change. Whoever holds it sees no change but its own.
+        changed: Notified when no item is prepared any more, and by the device. Whoever holds it
+            sees no change but its own.
+        removed: Notified when items are removed; it has the same lock.
     """
 
     def __init__(self) -> None:
-        self.changed = threading.Condition()
+        lock = threading.RLock()
+        # Two, so that who waits for room is not woken by each item that is prepared.
+        self.changed, self.removed = threading.Condition(lock), threading.Condition(lock)
         self._steps: dict[tuple[int, int], ItemStep] = {}
         self._counts: Counter[ItemStep] = Counter()
 
@@ -56,7 +60,6 @@ class InFlight:
             for lease in leases:
                 self._steps[_key(lease)] = step
                 self._counts[step] += 1
-            self.changed.notify_all()
 
     def move(self, leases: Iterable[Lease], step: ItemStep) -> None:
         """Record what items wait for now. An item that was removed stays so."""
@@ -66,7 +69,7 @@ class InFlight:
                     self._counts[before] -= 1
                     self._steps[_key(lease)] = step
                     self._counts[step] += 1
-            self.changed.notify_all()
+            self._tell_prepared()
 
     def remove(self, leases: Iterable[Lease]) -> None:
         """Remove items that were written, or given up. Safe to repeat."""
@@ -74,6 +77,11 @@ class InFlight:
             for lease in leases:
                 if before := self._steps.pop(_key(lease), None):
                     self._counts[before] -= 1
+            self._tell_prepared()
+            self.removed.notify_all()
+
+    def _tell_prepared(self) -> None:
+        if not self._counts[ItemStep.PREPARING]:
             self.changed.notify_all()
 
 

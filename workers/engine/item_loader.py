@@ -52,6 +52,8 @@ class ItemLoader:
 
     def _with_images(self, lease: Lease, use: Callable[[list[Image.Image]], Prepared]) -> Prepared:
         """Call `use` with the images of an item, within the budget."""
+        if not lease.stored_references:
+            return use([])
         # Pieces are cut from the whole image.
         in_pieces = lease.request.get("options", {}).get("image_detail") == "high"
         target_size = None if in_pieces else self._family.target_size

@@ -90,6 +90,8 @@ class Schedule:
         self.slots = slots
         self._waiting: deque[ScheduledItem] = deque()
         self._is_alone = False
+        #: Waiting items that run alone.
+        self._alone = 0
         #: Actions since the last batch of `generate`.
         self._since_batch = 0
 
@@ -103,6 +105,7 @@ class Schedule:
             while one.is_urgent and at and self._overtakes(one, self._waiting[at - 1]):
                 at -= 1
             self._waiting.insert(at, one)
+            self._alone += one.runs_alone
 
     @staticmethod
     def _overtakes(urgent: ScheduledItem, other: ScheduledItem) -> bool:
@@ -113,13 +116,21 @@ class Schedule:
 
     def put_back(self, items: Iterable[ScheduledItem]) -> None:
         """Queue items again, before all others and in their order."""
-        self._waiting.extendleft(reversed(list(items)))
+        before = list(items)
+        self._waiting.extendleft(reversed(before))
+        self._alone += sum(one.runs_alone for one in before)
 
     def take_all(self) -> list[ScheduledItem]:
         """Remove and return all items."""
-        left = list(self._waiting)
-        self._waiting.clear()
-        return left
+        return self._remove(list(self._waiting))
+
+    def waits_for_more(self, expected: int) -> bool:
+        """True if `next` returns None until more items are put; not always known.
+
+        It is asked for each item that is put, so that a batch wakes the device once.
+        """
+        is_open = 0 < len(self._waiting) < self._batch_items and not self._alone
+        return bool(expected) and is_open and not self.slots
 
     def next(self, in_slots: int, expected: int = 0) -> Admit | Generate | DecodeStep | None:
         """Return the next action, or None.
@@ -128,6 +139,8 @@ class Schedule:
             in_slots: Number of items in slots.
             expected: Number of items that are being prepared and will soon be put.
         """
+        if self.waits_for_more(expected):
+            return None
         if self._is_alone and in_slots:
             return DECODE_STEP
         self._is_alone = False
@@ -194,4 +207,5 @@ class Schedule:
     def _remove(self, items: list[ScheduledItem]) -> list[ScheduledItem]:
         removed = {id(one) for one in items}
         self._waiting = deque(one for one in self._waiting if id(one) not in removed)
+        self._alone -= sum(one.runs_alone for one in items)
         return items

@@ -5,6 +5,7 @@ import math
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +41,7 @@ class StoredAnswer:
 def stored_answer(
     lease: Lease, answer: Answer, card: ModelInfo, device_seconds: float
 ) -> StoredAnswer:
-    """Make of an answer what is stored, with the model that gave it, and count it.
+    """Make of an answer what is stored, with the model that gave it.
 
     Raises:
         EngineError: A score is no number.
@@ -49,14 +50,11 @@ def stored_answer(
     if not all(math.isfinite(score.logprob) for score in answer.scores or ()):
         raise EngineError("the score of a label is not finite")
     orjson.dumps(record)  # must raise here, not in the transaction that neighbours share
-    metrics.PROMPT_TOKENS.inc(answer.prompt_tokens)
-    metrics.GENERATED_TOKENS.inc(answer.completion_tokens)
-    metrics.IMAGES_ANSWERED.inc(len(lease.stored_references))
     return StoredAnswer(record, device_seconds)
 
 
 def with_issues(lease: Lease, answer: dict[str, Any]) -> dict[str, Any]:
-    """Return an answer with its issues, and count them; one of the cache may have them already."""
+    """Return an answer with its issues; one of the cache may have them already."""
     issues = answer.get("issues")
     if issues is None:
         try:
@@ -64,10 +62,23 @@ def with_issues(lease: Lease, answer: dict[str, Any]) -> dict[str, Any]:
         except Exception:  # one answer must not fail its neighbours
             log.exception("no issues were looked for", extra={"ids": lease.ids})
             issues = []
-    for issue in issues:
-        metrics.ANSWER_ISSUES.labels(lease.model, issue).inc()
-    metrics.ANSWERS_WITH_ISSUES.labels(lease.model).inc(bool(issues))
     return {**answer, "issues": issues}
+
+
+def _count(answers: Sequence[tuple[Lease, dict[str, Any]]]) -> None:
+    """Count answers that are about to be written: all at once, because each counter locks."""
+    generated = [(lease, answer) for lease, answer in answers if "cached" not in answer]
+    metrics.PROMPT_TOKENS.inc(sum(answer["prompt_tokens"] for _, answer in generated))
+    metrics.GENERATED_TOKENS.inc(sum(answer["completion_tokens"] for _, answer in generated))
+    metrics.IMAGES_ANSWERED.inc(sum(len(lease.stored_references) for lease, _ in generated))
+    issues = Counter(
+        (lease.model, issue) for lease, answer in answers for issue in answer["issues"]
+    )
+    for (model, issue), count in issues.items():
+        metrics.ANSWER_ISSUES.labels(model, issue).inc(count)
+    for model in {lease.model for lease, _ in answers}:
+        found = sum(bool(answer["issues"]) for lease, answer in answers if lease.model == model)
+        metrics.ANSWERS_WITH_ISSUES.labels(model).inc(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +142,9 @@ class ResultWriter:
         gathered = [first]
         until = time.monotonic() + GATHER_SECONDS
         while len(gathered) < MAX_ANSWERS:
-            is_awaited = gathered[-1][0].source_api is SourceApi.CHAT or self._is_idle()
-            wait = 0.0 if is_awaited else max(until - time.monotonic(), 0.0)
+            wait = 0.0
+            if self._ended.empty() and not self._is_awaited(gathered[-1][0]):
+                wait = max(until - time.monotonic(), 0.0)
             try:
                 one = self._ended.get(timeout=wait)
             except queue.Empty:
@@ -142,12 +154,16 @@ class ResultWriter:
             gathered.append(one)
         return gathered, False
 
+    def _is_awaited(self, last: Lease) -> bool:
+        return last.source_api is SourceApi.CHAT or self._is_idle()
+
     def _write(self, session_id: str, ended: Sequence[EndedItem]) -> None:
         answers = [
             (lease, with_issues(lease, one.record))
             for lease, one in ended
             if isinstance(one, StoredAnswer)
         ]
+        _count(answers)
         device_seconds = {
             lease.item_id: one.device_seconds
             for lease, one in ended

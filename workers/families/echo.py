@@ -46,13 +46,15 @@ class Echo:
         """Answer with the digest, cut to `max_new_tokens` words."""
         answers = [self._answer(item) for item in batch]
         described = [
-            (item, answer.text.split()) for item, answer in zip(batch, answers, strict=True)
+            (item.on_text, answer.text.split())
+            for item, answer in zip(batch, answers, strict=True)
+            if item.on_text
         ]
         for step in range(ECHO_STEPS):
             time.sleep(self._seconds_per_item * len(batch) / ECHO_STEPS)
-            for item, words in described:
-                if item.on_text and (known := words[: len(words) * (step + 1) // ECHO_STEPS]):
-                    item.on_text(" ".join(known))
+            for on_text, words in described:
+                if known := words[: len(words) * (step + 1) // ECHO_STEPS]:
+                    on_text(" ".join(known))
         return answers
 
     def _answer(self, item: Prepared) -> Answer:
@@ -60,18 +62,19 @@ class Echo:
         options = item.request.get("options", {})
         most = options.get("max_new_tokens", self.card.defaults["max_new_tokens"])
         words = described.split()
+        text = " ".join(words[:most])
+        is_chosen = "labels" in item.request
+        read = KINDS[item.request["kind"]].read
         answer = Answer(
-            text=" ".join(words[:most]),
+            text=text,
             finish_reason="stop" if len(words) <= most else "length",
             prompt_tokens=len(words),
             completion_tokens=min(len(words), most),
             template=template,
             prompt=described if options.get("echo") else None,
+            kind_fields={} if is_chosen else read(text, item.request),
         )
-        if "labels" in item.request:
-            return _choose(answer, item.request)
-        read = KINDS[item.request["kind"]].read
-        return replace(answer, kind_fields=read(answer.text, item.request))
+        return _choose(answer, item.request) if is_chosen else answer
 
 
 def _choose(answer: Answer, request: dict[str, Any]) -> Answer:

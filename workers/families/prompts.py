@@ -5,6 +5,7 @@
 The templates are those of db/vocabulary/kinds.py, or the request's own.
 """
 
+import functools
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -100,14 +101,22 @@ def _with_question(fields: dict[str, str], example: Mapping[str, Any]) -> dict[s
 def _fill(text: str, fields: Mapping[str, str], images: Iterable[int]) -> list[PromptPart]:
     parts: list[PromptPart] = []
     left = iter(images)
-    for piece in _PLACE.split(text):
-        if piece == "{images}":
+    for words, field in _pieces(text):
+        parts.append(words)
+        if field == "images":
             parts += left
-        elif piece == "{image}":
+        elif field == "image":
             parts.append(next(left))
-        else:
-            parts.append(fields[piece[1:-1]] if _PLACE.fullmatch(piece) else piece)
+        elif field:
+            parts.append(fields[field])
     return parts
+
+
+@functools.lru_cache(maxsize=1_024)
+def _pieces(template: str) -> list[tuple[str, str]]:
+    """Split a template into its words, each with the field behind them, or "" at the end."""
+    split = _PLACE.split(template)
+    return list(zip(split[::2], [place[1:-1] for place in split[1::2]] + [""], strict=True))
 
 
 def _joined(parts: list[PromptPart]) -> tuple[PromptPart, ...]:
