@@ -174,6 +174,14 @@ class Run:
         )
         self.device.start(may_start, lambda one, outcome: self.ended.put((one, outcome)))
 
+    def prepare(self, items: Sequence[ScheduledItem]) -> None:
+        """Begin to prepare items that are put later, or that fail."""
+        self._in_flight.add((one.lease for one in items), ItemStep.PREPARING)
+
+    def fail(self, items: Sequence[ScheduledItem]) -> None:
+        """Let items fail that were being prepared."""
+        self._in_flight.move((one.lease for one in items), ItemStep.WRITING)
+
     def put(self, items: Sequence[ScheduledItem]) -> None:
         """Hand items over, none of them before all are there."""
         with self._in_flight.changed:

@@ -34,6 +34,19 @@ class TestGenerate:
 
         assert family.ran == [4, 2, 2, 2, 2, 2, 2]
 
+    def test_a_batch_begins_when_the_last_item_that_it_could_wait_for_has_failed(self) -> None:
+        family = SmallFamily(fits=9)
+        run = Run(family)
+        failing, *others = (loaded(1) for _ in range(3))
+
+        run.prepare([failing])
+        run.put(others)
+        run.fail([failing])
+
+        assert run.ends(others) == ["1", "1"]
+        assert family.ran == [2]
+        run.device.close()
+
     def test_an_item_that_does_not_fit_even_alone_fails_alone(self) -> None:
         said = ends(SmallFamily(fits=4), loaded(1), loaded(9), loaded(2))
 
