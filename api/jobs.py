@@ -33,8 +33,9 @@ from db.queue.item_checker import choose_model
 from db.queue.job_lists import JobFilter
 from db.queue.retries import Retry
 from db.vocabulary.errors import WrongMediaType
+from db.vocabulary.field_types import no_nul
 from db.vocabulary.request_validation import SAMPLING_OPTIONS, validate_request
-from db.vocabulary.requests import ItemIn, no_nul
+from db.vocabulary.requests import ItemIn
 from db.vocabulary.states import JobState
 from workers.broker import INTAKE, UPKEEP, engine_queue
 

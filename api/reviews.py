@@ -12,7 +12,7 @@ from api.services import Parts, Reviewer, Seer
 from db import reviews
 from db.reviews import Action, Decision, Order, Review, ReviewState, Step
 from db.vocabulary.errors import RequestError
-from db.vocabulary.requests import CustomId, Line, no_nul
+from db.vocabulary.field_types import CustomId, Line, no_nul
 
 router = APIRouter(tags=["reviews"])
 

@@ -21,8 +21,9 @@ from db.queue.answer_issues import ANY, MIN_ANSWERS_TO_PAUSE
 from db.queue.jobs import Job
 from db.vocabulary.answer_issues import AnswerIssue
 from db.vocabulary.errors import RequestError
+from db.vocabulary.field_types import no_nul
 from db.vocabulary.model_info import ModelInfo
-from db.vocabulary.requests import ItemIn, Options, Request, no_nul
+from db.vocabulary.requests import ItemIn, Options, Request
 from db.vocabulary.states import ModelChanged
 
 Name = Annotated[str, StringConstraints(max_length=200), AfterValidator(no_nul)]

@@ -35,6 +35,7 @@ from db.vocabulary.openai_rendering import (
     error_body,
     failure,
     finish_reason,
+    tool_call,
     usage,
 )
 from db.vocabulary.states import SourceApi
@@ -63,7 +64,7 @@ async def complete(request: Request, services: Parts, owner: CurrentOwner) -> Re
     except ValueError as error:
         raise RequestError(f"the body is not JSON: {error}") from error
     asked, job_id, model = await run_in_threadpool(_submit, services, owner.id, sent)
-    call = ChatCall(services, owner.id, job_id, model)
+    call = ChatCall(services, owner.id, job_id, model, asked.tool)
     if asked.stream:
         return await call.streamed(usage_too=_usage(asked))
     return await call.whole(request)
@@ -85,9 +86,11 @@ def _submit(services: Services, owner_id: int, sent: Any) -> tuple[ChatIn, str, 
 class ChatCall:
     """A caller that waits for one answer."""
 
-    def __init__(self, services: Services, owner_id: int, job_id: str, model: str) -> None:
+    def __init__(
+        self, services: Services, owner_id: int, job_id: str, model: str, tool: str | None
+    ) -> None:
         self._services, self._owner_id = services, owner_id
-        self._job_id, self._model = job_id, model
+        self._job_id, self._model, self._tool = job_id, model, tool
         self._created = int(time.time())
 
     async def whole(self, request: Request) -> Response:
@@ -139,11 +142,11 @@ class ChatCall:
                     ended = True
                     yield error
                     return
-                yield self._chunk({"role": "assistant", "content": ""})
+                yield self._chunk(self._head())
                 while not _finished(watched) and time.monotonic() < deadline:
                     news = watched.event
                     if len(watched.text) > len(sent_text):
-                        yield self._chunk({"content": watched.text[len(sent_text) :]})
+                        yield self._chunk(self._delta(watched.text[len(sent_text) :]))
                         sent_text = watched.text
                     elif not _finished(watched) and not await watched.news(news, PING_SECONDS):
                         yield b": still here\n\n"
@@ -169,13 +172,25 @@ class ChatCall:
             yield event(json.dumps(body))
             return
         if rest := text[len(sent_text) :]:
-            yield self._chunk({"content": rest})
+            yield self._chunk(self._delta(rest))
         yield self._chunk({}, finish_reason=finish_reason(item.answer))
         if usage_too:
             yield self._event({"choices": [], "usage": usage(item.answer)})
         yield event("[DONE]")
 
-    def _chunk(self, delta: dict[str, str], finish_reason: str | None = None) -> bytes:
+    def _head(self) -> dict[str, Any]:
+        """Return the delta that begins an answer."""
+        if not self._tool:
+            return {"role": "assistant", "content": ""}
+        call = {"index": 0, **tool_call(self._tool, self._job_id)}
+        return {"role": "assistant", "content": None, "tool_calls": [call]}
+
+    def _delta(self, text: str) -> dict[str, Any]:
+        if not self._tool:
+            return {"content": text}
+        return {"tool_calls": [{"index": 0, "function": {"arguments": text}}]}
+
+    def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         return self._event({"choices": [choice]})
 

@@ -24,8 +24,8 @@ from db.openai.files import File, NewFile
 from db.queue import results
 from db.queue.jobs import new_id
 from db.vocabulary.errors import NotFound, RequestError, WrongMediaType
+from db.vocabulary.field_types import no_nul
 from db.vocabulary.openai_rendering import line
-from db.vocabulary.requests import no_nul
 from db.vocabulary.validation_errors import request_error
 
 router = APIRouter(prefix="/v1/files", tags=["OpenAI"])

@@ -25,8 +25,9 @@ from db.queue.submissions import NewItem
 from db.settings import SubmissionSettings
 from db.sql.database import Database
 from db.vocabulary.errors import QuotaExceeded, RequestError, TooLarge
+from db.vocabulary.field_types import CustomId
 from db.vocabulary.model_info import ModelInfo
-from db.vocabulary.requests import CustomId, Request, refused
+from db.vocabulary.requests import Request, refused
 from db.vocabulary.texts import quotable
 from db.vocabulary.validation_errors import request_error
 

@@ -58,9 +58,23 @@ def _as_sent(path: Path, sent: Mapping[str, Any]) -> Path:
         case ["options", "max_new_tokens"]:
             own = sent.get("max_completion_tokens") is None
             return ["max_tokens" if own else "max_completion_tokens"]
+        case ["schema", *rest] if sent.get("schema") is None:
+            return [*_place_of_schema(sent), *rest]
         case ["options", name, *rest]:
             return [name] if isinstance(sent.get(str(name)), str) else [name, *rest]
     return path
+
+
+def _place_of_schema(sent: Mapping[str, Any]) -> Path:
+    """Return where the schema of an answer is: of a tool, or of a response format."""
+    if (sent.get("response_format") or {}).get("type") == "json_schema":
+        return ["response_format", "json_schema", "schema"]
+    if not sent.get("tools"):
+        return ["response_format"]
+    choice = sent["tool_choice"]
+    wanted = choice["function"]["name"] if isinstance(choice, dict) else None
+    names = [tool["function"]["name"] for tool in sent["tools"]]
+    return ["tools", names.index(wanted) if wanted else 0, "function", "parameters"]
 
 
 def _content(sent: Mapping[str, Any], number: int) -> Any:

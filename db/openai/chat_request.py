@@ -23,6 +23,7 @@ from pydantic import (
 
 from db.openai import chat_errors
 from db.openai.chat_messages import ChatImagePart, ChatPart, ChatTextPart, MessageIn
+from db.openai.chat_structures import Choice, ResponseFormat, Tools, structure_fields
 from db.queue.item_checker import ItemChecker
 from db.queue.submissions import NewItem
 from db.vocabulary.errors import RequestError
@@ -43,9 +44,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "prediction": (None,),
     "presence_penalty": (None, 0),
     "reasoning_effort": (None, "none"),
-    "response_format": (None, {"type": "text"}),
-    "tool_choice": (None, "none", "auto"),
-    "tools": (None, []),
     "top_logprobs": (None, 0),
     "verbosity": (None,),
     "web_search_options": (None,),
@@ -91,8 +89,14 @@ class ChatIn(BaseModel):
     stop: str | Annotated[list[str], Field(max_length=8)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    tools: Tools | None = None
+    tool_choice: Choice | None = None
 
     # Ours.
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    choices: list[str] | None = None
+    regex: str | None = None
     top_k: int | None = None
     min_p: float | None = None
     min_new_tokens: int | None = None
@@ -125,9 +129,6 @@ class ChatIn(BaseModel):
     prediction: Any = None
     presence_penalty: Any = None
     reasoning_effort: Any = None
-    response_format: Any = None
-    tool_choice: Any = None
-    tools: Any = None
     top_logprobs: Any = None
     verbosity: Any = None
     web_search_options: Any = None
@@ -189,7 +190,11 @@ class ChatIn(BaseModel):
             {"role": _role(message.role), "content": _content(message.content, images)}
             for message in self.messages
         ]
+        own = {"schema": self.schema_, "choices": self.choices, "regex": self.regex}
+        structure = structure_fields(self.response_format, self.tools, self.tool_choice)
         return {
+            **{name: value for name, value in own.items() if value is not None},
+            **structure,
             "kind": "chat",
             "images": list(images),
             "messages": messages,
@@ -227,6 +232,12 @@ class ChatIn(BaseModel):
             options |= {"do_sample": True, "seed": seed}
             options |= {"temperature": self.temperature, "top_p": self.top_p}
         return {name: value for name, value in options.items() if value is not None}
+
+    @property
+    def tool(self) -> str | None:
+        """Name of the function that must be called."""
+        fields = structure_fields(self.response_format, self.tools, self.tool_choice)
+        return fields.get("tool")
 
     def _image_detail(self) -> str | None:
         """One for all images of the conversation: the finest that is asked for."""

@@ -38,7 +38,7 @@ class DataImages:
         usual: OwnerLimits,
         max_bytes: int,
     ) -> None:
-        self._database, self._store, self._owner_id = database, store, owner_id
+        self._database, self._store, self.owner_id = database, store, owner_id
         self._usual, self._max_bytes = usual, max_bytes
         self._waiting: dict[str, bytes] = {}
         self._waiting_bytes = 0
@@ -76,11 +76,11 @@ class DataImages:
         if not self._waiting:
             return
         with self._database.snapshot() as transaction:
-            quotas.check_upload(transaction, self._owner_id, self._usual, self._waiting_bytes)
+            quotas.check_upload(transaction, self.owner_id, self._usual, self._waiting_bytes)
         store_images(
             self._database,
             self._store,
-            self._owner_id,
+            self.owner_id,
             {digest: io.BytesIO(data) for digest, data in self._waiting.items()},
             {digest: len(data) for digest, data in self._waiting.items()},
         )

@@ -4,6 +4,7 @@ from typing import Any
 
 import orjson
 
+from db.grammars.checks import check_structure
 from db.queue.data_images import DataImages
 from db.queue.sessions import Offer
 from db.queue.submissions import NewItem
@@ -17,6 +18,7 @@ from db.vocabulary.requests import (
     example_references,
     image_references,
 )
+from db.vocabulary.structures import structure_of
 
 #: Of one item, or of the defaults of a job, with references where images were.
 MAX_REQUEST_BYTES = 256 * 2**10
@@ -57,7 +59,10 @@ class ItemChecker:
         """
         request = item.canonical()
         custom_id = request.pop("custom_id", None)
-        validate_request(effective(self.defaults, request), self.card)
+        whole = effective(self.defaults, request)
+        validate_request(whole, self.card)
+        if structure := structure_of(whole):
+            check_structure(structure, self.images.owner_id)
         return NewItem(self._take_data(request), custom_id)
 
     def _take_data(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from db.vocabulary.labels import named
+from db.vocabulary.structures import FORMS
 
 Kind = Literal["caption", "vqa", "classify", "generate", "chat"]
 Style = Literal["chat", "plain"]
@@ -77,7 +78,7 @@ class Entry:
 
 
 _CAPTION = Entry(
-    optional=frozenset({"prompt", "alt_text", "language", "template"}),
+    optional=frozenset({"prompt", "alt_text", "language", "template", *FORMS}),
     min_images=1,
     max_images=1,
     templates={
@@ -113,7 +114,7 @@ _CAPTION = Entry(
 )
 _VQA = Entry(
     required=frozenset({"question"}),
-    optional=frozenset({"language", "template"}),
+    optional=frozenset({"language", "template", *FORMS}),
     min_images=1,
     example_questions=True,
     templates={
@@ -158,7 +159,7 @@ _CLASSIFY = Entry(
 )
 _GENERATE = Entry(
     one_of=frozenset({"prompt", "template"}),
-    optional=frozenset({"language"}),
+    optional=frozenset({"language", *FORMS}),
     templates={
         "chat": {
             "": Template("generate/1", "{images}{prompt}{language}", language=" Answer in {}.")
@@ -173,7 +174,9 @@ _GENERATE = Entry(
         },
     },
 )
-_CHAT = Entry(required=frozenset({"messages"}), templates=None)
+_CHAT = Entry(
+    required=frozenset({"messages"}), optional=frozenset({*FORMS, "tool"}), templates=None
+)
 
 KINDS: Mapping[Kind, Entry] = {
     "caption": _CAPTION,

@@ -74,6 +74,8 @@ class ModelInfo(_Stored):
         follows_instructions: True if a caption can be requested in any wording.
         defaults: Options of the checkpoint, for requests that do not set them.
         checks: Result of the self-check; None for echo, as is `serving`.
+        structured: True if its answers can be JSON of a schema, one of some choices, or matches of
+            a pattern.
         fingerprint: Equal for engines with equal answers; "" turns the answer cache off.
         revision: Commit of the checkpoint at the hub; "" for a folder.
         variant: Equal for engines with the same checkpoint, adapter, template and options, also
@@ -88,6 +90,7 @@ class ModelInfo(_Stored):
     style: Style = "chat"
     languages: list[str] = []
     follows_instructions: bool = True
+    structured: bool = False
     defaults: dict[str, Any] = {}
     checks: SelfCheck | None = None
     serving: Serving | None = None

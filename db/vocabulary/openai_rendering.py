@@ -34,7 +34,25 @@ def usage(answer: dict[str, Any]) -> dict[str, int]:
 
 def finish_reason(answer: dict[str, Any]) -> str:
     """Finish reason of an answer, as OpenAI's clients know it."""
-    return "length" if answer["finish_reason"] == "length" else "stop"
+    if answer["finish_reason"] == "length":
+        return "length"
+    return "tool_calls" if "tool" in answer else "stop"
+
+
+def tool_call(name: str, job_id: str, ordinal: int = 0, arguments: str = "") -> dict[str, Any]:
+    """Render the call of a tool."""
+    called = f"call_{job_id.removeprefix('job_')}_{ordinal}"
+    return {"id": called, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _message(item: Item, job_id: str) -> dict[str, Any]:
+    assert item.answer is not None
+    text, tool = item.answer["text"], item.answer.get("tool")
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+    if tool:
+        message["content"] = None
+        message["tool_calls"] = [tool_call(tool, job_id, item.ordinal, text)]
+    return message
 
 
 def fingerprint(variant: str | None) -> str | None:
@@ -54,7 +72,7 @@ def completion(item: Item, job_id: str, model: str) -> dict[str, Any]:
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": item.answer["text"], "refusal": None},
+                "message": _message(item, job_id),
                 "logprobs": None,
                 "finish_reason": finish_reason(item.answer),
             }

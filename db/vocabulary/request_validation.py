@@ -6,6 +6,7 @@ from typing import Any
 from db.vocabulary.errors import RequestError, UnsupportedKind
 from db.vocabulary.kinds import IMAGE_PLACES, KINDS, TEMPLATE_FIELDS, Kind
 from db.vocabulary.model_info import ModelInfo
+from db.vocabulary.structures import FORMS, UNSTRUCTURED_OPTIONS
 
 #: Options that apply to sampling only.
 SAMPLING_OPTIONS = frozenset({"temperature", "top_p", "top_k", "min_p", "seed"})
@@ -31,6 +32,7 @@ def validate_request(request: dict[str, Any], info: ModelInfo) -> None:
     _check_messages(request, info)
     _check_lengths(request.get("options", {}), info)
     _check_sampling(request.get("options", {}), info)
+    _check_structure(request, info)
     if request.get("method") == "rank":
         for option in sorted(request.get("options", {}).keys() - {"echo", "image_detail"}):
             raise RequestError(
@@ -50,10 +52,33 @@ def _check_fields(kind: Kind, request: dict[str, Any]) -> None:
     for field in sorted(request.keys() - entry.fields):
         raise RequestError(f"{field!r} is not allowed for kind {kind!r}", field=field)
     if "alt_text" in request:
-        for field in sorted({"prompt", "template"} & request.keys()):
+        for field in sorted({"prompt", "template", *FORMS} & request.keys()):
             raise RequestError(
                 f"{field!r} is not allowed together with 'alt_text'",
                 field=field,
+            )
+
+
+def _check_structure(request: dict[str, Any], info: ModelInfo) -> None:
+    """Check that a structured answer can be generated; see db/vocabulary/structures.py."""
+    asked = [form for form in FORMS if form in request]
+    if "tool" in request and asked != ["schema"]:
+        raise RequestError("'tool' requires the schema of its arguments", field="tool")
+    if not asked:
+        return
+    first, *others = asked
+    if others:
+        raise RequestError(f"{first!r} and {others[0]!r} exclude each other", field=others[0])
+    if not info.structured:
+        raise RequestError(
+            f"model {info.name!r} gives no structured answers: leave {first!r} out", field=first
+        )
+    for option in sorted(UNSTRUCTURED_OPTIONS & request.get("options", {}).keys()):
+        if request["options"][option] not in (0, 1):
+            raise RequestError(
+                f"option {option!r} is not allowed with {first!r}, which alone says what an answer"
+                " is and where it ends",
+                field=f"options.{option}",
             )
 
 

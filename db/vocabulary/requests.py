@@ -14,17 +14,23 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    field_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from db.vocabulary.field_types import (
+    CustomId,
+    Line,
+    OwnTemplate,
+    Passage,
+    Pattern,
+    Phrase,
+    Reference,
+    SchemaText,
+    StopString,
+    Text,
+)
 from db.vocabulary.kinds import Kind
-from db.vocabulary.references import REFERENCE_FORMS, check_reference
+from db.vocabulary.references import REFERENCE_FORMS
+from db.vocabulary.structures import structure_of
 from db.vocabulary.texts import quotable
 
 MAX_IMAGES = 8
@@ -40,31 +46,6 @@ USUAL_ALT_TEXT = {
     "long_description": False,
     "rewrite": True,
 }
-
-
-def no_nul(text: str) -> str:
-    """Reject the one character that Postgres cannot store.
-
-    Raises:
-        ValueError: There is one.
-    """
-    if "\0" in text:
-        raise ValueError("the character NUL is not allowed")
-    return text
-
-
-Text = Annotated[str, StringConstraints(min_length=1, max_length=20_000), AfterValidator(no_nul)]
-Reference = Annotated[str, AfterValidator(check_reference)]
-CustomId = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(no_nul)]
-StopString = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(no_nul)]
-OwnTemplate = Annotated[
-    str, StringConstraints(min_length=1, max_length=4_000), AfterValidator(no_nul)
-]
-Line = Annotated[
-    str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=200),
-    AfterValidator(no_nul),
-]
 
 
 class _Strict(BaseModel):
@@ -128,11 +109,6 @@ class Example(_Strict):
     image: Reference
     text: Text
     question: Text | None = None
-
-
-#: What a page says around an image: a phrase, or a passage.
-Phrase = Annotated[str, StringConstraints(max_length=500), AfterValidator(no_nul)]
-Passage = Annotated[str, StringConstraints(max_length=2_000), AfterValidator(no_nul)]
 
 
 class AltText(_Strict):
@@ -220,19 +196,34 @@ class Request(_Strict):
         description="Own wording of the prompt, with {images}, or an {image} for each of them, and"
         " the fields of the kind: {prompt}, {question}, {labels}, {language}",
     )
+    schema_: SchemaText = Field(
+        None,
+        alias="schema",
+        description="The answer is JSON that this JSON Schema describes, with its fields in the"
+        " order of the schema",
+    )
+    choices: Annotated[list[Line], Field(min_length=1, max_length=1000)] | None = Field(
+        None, description="The answer is one of these texts"
+    )
+    regex: Pattern | None = Field(
+        None, description="The answer matches this pattern from its beginning to its end"
+    )
+    tool: Line | None = Field(
+        None, description="Chat: the function whose arguments the answer is, by its `schema`"
+    )
     options: Options | None = None
 
-    @field_validator("labels")
+    @field_validator("labels", "choices")
     @classmethod
-    def _distinct(cls, value: list[str] | None) -> list[str] | None:
-        for label, times in Counter(value or ()).items():
+    def _distinct(cls, value: list[str] | None, info: ValidationInfo) -> list[str] | None:
+        for text, times in Counter(value or ()).items():
             if times > 1:
-                raise ValueError(f"duplicate label: {label!r}")
+                raise ValueError(f"duplicate {str(info.field_name)[:-1]}: {text!r}")
         return value
 
     def canonical(self) -> dict[str, Any]:
         """Return the JSON that is stored: only the fields that were set."""
-        return self.model_dump(mode="json", exclude_none=True)
+        return self.model_dump(mode="json", exclude_none=True, by_alias=True)
 
 
 class ItemIn(Request):
@@ -260,6 +251,8 @@ def options_digest(effective_request: dict[str, Any]) -> str:
     chosen = {key: effective_request.get(key) for key in ("kind", "method")}
     if alt_text := alt_text_of(effective_request):
         chosen["alt_text"] = alt_text["long_description"]
+    if structure_of(effective_request):
+        chosen["structured"] = True  # which structure is each item's own
     options = effective_request.get("options", {})
     chosen["options"] = {k: v for k, v in options.items() if k not in OPTIONS_OF_ITEMS}
     return hashlib.sha256(orjson.dumps(chosen, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]

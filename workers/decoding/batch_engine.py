@@ -27,6 +27,7 @@ from transformers import LogitsProcessorList
 
 from workers.decoding import metrics
 from workers.decoding.cuda_graphs import CudaGraphs
+from workers.decoding.grammar import AnswerGrammar, TokenMasks
 from workers.decoding.kv_cache import KVCache, SlotConfig
 from workers.decoding.prompt import EncodedPrompt, ImageInput
 from workers.decoding.sampler import Sampler
@@ -45,6 +46,7 @@ class ActiveSequence:
         max_tokens: Tokens after which the answer is cut.
         min_tokens: Tokens before which the model may not end the answer.
         processors: The request's own logits processors; see sampler.request_processors.
+        grammar: What its answer must look like, if that is said.
         should_stop: Called after each token with all tokens so far. True ends the answer.
         tokens: Generated tokens, the end token included.
         logprobs: Log probability of each token. NaN or infinite means that the model has failed.
@@ -55,6 +57,7 @@ class ActiveSequence:
     max_tokens: int
     min_tokens: int = 0
     processors: LogitsProcessorList | None = None
+    grammar: AnswerGrammar | None = None
     should_stop: Callable[[Sequence[int]], bool] | None = None
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -128,6 +131,7 @@ class BatchEngine:
         self._free = list(range(count - 1, -1, -1))
         self._active: dict[int, ActiveSequence] = {}
         self._unread: deque[tuple[AsyncCopy, AsyncCopy, list[tuple[ActiveSequence, int]]]] = deque()
+        self._masks = TokenMasks(sampler.vocabulary, device)
         self._features = TensorCache(config.features_bytes)
         self._prefixes = TensorCache(config.features_bytes)
         self.graphs = CudaGraphs() if config.static_shapes and device.type == "cuda" else None
@@ -163,6 +167,7 @@ class BatchEngine:
         return finished
 
     def _prefill(self, sequences: list[ActiveSequence]) -> list[ActiveSequence]:
+        self._masks.begin([(one.grammar, None) for one in sequences if one.grammar])
         slots = self._free[-len(sequences) :][::-1]
         starts = [
             self._restore_prefix(sequence, slot)
@@ -185,13 +190,14 @@ class BatchEngine:
         hidden = self.decoder.prefill(batch, features, self._cache)[batch.ends]
         logits = self.sampler.mask(self._lm_head(hidden), may_end.bool())
         tokens, logprobs = self.sampler.greedy(logits)
-        for number, sequence in enumerate(sequences):
+        for slot, sequence in zip(slots, sequences, strict=True):
             if sequence.processors:
-                tokens[number], logprobs[number] = self.sampler.sample(
-                    logits[number], sequence.processors, sequence.prompt.ids
-                )
-                ids = sequence.prompt.ids.to(self._device)
-                self._ids[slots[number], : sequence.prompt_length] = ids
+                self._ids[slot, : sequence.prompt_length] = sequence.prompt.ids.to(self._device)
+        places = [
+            (one, number, slot)
+            for number, (one, slot) in enumerate(zip(sequences, slots, strict=True))
+        ]
+        self._choose_again(logits, tokens, logprobs, places)
         self._tokens[at], self._positions[at] = tokens, lengths
         self._may_end_from[at] = lengths + min_tokens - 1
         for sequence, slot, start in zip(sequences, slots, starts, strict=True):
@@ -260,30 +266,62 @@ class BatchEngine:
         running = [one for one in self._active.values() if one.launched < one.max_tokens]
         finished: list[ActiveSequence] = []
         if running:
-            finished = self._read_back(*self.launch(running), [(one, one.slot) for one in running])
+            logits, logprobs = self._launch(running)
+            while self._unread and any(one.grammar for one in running):
+                # Their masks depend on the tokens before; the device computes logits meanwhile.
+                finished += self._read_oldest()
+            self._choose_again(
+                logits,
+                self._tokens,
+                logprobs,
+                [(one, one.slot, one.slot) for one in running if self._is_active(one)],
+            )
+            for one in running:
+                one.launched += 1
+            finished += self._read_back(
+                self._tokens, logprobs, [(one, one.slot) for one in running]
+            )
         while self._unread and (len(self._unread) > 1 or not running):
             finished += self._read_oldest()
         return finished
 
-    def launch(self, sequences: Sequence[ActiveSequence]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Launch one step; its tokens are read back by `decode_step`."""
+    def _launch(self, sequences: Sequence[ActiveSequence]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Launch one step. Returns logits and log probabilities of the likeliest tokens."""
         visible = max(one.prompt_length + one.launched for one in sequences)
         if self.config.batch_invariant:
             visible = self.length  # so that not even the length of a sum depends on the others
         if self.graphs:
             visible = self.graphs.bucket(visible, self.length)
             logits, logprobs = self.graphs.run(visible, lambda: self._forward(self.count, visible))
-        else:
-            count = self.count if self.config.static_shapes else len(self._active)
-            logits, logprobs = self._forward(count, visible)
-        for sequence in sequences:
+            return logits, logprobs
+        count = self.count if self.config.static_shapes else len(self._active)
+        return self._forward(count, visible)
+
+    def _choose_again(
+        self,
+        logits: torch.Tensor,
+        tokens: torch.Tensor,
+        logprobs: torch.Tensor,
+        places: Sequence[tuple[ActiveSequence, int, int]],
+    ) -> None:
+        """Choose the tokens of sequences that have a grammar, or logits processors of their own.
+
+        Args:
+            tokens: Of each row the likeliest token; changed here, as are the logprobs.
+            places: Sequences, the row of each in the tensors, and its slot.
+        """
+        own: dict[int, torch.Tensor] = {}
+        if grammars := {row: one.grammar for one, row, _ in places if one.grammar}:
+            rows = list(grammars)
+            masked = self._masks.apply(logits, rows, list(grammars.values()))
+            tokens[rows], logprobs[rows] = self.sampler.greedy(masked)
+            own = dict(zip(rows, masked, strict=True))
+        for sequence, row, slot in places:
             if sequence.processors:
-                ids = self._ids[sequence.slot, : sequence.prompt_length + sequence.launched]
-                self._tokens[sequence.slot], logprobs[sequence.slot] = self.sampler.sample(
-                    logits[sequence.slot], sequence.processors, ids
+                ids = self._ids[slot, : sequence.prompt_length + sequence.launched]
+                tokens[row], logprobs[row] = self.sampler.sample(
+                    own.get(row, logits[row]), sequence.processors, ids
                 )
-            sequence.launched += 1
-        return self._tokens, logprobs
 
     def _forward(self, count: int, visible: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute one step of the first `count` slots. No shape depends on their contents."""
@@ -326,8 +364,9 @@ class BatchEngine:
         places: Sequence[tuple[ActiveSequence, int]],
     ) -> list[ActiveSequence]:
         finished = []
+        advanced: list[tuple[AnswerGrammar, int | None]] = []
         for sequence, place in places:
-            if self._active.get(sequence.slot) is not sequence:
+            if not self._is_active(sequence):
                 continue  # finished before this step was launched
             sequence.tokens.append(tokens[place])
             sequence.logprobs.append(logprobs[place])
@@ -339,8 +378,15 @@ class BatchEngine:
             should_stop = sequence.should_stop and sequence.should_stop(sequence.tokens)
             if should_stop or is_last or sequence.is_failed:
                 finished.append(sequence)
+            elif sequence.grammar:
+                advanced.append((sequence.grammar, sequence.tokens[-1]))
+        if advanced:
+            self._masks.begin(advanced)
         self.remove(finished)
         return finished
+
+    def _is_active(self, sequence: ActiveSequence) -> bool:
+        return self._active.get(sequence.slot) is sequence
 
     def clear(self) -> None:
         """Remove all sequences, also those of a step that has failed."""

@@ -75,7 +75,7 @@ class Sampler:
         forbidden = {*end_tokens.forbidden, *(words[0] for words in config.bad_words_ids or ())}
         self._forbidden = torch.zeros(vocabulary, device=device)
         self._forbidden[[token for token in forbidden if token < vocabulary]] = -torch.inf
-        self.end_ids = frozenset(end_tokens.ids)
+        self.vocabulary, self.end_ids = vocabulary, frozenset(end_tokens.ids)
         self._end_ids = torch.tensor(end_tokens.ids, dtype=torch.long, device=device)
 
     def mask(self, logits: torch.Tensor, may_end: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from db.vocabulary.errors import EngineError
 from db.vocabulary.kinds import KINDS
+from db.vocabulary.structures import structure_of
 from db.vocabulary.texts import storable
 from workers.decoding import generation
 from workers.decoding.streaming import AnswerStreamer
@@ -38,7 +40,20 @@ def make_answer(
         prompt=echoed_prompt(item),
         confidence=generation.confidence(logprobs[: output.tokens]),
         kind_fields=KINDS[item.request["kind"]].read(storable(output.text), item.request),
+        data=_value(item, output),
+        tool=item.request.get("tool"),
     )
+
+
+def _value(item: Prepared, output: generation.GeneratedText) -> Any:
+    """Return the value of a structured answer; None of another one, or of one that was cut."""
+    structure = structure_of(item.request)
+    if structure is None or output.finish_reason == "length":
+        return None
+    try:
+        return structure.read(output.text)
+    except ValueError as error:
+        raise EngineError(f"the structured answer cannot be read: {error}") from error
 
 
 def echoed_prompt(item: Prepared) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 from PIL import Image
 
-from db.vocabulary.errors import EngineError
+from db.vocabulary.errors import EngineError, IdefiqError
 from db.vocabulary.kinds import KINDS, Kind
 from db.vocabulary.model_info import ModelInfo
 from db.vocabulary.texts import storable
@@ -74,6 +74,8 @@ class Answer:
         seed: Seed of a sampled answer; the same seed samples it again.
         prompt: The prompt, an image being one token, if the request asked for it.
         alt_text: Alternative text: the draft with its check, see families/alttext.py.
+        data: The value of a structured answer that is complete.
+        tool: The function whose arguments the answer is.
         confidence: Geometric mean of the token probabilities, if the family knows them. It is not
             stored by itself, because neighbours in a batch change its last digits.
     """
@@ -89,6 +91,8 @@ class Answer:
     seed: int | None = None
     prompt: str | None = None
     alt_text: dict[str, Any] | None = None
+    data: Any = None
+    tool: str | None = None
     confidence: float | None = field(default=None, compare=False)
 
     def record(self, kind: Kind) -> dict[str, Any]:
@@ -129,10 +133,10 @@ class SlotEngine(Protocol):
     def prefill_cost(self, item: Prepared) -> int:
         """Work before the first token, in text tokens whose prefill takes as long."""
 
-    def admit(self, items: Sequence[Prepared]) -> list[tuple[Prepared, Answer | EngineError]]:
+    def admit(self, items: Sequence[Prepared]) -> list[tuple[Prepared, Answer | IdefiqError]]:
         """Prefill items, `count` in all at most. Returns those that are answered already."""
 
-    def decode_step(self) -> list[tuple[Prepared, Answer | EngineError]]:
+    def decode_step(self) -> list[tuple[Prepared, Answer | IdefiqError]]:
         """Generate the next token of every item. Returns those that are answered."""
 
     def clear(self) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import psutil
 import torch
 
-from db.vocabulary.errors import EngineError
+from db.vocabulary.errors import EngineError, IdefiqError
 from workers.decoding import generation
 from workers.decoding.batch_engine import ActiveSequence, BatchEngine
 from workers.decoding.kv_cache import SlotConfig
@@ -102,7 +102,7 @@ class ContinuousBatcher:
         return item.tokens + int(pixels // self._loaded.patch_pixels)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
-    def admit(self, items: Sequence[Prepared]) -> list[tuple[Prepared, Answer | EngineError]]:
+    def admit(self, items: Sequence[Prepared]) -> list[tuple[Prepared, Answer | IdefiqError]]:
         """See SlotEngine."""
         sequences = [self.sequence(item) for item in items]
         with _memory_errors():
@@ -111,7 +111,7 @@ class ContinuousBatcher:
         return self._answers(finished)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
-    def decode_step(self) -> list[tuple[Prepared, Answer | EngineError]]:
+    def decode_step(self) -> list[tuple[Prepared, Answer | IdefiqError]]:
         """See SlotEngine."""
         with _memory_errors():
             finished = self.engine.decode_step()
@@ -149,24 +149,27 @@ class ContinuousBatcher:
             max_tokens=min(int(options["max_new_tokens"]), self.length - item.tokens - 1),
             min_tokens=int(options.get("min_new_tokens") or 0),
             processors=request_processors(options, item.inputs.seed),
+            grammar=self._loaded.grammar(item.request),
             should_stop=answer_streamer(self._loaded, item, options),
         )
 
     def _answers(
         self, finished: Sequence[ActiveSequence]
-    ) -> list[tuple[Prepared, Answer | EngineError]]:
+    ) -> list[tuple[Prepared, Answer | IdefiqError]]:
         items = [self._items.pop(sequence) for sequence in finished]
         return [
             (item, self._answer(item, sequence))
             for item, sequence in zip(items, finished, strict=True)
         ]
 
-    def _answer(self, item: Prepared, sequence: ActiveSequence) -> Answer | EngineError:
+    def _answer(self, item: Prepared, sequence: ActiveSequence) -> Answer | IdefiqError:
         if sequence.is_failed:
             return EngineError("the model's logits are not finite")
         options = self._loaded.options(item.request)
         logprobs = sequence.logprobs if generation.is_greedy(options) else ()
         try:
+            if sequence.grammar:
+                sequence.grammar.check()
             answer = make_answer(self._loaded, item, sequence.tokens, "slots", logprobs)
             is_cut = (
                 answer.finish_reason == "length" and len(sequence.tokens) == sequence.max_tokens
@@ -174,6 +177,8 @@ class ContinuousBatcher:
             if is_cut and sequence.max_tokens < int(options["max_new_tokens"]):
                 return SlotFull("the answer is longer than its slot")
             return answer
+        except IdefiqError as error:
+            return error
         except Exception as error:  # one answer must not fail its neighbours
             log.exception("an answer could not be detokenized")
             return EngineError(f"the answer could not be detokenized: {type(error).__name__}")

@@ -21,6 +21,7 @@ from db.vocabulary.errors import EngineError, RequestError
 from db.vocabulary.model_info import ModelInfo, Serving
 from workers.decoding import attention, generation
 from workers.decoding.gpu_memory import measure_gpu_memory
+from workers.decoding.grammar import Grammars
 from workers.families import (
     batching,
     checkpoints,
@@ -118,7 +119,14 @@ def load(architecture_class: type[Architecture], settings: EngineSettings) -> Tr
     measure_gpu_memory(loaded.model)
     template = loaded.processor.chat_template
     variant = identity.variant(settings, where, template, loaded.card)
-    card = loaded.card.model_copy(update={"checks": checks, "serving": serving, "variant": variant})
+    card = loaded.card.model_copy(
+        update={
+            "checks": checks,
+            "serving": serving,
+            "variant": variant,
+            "structured": loaded.grammars is not None,
+        }
+    )
     if settings.reuse_answers:
         card = card.model_copy(update={"fingerprint": identity.fingerprint(settings, card)})
     return TransformersFamily(
@@ -167,6 +175,7 @@ def _load(architecture: type[Architecture], where: Path, settings: EngineSetting
         end_tokens=end_tokens,
         padding=generation.padding(tokenizer, end_tokens),
         context=identity.context_of(model),
+        grammars=Grammars.of(tokenizer, end_tokens.ids),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from workers.decoding import generation, seeded_sampling
+from workers.decoding.grammar import GrammarProcessor
 from workers.decoding.streaming import BatchStreamer
 from workers.families.answers import answer_streamer, make_answer
 from workers.families.architecture import Architecture
@@ -37,14 +38,22 @@ class Generator:
 
         Args:
             watch: A logits processor that only observes; not used when tokens are sampled.
+
+        Raises:
+            ItemRefused: A structured answer could not be generated.
         """
         options = self._loaded.options(batch[0].request)
         seeds = [item.inputs.seed for item in batch]
-        rules = seeded_sampling.processors(options, seeds) if options.get("do_sample") else None
-        rules = LogitsProcessorList([watch] if watch else []) if rules is None else rules
+        rules = LogitsProcessorList()
+        if grammars := [one for item in batch if (one := self._loaded.grammar(item.request))]:
+            rules.append(GrammarProcessor(grammars, self._loaded.end_tokens.ids))
+        if options.get("do_sample"):
+            rules += seeded_sampling.processors(options, seeds)
+        elif watch:
+            rules.append(watch)
         if batch[0].on_step:
             rules.append(generation.ProgressHook(batch[0].on_step))
-        return generation.generate(
+        output = generation.generate(
             self._loaded.model,
             self._architecture.collate([item.inputs for item in batch]),
             options,
@@ -53,6 +62,9 @@ class Generator:
             self._loaded.tokenizer,
             self._streamer(batch, options),
         )
+        for grammar in grammars:
+            grammar.check()
+        return output
 
     def _streamer(self, batch: Sequence[Prepared], options: dict[str, Any]) -> BatchStreamer | None:
         # Beams are only known at the end.

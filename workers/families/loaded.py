@@ -5,8 +5,11 @@ from typing import Any
 
 import torch
 
+from db.vocabulary.errors import ItemRefused
 from db.vocabulary.model_info import ModelInfo
+from db.vocabulary.structures import UNSTRUCTURED_OPTIONS, structure_of
 from workers.decoding import generation
+from workers.decoding.grammar import AnswerGrammar, Grammars
 from workers.families.control_tokens import ControlTokens
 from workers.families.pixels import PixelNormalizer
 from workers.settings import EngineSettings
@@ -23,6 +26,7 @@ class LoadedModel:
         image_token: Text of the token that stands for an image in a prompt.
         padding: Id of the token with which shorter prompts are padded.
         context: Most tokens of a prompt and its answer; 0 if the checkpoint does not say.
+        grammars: Of structured answers; None if its vocabulary cannot follow any.
     """
 
     settings: EngineSettings
@@ -37,6 +41,7 @@ class LoadedModel:
     end_tokens: generation.EndTokens
     padding: int
     context: int
+    grammars: Grammars | None = None
 
     @property
     def tokenizer(self) -> Any:
@@ -66,7 +71,23 @@ class LoadedModel:
 
     def options(self, request: dict[str, Any]) -> dict[str, Any]:
         """Merge the options of a request over the checkpoint's defaults."""
-        return {**self.card.defaults, **request.get("options", {})}
+        defaults = self.card.defaults
+        if structure_of(request):
+            defaults = {k: v for k, v in defaults.items() if k not in UNSTRUCTURED_OPTIONS}
+        return {**defaults, **request.get("options", {})}
+
+    def grammar(self, request: dict[str, Any]) -> AnswerGrammar | None:
+        """Return the grammar of a new answer to a request, None if any text will do.
+
+        Raises:
+            ItemRefused: There is no such grammar.
+        """
+        structure = structure_of(request)
+        if structure is None:
+            return None
+        if self.grammars is None:
+            raise ItemRefused(f"model {self.card.name!r} gives no structured answers")
+        return self.grammars.begin(structure)
 
     def to_device(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Move tensors to the model's device, and floating-point ones to its dtype."""

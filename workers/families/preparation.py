@@ -50,6 +50,7 @@ class Preparation:
             tuple(_bare(turn) for turn in turns)
         ):
             raise ItemRefused("the text contains a control token of this model")
+        loaded.grammar(request)  # raises, and compiles it before the device needs it
         self._check_length(len(ids), 0)  # before images are processed, which makes it longer
         suffixes = self._label_suffixes(request, text)
         used = [images[part] for turn in turns for part in turn.parts if isinstance(part, int)]

@@ -6,7 +6,7 @@ from itertools import count
 from typing import Any
 
 from db.queue.lease import Lease
-from db.vocabulary.errors import EngineError
+from db.vocabulary.errors import IdefiqError
 from db.vocabulary.model_info import ModelInfo, ModelLimits
 from db.vocabulary.states import SourceApi
 from tests.servers import PATIENCE_SECONDS
@@ -82,7 +82,7 @@ class SmallSlots:
     def prefill_cost(self, item: Prepared) -> int:
         return item.tokens
 
-    def admit(self, items: Sequence[Prepared]) -> list[tuple[Prepared, Answer | EngineError]]:
+    def admit(self, items: Sequence[Prepared]) -> list[tuple[Prepared, Answer | IdefiqError]]:
         assert len(self.held) + len(items) <= self.count
         self.admitted.append(len(items))
         self._check(items)
@@ -92,7 +92,7 @@ class SmallSlots:
         self.held |= {id(item): (item, item.request["says"]) for item in items}
         return self._said()
 
-    def decode_step(self) -> list[tuple[Prepared, Answer | EngineError]]:
+    def decode_step(self) -> list[tuple[Prepared, Answer | IdefiqError]]:
         assert self.held
         self._check()
         return self._said()
@@ -111,7 +111,7 @@ class SmallSlots:
         if said + sum(item.tokens for item in new) > self.fits:
             raise MemoryError
 
-    def _said(self) -> list[tuple[Prepared, Answer | EngineError]]:
+    def _said(self) -> list[tuple[Prepared, Answer | IdefiqError]]:
         self.held = {key: (item, left - 1) for key, (item, left) in self.held.items()}
         over = [item for item, left in self.held.values() if not left]
         for item in over:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from db.vocabulary.errors import EngineError, OutOfMemory
+from db.vocabulary.errors import EngineError, IdefiqError, OutOfMemory
 from tests.servers import PATIENCE_SECONDS
 from tests.workers.engine.device_parts import Run, SmallFamily, SmallSlots, ends, loaded
 from workers.engine.schedule import ScheduledItem
@@ -111,7 +111,7 @@ class TestSlots:
         self,
     ) -> None:
         class Short(SmallSlots):
-            def _said(self) -> list[tuple[Prepared, Answer | EngineError]]:
+            def _said(self) -> list[tuple[Prepared, Answer | IdefiqError]]:
                 return [
                     (item, SlotFull("full") if item.tokens == 7 else said)
                     for item, said in super()._said()
@@ -180,7 +180,7 @@ class TestSlots:
         assert family.slot_engine
         said = family.slot_engine.decode_step
 
-        def step() -> list[tuple[Prepared, Answer | EngineError]]:
+        def step() -> list[tuple[Prepared, Answer | IdefiqError]]:
             assert family.slot_engine
             if any(item.tokens == 2 for item, _ in family.slot_engine.held.values()):
                 raise ZeroDivisionError
