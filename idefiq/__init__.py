@@ -16,17 +16,8 @@ if TYPE_CHECKING:  # for type checkers and editors; see __getattr__
     from idefiq import types as types
     from idefiq.aio import AsyncClient
     from idefiq.client import Client
-    from idefiq.types import (
-        ApiError,
-        ApiKey,
-        Counts,
-        Event,
-        IdefiqError,
-        Job,
-        Model,
-        Result,
-        WaitTimeout,
-    )
+    from idefiq.errors import ApiError, IdefiqError, WaitTimeout
+    from idefiq.types import ApiKey, Counts, Event, Job, Model, Result
     from idefiq.usage import Usage
 
 __all__ = [
@@ -44,7 +35,8 @@ __all__ = [
     "WaitTimeout",
 ]
 
-_MODULES = {"AsyncClient": "aio", "Client": "client", "Usage": "usage"}
+_ERRORS = dict.fromkeys(("ApiError", "IdefiqError", "WaitTimeout"), "errors")
+_MODULES = {"AsyncClient": "aio", "Client": "client", "Usage": "usage", **_ERRORS}
 #: Modules that `import idefiq` made attributes of the package before names were imported lazily.
 _SUBMODULES = frozenset({"aio", "client", "protocol", "reviews", "types"})
 

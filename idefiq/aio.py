@@ -19,10 +19,11 @@ import httpx2
 from idefiq import local_service, protocol, reviews
 from idefiq.audit import AuditEntry
 from idefiq.client import read
+from idefiq.errors import ApiError, WaitTimeout
 from idefiq.protocol import Call, ListPage, Submission, Upload, Where
 from idefiq.queue import Queue
 from idefiq.reviews import Review
-from idefiq.types import ApiError, ApiKey, Event, Item, Job, Model, Result, WaitTimeout
+from idefiq.types import ApiKey, Event, Item, Job, Model, Result
 from idefiq.usage import Usage
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
-from idefiq.types import IdefiqError
+from idefiq.errors import IdefiqError
 
 LOCK, KEY = "lock", "api-key"
 #: A client that looks whether a folder is in use holds the lock for a moment.

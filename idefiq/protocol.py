@@ -26,8 +26,9 @@ import httpx2
 
 from idefiq import local_service
 from idefiq.audit import AuditEntry, audit_page
+from idefiq.errors import ApiError, IdefiqError
 from idefiq.queue import Queue
-from idefiq.types import ApiError, ApiKey, Event, IdefiqError, Item, Job, Model, Result
+from idefiq.types import ApiKey, Event, Item, Job, Model, Result
 from idefiq.usage import Usage
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
-from idefiq.types import IdefiqError
+from idefiq.errors import IdefiqError
 
 _HERE = Path(__file__).resolve().parent
 #: Libraries that a program, or a word of its command, cannot do without; all are in the extra

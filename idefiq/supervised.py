@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
-from idefiq.types import IdefiqError
+from idefiq.errors import IdefiqError
 
 #: A process that ran this long is taken for healthy, and its next pause is short again.
 HEALTHY_SECONDS = 60.0

@@ -1,9 +1,14 @@
-"""Responses of the service as frozen dataclasses, and the client's errors."""
+"""Responses of the service as frozen dataclasses."""
 
 import warnings
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, TypeVar
+
+# Where releases up to 0.2 had them.
+from idefiq.errors import ApiError as ApiError
+from idefiq.errors import IdefiqError as IdefiqError
+from idefiq.errors import WaitTimeout as WaitTimeout
 
 T = TypeVar("T")
 
@@ -15,30 +20,6 @@ ISSUES = "cut, empty, prompt_echoed, refusal, repetition, wrong_language, or any
 #: Generation options that apply to sampling only.
 SAMPLING_OPTIONS = frozenset({"temperature", "top_p", "top_k", "min_p", "seed"})
 FINAL_STATES = frozenset({"succeeded", "finished_with_errors", "cancelled", "expired"})
-
-
-class IdefiqError(Exception):
-    """Base of the client's errors."""
-
-
-class ApiError(IdefiqError):
-    """The service refused a request.
-
-    Attributes:
-        status: HTTP status.
-        code: Stable name of the error, for example "unknown_model".
-        errors: What is wrong with which field or line.
-    """
-
-    def __init__(
-        self, status: int, code: str, detail: str, errors: list[dict[str, Any]] | None = None
-    ) -> None:
-        super().__init__(detail)
-        self.status, self.code, self.errors = status, code, errors or []
-
-
-class WaitTimeout(IdefiqError):
-    """The job had not finished when the time of `wait` was over. The job continues."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +182,11 @@ class Result:
     def issues(self) -> list[str]:
         """Codes of the issues that the service found in the answer, such as "repetition"."""
         return list((self.detail or {}).get("issues", ()))
+
+    @property
+    def data(self) -> Any:
+        """The value of a structured answer, None if it was cut or is not structured."""
+        return (self.detail or {}).get("data")
 
     @property
     def text(self) -> str | None:

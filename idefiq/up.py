@@ -30,8 +30,8 @@ from urllib.parse import urlsplit
 
 from idefiq import local_service, server
 from idefiq.engines import engines
+from idefiq.errors import IdefiqError
 from idefiq.supervised import Service
-from idefiq.types import IdefiqError
 
 #: How long processes have to end in good order before they are killed.
 GRACE_SECONDS = 60.0

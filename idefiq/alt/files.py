@@ -16,7 +16,7 @@ from urllib.parse import urljoin
 import httpx2
 
 from idefiq.alt.roles import path_of
-from idefiq.types import IdefiqError
+from idefiq.errors import IdefiqError
 
 PAGES = (".html", ".htm", ".xhtml", ".md", ".markdown", ".css")
 #: Folders without pages written by hand.

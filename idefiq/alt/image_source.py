@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 from idefiq.alt.files import Files, is_picture
-from idefiq.types import IdefiqError
+from idefiq.errors import IdefiqError
 
 #: As the service takes it.
 _MAX_URL_CHARACTERS, _URL = 8_192, re.compile(r"https?://[^\s/]\S*")

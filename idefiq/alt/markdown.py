@@ -20,7 +20,7 @@ from idefiq.alt.context import HEADINGS, PageContext
 from idefiq.alt.places import Document, Place, Remark, in_tags
 from idefiq.alt.tags import Edit, end_of_tag
 from idefiq.alt.tree import Element, html_tree
-from idefiq.types import IdefiqError
+from idefiq.errors import IdefiqError
 
 DRAFT_MARK = "<!--alt-draft-->"
 #: Says that an empty text is meant, which Markdown itself cannot say.

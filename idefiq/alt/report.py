@@ -10,8 +10,8 @@ from typing import Any
 
 from idefiq.alt.drafts import DraftOutcome
 from idefiq.alt.site import AltState, Site, SiteImage
+from idefiq.errors import IdefiqError
 from idefiq.reviews import Review
-from idefiq.types import IdefiqError
 
 #: What a spreadsheet takes for the beginning of a formula.
 _FORMULAS = frozenset("=+-@\t\r")

@@ -28,7 +28,7 @@ from idefiq.alt.text import LineNumbers, PageText
 from idefiq.alt.tree import html_tree, xml_tree
 from idefiq.alt.wording import is_file_name, is_placeholder
 from idefiq.alt.writable import checked
-from idefiq.types import IdefiqError
+from idefiq.errors import IdefiqError
 
 
 class AltState(StrEnum):

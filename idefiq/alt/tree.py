@@ -12,7 +12,7 @@ from xml.parsers import expat
 
 from justhtml import JustHTML
 
-from idefiq.types import IdefiqError
+from idefiq.errors import IdefiqError
 
 #: Elements whose text is not rendered.
 SILENT = frozenset({"script", "style", "template", "noscript", "title", "head", "svg"})

@@ -13,7 +13,7 @@ from idefiq.alt.files import Book, Files, Web
 from idefiq.alt.site import SiteImage
 from idefiq.alt.tags import apply
 from idefiq.alt.text import PageText
-from idefiq.types import IdefiqError
+from idefiq.errors import IdefiqError
 
 
 @dataclass(frozen=True)

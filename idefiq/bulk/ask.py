@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
-from idefiq.types import IdefiqError, Item
+from idefiq.errors import IdefiqError
+from idefiq.types import Item
 
 _PLACE = re.compile(r"\{(\w+)\}")
 

@@ -9,7 +9,7 @@ from idefiq.bulk.ask import Plan
 from idefiq.bulk.formats import format_of
 from idefiq.bulk.outputs import OneFile, Output, Shards
 from idefiq.bulk.text_files import TextFiles, TextTree
-from idefiq.types import IdefiqError
+from idefiq.errors import IdefiqError
 
 SIDECARS = (".txt", ".caption")
 

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from idefiq.bulk.ask import Plan
 from idefiq.bulk.images import Image
-from idefiq.types import IdefiqError
+from idefiq.errors import IdefiqError
 
 #: Rows written to Parquet at once.
 PARQUET_ROWS = 5_000

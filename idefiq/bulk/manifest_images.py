@@ -8,7 +8,7 @@ from pathlib import Path
 from idefiq.bulk.images import COLUMNS, Image, image_of
 from idefiq.bulk.manifest_file import ManifestFile
 from idefiq.bulk.records import Record
-from idefiq.types import IdefiqError
+from idefiq.errors import IdefiqError
 
 #: A record, and where its text file may be.
 Found = tuple[Record, Sequence[Path]]

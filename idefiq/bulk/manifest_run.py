@@ -9,7 +9,7 @@ from typing import Any
 
 from idefiq.bulk.ask import Ask, Plan
 from idefiq.bulk.manifest_file import ManifestFile
-from idefiq.types import IdefiqError
+from idefiq.errors import IdefiqError
 
 
 class RunFacts:

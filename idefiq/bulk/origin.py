@@ -17,7 +17,7 @@ from idefiq.bulk.ask import Plan
 from idefiq.bulk.choose_output import choose_output
 from idefiq.bulk.manifest import Manifest
 from idefiq.bulk.records import REFERENCES
-from idefiq.types import IdefiqError
+from idefiq.errors import IdefiqError
 
 
 @contextmanager

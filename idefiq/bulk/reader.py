@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from idefiq.bulk.records import Location
-from idefiq.types import IdefiqError
+from idefiq.errors import IdefiqError
 
 
 class Reader:

@@ -29,7 +29,8 @@ from idefiq.bulk.outputs import Output
 from idefiq.bulk.reader import Reader
 from idefiq.bulk.records import Record, safe
 from idefiq.client import Client
-from idefiq.types import ApiError, IdefiqError, Item, Job, Result
+from idefiq.errors import ApiError, IdefiqError
+from idefiq.types import Item, Job, Result
 
 #: Images of one job, and jobs open at once.
 CHUNK_IMAGES, OPEN_CHUNKS = 500, 4

@@ -10,7 +10,7 @@ from idefiq.bulk.ask import Plan
 from idefiq.bulk.formats import dressed, public_mode, row
 from idefiq.bulk.images import Image
 from idefiq.bulk.reader import Reader
-from idefiq.types import IdefiqError
+from idefiq.errors import IdefiqError
 
 _NUMBER = r"%0?\d*d"
 

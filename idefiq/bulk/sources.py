@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from idefiq.bulk.records import REFERENCES, Record, as_text, safe, stamp_of
 from idefiq.bulk.tables import rows_of
-from idefiq.types import IdefiqError
+from idefiq.errors import IdefiqError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif", ".heic", ".heif"})
 TABLES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"})

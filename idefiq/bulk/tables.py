@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from idefiq.bulk.records import REFERENCES, Location, Record, as_text, safe, stamp_of
-from idefiq.types import IdefiqError
+from idefiq.errors import IdefiqError
 
 #: Columns that name the image, in the order in which they are looked for.
 IMAGE_COLUMNS = (

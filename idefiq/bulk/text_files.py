@@ -14,7 +14,7 @@ from idefiq.bulk.images import Image
 from idefiq.bulk.outputs import Output
 from idefiq.bulk.records import Record
 from idefiq.bulk.sources import local_folder
-from idefiq.types import IdefiqError
+from idefiq.errors import IdefiqError
 
 NEWLINE = "\n"
 

@@ -12,7 +12,7 @@ import typer
 
 from idefiq.cli import alt, jobs, keys, models, review, runs, serve, top, usage
 from idefiq.cli.common import errors, shown
-from idefiq.types import IdefiqError
+from idefiq.errors import IdefiqError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 

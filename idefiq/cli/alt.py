@@ -21,8 +21,9 @@ from idefiq.cli.alt_output import Outcome, print_findings, print_outcome
 from idefiq.cli.common import ApiKeyOption, AsJson, UrlOption, errors
 from idefiq.cli.lint import lint, lint_alt
 from idefiq.client import Client
+from idefiq.errors import IdefiqError
 from idefiq.reviews import Review
-from idefiq.types import IdefiqError, Job, Result
+from idefiq.types import Job, Result
 
 What = Annotated[
     list[str], typer.Argument(help="Folders, pages (.html .xhtml .md), an .epub, URLs of pages")

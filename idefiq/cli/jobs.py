@@ -16,7 +16,8 @@ from idefiq.bulk.images import Image, outcome
 from idefiq.bulk.outputs import OneFile
 from idefiq.cli.common import ApiKeyOption, AsJson, UrlOption, print_json
 from idefiq.client import Client
-from idefiq.types import ISSUES, IdefiqError, Job, Result
+from idefiq.errors import IdefiqError
+from idefiq.types import ISSUES, Job, Result
 
 Out = Annotated[
     str | None,

@@ -9,7 +9,7 @@ from idefiq.alt import files, wording
 from idefiq.alt.site import Site
 from idefiq.alt.wording import TARGET_LENGTH, Issue
 from idefiq.cli.common import AsJson, errors, print_json, shown
-from idefiq.types import IdefiqError
+from idefiq.errors import IdefiqError
 
 
 def lint(

@@ -14,8 +14,8 @@ import typer
 from idefiq.alt.report import as_csv, fused
 from idefiq.cli.common import ApiKeyOption, AsJson, UrlOption, errors, print_json, shown
 from idefiq.client import Client
+from idefiq.errors import ApiError, IdefiqError
 from idefiq.reviews import Review
-from idefiq.types import ApiError, IdefiqError
 
 #: Fields of the context that are shown.
 _AROUND = ("source", "page_title", "heading", "caption", "destination", "surrounding")

@@ -14,7 +14,7 @@ import typer
 from idefiq.bulk.ask import Ask
 from idefiq.bulk.formats import ENDINGS
 from idefiq.cli.common import ApiKeyOption, AsJson, UrlOption
-from idefiq.types import IdefiqError
+from idefiq.errors import IdefiqError
 
 
 class Existing(StrEnum):

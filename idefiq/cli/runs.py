@@ -19,7 +19,8 @@ from idefiq.cli.common import ApiKeyOption, AsJson, UrlOption, errors, print_jso
 from idefiq.cli.report import print_dry_run, print_how_to_resume, print_summary, progress
 from idefiq.cli.run_options import Existing, RunOptions, generation_options, with_options
 from idefiq.client import Client
-from idefiq.types import ISSUES, SAMPLING_OPTIONS, IdefiqError
+from idefiq.errors import IdefiqError
+from idefiq.types import ISSUES, SAMPLING_OPTIONS
 
 
 def add_to(app: typer.Typer) -> None:

@@ -14,8 +14,8 @@ import typer
 
 from idefiq import server
 from idefiq.cli.common import AsJson, UrlOption
+from idefiq.errors import IdefiqError
 from idefiq.protocol import Where
-from idefiq.types import IdefiqError
 
 #: Arguments of another program are passed on unchanged.
 _HANDED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}

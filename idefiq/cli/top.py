@@ -11,8 +11,8 @@ from rich.table import Table
 
 from idefiq.cli.common import ApiKeyOption, AsJson, UrlOption, print_json
 from idefiq.client import Client
+from idefiq.errors import IdefiqError
 from idefiq.queue import Queue, QueuedModel
-from idefiq.types import IdefiqError
 
 #: What is shown as a rate: its heading, and the field that counts it.
 RATES = (

@@ -10,7 +10,7 @@ import pytest
 
 from idefiq import Client
 from idefiq.engines import EngineProcess, engines
-from idefiq.types import IdefiqError
+from idefiq.errors import IdefiqError
 from tests import servers
 from tests.servers import PATIENCE_SECONDS
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from idefiq import local_service
+from idefiq.errors import IdefiqError
 from idefiq.protocol import Where
-from idefiq.types import IdefiqError
 
 URL = "http://127.0.0.1:8123"
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from idefiq import Client
+from idefiq.errors import IdefiqError
 from idefiq.supervised import Service
-from idefiq.types import IdefiqError
 from idefiq.up import Stack
 from tests import servers
 from tests.servers import PATIENCE_SECONDS

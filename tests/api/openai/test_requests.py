@@ -9,18 +9,19 @@ from db.queue.data_images import DataImages
 from db.queue.item_checker import ItemChecker
 from db.vocabulary.errors import RequestError
 from db.vocabulary.limits import OwnerLimits
+from db.vocabulary.model_info import ModelInfo
 from db.vocabulary.requests import Request
 from tests.served import CARD
 
 A, B = "https://example.com/a.jpg", "https://example.com/b.jpg"
 
 
-def asked(**fields: Any) -> dict[str, Any]:
+def asked(card: ModelInfo = CARD, **fields: Any) -> dict[str, Any]:
     body = {"model": "echo", "messages": [{"role": "user", "content": "What?"}], **fields}
     nowhere = cast("Any", None)  # no image is stored here
     images = DataImages(nowhere, nowhere, 1, OwnerLimits(), 1_000)
     limits = CARD.limits.model_copy(update={"max_images": 8})
-    checker = ItemChecker(CARD.model_copy(update={"limits": limits}), images, Request())
+    checker = ItemChecker(card.model_copy(update={"limits": limits}), images, Request())
     return ChatIn.from_body(body).item(checker, body).request
 
 
@@ -124,7 +125,7 @@ def test_more_tokens_than_the_model_gives_are_a_maximum_and_no_mistake() -> None
     ("fields", "where"),
     [
         ({"n": 2}, "n"),
-        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"logprobs": True}, "logprobs"),
         ({"frequency_penalty": 0.1}, "frequency_penalty"),

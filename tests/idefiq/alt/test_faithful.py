@@ -14,7 +14,7 @@ from idefiq.alt.site import Site
 from idefiq.alt.tags import Edit, apply, set_attributes
 from idefiq.alt.text import PageText
 from idefiq.alt.tree import html_tree
-from idefiq.types import IdefiqError
+from idefiq.errors import IdefiqError
 
 QUOTES = st.sampled_from(['"', "'"])
 #: What a text may be: everything that HTML and Markdown make something of, and anything else.

@@ -10,7 +10,7 @@ from idefiq.alt.drafts import DraftOutcome
 from idefiq.alt.roles import ImageRole
 from idefiq.alt.site import AltState, Site, SiteImage
 from idefiq.alt.wording import lint
-from idefiq.types import IdefiqError
+from idefiq.errors import IdefiqError
 from tests import pictures
 from tests.idefiq.alt.test_drafts import review
 

@@ -10,7 +10,7 @@ from idefiq.alt import files, report, write
 from idefiq.alt.drafts import DraftOutcome, groups
 from idefiq.alt.roles import ImageRole
 from idefiq.alt.site import AltState, Site, SiteImage, SiteOptions
-from idefiq.types import IdefiqError
+from idefiq.errors import IdefiqError
 from tests.idefiq.alt import pages
 
 

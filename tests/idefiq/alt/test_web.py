@@ -9,7 +9,7 @@ import pytest
 from idefiq.alt import files, write
 from idefiq.alt.drafts import DraftOutcome
 from idefiq.alt.site import AltState, Site
-from idefiq.types import IdefiqError
+from idefiq.errors import IdefiqError
 
 PAGE = b'<html lang="en"><title>Home</title><img src="a.png"><img src="//example.org/b.png">'
 

@@ -12,7 +12,7 @@ from idefiq.bulk.ask import Ask, Plan
 from idefiq.bulk.manifest import Manifest
 from idefiq.bulk.records import Record
 from idefiq.bulk.text_files import TextFiles
-from idefiq.types import IdefiqError
+from idefiq.errors import IdefiqError
 
 PLAN = Plan(sources=["photos"], ask=Ask({"kind": "vqa"}, "question", "Is it a {what}?"))
 OUTPUT = TextFiles(PLAN)

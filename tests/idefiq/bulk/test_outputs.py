@@ -15,7 +15,7 @@ from idefiq.bulk.ask import Ask, Plan
 from idefiq.bulk.choose_output import choose_output
 from idefiq.bulk.images import Image
 from idefiq.bulk.records import Record
-from idefiq.types import IdefiqError
+from idefiq.errors import IdefiqError
 from tests import pictures
 
 

@@ -13,7 +13,7 @@ import pytest
 from idefiq.bulk.reader import Reader
 from idefiq.bulk.records import Record, safe
 from idefiq.bulk.sources import check, find, is_bucket
-from idefiq.types import IdefiqError
+from idefiq.errors import IdefiqError
 from tests import pictures
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from idefiq.types import IdefiqError
+from idefiq.errors import IdefiqError
 from tests import pictures
 from tests.idefiq.cli.conftest import Command
 from tests.played import Played
