@@ -24,6 +24,7 @@ from api.streams import pieces
 from db.queue import jobs, results
 from db.vocabulary.errors import NotReady, RequestError
 from db.vocabulary.items import Item
+from db.vocabulary.structures import shown
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -105,4 +106,4 @@ def get_item(job_id: str, index: Index, services: Parts, owner: CurrentOwner) ->
     """Return one item in any state."""
     with services.database.snapshot() as transaction:
         item: Item = results.get(transaction, owner.id, job_id, index)
-    return {**item.public(), "stage": item.stage, "request": item.request}
+    return {**item.public(), "stage": item.stage, "request": shown(item.request or {})}

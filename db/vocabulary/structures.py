@@ -81,6 +81,11 @@ def structure_of(request: Mapping[str, Any]) -> Structure | None:
     return None
 
 
+def shown(request: dict[str, Any]) -> dict[str, Any]:
+    """Return a stored request as it was submitted, with its schema as an object."""
+    return request | {"schema": orjson.loads(request["schema"])} if "schema" in request else request
+
+
 def schema_text(given: object) -> str:
     """Return a JSON Schema as the text in which it is stored.
 

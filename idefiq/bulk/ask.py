@@ -33,6 +33,12 @@ class Ask:
         """True if the text differs between images."""
         return bool(_PLACE.search(self.text))
 
+    @property
+    def fields(self) -> list[str]:
+        """Names of the fields that each answer has, if its schema says so."""
+        properties = self.request.get("schema", {}).get("properties", {})
+        return list(properties) if isinstance(properties, dict) else []
+
     def with_options(self, options: Mapping[str, Any]) -> "Ask":
         """Return the same with other generation options laid over its own."""
         own = {**self.request.get("options", {}), **options}

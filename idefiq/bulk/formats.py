@@ -55,11 +55,16 @@ def public_mode() -> int:
 
 
 def row(plan: Plan, image: Image) -> dict[str, Any]:
-    """Make a row of an image: the columns of its source, then the answer."""
-    values = {
-        f"source_{name}" if name in OURS else name: value for name, value in image.columns.items()
-    }
-    values = values or {"file": image.key}
+    """Make a row of an image: the columns of its source, the fields of a schema, the answer."""
+    fields = plan.ask.fields
+    ours = OURS.union(fields)
+    columns = image.columns or {"file": image.key}
+    values = {f"source_{name}" if name in ours else name: value for name, value in columns.items()}
+    data = (image.answer or {}).get("data")
+    for name in fields:
+        # Ours come last: their columns are there in any case.
+        named = f"answer_{name}" if name in OURS else name
+        values[named] = data.get(name) if isinstance(data, dict) else None
     values["answer"] = dressed(plan, image.answer_text) if image.answer_text is not None else None
     values["error"] = image.error
     if image.answer and (issues := image.answer.get("issues")):

@@ -67,6 +67,21 @@ class RunOptions:
         typer.Option(help="Generation option, such as max_new_tokens=40; may be repeated"),
     ] = None
     language: Annotated[str | None, typer.Option(help="Language of the answers")] = None
+    schema: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with a JSON Schema: answers are JSON that it describes, and each of its"
+            " fields is a column of a table"
+        ),
+    ] = None
+    choice: Annotated[
+        list[str] | None,
+        typer.Option(help="Answers are one of the choices; repeat for two or more"),
+    ] = None
+    regex: Annotated[
+        str | None,
+        typer.Option(help="Answers match this pattern from their beginning to their end"),
+    ] = None
     image_column: Annotated[
         str | None, typer.Option(help="Column of a table that names or holds the image")
     ] = None
@@ -133,6 +148,35 @@ def with_options(
     command.__signature__ = inspect.Signature(listed)  # type: ignore[attr-defined]
     command.__annotations__ = {each.name: each.annotation for each in listed}
     return command
+
+
+def structure(options: RunOptions) -> dict[str, Any]:
+    """Return what the request says of the structure of answers.
+
+    Raises:
+        IdefiqError: More than one is given, or the file of a schema is not one.
+    """
+    given = {"--schema": options.schema, "--choice": options.choice, "--regex": options.regex}
+    named = [name for name, value in given.items() if value is not None and value != []]
+    if len(named) > 1:
+        raise IdefiqError(f"{' and '.join(named)} exclude each other")
+    if options.schema:
+        return {"schema": _schema(options.schema)}
+    if options.choice:
+        return {"choices": options.choice}
+    return {"regex": options.regex} if options.regex else {}
+
+
+def _schema(path: Path) -> dict[str, Any]:
+    try:
+        schema = json.loads(path.read_bytes())
+    except OSError as error:
+        raise IdefiqError(f"--schema {str(path)!r}: {error.strerror}") from error
+    except ValueError as error:
+        raise IdefiqError(f"--schema {str(path)!r} is not JSON: {error}") from error
+    if not isinstance(schema, dict):
+        raise IdefiqError(f"--schema {str(path)!r}: a JSON Schema is an object")
+    return schema
 
 
 def generation_options(texts: Sequence[str]) -> dict[str, Any]:

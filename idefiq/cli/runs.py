@@ -17,7 +17,13 @@ from idefiq.bulk.manifest import Manifest
 from idefiq.bulk.outputs import Output
 from idefiq.cli.common import ApiKeyOption, AsJson, UrlOption, errors, print_json
 from idefiq.cli.report import print_dry_run, print_how_to_resume, print_summary, progress
-from idefiq.cli.run_options import Existing, RunOptions, generation_options, with_options
+from idefiq.cli.run_options import (
+    Existing,
+    RunOptions,
+    generation_options,
+    structure,
+    with_options,
+)
 from idefiq.client import Client
 from idefiq.errors import IdefiqError
 from idefiq.types import ISSUES, SAMPLING_OPTIONS
@@ -86,6 +92,10 @@ def _request(ask: Ask, options: RunOptions) -> Ask:
         request["language"] = options.language
     if options.option:
         request["options"] = generation_options(options.option)
+    if structured := structure(options):
+        if "labels" in request:
+            raise IdefiqError("classify has its labels: leave --schema, --choice and --regex out")
+        request |= structured
     return replace(ask, request=request)
 
 

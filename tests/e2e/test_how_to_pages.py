@@ -1,5 +1,6 @@
 """The how-to pages as they stand: every command and every script in them is run."""
 
+import csv
 import json
 import os
 import re
@@ -156,3 +157,25 @@ def test_a_batch_script_runs_with_another_base_url_alone(
     assert sorted(rows) == [f"{number:04}.png" for number in range(40)]
     assert all(text.startswith(("a ", "an ", "two ", "three ")) for text in rows.values())
     assert "40 of 40 are answered" in printed
+
+
+def test_product_photos_become_a_table_whose_columns_have_the_types_of_a_schema(
+    embedded: Env, start: Start, tmp_path: Path
+) -> None:
+    folder = tmp_path / "reader"
+    folder.mkdir()
+
+    with start("demo", embedded) as (stack, _):
+        printed = Reader("product-photos.md", folder, stack.url).read()
+
+    assert (
+        "file: string, shape: string, colors: string, count: int64, on_plain_background: bool,"
+        " note: string, answer: string, error: " in printed
+    )
+    assert "40 rows, " in printed
+    with (folder / "shapes.csv").open(newline="") as file:
+        assert {row["answer"] for row in csv.DictReader(file)} <= {"circle", "square", "other"}
+    with (folder / "codes.csv").open(newline="") as file:
+        codes = [row["answer"] for row in csv.DictReader(file)]
+    assert len(codes) == 5
+    assert all(re.fullmatch("[A-Z]{2}-[0-9]{2}", code) for code in codes)

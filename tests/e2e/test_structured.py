@@ -4,6 +4,7 @@ import json
 from enum import StrEnum
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 from pydantic import BaseModel
@@ -140,9 +141,12 @@ def test_a_job_has_the_structure_of_its_defaults_and_items_have_their_own(
         {"prompt": "Count.", "options": {"max_new_tokens": 3}},
     ]
     defaults = {"kind": "generate", "schema": Scene.model_json_schema()}
-    with start("demo", embedded) as (_, client):
+    with start("demo", embedded) as (stack, client):
         done = client.wait(client.submit(items, model="demo", defaults=defaults))
         results = {result.index: result for result in client.results(done.id)}
+        url = f"{stack.url}/v1/jobs/{done.id}/items/1"
+        key = {"authorization": f"Bearer {stack.api_key}"}
+        own = httpx2.get(url, headers=key).json()["request"]["schema"]
         with pytest.raises(ApiError, match="'uniqueItems' is not supported") as refused:
             client.submit(
                 [{"prompt": "x", "schema": {"uniqueItems": True}}], defaults={"kind": "generate"}
@@ -155,6 +159,7 @@ def test_a_job_has_the_structure_of_its_defaults_and_items_have_their_own(
             )
 
     assert "schema" in str(refused.value)
+    assert own == items[1]["schema"]
     first, second, third = (results[n] for n in range(3))
     assert Scene.model_validate(first.data) == Scene.model_validate_json(first.answer or "")
     assert second.data in ("red", "blue")

@@ -93,6 +93,30 @@ class TestTables:
         assert [row["answer"] for row in rows] == [None, 'a "red" star,\nsmall', None]
         assert [row["product"] for row in rows] == [None, "star", None]
 
+    def test_each_field_of_a_schema_is_a_column_whether_or_not_there_is_an_answer(
+        self, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out.parquet"
+        fields = {"count": {"type": "integer"}, "file": {"type": "string"}, "error": {}}
+        ask = Ask({"kind": "vqa", "schema": {"properties": fields}})
+        data = {"count": 3, "file": "x", "error": "y"}
+        made = [
+            replace(image("a.png", "{}", None), answer={"text": "{}", "data": data}),
+            image("b.png", '{"count":', None),
+            image("c.png", None, "no image"),
+        ]
+
+        choose_output(replace(plan(out), ask=ask)).write(made, [])
+
+        assert pyarrow.parquet.read_table(out).to_pylist() == [
+            {"source_file": "a.png", "count": 3, "file": "x", "answer_error": "y"}
+            | {"answer": "{}", "error": None},
+            {"source_file": "b.png", "count": None, "file": None, "answer_error": None}
+            | {"answer": '{"count":', "error": None},
+            {"source_file": "c.png", "count": None, "file": None, "answer_error": None}
+            | {"answer": None, "error": "no image"},
+        ]
+
     def test_parquet_is_written_in_parts_whose_columns_may_differ(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

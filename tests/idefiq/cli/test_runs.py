@@ -447,6 +447,11 @@ class TestTables:
         (["caption", "nowhere.png"], "no such file or folder: 'nowhere.png'"),
         (["caption", "."], "no images in ."),
         (["caption", ".", "--out", "x.xml"], "write to a .jsonl"),
+        (["caption", ".", "--schema", "nope.json"], "--schema 'nope.json': No such file"),
+        (["caption", ".", "--schema", "bad.json"], "--schema 'bad.json' is not JSON"),
+        (["caption", ".", "--schema", "list.json"], "a JSON Schema is an object"),
+        (["ask", "x", ".", "--choice", "a", "--regex", "b"], "--choice and --regex exclude"),
+        (["classify", ".", "--label", "a", "--label", "b", "--regex", "x"], "has its labels"),
         (["retry", "nope"], "is not a job id, and has no manifest"),
         (["retry", "job_nope"], "no such job"),
     ],
@@ -456,6 +461,8 @@ def test_a_mistake_is_reported_in_one_line(
 ) -> None:
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
+    Path("bad.json").write_text("{")
+    Path("list.json").write_text("[]")
 
     result = command(*words)
 
