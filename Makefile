@@ -8,7 +8,7 @@ EDITABLE := --config-settings editable_mode=compat --editable
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-fast test-families test-images release faults faults-long soak sbom audit check format docs session pictures up train-demo eval-demo bench bench-engine bench-peers bench-service bench-queue bench-contention bench-size bench-batch bench-redis bench-stream bench-startup plots lock clean
+.PHONY: help demo test test-fast test-families test-images release faults faults-long soak sbom audit check format docs session pictures up train-demo eval-demo bench bench-engine bench-peers bench-service bench-queue bench-contention bench-size bench-batch bench-redis bench-stream bench-structured bench-startup plots lock clean
 
 help:
 	@echo "make demo           caption drawn scenes with the whole service, on this machine"
@@ -28,7 +28,7 @@ help:
 	@echo "make train-demo     train the demonstration model again (two to three hours)"
 	@echo "make eval-demo      measure it on scenes it was never trained on"
 	@echo "make sbom, audit    list what is installed, and compare it with known holes"
-	@echo "make bench          all benchmarks; bench-engine, -peers, -service, -queue, -contention, -size, -batch, -redis, -stream, -startup for one"
+	@echo "make bench          all benchmarks; bench-engine, -peers, -service, -queue, -contention, -size, -batch, -redis, -stream, -structured, -startup for one"
 	@echo "make plots          draw their last figures into docs/performance.svg"
 
 $(VENV)/python: # the environment itself
@@ -125,7 +125,7 @@ train-demo: $(VENV)/run
 eval-demo: $(VENV)/run
 	$(BIN)/python -m workers.demo.evaluate
 
-bench: bench-engine bench-peers bench-service bench-queue bench-contention bench-size bench-batch bench-redis bench-stream bench-startup
+bench: bench-engine bench-peers bench-service bench-queue bench-contention bench-size bench-batch bench-redis bench-stream bench-structured bench-startup
 
 bench-engine: $(VENV)/dev
 	$(BIN)/python -m benchmarks.engine
@@ -163,6 +163,9 @@ bench-redis: $(VENV)/dev
 
 bench-stream: $(VENV)/dev
 	$(BIN)/python -m benchmarks.stream
+
+bench-structured: $(VENV)/dev
+	$(BIN)/python -m benchmarks.structured
 
 plots: $(VENV)/dev
 	$(BIN)/python -m benchmarks.plot

@@ -5,7 +5,7 @@ and `AutoModelForImageTextToText`, as any other Idefics2 checkpoint does.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -64,18 +64,25 @@ def corpus() -> Iterator[str]:
             yield f"User: {question}\nAssistant: {answer}\n"
 
 
-def make_processor() -> Idefics2Processor:
-    """Train the tokenizer (byte-level BPE, so any text survives) and wrap it for Idefics2."""
+def make_processor(
+    learned: Iterable[str] | None = None, vocabulary: int = VOCABULARY
+) -> Idefics2Processor:
+    """Train the tokenizer (byte-level BPE, so any text survives) and wrap it for Idefics2.
+
+    Args:
+        learned: Texts to learn merges from; the dialogues of the demonstration if None.
+        vocabulary: Tokens.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         special_tokens=[PAD, BOS, EOS, FAKE_TOKEN, IMAGE_TOKEN, END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(corpus(), trainer)
+    tokenizer.train_from_iterator(corpus() if learned is None else learned, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A",
         pair=f"{BOS} $A {BOS} $B",
