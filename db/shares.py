@@ -69,10 +69,10 @@ class FairTurns:
                 self._held[owner_id] -= 1
                 self._changed.notify_all()
 
-    def waiting(self) -> int:
-        """Return how many wait for a turn."""
+    def waiting(self, owner_id: int | None = None) -> int:
+        """Return how many wait for a turn, of one owner or of all."""
         with self._changed:
-            return len(self._waiting)
+            return sum(owner_id in (None, owner) for owner, _ in self._waiting)
 
     def _wait(self, owner_id: int) -> None:
         asked = owner_id, next(self._numbers)

@@ -30,6 +30,7 @@ from db.queue.submissions import NewJob
 from db.vocabulary.errors import RequestError, StorageError
 from db.vocabulary.items import Item
 from db.vocabulary.openai_rendering import (
+    called,
     completion,
     completion_id,
     error_body,
@@ -39,6 +40,7 @@ from db.vocabulary.openai_rendering import (
     usage,
 )
 from db.vocabulary.states import SourceApi
+from db.vocabulary.structures import ANY_TOOL
 
 router = APIRouter(prefix="/v1/chat", tags=["OpenAI"])
 
@@ -145,7 +147,7 @@ class ChatCall:
                 yield self._chunk(self._head())
                 while not _finished(watched) and time.monotonic() < deadline:
                     news = watched.event
-                    if len(watched.text) > len(sent_text):
+                    if len(watched.text) > len(sent_text) and self._tool != ANY_TOOL:
                         yield self._chunk(self._delta(watched.text[len(sent_text) :]))
                         sent_text = watched.text
                     elif not _finished(watched) and not await watched.news(news, PING_SECONDS):
@@ -171,7 +173,10 @@ class ChatCall:
             )
             yield event(json.dumps(body))
             return
-        if rest := text[len(sent_text) :]:
+        if self._tool == ANY_TOOL and (call := called(item.answer)):
+            one = {"index": 0, **tool_call(call[0], self._job_id, arguments=call[1])}
+            yield self._chunk({"tool_calls": [one]})
+        elif rest := text[len(sent_text) :]:
             yield self._chunk(self._delta(rest))
         yield self._chunk({}, finish_reason=finish_reason(item.answer))
         if usage_too:
@@ -180,13 +185,13 @@ class ChatCall:
 
     def _head(self) -> dict[str, Any]:
         """Return the delta that begins an answer."""
-        if not self._tool:
+        if self._tool in (None, ANY_TOOL):
             return {"role": "assistant", "content": ""}
         call = {"index": 0, **tool_call(self._tool, self._job_id)}
         return {"role": "assistant", "content": None, "tool_calls": [call]}
 
     def _delta(self, text: str) -> dict[str, Any]:
-        if not self._tool:
+        if self._tool in (None, ANY_TOOL):
             return {"content": text}
         return {"tool_calls": [{"index": 0, "function": {"arguments": text}}]}
 

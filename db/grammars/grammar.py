@@ -3,8 +3,8 @@
 llguidance, because it refuses what it cannot enforce: others ignore keywords of a schema silently.
 It bounds its own work, has no dependencies, and computes a mask in some microseconds.
 
-An answer may begin with one space, which is not part of its text: in many vocabularies a word
-begins with the space before it, and a model that may not say it takes a less likely token.
+JSON and choices may begin with one space, which is not part of the answer: in many vocabularies a
+word begins with the space before it, and a model that may not say it takes a less likely token.
 """
 
 import re
@@ -12,10 +12,17 @@ import re
 import orjson
 from llguidance import LLMatcher, LLTokenizer
 
-from db.vocabulary.structures import Structure, closed
+from db.vocabulary.json_schemas import enforceable
+from db.vocabulary.structures import Structure
 
 #: As Python and most models write JSON; whitespace that is free would let a model go on for ever.
-_JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+#: Without escapes by number: by them a name could be said that the schema excludes, and NUL.
+_JSON_STYLE = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "json_allowed_escapes": 'nrbtf\\"',
+}
 #: Where in the grammar something is wrong: it is ours, and tells nobody anything.
 _PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")
 #: Tokens of an answer that are tried before a structure is accepted.
@@ -25,15 +32,16 @@ TRIED_TOKENS = 256
 def grammar_of(structure: Structure) -> str:
     """Return the grammar of a structure; whether it is a valid one is only known by using it."""
     if structure.form == "schema":
-        schema = closed(orjson.loads(structure.text))
-        options = orjson.dumps({**schema, "x-guidance": _JSON_STYLE}).decode()
-        return str(LLMatcher.grammar_from_lark(f'start: " "? json\njson: %json {options}'))
-    pattern = structure.text
+        schema = {**enforceable(structure.text), "x-guidance": _JSON_STYLE}
+        return _lark(f'start: " "? json\njson: %json {orjson.dumps(schema).decode()}')
     if structure.form == "choices":
-        pattern = "|".join(map(_literally, orjson.loads(structure.text)))
-    else:
-        pattern = _without_anchors(pattern)
-    return str(LLMatcher.grammar_from_regex(f" ?(?:{pattern})"))
+        texts = "|".join(map(_literally, orjson.loads(structure.text)))
+        return str(LLMatcher.grammar_from_regex(f" ?({texts})"))
+    return str(LLMatcher.grammar_from_regex(_without_anchors(structure.text)))
+
+
+def _lark(rules: str) -> str:
+    return str(LLMatcher.grammar_from_lark(rules))
 
 
 def error_of(structure: Structure) -> str:
@@ -55,7 +63,8 @@ def reason(error: str) -> str:
     """Return the one sentence in an error of llguidance that says what is wrong."""
     lines = error.splitlines() or [""]
     told = next((line for line in lines if line.startswith("error: ")), lines[0])
-    return _PLACE.sub("", told.removeprefix("error: "))
+    told = _PLACE.sub("", told.removeprefix("error: "))
+    return "no text fits it" if told.startswith("NoExtension") else told
 
 
 def _literally(text: str) -> str:

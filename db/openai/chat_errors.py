@@ -67,10 +67,11 @@ def _as_sent(path: Path, sent: Mapping[str, Any]) -> Path:
 
 def _place_of_schema(sent: Mapping[str, Any]) -> Path:
     """Return where the schema of an answer is: of a tool, or of a response format."""
-    if (sent.get("response_format") or {}).get("type") == "json_schema":
-        return ["response_format", "json_schema", "schema"]
-    if not sent.get("tools"):
-        return ["response_format"]
+    if not sent.get("tools") or sent.get("tool_choice") in (None, "auto", "none"):
+        is_json = sent["response_format"]["type"] == "json_object"
+        return ["response_format"] if is_json else ["response_format", "json_schema", "schema"]
+    if sent["tool_choice"] == "required" and len(sent["tools"]) > 1:
+        return ["tools"]
     choice = sent["tool_choice"]
     wanted = choice["function"]["name"] if isinstance(choice, dict) else None
     names = [tool["function"]["name"] for tool in sent["tools"]]

@@ -1,8 +1,20 @@
 """Messages of a chat completion: texts, and parts that are texts or images."""
 
-from typing import Annotated, Literal
+import json
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
+
+#: Calls of tools in one message.
+MAX_TOOL_CALLS = 100
 
 
 class _Part(BaseModel):
@@ -45,6 +57,8 @@ def _kind_of_part(value: object) -> str | None:
 def _kind_of_content(value: object) -> str | None:
     if isinstance(value, str):
         return f"{_TAG}text"
+    if value is None:
+        return f"{_TAG}none"
     return f"{_TAG}parts" if isinstance(value, list) else None
 
 
@@ -61,7 +75,9 @@ ChatPart = Annotated[
 ]
 ChatParts = Annotated[list[ChatPart], Field(max_length=200)]
 Content = Annotated[
-    Annotated[str, Tag(f"{_TAG}text")] | Annotated[ChatParts, Tag(f"{_TAG}parts")],
+    Annotated[str, Tag(f"{_TAG}text")]
+    | Annotated[ChatParts, Tag(f"{_TAG}parts")]
+    | Annotated[None, Tag(f"{_TAG}none")],
     Discriminator(
         _kind_of_content,
         custom_error_type="content_type",
@@ -70,8 +86,35 @@ Content = Annotated[
 ]
 
 
+class CalledFunction(_Part):
+    """The call of a function in an earlier answer."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(_Part):
+    """The call of a tool in an earlier answer."""
+
+    type: Literal["function"]
+    function: CalledFunction
+
+    @property
+    def told(self) -> str:
+        """The call as the model reads it: chat templates know no calls."""
+        name = json.dumps(self.function.name, ensure_ascii=False)
+        return f'{{"name": {name}, "arguments": {self.function.arguments or "{}"}}}'
+
+
 class MessageIn(_Part):
     """One message."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Content
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Content = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOL_CALLS)] | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.content is None and not self.tool_calls:
+            raise ValueError("expected content: a text or a list of parts")
+        return self

@@ -53,6 +53,8 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 #: More than there are: each unknown one would be an error of its own.
 MAX_FIELDS = 100
 MAX_METADATA = 16
+#: Roles that chat templates do not know: the result of a tool is told as a user tells it.
+_ROLES = {"developer": "system", "tool": "user"}
 #: Options of sampling; greedy answers do without them.
 _DRAWING = {"seed", "top_p", "top_k", "min_p"}
 
@@ -187,11 +189,16 @@ class ChatIn(BaseModel):
     def _item(self, card: ModelInfo, custom_id: str | None) -> dict[str, Any]:
         images: dict[str, int] = {}
         messages = [
-            {"role": _role(message.role), "content": _content(message.content, images)}
+            {"role": _ROLES.get(message.role, message.role), "content": _content(message, images)}
             for message in self.messages
         ]
         own = {"schema": self.schema_, "choices": self.choices, "regex": self.regex}
         structure = structure_fields(self.response_format, self.tools, self.tool_choice)
+        if structure and (ours := [name for name, value in own.items() if value is not None]):
+            raise RequestError(
+                "an answer has one structure: leave out this or the response format and tools",
+                field=ours[0],
+            )
         return {
             **{name: value for name, value in own.items() if value is not None},
             **structure,
@@ -245,7 +252,7 @@ class ChatIn(BaseModel):
             part.image_url.detail or "auto"
             for message in self.messages
             if not isinstance(message.content, str)
-            for part in message.content
+            for part in message.content or ()
             if isinstance(part, ChatImagePart)
         }
         if asked & {"high", "original"}:
@@ -257,19 +264,19 @@ class ChatIn(BaseModel):
         return bool(self.temperature) or narrowed or bool(card.defaults.get("do_sample"))
 
 
-def _role(role: str) -> str:
-    return "system" if role == "developer" else role
-
-
-def _content(content: str | list[ChatPart], images: dict[str, int]) -> list[dict[str, Any]]:
+def _content(message: MessageIn, images: dict[str, int]) -> list[dict[str, Any]]:
     """Return a message's parts, and collect its images in `images`, each once."""
-    if isinstance(content, str):
-        return [{"type": "text", "text": content}]
     parts: list[dict[str, Any]] = []
-    for part in content:
-        if isinstance(part, ChatTextPart):
-            parts.append({"type": "text", "text": part.text})
-            continue
-        index = images.setdefault(part.image_url.url, len(images))
-        parts.append({"type": "image", "index": index})
-    return parts
+    content = message.content or ()
+    if isinstance(content, str):
+        parts.append({"type": "text", "text": content})
+    else:
+        parts += [_part(part, images) for part in content]
+    parts += [{"type": "text", "text": call.told} for call in message.tool_calls or ()]
+    return parts or [{"type": "text", "text": "(nothing)" if message.role == "tool" else ""}]
+
+
+def _part(part: ChatPart, images: dict[str, int]) -> dict[str, Any]:
+    if isinstance(part, ChatTextPart):
+        return {"type": "text", "text": part.text}
+    return {"type": "image", "index": images.setdefault(part.image_url.url, len(images))}

@@ -4,8 +4,8 @@
                     {"type": "json_object"} ─▶ the schema of any object
     tools, tool_choice                      ─▶ the schema of the tool's arguments, and its name
 
-A model calls a tool only where the request says that it must, and which: so clients ask for a
-structure that know no response formats.
+A model calls a tool only where the request says that it must: so clients ask for a structure that
+know no response formats. Where it may choose among several, it says which one it calls.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,11 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from db.vocabulary.errors import RequestError
-from db.vocabulary.structures import ANY_OBJECT
+from db.vocabulary.structures import ANY_OBJECT, ANY_TOOL
 
 MAX_TOOLS = 128
 _ANY_OBJECT: dict[str, Any] = orjson.loads(ANY_OBJECT)
+_NO_ARGUMENTS: dict[str, Any] = {**_ANY_OBJECT, "properties": {}, "additionalProperties": False}
 
 
 class _Part(BaseModel):
@@ -97,14 +98,17 @@ def structure_fields(
 ) -> dict[str, Any]:
     """Return what an item's request says of the structure that a chat completion asks for.
 
+    A tool that must be called comes before a response format: the answer after it has the format.
+
     Raises:
-        RequestError: It leaves the choice of a tool to the model.
+        RequestError: It leaves to the model whether to call a tool.
     """
-    called = _called(tools or (), choice)
+    has_format = isinstance(response_format, JsonFormat | SchemaFormat)
+    called = _called(tools or (), choice, has_format=has_format)
+    if len(called) == 1:
+        return {"schema": called[0].parameters or _NO_ARGUMENTS, "tool": called[0].name}
     if called:
-        if response_format and response_format.type != "text":
-            raise RequestError("a tool is called already: leave it out", field="response_format")
-        return {"schema": called.parameters or _ANY_OBJECT, "tool": called.name}
+        return {"schema": _one_of(called), "tool": ANY_TOOL}
     if isinstance(response_format, JsonFormat):
         return {"schema": _ANY_OBJECT}
     if isinstance(response_format, SchemaFormat):
@@ -112,20 +116,42 @@ def structure_fields(
     return {}
 
 
-def _called(tools: Sequence[Tool], choice: Choice | None) -> Function | None:
-    """Return the function that must be called, None if none is."""
-    if choice == "none" or (not tools and choice in (None, "auto")):
-        return None
+def _called(
+    tools: Sequence[Tool], choice: Choice | None, *, has_format: bool
+) -> Sequence[Function]:
+    """Return the functions of which one must be called."""
+    if choice == "none" or (choice in (None, "auto") and (has_format or not tools)):
+        return []
+    functions = [tool.function for tool in tools]
     if isinstance(choice, ToolChoice):
         wanted = choice.function.name
-        named = [tool.function for tool in tools if tool.function.name == wanted]
+        named = [function for function in functions if function.name == wanted]
         if not named:
-            raise RequestError(f"there is no tool {wanted!r}", field="tool_choice")
-        return named[0]
-    if choice == "required" and len(tools) == 1:
-        return tools[0].function
+            raise RequestError(f"there is no tool {wanted!r} in 'tools'", field="tool_choice")
+        return named[:1]
+    if choice == "required":
+        if not functions:
+            raise RequestError("a tool is required, but there are no 'tools'", field="tool_choice")
+        return functions
     raise RequestError(
-        "models of this service call a tool only if they must: name one, as"
-        ' {"type": "function", "function": {"name": …}}',
-        field="tool_choice",
+        "models of this service call a tool only if they must: set tool_choice to 'required' or to"
+        " one of the tools, or to 'none'",
+        field="tool_choice" if choice else "tools",
     )
+
+
+def _one_of(functions: Sequence[Function]) -> dict[str, Any]:
+    """Return a schema of the name of one function and its arguments."""
+    parameters, branches = {}, []
+    for number, function in enumerate(functions):
+        place = f"#/$defs/{number}"
+        try:
+            text = orjson.dumps(function.parameters or _NO_ARGUMENTS)
+        except (TypeError, ValueError) as error:
+            raise RequestError(f"no JSON: {error}", field=f"tools[{number}]") from error
+        # What the parameters refer to within themselves is elsewhere now.
+        moved = text.replace(b'"$ref":"#', f'"$ref":"{place}'.encode())
+        parameters[str(number)] = orjson.loads(moved)
+        fields = {"name": {"const": function.name}, "arguments": {"$ref": place}}
+        branches.append({"type": "object", "properties": fields, "required": ["name", "arguments"]})
+    return {"$defs": parameters, "anyOf": branches}

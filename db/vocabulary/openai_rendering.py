@@ -10,8 +10,9 @@ from typing import Any
 
 from db.vocabulary.errors import EngineError, FetchFailed, OutOfMemory, Poison
 from db.vocabulary.items import Item
-from db.vocabulary.lines import json_line
+from db.vocabulary.lines import json_line, json_text
 from db.vocabulary.states import ItemState
+from db.vocabulary.structures import ANY_TOOL
 
 #: What is not the caller's fault is a 500.
 _OURS = frozenset(kind.code for kind in (EngineError, FetchFailed, OutOfMemory, Poison))
@@ -39,19 +40,29 @@ def finish_reason(answer: dict[str, Any]) -> str:
     return "tool_calls" if "tool" in answer else "stop"
 
 
+def called(answer: dict[str, Any]) -> tuple[str, str] | None:
+    """Return the function that an answer calls, and its arguments; None if it calls none."""
+    name, text = answer.get("tool"), answer["text"]
+    if name != ANY_TOOL:
+        return (name, text) if name else None
+    if "data" not in answer:  # cut before it was clear which
+        return None
+    return answer["data"]["name"], json_text(answer["data"]["arguments"])
+
+
 def tool_call(name: str, job_id: str, ordinal: int = 0, arguments: str = "") -> dict[str, Any]:
     """Render the call of a tool."""
-    called = f"call_{job_id.removeprefix('job_')}_{ordinal}"
-    return {"id": called, "type": "function", "function": {"name": name, "arguments": arguments}}
+    call_id = f"call_{job_id.removeprefix('job_')}_{ordinal}"
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 def _message(item: Item, job_id: str) -> dict[str, Any]:
     assert item.answer is not None
-    text, tool = item.answer["text"], item.answer.get("tool")
-    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
-    if tool:
-        message["content"] = None
-        message["tool_calls"] = [tool_call(tool, job_id, item.ordinal, text)]
+    message = {"role": "assistant", "content": item.answer["text"], "refusal": None}
+    if call := called(item.answer):
+        name, arguments = call
+        calls = [tool_call(name, job_id, item.ordinal, arguments)]
+        return {**message, "content": None, "tool_calls": calls}
     return message
 
 

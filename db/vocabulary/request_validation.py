@@ -68,16 +68,16 @@ def _check_structure(request: dict[str, Any], info: ModelInfo) -> None:
         return
     first, *others = asked
     if others:
-        raise RequestError(f"{first!r} and {others[0]!r} exclude each other", field=others[0])
-    if not info.structured:
         raise RequestError(
-            f"model {info.name!r} gives no structured answers: leave {first!r} out", field=first
+            "an answer has one structure: a schema, choices or a pattern", field=others[0]
         )
-    for option in sorted(UNSTRUCTURED_OPTIONS & request.get("options", {}).keys()):
-        if request["options"][option] not in (0, 1):
+    if not info.structured:
+        raise RequestError(f"model {info.name!r} gives no structured answers", field=first)
+    for option, neutral in UNSTRUCTURED_OPTIONS.items():
+        if request.get("options", {}).get(option, neutral) != neutral:
             raise RequestError(
-                f"option {option!r} is not allowed with {first!r}, which alone says what an answer"
-                " is and where it ends",
+                f"option {option!r} is not allowed for a structured answer: its structure alone"
+                " says what it is and where it ends",
                 field=f"options.{option}",
             )
 

@@ -209,7 +209,9 @@ class Request(_Strict):
         None, description="The answer matches this pattern from its beginning to its end"
     )
     tool: Line | None = Field(
-        None, description="Chat: the function whose arguments the answer is, by its `schema`"
+        None,
+        description="Chat: the function whose arguments the answer is, by its `schema`; * if the"
+        " answer names it itself",
     )
     options: Options | None = None
 

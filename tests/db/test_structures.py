@@ -1,6 +1,7 @@
 """Structures of answers: what is taken, what is refused by name, and what a hostile one costs."""
 
 import json
+import queue
 import threading
 from typing import Any
 
@@ -8,15 +9,9 @@ import pytest
 
 from db.grammars import checks
 from db.grammars.checks import check_structure
-from db.vocabulary.errors import RequestError
-from db.vocabulary.structures import (
-    MAX_SCHEMA_BYTES,
-    MAX_SCHEMA_DEPTH,
-    Structure,
-    closed,
-    schema_text,
-    structure_of,
-)
+from db.vocabulary.errors import QuotaExceeded, RequestError
+from db.vocabulary.json_schemas import MAX_DEPTH, MAX_SCHEMA_BYTES, enforceable, schema_text
+from db.vocabulary.structures import Structure, structure_of
 from tests.servers import PATIENCE_SECONDS, wait_until
 
 NAME = {"type": "string", "minLength": 1}
@@ -46,13 +41,18 @@ def test_a_schema_keeps_the_order_of_its_fields() -> None:
     [
         ([], "an object"),
         ("{", "not JSON"),
-        ({"type": "array", "uniqueItems": True}, "'uniqueItems' is not supported; leave it out"),
+        ({"type": "array", "uniqueItems": True}, "keyword 'uniqueItems' is not supported"),
+        ({"const": "a\0b"}, "the character NUL"),
         (fields(a={"not": {}}), r"'not' is not supported \(at properties.a\)"),
         ({"anyOf": [{}, {"minLenght": 3}]}, r"'minLenght' is not supported \(at anyOf.1\)"),
         ({"$defs": {"x": {"if": {}}}}, r"'if' is not supported \(at \$defs.x\)"),
         ({"x-guidance": {"whitespace_flexible": True}}, "'x-guidance' is not supported"),
         ({"enum": ["x" * MAX_SCHEMA_BYTES]}, f"it may have {MAX_SCHEMA_BYTES}"),
         ({"maximum": 10**400}, "cannot be written as JSON"),
+        ({"items": [{}]}, "'items' is a list: it is called 'prefixItems' now"),
+        ({"$ref": "http://127.0.0.1/x"}, "no schema 'http://127.0.0.1/x' within this one"),
+        ({"$ref": "#/default", "default": {"foo": 1}}, "no schema '#/default' within this one"),
+        ({"$ref": "#/$defs/x/y"}, "no schema"),
     ],
 )
 def test_what_a_schema_may_not_have_is_named(schema: Any, told: str) -> None:
@@ -69,38 +69,105 @@ def test_a_schema_of_any_depth_is_refused_without_a_recursion() -> None:
     for _ in range(100_000):
         deep = {"items": deep}
 
-    with pytest.raises(ValueError, match=f"more than {MAX_SCHEMA_DEPTH} deep"):
+    with pytest.raises(ValueError, match=f"more than {MAX_DEPTH} deep"):
         schema_text(deep)
+
+
+def enforced(schema: dict[str, Any]) -> dict[str, Any]:
+    return enforceable(schema_text(schema))
 
 
 def test_objects_have_no_fields_but_those_that_are_named_unless_the_schema_says_so() -> None:
     open_one = {**fields(a=NAME), "additionalProperties": NAME}
+    unnamed = {**fields(a=NAME), "required": ["a", "b"]}
 
-    both = closed({"$defs": {"x": fields(a=NAME)}, "properties": {"y": open_one}})
+    made = enforced({"$defs": {"x": fields(a=NAME)}, "properties": {"y": open_one, "z": unnamed}})
 
-    assert both["$defs"]["x"]["additionalProperties"] is False
-    assert both["properties"]["y"] == open_one
-    assert both["additionalProperties"] is False
+    assert made["$defs"]["x"]["additionalProperties"] is False
+    assert made["properties"] == {"y": open_one, "z": unnamed}
+    assert made["additionalProperties"] is False
 
 
 def test_schemas_that_are_combined_stay_open_for_each_other() -> None:
     combined = {"allOf": [fields(a=NAME), fields(b=NAME)]}
 
-    assert closed(combined) == combined
+    assert enforced(combined) == combined
 
 
 @pytest.mark.parametrize(
-    ("answer", "value"),
+    ("schema", "least", "most"),
     [
-        (r'["a\u0000b"]', ["a\ufffdb"]),
-        (r'["a\\u0000b"]', [r"a\u0000b"]),
-        (r'["\\\u0000"]', ["\\\ufffd"]),
+        ({"type": "integer"}, -(2**53 - 1), 2**53 - 1),
+        ({"type": ["number", "null"]}, -(10**15), 10**15),
+        ({"type": "number", "exclusiveMinimum": 0}, None, 10**15),
+        ({"type": "integer", "maximum": 5}, -(2**53 - 1), 5),
+        ({"type": "number", "minimum": 1e20}, 1e20, None),
+        ({"type": "string"}, None, None),
     ],
 )
-def test_the_character_that_no_database_stores_is_replaced_in_a_value(
-    answer: str, value: list[str]
-) -> None:
-    assert Structure("schema", "{}").read(answer) == value
+def test_numbers_have_an_end(schema: dict[str, Any], least: float | None, most: float) -> None:
+    made = enforced(schema)
+
+    assert (made.get("minimum"), made.get("maximum")) == (least, most)
+
+
+CIRCLE = fields(kind={"const": "circle"}, radius={"type": "number"})
+SQUARE = fields(kind={"enum": ["square"]}, side={"type": "number"})
+
+
+@pytest.mark.parametrize(
+    "branches",
+    [
+        [CIRCLE, SQUARE],
+        [{"$ref": "#/$defs/c"}, {"$ref": "#/$defs/s"}],
+        [{"type": "integer"}, {"type": ["string", "null"]}],
+    ],
+)
+def test_branches_that_exclude_each_other_are_alternatives(branches: list[Any]) -> None:
+    made = enforced({"$defs": {"c": CIRCLE, "s": SQUARE}, "oneOf": branches})
+
+    assert len(made["anyOf"]) == 2
+    assert "oneOf" not in made
+    check_structure(structure({"$defs": {"c": CIRCLE, "s": SQUARE}, "oneOf": branches}), 1)
+
+
+@pytest.mark.parametrize(
+    "branches",
+    [
+        [{"type": "integer"}, {"type": "number"}],
+        [{"const": 1}, {"type": "integer"}],
+        [CIRCLE, CIRCLE],
+        [CIRCLE, fields(side=NAME)],
+        [{**CIRCLE, "required": []}, SQUARE],
+    ],
+)
+def test_branches_that_may_overlap_are_refused(branches: list[Any]) -> None:
+    with pytest.raises(ValueError, match=r"branches of 'oneOf' may overlap \(at properties.x\)"):
+        schema_text({"properties": {"x": {"oneOf": branches}}})
+
+
+def test_an_error_shows_the_beginning_of_a_long_path_and_costs_no_more() -> None:
+    many: dict[str, Any] = {"properties": {str(number): {} for number in range(4_000)}}
+    named = {"properties": {"k" * 20_000: {**many, "nope": 1}}}
+
+    with pytest.raises(ValueError, match="'nope' is not supported") as refused:
+        schema_text(named)
+
+    assert len(str(refused.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("found", "answer", "told"),
+    [
+        (Structure("choices", '["a","b"]'), "c", "none of the choices"),
+        (structure({}), "[" * 70 + "]" * 70, "nested more than 64 deep"),
+        (structure({}), "1e999", "infinity"),
+        (structure({}), '{"a":', "unexpected end"),
+    ],
+)
+def test_an_answer_that_cannot_be_read_is_none(found: Structure, answer: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        found.read(answer)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +179,7 @@ def test_the_character_that_no_database_stores_is_replaced_in_a_value(
         structure({"type": "string", "format": "date"}),
         Structure("choices", json.dumps(["a", "b c", "x|y"])),
         Structure("regex", r"^\d{3}-[a-z]+$"),
+        Structure("regex", "(?x) ab # c"),
     ],
 )
 def test_what_can_be_followed_is_taken(good: Structure) -> None:
@@ -122,12 +190,13 @@ def test_what_can_be_followed_is_taken(good: Structure) -> None:
     ("bad", "told"),
     [
         (structure({"type": "foo"}), "Invalid type: foo"),
-        (structure({"$ref": "http://127.0.0.1/x"}), "is not present"),
+        (structure({"$ref": "#"}), "no text fits it"),
         (structure({"enum": []}), "^Unsatisfiable schema"),
         (structure({"type": "string", "format": "idn-email"}), "Unknown format"),
         (structure({"type": "integer", "minimum": 5, "maximum": 3}), "maximum"),
         (Structure("regex", "(?=x)y"), "look-around"),
         (Structure("regex", "("), "unclosed group"),
+        (Structure("regex", "a)|(?:b"), "unopened group"),
     ],
 )
 def test_what_cannot_be_followed_is_refused_with_the_reason(bad: Structure, told: str) -> None:
@@ -145,12 +214,13 @@ def test_what_becomes_too_complex_after_some_characters_is_refused() -> None:
 def test_a_check_that_takes_too_long_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "WALL_SECONDS", 0.0)
 
-    with pytest.raises(RequestError, match="takes too long to prepare"):
+    with pytest.raises(RequestError, match="too much time or memory"):
         check_structure(structure(fields(slow=NAME)), 1)
 
 
 def test_a_check_that_kills_its_process_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "PROGRAM", "import os; os.abort()")
+    monkeypatch.setattr(checks, "_idle", queue.SimpleQueue())
 
     with pytest.raises(RequestError, match="too much time or memory"):
         check_structure(structure(fields(deadly=NAME)), 1)
@@ -168,6 +238,22 @@ def test_what_was_checked_is_known_without_another_process(monkeypatch: pytest.M
     check_structure(known, 2)
     with pytest.raises(AssertionError):
         check_structure(other, 2)
+
+
+def test_few_checks_of_an_owner_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "MAX_WAITING", 0)
+
+    with pytest.raises(QuotaExceeded, match="send fewer at a time"):
+        check_structure(structure(fields(one_more=NAME)), 1)
+
+
+def test_a_child_that_died_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(checks, "WALL_SECONDS", 0.0)
+        with pytest.raises(RequestError):
+            check_structure(structure(fields(first=NAME)), 1)
+
+    check_structure(structure(fields(second=NAME)), 1)
 
 
 def test_an_owner_with_many_structures_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,7 @@ TOOL: Any = {
     "type": "function",
     "function": {"name": "describe", "parameters": Scene.model_json_schema()},
 }
+OTHER: Any = {"type": "function", "function": {"name": "other"}}
 CHOSEN: Any = {"type": "function", "function": {"name": "describe"}}
 
 
@@ -85,6 +86,11 @@ def test_programs_get_json_of_their_schema_in_chats_in_batches_and_as_calls_of_a
                 stream=True,
             )
         )
+        both: Any = {"tools": [TOOL, OTHER], "tool_choice": "required", "max_tokens": 300}
+        chosen = client.chat.completions.create(model="demo", messages=messages, **both)
+        told = list(
+            client.chat.completions.create(model="demo", messages=messages, stream=True, **both)
+        )
         body = "\n".join(map(json.dumps, lines)).encode()
         file = client.files.create(file=("lines.jsonl", body), purpose="batch")
         batch = client.batches.create(
@@ -119,6 +125,15 @@ def test_programs_get_json_of_their_schema_in_chats_in_batches_and_as_calls_of_a
     assert not any(each.content for each in deltas)
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
 
+    assert chosen.choices[0].message.tool_calls
+    [one] = chosen.choices[0].message.tool_calls
+    [same] = [one for chunk in told for one in chunk.choices[0].delta.tool_calls or []]
+    assert one.type == "function"
+    assert same.function
+    assert one.function.name == same.function.name
+    assert one.function.name in ("describe", "other")
+    assert json.loads(one.function.arguments) == json.loads(same.function.arguments or "")
+
     answers = {
         one["custom_id"]: one["response"]["body"] for one in map(json.loads, output.splitlines())
     }
@@ -151,7 +166,7 @@ def test_a_job_has_the_structure_of_its_defaults_and_items_have_their_own(
             client.submit(
                 [{"prompt": "x", "schema": {"uniqueItems": True}}], defaults={"kind": "generate"}
             )
-        with pytest.raises(ApiError, match="'schema' and 'choices' exclude each other"):
+        with pytest.raises(ApiError, match="an answer has one structure"):
             client.submit([{"prompt": "x", "choices": ["a"]}], defaults=defaults)
         with pytest.raises(ApiError, match="Invalid type"):
             client.submit(

@@ -144,11 +144,17 @@ def confidence(logprobs: Sequence[float]) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class GeneratedText:
-    """A generated answer as text. `tokens` counts the end token too."""
+    """A generated answer as text.
+
+    Attributes:
+        tokens: How many they are, the end token included.
+        is_trimmed: True if there was white space around the text.
+    """
 
     text: str
     finish_reason: str
     tokens: int
+    is_trimmed: bool = False
 
 
 def defaults(config: GenerationConfig, max_new_tokens: int) -> dict[str, Any]:
@@ -232,10 +238,10 @@ def detokenize(
             range(len(ids) + 1), True, key=lambda n: any(s in decoded(n) for s in stops)
         )
         return GeneratedText(text[: min(found)].strip(), "stop", tokens)
+    reason = "stop" if ids and ids[-1] in end_tokens.ids else "length"
     if ids and ids[-1] == end_tokens.end_of_utterance:
-        return GeneratedText(text.strip(), "end_of_utterance", len(ids))
-    ended = bool(ids) and ids[-1] in end_tokens.ids
-    return GeneratedText(text.strip(), "stop" if ended else "length", len(ids))
+        reason = "end_of_utterance"
+    return GeneratedText(text.strip(), reason, len(ids), text != text.strip())
 
 
 def _bad_words(config: GenerationConfig, end_tokens: EndTokens) -> list[list[int]] | None:

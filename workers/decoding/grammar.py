@@ -26,7 +26,7 @@ from db.vocabulary.errors import ItemRefused
 from db.vocabulary.structures import ANY_OBJECT, Structure
 
 #: Structures that stay compiled.
-COMPILED = 256
+COMPILED = 64
 #: What every vocabulary must be able to say.
 _PROBE = '{"name": "a b", "list": [1, -2.5, true, null]}'
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from db.vocabulary.errors import EngineError
+from db.vocabulary.errors import ItemRefused
 from db.vocabulary.kinds import KINDS
 from db.vocabulary.structures import structure_of
 from db.vocabulary.texts import storable
@@ -50,10 +50,15 @@ def _value(item: Prepared, output: generation.GeneratedText) -> Any:
     structure = structure_of(item.request)
     if structure is None or output.finish_reason == "length":
         return None
+    if structure.form == "regex" and output.is_trimmed:
+        raise ItemRefused(
+            "the answer begins or ends with white space, which is not kept: exclude it from the"
+            " pattern"
+        )
     try:
-        return structure.read(output.text)
+        return structure.read(storable(output.text))
     except ValueError as error:
-        raise EngineError(f"the structured answer cannot be read: {error}") from error
+        raise ItemRefused(f"the structured answer cannot be read: {error}") from error
 
 
 def echoed_prompt(item: Prepared) -> str | None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import psutil
 import torch
 
-from db.vocabulary.errors import EngineError, IdefiqError
+from db.vocabulary.errors import EngineError, IdefiqError, ItemRefused
 from workers.decoding import generation
 from workers.decoding.batch_engine import ActiveSequence, BatchEngine
 from workers.decoding.kv_cache import SlotConfig
@@ -163,6 +163,8 @@ class ContinuousBatcher:
         ]
 
     def _answer(self, item: Prepared, sequence: ActiveSequence) -> Answer | IdefiqError:
+        if sequence.is_failed and sequence.grammar:
+            return ItemRefused("no token of the model fits what the request asks for")
         if sequence.is_failed:
             return EngineError("the model's logits are not finite")
         options = self._loaded.options(item.request)

@@ -14,6 +14,9 @@ from workers.families.control_tokens import ControlTokens
 from workers.families.pixels import PixelNormalizer
 from workers.settings import EngineSettings
 
+#: Most tokens of a structured answer that asks for no number.
+STRUCTURED_TOKENS = 1_024
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
@@ -74,7 +77,14 @@ class LoadedModel:
         defaults = self.card.defaults
         if structure_of(request):
             defaults = {k: v for k, v in defaults.items() if k not in UNSTRUCTURED_OPTIONS}
+            defaults["max_new_tokens"] = max(defaults["max_new_tokens"], self._structured_tokens)
         return {**defaults, **request.get("options", {})}
+
+    @property
+    def _structured_tokens(self) -> int:
+        # A structure has an end of its own, and half of one is of no use.
+        room = self.context // 2 or STRUCTURED_TOKENS
+        return min(room, STRUCTURED_TOKENS, self.card.limits.max_new_tokens)
 
     def grammar(self, request: dict[str, Any]) -> AnswerGrammar | None:
         """Return the grammar of a new answer to a request, None if any text will do.

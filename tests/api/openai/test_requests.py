@@ -140,7 +140,10 @@ def test_more_tokens_than_the_model_gives_are_a_maximum_and_no_mistake() -> None
             {"messages": [{"role": "user", "content": [image(f"{A}{n}") for n in range(9)]}]},
             "messages",
         ),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "function", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user"}]}, "messages[0]"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0]"),
+        ({"messages": [{"role": "user", "content": {}}]}, "messages[0].content"),
         (
             {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
             "messages[0].content[0]",

@@ -10,7 +10,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from db.vocabulary.errors import ItemRefused
-from db.vocabulary.structures import schema_text
+from db.vocabulary.json_schemas import schema_text
 from tests.workers.families import cases
 from workers.decoding import generation
 from workers.decoding.grammar import Grammars
