@@ -263,13 +263,13 @@ class BatchEngine:
         Returns:
             Sequences that are finished.
         """
-        running = [one for one in self._active.values() if one.launched < one.max_tokens]
         finished: list[ActiveSequence] = []
+        if not self.config.static_shapes:
+            finished += self._read_for_masks()  # before the launch, because it moves slots
+        running = [one for one in self._active.values() if one.launched < one.max_tokens]
         if running:
             logits, logprobs = self._launch(running)
-            while self._unread and any(one.grammar for one in running):
-                # Their masks depend on the tokens before; the device computes logits meanwhile.
-                finished += self._read_oldest()
+            finished += self._read_for_masks()  # while the device computes
             self._choose_again(
                 logits,
                 self._tokens,
@@ -352,6 +352,13 @@ class BatchEngine:
             return self._append(tokens.tolist(), logprobs.tolist(), places)
         self._unread.append((AsyncCopy(tokens), AsyncCopy(logprobs), places))
         return []
+
+    def _read_for_masks(self) -> list[ActiveSequence]:
+        """Read back all steps if a mask depends on their tokens."""
+        finished: list[ActiveSequence] = []
+        while self._unread and any(one.grammar for one in self._active.values()):
+            finished += self._read_oldest()
+        return finished
 
     def _read_oldest(self) -> list[ActiveSequence]:
         tokens, logprobs, places = self._unread.popleft()

@@ -45,15 +45,18 @@ def asked(family: TransformersFamily, pictures: Sequence[int] = (0,), **request:
 
 
 def mixed(family: TransformersFamily) -> list[Prepared]:
-    """None, one and three pictures, short and long prompts, answers of one to twelve tokens."""
+    """None, one and three pictures, short and long prompts, answers of one to twelve tokens.
+
+    Two of them have a structure.
+    """
     return [
         asked(family),
         asked(family, (), prompt="Once upon a time"),
         asked(family, (1, 2, 3), prompt="Compare these", options={"max_new_tokens": 12}),
         asked(family, (4,), options={"max_new_tokens": 1}),
         asked(family, (5,), prompt="What is in this image? " * 8, options={"max_new_tokens": 5}),
-        asked(family, (0, 1), prompt="And here?", options={"max_new_tokens": 3}),
-        asked(family, (6,), prompt="a", options={"max_new_tokens": 9}),
+        asked(family, (0, 1), prompt="And here?", choices=["a cat", "a car", "none"]),
+        asked(family, (6,), prompt="a", regex="[a-z]{2,9}", options={"max_new_tokens": 9}),
     ]
 
 

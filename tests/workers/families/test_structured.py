@@ -11,11 +11,13 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from db.vocabulary.errors import ItemRefused
 from db.vocabulary.json_schemas import schema_text
+from db.vocabulary.structures import UNSTRUCTURED_OPTIONS
 from tests.workers.families import cases
 from workers.decoding import generation
 from workers.decoding.grammar import Grammars
 from workers.families.base import Answer, Prepared
 from workers.families.family import TransformersFamily
+from workers.families.loaded import STRUCTURED_TOKENS
 
 Load = Callable[[str], TransformersFamily]
 PICTURES = cases.pictures()
@@ -194,6 +196,45 @@ def test_an_answer_that_becomes_too_complex_fails_alone(loaded_family: Load) -> 
         family.generate(items[1:2])
 
 
+@pytest.mark.parametrize(("pattern", "told"), [(r"\s{2}a", "white space"), (r"a\n", "white space")])
+def test_an_answer_of_which_white_space_is_lost_claims_nothing(
+    pattern: str, told: str, loaded_family: Load
+) -> None:
+    family = loaded_family("idefics2")
+    item = asked(family, regex=pattern)
+
+    [failed] = in_slots(family, [item])
+
+    assert isinstance(failed, ItemRefused)
+    assert told in str(failed)
+    with pytest.raises(ItemRefused, match=told):
+        family.generate([item])
+
+
+def test_the_character_that_no_database_stores_is_in_no_answer(loaded_family: Load) -> None:
+    family = loaded_family("idefics2")
+
+    [answer] = family.generate([asked(family, regex=r"a\x00b")])
+
+    assert answer.data == "a\ufffdb"
+    assert "\0" not in json.dumps(answer.record("vqa"))
+
+
+def test_a_structured_answer_that_asks_for_no_length_has_room_to_be_complete(
+    loaded_family: Load,
+) -> None:
+    family = loaded_family("idefics2")
+    usual = family.loaded.options({"kind": "vqa"})["max_new_tokens"]
+    limit = family.card.limits.max_new_tokens
+
+    structured = family.loaded.options({"kind": "vqa", "regex": "a"})["max_new_tokens"]
+    asked_for = family.loaded.options({"regex": "a", "options": {"max_new_tokens": 3}})
+
+    assert usual <= structured <= limit
+    assert structured == max(usual, min(limit, family.loaded.context // 2, STRUCTURED_TOKENS))
+    assert asked_for["max_new_tokens"] == 3
+
+
 def test_options_of_the_checkpoint_that_would_cut_an_answer_do_not_apply(
     loaded_family: Load,
 ) -> None:
@@ -206,7 +247,7 @@ def test_options_of_the_checkpoint_that_would_cut_an_answer_do_not_apply(
     options = family.loaded.options(request)
     object.__setattr__(family.loaded, "card", family.card)
 
-    assert not options.keys() & usual.keys()
+    assert not options.keys() & usual.keys() & UNSTRUCTURED_OPTIONS.keys()
 
 
 def test_a_vocabulary_that_cannot_say_json_gives_no_structured_answers(loaded_family: Load) -> None:
