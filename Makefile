@@ -8,7 +8,7 @@ EDITABLE := --config-settings editable_mode=compat --editable
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-fast test-families test-images release faults faults-long soak sbom audit check format docs session pictures up train-demo eval-demo bench bench-engine bench-peers bench-service bench-queue bench-contention bench-size bench-batch bench-redis bench-stream bench-structured bench-startup plots lock clean
+.PHONY: help demo test test-fast test-families test-images test-clients release faults faults-long soak sbom audit check format docs session pictures up train-demo eval-demo bench bench-engine bench-peers bench-service bench-queue bench-contention bench-size bench-batch bench-redis bench-stream bench-structured bench-startup plots lock clean
 
 help:
 	@echo "make demo           caption drawn scenes with the whole service, on this machine"
@@ -16,6 +16,7 @@ help:
 	@echo "make test-fast      the tests that need no server and no model: what to run at each change"
 	@echo "make test-families  compare every kind on every model with transformers, a line each"
 	@echo "make test-images    build the container images and have them answer a job"
+	@echo "make test-clients   other people's OpenAI libraries on the whole service"
 	@echo "make release        build wheel and sdist, and use them in an empty environment"
 	@echo "make faults         kill, stop and cut everything for some minutes, and count what was lost"
 	@echo "make soak           everyday load for MINUTES=60, and what has grown meanwhile"
@@ -94,6 +95,14 @@ audit: $(VENV)/audit
 test-images: $(VENV)/dev
 	tests/install-servers
 	$(BIN)/python -m tests.deploy.images
+
+build/clients/done: tests/clients/requirements.txt # other people's libraries
+	$(PYTHON) -m venv build/clients
+	build/clients/bin/pip install --quiet --requirement tests/clients/requirements.txt
+	touch $@
+
+test-clients: $(VENV)/dev build/clients/done
+	$(BIN)/python -m tests.clients
 
 release: $(VENV)/dev
 	$(BIN)/python -m tests.deploy.release

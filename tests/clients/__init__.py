@@ -1,0 +1,1 @@
+"""Other people's libraries on this service, unmodified: `make test-clients`."""
