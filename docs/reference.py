@@ -35,6 +35,7 @@ from db.settings import StorageSettings
 from db.vocabulary import errors
 from docs.dashboards import dashboards
 from docs.metrics import metrics_tables
+from docs.openai_fields import fields_table
 from idefiq import reviews, types
 from idefiq.alt.site import AltState
 from idefiq.bulk.run import Summary
@@ -397,6 +398,7 @@ def pages() -> dict[Path, str]:
         "cli.md": {"commands": commands()},
         "errors.md": {"codes": codes()},
         "monitoring.md": {"metrics": metrics_tables()},
+        "openai.md": {"fields": fields_table()},
         "settings.md": {"settings": settings()},
     }
     made = {DOCS / name: written((DOCS / name).read_text(), **each) for name, each in parts.items()}

@@ -5,11 +5,14 @@ dies instead of the API. What was checked is remembered, so that the items of a 
 the same cost nothing; owners take turns, and few of one wait.
 """
 
+import contextlib
+import hashlib
 import math
 import os
 import queue
 import resource
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -19,7 +22,7 @@ import orjson
 
 from db.grammars import grammar
 from db.shares import FairTurns
-from db.vocabulary.errors import QuotaExceeded, RequestError
+from db.vocabulary.errors import QuotaExceeded, RequestError, StorageError
 from db.vocabulary.structures import Structure
 
 #: Processes that check at the same time.
@@ -34,13 +37,15 @@ WALL_SECONDS = 60.0
 CHECKS_OF_CHILD = 1_000
 #: What a child runs, with the path of this process.
 PROGRAM = f"from {__name__} import main; main()"
-#: Structures whose check is remembered.
-REMEMBERED = 1_000
+#: Checks that are remembered.
+REMEMBERED = 10_000
+#: Characters of an error; it may repeat what was sent.
+MAX_ERROR = 500
 
 turns = FairTurns(CHILDREN)
 _lock = threading.Lock()
-#: What is wrong with a structure; "" if it is good.
-_errors: dict[Structure, str] = {}
+#: What is wrong with a structure, by its digest; "" if it is good.
+_errors: dict[bytes, str] = {}
 
 
 def check_structure(structure: Structure, owner_id: int) -> None:
@@ -49,8 +54,10 @@ def check_structure(structure: Structure, owner_id: int) -> None:
     Raises:
         RequestError: Says why; the field is the form of the structure.
         QuotaExceeded: Too many checks of the owner wait.
+        StorageError: It cannot be checked now.
     """
-    error = _errors.get(structure)
+    key = hashlib.sha256(f"{structure.form} {structure.text}".encode()).digest()
+    error = _errors.get(key)
     if error is None:
         if turns.waiting(owner_id) >= MAX_WAITING:
             raise QuotaExceeded(
@@ -60,30 +67,33 @@ def check_structure(structure: Structure, owner_id: int) -> None:
                 left=0,
             )
         with turns.holding(owner_id):
-            error = _errors.get(structure)
+            error = _errors.get(key)
             if error is None:
                 error = _checked(structure)
-                _remember(structure, error)
+                _remember(key, error)
     if error:
         raise RequestError(error, field=structure.form)
 
 
-def _remember(structure: Structure, error: str) -> None:
+def _remember(key: bytes, error: str) -> None:
     with _lock:
         if len(_errors) >= REMEMBERED:
             del _errors[next(iter(_errors))]
-        _errors[structure] = error
+        _errors[key] = error
 
 
-class _Child:
+class Child:
     """A process that checks one structure after the other; it ends with its parent."""
 
     def __init__(self) -> None:
         program = f"import sys; sys.path[:] = {sys.path!r}; {PROGRAM}"
         self._process = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-P", "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-P", "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # of allocators and panics, which the exit status says too
         )
-        self.checks = 0
+        self.pid, self.checks = self._process.pid, 0
 
     def check(self, structure: Structure) -> str:
         """Return what is wrong with a structure, "" if it is good.
@@ -106,7 +116,8 @@ class _Child:
     def end(self) -> None:
         """End the process, whatever it does."""
         self._process.kill()
-        self._process.communicate()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.communicate()
 
     def _line(self, deadline: float) -> bytes:
         assert self._process.stdout
@@ -122,19 +133,28 @@ class _Child:
 
 
 #: Children that do nothing; started when they are needed.
-_idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()
+_idle: queue.SimpleQueue[Child] = queue.SimpleQueue()
 
 
 def _checked(structure: Structure) -> str:
+    """Return what is wrong with a structure.
+
+    Raises:
+        StorageError: No child could check it.
+    """
     try:
-        child = _idle.get_nowait()
-    except queue.Empty:
-        child = _Child()
+        with contextlib.suppress(EOFError, queue.Empty):  # it may have died of something else
+            return _checked_by(_idle.get_nowait(), structure)
+        return _checked_by(Child(), structure)
+    except EOFError:
+        return "it takes too much time or memory to prepare; make it smaller"
+    except OSError as error:  # TimeoutError is one
+        raise StorageError("schemas and patterns cannot be checked now; try again") from error
+
+
+def _checked_by(child: Child, structure: Structure) -> str:
     try:
         error = child.check(structure)
-    except (TimeoutError, EOFError):
-        child.end()
-        return "it takes too much time or memory to prepare; make it smaller"
     except BaseException:
         child.end()
         raise
@@ -146,14 +166,26 @@ def _checked(structure: Structure) -> str:
 
 
 def main() -> None:
-    """Check the structures on standard input; write what is wrong with each, as lines of JSON."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    """Check the structures on standard input; write what is wrong with each, as lines of JSON.
+
+    It ends when standard input does, and so with its parent.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    _limit(resource.RLIMIT_AS, MEMORY_BYTES)
+    _limit(resource.RLIMIT_CORE, 0)
     for line in sys.stdin.buffer:
         used = resource.getrusage(resource.RUSAGE_SELF)
-        until = math.ceil(used.ru_utime + used.ru_stime + CPU_SECONDS)
-        resource.setrlimit(resource.RLIMIT_CPU, (until, resource.RLIM_INFINITY))
+        _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime + CPU_SECONDS))
         asked = orjson.loads(line)
-        error = grammar.error_of(Structure(asked["form"], asked["text"]))
-        sys.stdout.buffer.write(orjson.dumps(error) + b"\n")
+        try:
+            error = grammar.error_of(Structure(asked["form"], asked["text"]))
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as raised:
+            error = f"it cannot be read: {raised}"
+        sys.stdout.buffer.write(orjson.dumps(error[:MAX_ERROR]) + b"\n")
         sys.stdout.buffer.flush()
+
+
+def _limit(kind: int, most: int) -> None:
+    """Set a limit of this process, within the one that it has."""
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))

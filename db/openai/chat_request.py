@@ -9,138 +9,28 @@ sent beside the others, as `extra_body` of the client.
 
 import secrets
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import ValidationError
 
 from db.openai import chat_errors
+from db.openai.chat_fields import MAX_FIELDS, ChatFields
 from db.openai.chat_messages import ChatImagePart, ChatPart, ChatTextPart, MessageIn
-from db.openai.chat_structures import Choice, ResponseFormat, Tools, structure_fields
+from db.openai.chat_structures import called_tool, structure_fields
 from db.queue.item_checker import ItemChecker
 from db.queue.submissions import NewItem
 from db.vocabulary.errors import RequestError
 from db.vocabulary.model_info import ModelInfo
 from db.vocabulary.requests import MAX_IMAGES, ItemIn, Options
 
-#: What these may be: anything else would need what this service does not do.
-NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "audio": (None,),
-    "frequency_penalty": (None, 0),
-    "function_call": (None, "none"),
-    "functions": (None, []),
-    "logit_bias": (None, {}),
-    "logprobs": (None, False),
-    "modalities": (None, ["text"]),
-    "moderation": (None,),
-    "n": (None, 1),
-    "prediction": (None,),
-    "presence_penalty": (None, 0),
-    "reasoning_effort": (None, "none"),
-    "top_logprobs": (None, 0),
-    "verbosity": (None,),
-    "web_search_options": (None,),
-}
-
-
-#: More than there are: each unknown one would be an error of its own.
-MAX_FIELDS = 100
-MAX_METADATA = 16
 #: Roles that chat templates do not know: the result of a tool is told as a user tells it.
 _ROLES = {"developer": "system", "tool": "user"}
 #: Options of sampling; greedy answers do without them.
 _DRAWING = {"seed", "top_p", "top_k", "min_p"}
 
 
-def _few(value: object) -> object:
-    """Refuse many pairs at once: each wrong one would be an error of its own."""
-    if isinstance(value, dict) and len(value) > MAX_METADATA:
-        raise ValueError(f"at most {MAX_METADATA} pairs are taken, not {len(value)}")
-    return value
-
-
-class StreamOptions(BaseModel):
-    """Options of a streamed answer."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    include_usage: bool | None = None
-
-
-class ChatIn(BaseModel):
+class ChatIn(ChatFields):
     """The body of `POST /v1/chat/completions`, and of a line of a batch."""
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
-
-    model: str
-    messages: Annotated[list[MessageIn], Field(min_length=1, max_length=100)]
-    max_completion_tokens: int | None = None
-    max_tokens: int | None = None
-    temperature: Annotated[float, Field(ge=0, le=10)] | None = Field(
-        None, description="0 takes the likeliest; left out, the checkpoint's own way"
-    )
-    top_p: float | None = None
-    seed: int | None = None
-    stop: str | Annotated[list[str], Field(max_length=8)] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    response_format: ResponseFormat | None = None
-    tools: Tools | None = None
-    tool_choice: Choice | None = None
-
-    # Ours.
-    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
-    choices: list[str] | None = None
-    regex: str | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    min_new_tokens: int | None = None
-    num_beams: int | None = None
-    length_penalty: float | None = None
-    repetition_penalty: float | None = None
-    no_repeat_ngram_size: int | None = None
-
-    # Taken, and without effect here.
-    metadata: Annotated[dict[str, str] | None, BeforeValidator(_few)] = None
-    parallel_tool_calls: bool | None = None
-    prompt_cache_key: str | None = None
-    prompt_cache_options: Any = None
-    prompt_cache_retention: str | None = None
-    safety_identifier: str | None = None
-    service_tier: str | None = None
-    store: bool | None = None
-    user: str | None = None
-
-    # Taken only when they ask for nothing.
-    audio: Any = None
-    frequency_penalty: Any = None
-    function_call: Any = None
-    functions: Any = None
-    logit_bias: Any = None
-    logprobs: Any = None
-    modalities: Any = None
-    moderation: Any = None
-    n: Any = None
-    prediction: Any = None
-    presence_penalty: Any = None
-    reasoning_effort: Any = None
-    top_logprobs: Any = None
-    verbosity: Any = None
-    web_search_options: Any = None
-
-    @field_validator(*NEUTRAL)
-    @classmethod
-    def _neutral(cls, value: Any, info: ValidationInfo) -> Any:
-        if value not in NEUTRAL[str(info.field_name)]:
-            raise ValueError("not supported by this service; leave it out")
-        return value
 
     @classmethod
     def from_body(cls, sent: object) -> "ChatIn":
@@ -243,8 +133,7 @@ class ChatIn(BaseModel):
     @property
     def tool(self) -> str | None:
         """Name of the function that must be called."""
-        fields = structure_fields(self.response_format, self.tools, self.tool_choice)
-        return fields.get("tool")
+        return called_tool(self.response_format, self.tools, self.tool_choice)
 
     def _image_detail(self) -> str | None:
         """One for all images of the conversation: the finest that is asked for."""

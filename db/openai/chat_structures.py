@@ -15,6 +15,8 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from db.vocabulary.errors import RequestError
+from db.vocabulary.json_schemas import moved
+from db.vocabulary.schema_checks import schema_text
 from db.vocabulary.structures import ANY_OBJECT, ANY_TOOL
 
 MAX_TOOLS = 128
@@ -116,6 +118,17 @@ def structure_fields(
     return {}
 
 
+def called_tool(
+    response_format: TextFormat | JsonFormat | SchemaFormat | None,
+    tools: Sequence[Tool] | None,
+    choice: Choice | None,
+) -> str | None:
+    """Return the name of the function that must be called, ANY_TOOL of several, None of none."""
+    has_format = isinstance(response_format, JsonFormat | SchemaFormat)
+    names = [each.name for each in _called(tools or (), choice, has_format=has_format)]
+    return ANY_TOOL if len(names) > 1 else next(iter(names), None)
+
+
 def _called(
     tools: Sequence[Tool], choice: Choice | None, *, has_format: bool
 ) -> Sequence[Function]:
@@ -146,12 +159,12 @@ def _one_of(functions: Sequence[Function]) -> dict[str, Any]:
     for number, function in enumerate(functions):
         place = f"#/$defs/{number}"
         try:
-            text = orjson.dumps(function.parameters or _NO_ARGUMENTS)
-        except (TypeError, ValueError) as error:
-            raise RequestError(f"no JSON: {error}", field=f"tools[{number}]") from error
-        # What the parameters refer to within themselves is elsewhere now.
-        moved = text.replace(b'"$ref":"#', f'"$ref":"{place}'.encode())
-        parameters[str(number)] = orjson.loads(moved)
+            # Checked by itself, so that an error names a place that was sent.
+            schema_text(function.parameters or _NO_ARGUMENTS)
+        except ValueError as error:
+            where = f"tools[{number}].function.parameters"
+            raise RequestError(str(error), field=where) from error
+        parameters[str(number)] = moved(function.parameters or _NO_ARGUMENTS, place)
         fields = {"name": {"const": function.name}, "arguments": {"$ref": place}}
         branches.append({"type": "object", "properties": fields, "required": ["name", "arguments"]})
     return {"$defs": parameters, "anyOf": branches}

@@ -61,9 +61,10 @@ class ItemChecker:
         custom_id = request.pop("custom_id", None)
         whole = effective(self.defaults, request)
         validate_request(whole, self.card)
+        taken = self._take_data(request)
         if structure := structure_of(whole):
             check_structure(structure, self.images.owner_id)
-        return NewItem(self._take_data(request), custom_id)
+        return NewItem(taken, custom_id)
 
     def _take_data(self, request: dict[str, Any]) -> dict[str, Any]:
         """Replace `data:` references by those of the blobs that they become.

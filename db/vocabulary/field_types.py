@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, StringConstraints, WithJsonSchema
 
-from db.vocabulary.json_schemas import schema_text
 from db.vocabulary.references import check_reference
+from db.vocabulary.schema_checks import schema_text
 
 
 def no_nul(text: str) -> str:

@@ -30,7 +30,7 @@ from db.vocabulary.field_types import (
 )
 from db.vocabulary.kinds import Kind
 from db.vocabulary.references import REFERENCE_FORMS
-from db.vocabulary.structures import structure_of
+from db.vocabulary.structures import FORMS, structure_of
 from db.vocabulary.texts import quotable
 
 MAX_IMAGES = 8
@@ -240,7 +240,12 @@ def refused(message: str) -> dict[str, Any]:
 
 
 def effective(defaults: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
-    """Merge an item's request over its job's defaults; options and alt_text field by field."""
+    """Merge an item's request over its job's defaults; options and alt_text field by field.
+
+    An item with a structure of its own has no other.
+    """
+    if structure_of(request):
+        defaults = {name: defaults[name] for name in defaults.keys() - {*FORMS, "tool"}}
     merged = {"kind": "caption", **defaults, **request}
     for name in ("options", "alt_text"):
         if name in merged:

@@ -23,7 +23,7 @@ UNSTRUCTURED_OPTIONS: Mapping[str, Any] = {
     "min_new_tokens": 0,
     "no_repeat_ngram_size": 0,
     "num_beams": 1,
-    "stop": [],
+    "stop": (),
 }
 #: As the tool of a chat: the answer itself says which function it calls.
 ANY_TOOL = "*"
@@ -48,6 +48,8 @@ class Structure:
         Raises:
             ValueError: It is not what was asked for, or cannot be stored.
         """
+        if "\0" in answer:
+            raise ValueError("it contains the character NUL, which is not kept")
         if self.form == "regex":
             return answer
         if self.form == "choices":
@@ -55,8 +57,6 @@ class Structure:
                 raise ValueError(f"{answer!r} is none of the choices")
             return answer
         value = orjson.loads(answer)
-        if "\\u0000" in answer:
-            raise ValueError("it contains the character NUL")
         if depth(value) > MAX_DEPTH:
             raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
         return value

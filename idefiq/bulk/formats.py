@@ -8,7 +8,7 @@ import csv
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -57,14 +57,14 @@ def public_mode() -> int:
 def row(plan: Plan, image: Image) -> dict[str, Any]:
     """Make a row of an image: the columns of its source, the fields of a schema, the answer."""
     fields = plan.ask.fields
-    ours = OURS.union(fields)
     columns = image.columns or {"file": image.key}
-    values = {f"source_{name}" if name in ours else name: value for name, value in columns.items()}
+    # What is ours keeps its name, then fields of the schema, then columns of the source.
+    of_fields = _free_names(fields, "answer", OURS)
+    of_source = _free_names(columns, "source", OURS.union(of_fields.values()))
+    values = {of_source[name]: value for name, value in columns.items()}
     data = (image.answer or {}).get("data")
     for name in fields:
-        # Ours come last: their columns are there in any case.
-        named = f"answer_{name}" if name in OURS else name
-        values[named] = data.get(name) if isinstance(data, dict) else None
+        values[of_fields[name]] = data.get(name) if isinstance(data, dict) else None
     values["answer"] = dressed(plan, image.answer_text) if image.answer_text is not None else None
     values["error"] = image.error
     if image.answer and (issues := image.answer.get("issues")):
@@ -74,6 +74,17 @@ def row(plan: Plan, image: Image) -> dict[str, Any]:
     if plan.model:
         values["model"] = plan.model
     return values
+
+
+def _free_names(names: Collection[str], origin: str, taken: Collection[str]) -> dict[str, str]:
+    """Return a name for each column that no other has: `origin_name` for one that is taken."""
+    found = {name: name for name in names if name not in taken}
+    for name in names:
+        free = name
+        while free in taken or free in found.values():
+            free = f"{origin}_{free}"
+        found.setdefault(name, free)
+    return found
 
 
 def jsonl_lines(plan: Plan, images: Iterable[Image]) -> Iterator[bytes]:
@@ -167,7 +178,7 @@ def _parquet(plan: Plan, images: Iterable[Image], path: Path) -> None:
             each = row(plan, image)
             for name, value in each.items():
                 # Nested values may have any shape in each row: they go as JSON.
-                kind = str if isinstance(value, dict | list) and name != "scores" else type(value)
+                kind = str if _is_text(name, value) else type(value)
                 kinds.setdefault(name, set()).update({kind} - {type(None)})
             spool.write(json.dumps(each, ensure_ascii=False) + "\n")
         schema = pyarrow.schema([(name, pyarrow.null()) for name in kinds])
@@ -180,6 +191,12 @@ def _parquet(plan: Plan, images: Iterable[Image], path: Path) -> None:
         with replacing(path) as file, pyarrow.parquet.ParquetWriter(file, schema) as writer:
             for rows in _spooled(spool, kinds):
                 writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
+
+
+def _is_text(name: str, value: Any) -> bool:
+    """True if a value is written to Parquet as a text: it is nested, or longer than 64 bits."""
+    is_long = isinstance(value, int) and not -(2**63) <= value < 2**63
+    return is_long or (isinstance(value, dict | list) and name != "scores")
 
 
 def _spooled(spool: IO[str], kinds: Mapping[str, set[type]]) -> Iterator[list[dict[str, Any]]]:

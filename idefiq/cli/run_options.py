@@ -164,7 +164,7 @@ def structure(options: RunOptions) -> dict[str, Any]:
         return {"schema": _schema(options.schema)}
     if options.choice:
         return {"choices": options.choice}
-    return {"regex": options.regex} if options.regex else {}
+    return {} if options.regex is None else {"regex": options.regex}
 
 
 def _schema(path: Path) -> dict[str, Any]:

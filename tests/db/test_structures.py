@@ -1,21 +1,39 @@
 """Structures of answers: what is taken, what is refused by name, and what a hostile one costs."""
 
 import json
+import os
 import queue
+import signal
+import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from db.grammars import checks
 from db.grammars.checks import check_structure
-from db.vocabulary.errors import QuotaExceeded, RequestError
-from db.vocabulary.json_schemas import MAX_DEPTH, MAX_SCHEMA_BYTES, enforceable, schema_text
+from db.vocabulary.errors import QuotaExceeded, RequestError, StorageError
+from db.vocabulary.json_schemas import MAX_DEPTH, enforceable
+from db.vocabulary.schema_checks import MAX_SCHEMA_BYTES, schema_text
 from db.vocabulary.structures import Structure, structure_of
 from tests.servers import PATIENCE_SECONDS, wait_until
 
 NAME = {"type": "string", "minLength": 1}
 NODE_OR_NONE = {"anyOf": [{"$ref": "#/$defs/n"}, {"type": "null"}]}
+
+
+Children = queue.SimpleQueue[checks.Child]
+
+
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> Iterator[Children]:
+    """No child has been started yet; those that are end with the test."""
+    idle: Children = queue.SimpleQueue()
+    monkeypatch.setattr(checks, "_idle", idle)
+    yield idle
+    while not idle.empty():
+        idle.get().end()
 
 
 def fields(**properties: Any) -> dict[str, Any]:
@@ -49,7 +67,14 @@ def test_a_schema_keeps_the_order_of_its_fields() -> None:
         ({"x-guidance": {"whitespace_flexible": True}}, "'x-guidance' is not supported"),
         ({"enum": ["x" * MAX_SCHEMA_BYTES]}, f"it may have {MAX_SCHEMA_BYTES}"),
         ({"maximum": 10**400}, "cannot be written as JSON"),
-        ({"items": [{}]}, "'items' is a list: it is called 'prefixItems' now"),
+        ({"items": [{}]}, "'items' has a value that it may not have"),
+        ({"oneOf": [{"type": 5}, {"type": "string"}]}, r"'type' has a value .*at oneOf.0"),
+        ({"oneOf": [{"$ref": "#/title"}, {}], "title": "x"}, "no schema '#/title'"),
+        ({"required": 5}, "'required' has a value"),
+        ({"required": [["a"]], "properties": {}}, "'required' has a value"),
+        ({"properties": [1]}, "'properties' has a value"),
+        ({"minimum": True}, "'minimum' has a value"),
+        ({"pattern": "a\0"}, "the character NUL"),
         ({"$ref": "http://127.0.0.1/x"}, "no schema 'http://127.0.0.1/x' within this one"),
         ({"$ref": "#/default", "default": {"foo": 1}}, "no schema '#/default' within this one"),
         ({"$ref": "#/$defs/x/y"}, "no schema"),
@@ -103,6 +128,8 @@ def test_schemas_that_are_combined_stay_open_for_each_other() -> None:
         ({"type": "integer", "maximum": 5}, -(2**53 - 1), 5),
         ({"type": "number", "minimum": 1e20}, 1e20, None),
         ({"type": "string"}, None, None),
+        ({"minimum": 0}, 0, 10**15),
+        ({"type": "integer", "enum": [2**60]}, None, None),
     ],
 )
 def test_numbers_have_an_end(schema: dict[str, Any], least: float | None, most: float) -> None:
@@ -121,6 +148,7 @@ SQUARE = fields(kind={"enum": ["square"]}, side={"type": "number"})
         [CIRCLE, SQUARE],
         [{"$ref": "#/$defs/c"}, {"$ref": "#/$defs/s"}],
         [{"type": "integer"}, {"type": ["string", "null"]}],
+        [{"const": "a"}, {"enum": ["b", "c"]}],
     ],
 )
 def test_branches_that_exclude_each_other_are_alternatives(branches: list[Any]) -> None:
@@ -139,6 +167,8 @@ def test_branches_that_exclude_each_other_are_alternatives(branches: list[Any]) 
         [CIRCLE, CIRCLE],
         [CIRCLE, fields(side=NAME)],
         [{**CIRCLE, "required": []}, SQUARE],
+        [{"const": 1}, {"const": 1.0}],
+        [{k: v for k, v in CIRCLE.items() if k != "type"}, SQUARE],
     ],
 )
 def test_branches_that_may_overlap_are_refused(branches: list[Any]) -> None:
@@ -160,6 +190,7 @@ def test_an_error_shows_the_beginning_of_a_long_path_and_costs_no_more() -> None
     ("found", "answer", "told"),
     [
         (Structure("choices", '["a","b"]'), "c", "none of the choices"),
+        (Structure("regex", "a.b"), "a\0b", "NUL"),
         (structure({}), "[" * 70 + "]" * 70, "nested more than 64 deep"),
         (structure({}), "1e999", "infinity"),
         (structure({}), '{"a":', "unexpected end"),
@@ -211,16 +242,30 @@ def test_what_becomes_too_complex_after_some_characters_is_refused() -> None:
         check_structure(Structure("regex", "(([a-z]{1,200}){1,200}){1,200}"), 1)
 
 
-def test_a_check_that_takes_too_long_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "WALL_SECONDS", 0.0)
+def test_what_cannot_be_checked_in_time_is_tried_again_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(checks, "WALL_SECONDS", 0.0)
+        with pytest.raises(StorageError, match="cannot be checked now"):
+            check_structure(structure(fields(slow=NAME)), 1)
 
-    with pytest.raises(RequestError, match="too much time or memory"):
-        check_structure(structure(fields(slow=NAME)), 1)
+    check_structure(structure(fields(slow=NAME)), 1)
 
 
-def test_a_check_that_kills_its_process_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_process_a_structure_is_neither_good_nor_bad(
+    children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere")
+
+    with pytest.raises(StorageError, match="cannot be checked now"):
+        check_structure(structure(fields(no_process=NAME)), 1)
+
+
+def test_a_check_that_kills_its_process_is_a_refusal(
+    children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(checks, "PROGRAM", "import os; os.abort()")
-    monkeypatch.setattr(checks, "_idle", queue.SimpleQueue())
 
     with pytest.raises(RequestError, match="too much time or memory"):
         check_structure(structure(fields(deadly=NAME)), 1)
@@ -240,23 +285,31 @@ def test_what_was_checked_is_known_without_another_process(monkeypatch: pytest.M
         check_structure(other, 2)
 
 
-def test_few_checks_of_an_owner_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "MAX_WAITING", 0)
-
-    with pytest.raises(QuotaExceeded, match="send fewer at a time"):
-        check_structure(structure(fields(one_more=NAME)), 1)
-
-
-def test_a_child_that_died_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr(checks, "WALL_SECONDS", 0.0)
-        with pytest.raises(RequestError):
-            check_structure(structure(fields(first=NAME)), 1)
+def test_a_child_that_died_of_something_else_is_replaced(children: Children) -> None:
+    check_structure(structure(fields(first=NAME)), 1)
+    child = children.get()
+    os.kill(child.pid, signal.SIGKILL)
+    children.put(child)
 
     check_structure(structure(fields(second=NAME)), 1)
 
+    replaced = children.get()
+    children.put(replaced)
+    assert replaced is not child
 
-def test_an_owner_with_many_structures_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+
+def test_limits_of_the_process_are_kept(
+    children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    within = "import resource; resource.setrlimit(resource.RLIMIT_AS, (10**9, 10**9)); "
+    monkeypatch.setattr(checks, "PROGRAM", within + checks.PROGRAM)
+
+    check_structure(structure(fields(within_a_limit=NAME)), 1)
+
+
+def test_an_owner_with_many_structures_holds_up_no_other_and_few_of_its_own_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     order: list[str] = []
     goes_on = threading.Event()
 
@@ -274,6 +327,9 @@ def test_an_owner_with_many_structures_holds_up_no_other(monkeypatch: pytest.Mon
         thread.start()
     wait_until(lambda: len(order) == checks.CHILDREN, what="the first checks")
     wait_until(lambda: checks.turns.waiting() == 8 - checks.CHILDREN, what="those that wait")
+    monkeypatch.setattr(checks, "MAX_WAITING", 8 - checks.CHILDREN)
+    with pytest.raises(QuotaExceeded, match="send fewer at a time"):
+        check_structure(Structure("regex", "greedy 9"), 1)
     other = threading.Thread(target=check_structure, args=(Structure("regex", "other"), 2))
     other.start()
     wait_until(lambda: checks.turns.waiting() == 9 - checks.CHILDREN, what="the other owner")

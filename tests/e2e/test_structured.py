@@ -153,6 +153,7 @@ def test_a_job_has_the_structure_of_its_defaults_and_items_have_their_own(
     items: list[dict[str, Any]] = [
         {"prompt": "Describe it."},
         {"prompt": "Name a colour.", "schema": {"enum": ["red", "blue"]}},
+        {"prompt": "Name another.", "choices": ["green", "grey"]},
         {"prompt": "Count.", "options": {"max_new_tokens": 3}},
     ]
     defaults = {"kind": "generate", "schema": Scene.model_json_schema()}
@@ -167,7 +168,7 @@ def test_a_job_has_the_structure_of_its_defaults_and_items_have_their_own(
                 [{"prompt": "x", "schema": {"uniqueItems": True}}], defaults={"kind": "generate"}
             )
         with pytest.raises(ApiError, match="an answer has one structure"):
-            client.submit([{"prompt": "x", "choices": ["a"]}], defaults=defaults)
+            client.submit([{"prompt": "x", "choices": ["a"], "regex": "a"}], defaults=defaults)
         with pytest.raises(ApiError, match="Invalid type"):
             client.submit(
                 [{"prompt": "x", "schema": {"type": "foo"}}], defaults={"kind": "generate"}
@@ -175,9 +176,10 @@ def test_a_job_has_the_structure_of_its_defaults_and_items_have_their_own(
 
     assert "schema" in str(refused.value)
     assert own == items[1]["schema"]
-    first, second, third = (results[n] for n in range(3))
+    first, second, other, third = (results[n] for n in range(4))
     assert Scene.model_validate(first.data) == Scene.model_validate_json(first.answer or "")
     assert second.data in ("red", "blue")
+    assert other.data in ("green", "grey")
     assert third.detail
     assert third.detail["finish_reason"] == "length"
     assert third.data is None

@@ -56,7 +56,7 @@ def _value(item: Prepared, output: generation.GeneratedText) -> Any:
             " pattern"
         )
     try:
-        return structure.read(storable(output.text))
+        return structure.read(output.text)
     except ValueError as error:
         raise ItemRefused(f"the structured answer cannot be read: {error}") from error
 

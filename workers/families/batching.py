@@ -90,10 +90,11 @@ class ContinuousBatcher:
         options = self._loaded.options(item.request)
         if item.inputs.suffixes or options.get("num_beams", 1) > 1:
             return False
+        most = self._loaded.most_tokens(item.request, item.tokens)
         return self.engine.fits(
             prompt_tokens=item.tokens,
             images=len(item.inputs.images),
-            max_tokens=min(int(options["max_new_tokens"]), self.length // ANSWER_SHARE),
+            max_tokens=min(most, self.length // ANSWER_SHARE),
         )
 
     def prefill_cost(self, item: Prepared) -> int:
@@ -146,7 +147,9 @@ class ContinuousBatcher:
         options = self._loaded.options(item.request)
         return ActiveSequence(
             _prompt(self._loaded, item.inputs),
-            max_tokens=min(int(options["max_new_tokens"]), self.length - item.tokens - 1),
+            max_tokens=min(
+                self._loaded.most_tokens(item.request, item.tokens), self.length - item.tokens - 1
+            ),
             min_tokens=int(options.get("min_new_tokens") or 0),
             processors=request_processors(options, item.inputs.seed),
             grammar=self._loaded.grammar(item.request),
@@ -163,7 +166,7 @@ class ContinuousBatcher:
         ]
 
     def _answer(self, item: Prepared, sequence: ActiveSequence) -> Answer | IdefiqError:
-        if sequence.is_failed and sequence.grammar:
+        if sequence.is_failed and sequence.grammar and not sequence.grammar.bits.any():
             return ItemRefused("no token of the model fits what the request asks for")
         if sequence.is_failed:
             return EngineError("the model's logits are not finite")
@@ -176,7 +179,8 @@ class ContinuousBatcher:
             is_cut = (
                 answer.finish_reason == "length" and len(sequence.tokens) == sequence.max_tokens
             )
-            if is_cut and sequence.max_tokens < int(options["max_new_tokens"]):
+            most = self._loaded.most_tokens(item.request, item.tokens)
+            if is_cut and sequence.max_tokens < most:
                 return SlotFull("the answer is longer than its slot")
             return answer
         except IdefiqError as error:

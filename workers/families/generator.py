@@ -42,7 +42,10 @@ class Generator:
         Raises:
             ItemRefused: A structured answer could not be generated.
         """
-        options = self._loaded.options(batch[0].request)
+        options = {
+            **self._loaded.options(batch[0].request),
+            "max_new_tokens": self._most_tokens(batch),
+        }
         seeds = [item.inputs.seed for item in batch]
         rules = LogitsProcessorList()
         if grammars := [one for item in batch if (one := self._loaded.grammar(item.request))]:
@@ -65,6 +68,11 @@ class Generator:
         for grammar in grammars:
             grammar.check()
         return output
+
+    def _most_tokens(self, batch: Sequence[Prepared]) -> int:
+        """Return how many tokens the answers of a batch, whose prompts are padded, may have."""
+        longest = max(item.tokens for item in batch)
+        return min(self._loaded.most_tokens(item.request, longest) for item in batch)
 
     def _streamer(self, batch: Sequence[Prepared], options: dict[str, Any]) -> BatchStreamer | None:
         # Beams are only known at the end.

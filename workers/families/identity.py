@@ -89,7 +89,7 @@ def fingerprint(settings: EngineSettings, card: ModelInfo) -> str:
         settings.model_dump_json(include={"device", "slots", "slot_tokens"}),
         repr([(kind, entry.templates) for kind, entry in KINDS.items()]),
         alttext.TEMPLATE,
-        *(version(name) for name in ("idefiq", "torch", "transformers", "pillow")),
+        *(version(name) for name in ("idefiq", "torch", "transformers", "pillow", "llguidance")),
     ]
     return _digest(parts)
 

@@ -76,8 +76,9 @@ class LoadedModel:
         """Merge the options of a request over the checkpoint's defaults."""
         defaults = self.card.defaults
         if structure_of(request):
-            defaults = {k: v for k, v in defaults.items() if k not in UNSTRUCTURED_OPTIONS}
-            defaults["max_new_tokens"] = max(defaults["max_new_tokens"], self._structured_tokens)
+            most = max(defaults["max_new_tokens"], self._structured_tokens)
+            # Said, because `generate` would take them from the checkpoint's own configuration.
+            defaults = {**defaults, **UNSTRUCTURED_OPTIONS, "max_new_tokens": most}
         return {**defaults, **request.get("options", {})}
 
     @property
@@ -85,6 +86,11 @@ class LoadedModel:
         # A structure has an end of its own, and half of one is of no use.
         room = self.context // 2 or STRUCTURED_TOKENS
         return min(room, STRUCTURED_TOKENS, self.card.limits.max_new_tokens)
+
+    def most_tokens(self, request: dict[str, Any], prompt_tokens: int) -> int:
+        """Return how many tokens the answer to a prompt may have."""
+        most = int(self.options(request)["max_new_tokens"])
+        return min(most, self.context - prompt_tokens) if self.context else most
 
     def grammar(self, request: dict[str, Any]) -> AnswerGrammar | None:
         """Return the grammar of a new answer to a request, None if any text will do.

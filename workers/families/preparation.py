@@ -66,7 +66,7 @@ class Preparation:
         if suffixes:
             self._check_length(tokens, max(len(suffix) for suffix in suffixes.ids))
         else:
-            self._check_length(tokens, int(options["max_new_tokens"]))
+            self._check_length(tokens, self._least_tokens(request))
         example_images = len(request.get("examples", ())) if len(image_inputs) == len(used) else 0
         seed = None
         if options.get("do_sample"):
@@ -123,6 +123,11 @@ class Preparation:
     def _count_controls_without_text(self, turns: tuple[Turn, ...]) -> Counter[int]:
         rendered = self._architecture.render(turns)
         return self._loaded.controls.count(self._architecture.text_ids(rendered))
+
+    def _least_tokens(self, request: dict[str, Any]) -> int:
+        """Return the tokens that must be left for an answer: as many as are asked for, or usual."""
+        own = request.get("options", {}).get("max_new_tokens")
+        return int(own or self._loaded.card.defaults["max_new_tokens"])
 
     def _check_length(self, tokens: int, beside: int) -> None:
         context = self._loaded.context

@@ -4,7 +4,8 @@ from typing import Any, cast
 
 import pytest
 
-from db.openai.chat_request import NEUTRAL, ChatIn
+from db.openai.chat_fields import NEUTRAL
+from db.openai.chat_request import ChatIn
 from db.queue.data_images import DataImages
 from db.queue.item_checker import ItemChecker
 from db.vocabulary.errors import RequestError

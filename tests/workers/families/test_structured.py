@@ -10,8 +10,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from db.vocabulary.errors import ItemRefused
-from db.vocabulary.json_schemas import schema_text
-from db.vocabulary.structures import UNSTRUCTURED_OPTIONS
+from db.vocabulary.schema_checks import schema_text
 from tests.workers.families import cases
 from workers.decoding import generation
 from workers.decoding.grammar import Grammars
@@ -39,6 +38,7 @@ EXPLODING = r"(([a-z]{1,200}){1,200}){1,200}"
 
 def asked(family: TransformersFamily, number: int = 0, **fields: Any) -> Prepared:
     options = {"max_new_tokens": 60, **fields.pop("options", {})}
+    options = {name: value for name, value in options.items() if value is not None}
     request = {"kind": "vqa", "question": "What is it?", "options": options, **fields}
     return family.prepare(request, [PICTURES[number]])
 
@@ -197,7 +197,7 @@ def test_an_answer_that_becomes_too_complex_fails_alone(loaded_family: Load) -> 
 
 
 @pytest.mark.parametrize(("pattern", "told"), [(r"\s{2}a", "white space"), (r"a\n", "white space")])
-def test_an_answer_of_which_white_space_is_lost_claims_nothing(
+def test_an_answer_that_cannot_be_kept_as_it_is_claims_nothing(
     pattern: str, told: str, loaded_family: Load
 ) -> None:
     family = loaded_family("idefics2")
@@ -211,13 +211,18 @@ def test_an_answer_of_which_white_space_is_lost_claims_nothing(
         family.generate([item])
 
 
-def test_the_character_that_no_database_stores_is_in_no_answer(loaded_family: Load) -> None:
+def test_a_prompt_that_leaves_room_for_a_usual_answer_is_taken_whatever_the_structure(
+    loaded_family: Load,
+) -> None:
     family = loaded_family("idefics2")
+    context, usual = family.loaded.context, family.card.defaults["max_new_tokens"]
+    prompt = "a " * (context - usual - 300)
 
-    [answer] = family.generate([asked(family, regex=r"a\x00b")])
+    item = asked(family, question=prompt, choices=["x", "y"], options={"max_new_tokens": None})
 
-    assert answer.data == "a\ufffdb"
-    assert "\0" not in json.dumps(answer.record("vqa"))
+    assert item.tokens > context - family.loaded.options(item.request)["max_new_tokens"]
+    assert family.loaded.most_tokens(item.request, item.tokens) <= context - item.tokens
+    assert family.generate([item])[0].data in ("x", "y")
 
 
 def test_a_structured_answer_that_asks_for_no_length_has_room_to_be_complete(
@@ -236,18 +241,22 @@ def test_a_structured_answer_that_asks_for_no_length_has_room_to_be_complete(
 
 
 def test_options_of_the_checkpoint_that_would_cut_an_answer_do_not_apply(
-    loaded_family: Load,
+    loaded_family: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     family = loaded_family("idefics2")
-    usual = {"no_repeat_ngram_size": 1, "stop": ["{"], "min_new_tokens": 50, "num_beams": 2}
-    card = family.card.model_copy(update={"defaults": {**family.card.defaults, **usual}})
-    request = {"kind": "vqa", "question": "?", "schema": schema_text(SCHEMA)}
+    [expected] = family.generate([with_schema(family)])
+    config = family.loaded.model.generation_config
 
-    object.__setattr__(family.loaded, "card", card)
-    options = family.loaded.options(request)
-    object.__setattr__(family.loaded, "card", family.card)
+    with monkeypatch.context() as patched:
+        for name, value in {
+            "no_repeat_ngram_size": 1,
+            "min_new_tokens": 90,
+            "num_beams": 2,
+        }.items():
+            patched.setattr(config, name, value)
+        [answer] = family.generate([with_schema(family)])
 
-    assert not options.keys() & usual.keys() & UNSTRUCTURED_OPTIONS.keys()
+    assert answer == expected
 
 
 def test_a_vocabulary_that_cannot_say_json_gives_no_structured_answers(loaded_family: Load) -> None:
