@@ -243,8 +243,9 @@ def test_what_becomes_too_complex_after_some_characters_is_refused() -> None:
 
 
 def test_what_cannot_be_checked_in_time_is_tried_again_later(
-    monkeypatch: pytest.MonkeyPatch,
+    children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A child that has to be started takes longer than no time.
     with monkeypatch.context() as patched:
         patched.setattr(checks, "WALL_SECONDS", 0.0)
         with pytest.raises(StorageError, match="cannot be checked now"):
