@@ -14,7 +14,6 @@ from db.openai.chat_structures import Choice, ResponseFormat, Tools
 #: What these may be: anything else would need what this service does not do.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "audio": (None,),
-    "frequency_penalty": (None, 0),
     "function_call": (None, "none"),
     "functions": (None, []),
     "logit_bias": (None, {}),
@@ -23,7 +22,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "moderation": (None,),
     "n": (None, 1),
     "prediction": (None,),
-    "presence_penalty": (None, 0),
     "reasoning_effort": (None, "none"),
     "top_logprobs": (None, 0),
     "verbosity": (None,),
@@ -80,6 +78,8 @@ class ChatFields(BaseModel):
     stop: str | Annotated[list[str], Field(max_length=8)] | None = Field(
         None, description="Up to 8 texts, not 4; not with a structured answer"
     )
+    presence_penalty: float | None = Field(None, description="As in OpenAI's API")
+    frequency_penalty: float | None = Field(None, description="As in OpenAI's API")
     stream: bool | None = Field(None, description="As in OpenAI's API; not in a batch")
     stream_options: StreamOptions | None = Field(
         None, description="`include_usage`; anything else is without effect"
@@ -128,7 +128,6 @@ class ChatFields(BaseModel):
     user: str | None = Field(None, description=_NO_EFFECT)
 
     audio: _Neutral
-    frequency_penalty: _Neutral
     function_call: _Neutral
     functions: _Neutral
     logit_bias: _Neutral
@@ -137,7 +136,6 @@ class ChatFields(BaseModel):
     moderation: _Neutral
     n: _Neutral
     prediction: _Neutral
-    presence_penalty: _Neutral
     reasoning_effort: _Neutral
     top_logprobs: _Neutral
     verbosity: _Neutral

@@ -114,6 +114,8 @@ class ChatIn(ChatFields):
             "min_new_tokens",
             "num_beams",
             "length_penalty",
+            "presence_penalty",
+            "frequency_penalty",
             "repetition_penalty",
             "no_repeat_ngram_size",
         ):

@@ -67,6 +67,12 @@ class Options(_Strict):
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = Field(
         None, description="Above 1 repeats less"
     )
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = Field(
+        None, description="Above 0: a token that the answer has already is less likely"
+    )
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = Field(
+        None, description="Above 0: the more often the answer has a token, the less likely it is"
+    )
     length_penalty: Annotated[float, Field(ge=-10, le=10)] | None = Field(
         None, description="With beams: above 0 favours longer answers"
     )

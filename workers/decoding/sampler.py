@@ -17,6 +17,7 @@ from transformers import (
 
 from workers.decoding import seeded_sampling
 from workers.decoding.generation import EndTokens
+from workers.decoding.penalties import AnswerPenalty
 
 #: Options of a checkpoint's generation config that only `generate` implements.
 _UNSUPPORTED_OPTIONS = (
@@ -47,13 +48,16 @@ def unsupported_rules(config: GenerationConfig) -> list[str]:
     return unsupported
 
 
-def request_processors(options: Mapping[str, Any], seed: int | None) -> LogitsProcessorList | None:
+def request_processors(
+    options: Mapping[str, Any], seed: int | None, prompt_tokens: int
+) -> LogitsProcessorList | None:
     """Build the logits processors of a request's options; None if it needs none."""
     processors = LogitsProcessorList()
     if (penalty := options.get("repetition_penalty") or 1.0) != 1.0:
         processors.append(RepetitionPenaltyLogitsProcessor(penalty=float(penalty)))
     if size := options.get("no_repeat_ngram_size"):
         processors.append(NoRepeatNGramLogitsProcessor(size))
+    processors += AnswerPenalty.of(options, prompt_tokens)
     if options.get("do_sample"):
         assert seed is not None
         processors += seeded_sampling.processors(options, [seed])

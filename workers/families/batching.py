@@ -151,7 +151,7 @@ class ContinuousBatcher:
                 self._loaded.most_tokens(item.request, item.tokens), self.length - item.tokens - 1
             ),
             min_tokens=int(options.get("min_new_tokens") or 0),
-            processors=request_processors(options, item.inputs.seed),
+            processors=request_processors(options, item.inputs.seed, item.tokens),
             grammar=self._loaded.grammar(item.request),
             should_stop=answer_streamer(self._loaded, item, options),
         )

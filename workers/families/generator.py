@@ -7,6 +7,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from workers.decoding import generation, seeded_sampling
 from workers.decoding.grammar import GrammarProcessor
+from workers.decoding.penalties import AnswerPenalty
 from workers.decoding.streaming import BatchStreamer
 from workers.families.answers import answer_streamer, make_answer
 from workers.families.architecture import Architecture
@@ -50,6 +51,8 @@ class Generator:
         rules = LogitsProcessorList()
         if grammars := [one for item in batch if (one := self._loaded.grammar(item.request))]:
             rules.append(GrammarProcessor(grammars, self._loaded.end_tokens.ids))
+        tensors = self._architecture.collate([item.inputs for item in batch])
+        rules += AnswerPenalty.of(options, tensors["input_ids"].shape[1])
         if options.get("do_sample"):
             rules += seeded_sampling.processors(options, seeds)
         elif watch:
@@ -58,7 +61,7 @@ class Generator:
             rules.append(generation.ProgressHook(batch[0].on_step))
         output = generation.generate(
             self._loaded.model,
-            self._architecture.collate([item.inputs for item in batch]),
+            tensors,
             options,
             self._loaded.end_tokens,
             rules,

@@ -120,6 +120,8 @@ def test_an_answer_that_ends_with_its_first_token_leaves_at_once(loaded_family: 
 RULES: list[dict[str, Any]] = [
     {"min_new_tokens": 8},
     {"repetition_penalty": 1.8},
+    {"presence_penalty": 1.5, "frequency_penalty": 0.7},
+    {"do_sample": True, "seed": 6, "temperature": 1.2, "frequency_penalty": -1.0},
     {"no_repeat_ngram_size": 1},
     {"no_repeat_ngram_size": 2, "repetition_penalty": 1.2, "min_new_tokens": 4},
     {"do_sample": True, "seed": 3},
@@ -134,7 +136,7 @@ def test_each_item_has_its_own_rules_and_draws_by_its_own_seed(
     name: str, async_readback: bool, loaded_family: Load
 ) -> None:
     family = loaded_family(name)
-    items = [asked(family, (n,), options=rules) for n, rules in enumerate(RULES)]
+    items = [asked(family, (n % len(PICTURES),), options=rules) for n, rules in enumerate(RULES)]
 
     said = ids_in_slots(remade(family, slots=3, async_readback=async_readback), items)
 

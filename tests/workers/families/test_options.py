@@ -10,6 +10,7 @@ import torch
 from tests.workers.families import cases, tiny
 from workers import families
 from workers.decoding import seeded_sampling
+from workers.decoding.penalties import AnswerPenalty
 from workers.families.base import Family
 from workers.families.family import TransformersFamily
 from workers.settings import EngineSettings
@@ -80,6 +81,26 @@ def test_top_k_and_top_p_leave_only_the_most_probable_tokens(
     noisy = seeded_sampling.processors(options, range(2000))(torch.zeros((2000, 1)), scores)
 
     assert {*noisy.argmax(-1).tolist()} == (allowed or {0, 1, 2, 3})
+
+
+def test_penalties_count_the_tokens_of_the_answer_and_not_those_of_the_prompt() -> None:
+    scores = torch.zeros((2, 5))
+    ids = torch.tensor([[4, 4, 4, 1, 1, 2], [4, 4, 4, 3, 3, 3]])
+    [penalty] = AnswerPenalty.of({"presence_penalty": 1.0, "frequency_penalty": 0.5}, 3)
+
+    assert penalty(ids, scores).tolist() == [[0, -2, -1.5, 0, 0], [0, 0, 0, -2.5, 0]]
+    assert penalty(ids[:, :3], scores).tolist() == scores.tolist()
+    assert AnswerPenalty.of({"presence_penalty": 0, "frequency_penalty": None}, 3) == []
+
+
+def test_a_penalty_lets_an_answer_repeat_itself_less(loaded_family: Load) -> None:
+    family = loaded_family("idefics2")
+
+    def distinct(**options: Any) -> int:
+        [ids] = family.generator.generate_ids([caption(family, max_new_tokens=24, **options)])
+        return len({*ids})
+
+    assert distinct(frequency_penalty=2.0) > distinct(frequency_penalty=-2.0)
 
 
 def test_an_answer_ends_before_a_stop_string(demo: Family, loaded_family: Load) -> None:
