@@ -29,6 +29,7 @@ from api import (
 )
 from api.authentication import Authentication
 from api.guard import BodyLimit, RequestIds
+from api.head_requests import HeadRequests
 from api.metrics import RequestMetrics
 from api.openai import batches, chat, files
 from api.openai.schemas import BatchIn
@@ -86,11 +87,12 @@ def create_app(record: StorageSettings, settings: ApiSettings) -> FastAPI:
     )
     app.add_middleware(Authentication)
     app.add_middleware(BodyLimit, settings=settings)
+    app.add_middleware(HeadRequests)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=sorted(settings.cors_origins),
-            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=["*"],  # OpenAI's clients send some of their own
             expose_headers=_CORS_RESPONSE,
             max_age=CORS_SECONDS,

@@ -233,14 +233,15 @@ def _http(request: Request, error: Exception) -> JSONResponse:
 
 def _methods(request: Request) -> list[str]:
     """Methods of all routes with the path of a request: the first one alone has not all."""
-    return [
+    found = {
         method
-        for method in ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+        for method in ("DELETE", "GET", "PATCH", "POST", "PUT")
         if any(
             route.matches({**request.scope, "method": method})[0] is Match.FULL
             for route in request.app.routes
         )
-    ]
+    }
+    return sorted(found | ({"HEAD"} if "GET" in found else set()))  # see head_requests.py
 
 
 def _gone(request: Request, error: Exception) -> Response:

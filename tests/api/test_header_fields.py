@@ -61,7 +61,7 @@ def test_a_body_may_name_its_type_in_any_case(http_sqlite: httpx2.Client) -> Non
 
 @pytest.mark.parametrize(
     ("path", "allowed"),
-    [("/v1/jobs", "GET, POST"), ("/v1/jobs/job_none", "DELETE, GET, PATCH")],
+    [("/v1/jobs", "GET, HEAD, POST"), ("/v1/jobs/job_none", "DELETE, GET, HEAD, PATCH")],
 )
 def test_a_method_that_is_not_there_is_told_all_that_are(
     path: str, allowed: str, http_sqlite: httpx2.Client
@@ -158,3 +158,37 @@ def test_a_stream_without_items_is_no_job(body: bytes, http_sqlite: httpx2.Clien
     assert answer.status_code == 422
     assert "the stream has no items" in answer.json()["detail"]
     assert http_sqlite.get("/v1/jobs").json()["data"] == []
+
+
+class TestHead:
+    @pytest.mark.parametrize(
+        ("path", "status"), [("/v1/models", 200), ("/healthz", 200), ("/v1/jobs/job_x", 404)]
+    )
+    def test_a_head_is_that_of_a_get_without_its_body(
+        self, path: str, status: int, http_sqlite: httpx2.Client
+    ) -> None:
+        whole, head = http_sqlite.get(path), http_sqlite.head(path)
+
+        assert head.status_code == whole.status_code == status
+        assert head.content == b""
+        assert head.headers["content-type"] == whole.headers["content-type"]
+        assert int(head.headers["content-length"]) > 0
+
+    def test_a_stream_that_does_not_end_is_ended_after_its_head(
+        self, http_sqlite: httpx2.Client
+    ) -> None:
+        item = {"images": ["https://example.com/a.png"]}
+        job = http_sqlite.post("/v1/jobs", json={"items": [item]}).json()["id"]
+
+        heads = [http_sqlite.head(f"/v1/jobs/{job}/events") for _ in range(3)]
+
+        assert [head.status_code for head in heads] == [200] * 3
+        assert heads[0].headers["content-type"].startswith("text/event-stream")
+        assert http_sqlite.get("/healthz").status_code == 200
+
+    def test_a_route_that_has_no_get_has_no_head(self, http_sqlite: httpx2.Client) -> None:
+        head = http_sqlite.head("/v1/chat/completions")
+
+        assert head.status_code == 405
+        assert head.headers["allow"] == "POST"
+        assert http_sqlite.put("/v1/models").headers["allow"] == "GET, HEAD"
