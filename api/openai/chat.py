@@ -66,7 +66,7 @@ async def complete(request: Request, services: Parts, owner: CurrentOwner) -> Re
     except ValueError as error:
         raise RequestError(f"the body is not JSON: {error}") from error
     asked, job_id, model = await run_in_threadpool(_submit, services, owner.id, sent)
-    call = ChatCall(services, owner.id, job_id, model, asked.tool)
+    call = ChatCall(services, owner.id, job_id, model, asked)
     if asked.stream:
         return await call.streamed(usage_too=_usage(asked))
     return await call.whole(request)
@@ -79,20 +79,21 @@ def _usage(asked: ChatIn) -> bool:
 def _submit(services: Services, owner_id: int, sent: Any) -> tuple[ChatIn, str, str]:
     asked = ChatIn.from_body(sent)
     checker = open_checker(services, owner_id, asked.model)
-    item = asked.item(checker, sent)
+    items = asked.items(checker, sent)
     checker.images.store()
     job = NewJob(owner_id, checker.card.name, checker.defaults, source_api=SourceApi.CHAT)
-    return asked, accept(services, job, [item]), job.model
+    return asked, accept(services, job, items), job.model
 
 
 class ChatCall:
-    """A caller that waits for one answer."""
+    """A caller that waits for the choices of one answer."""
 
     def __init__(
-        self, services: Services, owner_id: int, job_id: str, model: str, tool: str | None
+        self, services: Services, owner_id: int, job_id: str, model: str, asked: ChatIn
     ) -> None:
         self._services, self._owner_id = services, owner_id
-        self._job_id, self._model, self._tool = job_id, model, tool
+        self._job_id, self._model = job_id, model
+        self._tool, self._choices = asked.tool, asked.n or 1
         self._created = int(time.time())
 
     async def whole(self, request: Request) -> Response:
@@ -131,8 +132,8 @@ class ChatCall:
             await watched.news(watched.event, CALLER_CHECK_SECONDS)
         if not _finished(watched):
             return None
-        item = await self._item()
-        return _failed(item) if item.answer is None else None
+        failed = _first_failed(await self._items())
+        return _failed(failed) if failed else None
 
     async def _chunks(self, *, usage_too: bool) -> AsyncGenerator[bytes | Response]:
         """Return an early error, or yield the pieces of the answer."""
@@ -144,11 +145,11 @@ class ChatCall:
                     ended = True
                     yield error
                     return
-                yield self._chunk(self._head())
+                yield self._chunk(0, self._head(0))
                 while not _finished(watched) and time.monotonic() < deadline:
                     news = watched.event
-                    if len(watched.text) > len(sent_text) and self._tool != ANY_TOOL:
-                        yield self._chunk(self._delta(watched.text[len(sent_text) :]))
+                    if len(watched.text) > len(sent_text) and self._is_streamed:
+                        yield self._chunk(0, self._delta(watched.text[len(sent_text) :]))
                         sent_text = watched.text
                     elif not _finished(watched) and not await watched.news(news, PING_SECONDS):
                         yield b": still here\n\n"
@@ -161,33 +162,41 @@ class ChatCall:
 
     async def _rest(self, sent_text: str, *, usage_too: bool) -> AsyncIterator[bytes]:
         """Yield what the database has beyond the streamed text, and the end."""
-        item = await self._item()
-        if item.answer is None:
-            _, body = _failure(item)
+        items = await self._items()
+        answers = [item.answer for item in items if item.answer is not None]
+        if failed := _first_failed(items):
+            _, body = _failure(failed)
             yield event(json.dumps(body))
             return
-        text = item.answer["text"]
-        if not text.startswith(sent_text):
+        if not answers[0]["text"].startswith(sent_text):
             body = error_body(
                 "the answer was generated again with another text; retry", "restarted", status=500
             )
             yield event(json.dumps(body))
             return
-        if self._tool == ANY_TOOL and (call := called(item.answer)):
-            one = {"index": 0, **tool_call(call[0], self._job_id, arguments=call[1])}
-            yield self._chunk({"tool_calls": [one]})
-        elif rest := text[len(sent_text) :]:
-            yield self._chunk(self._delta(rest))
-        yield self._chunk({}, finish_reason=finish_reason(item.answer))
+        for number, answer in enumerate(answers):
+            if number:
+                yield self._chunk(number, self._head(number))
+            if self._tool == ANY_TOOL and (call := called(answer)):
+                one = tool_call(call[0], self._job_id, number, call[1])
+                yield self._chunk(number, {"tool_calls": [{"index": 0, **one}]})
+            elif rest := answer["text"][0 if number else len(sent_text) :]:
+                yield self._chunk(number, self._delta(rest))
+            yield self._chunk(number, {}, finish_reason=finish_reason(answer))
         if usage_too:
-            yield self._event({"choices": [], "usage": usage(item.answer)})
+            yield self._event({"choices": [], "usage": usage(answers)})
         yield event("[DONE]")
 
-    def _head(self) -> dict[str, Any]:
-        """Return the delta that begins an answer."""
+    @property
+    def _is_streamed(self) -> bool:
+        """True if the text comes as it is said: that of one choice, which is no unnamed call."""
+        return self._choices == 1 and self._tool != ANY_TOOL
+
+    def _head(self, number: int) -> dict[str, Any]:
+        """Return the delta that begins a choice."""
         if self._tool in (None, ANY_TOOL):
             return {"role": "assistant", "content": ""}
-        call = {"index": 0, **tool_call(self._tool, self._job_id)}
+        call = {"index": 0, **tool_call(self._tool, self._job_id, number)}
         return {"role": "assistant", "content": None, "tool_calls": [call]}
 
     def _delta(self, text: str) -> dict[str, Any]:
@@ -195,8 +204,8 @@ class ChatCall:
             return {"content": text}
         return {"tool_calls": [{"index": 0, "function": {"arguments": text}}]}
 
-    def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def _chunk(self, number: int, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
+        choice = {"index": number, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         return self._event({"choices": [choice]})
 
     def _event(self, fields: dict[str, Any]) -> bytes:
@@ -209,15 +218,18 @@ class ChatCall:
         return event(json.dumps({**head, **fields}, ensure_ascii=False))
 
     async def _answered(self) -> Response:
-        item = await self._item()
-        if item.answer is None:
-            return _failed(item)
-        return JSONResponse(completion(item, self._job_id, self._model))
+        items = await self._items()
+        if failed := _first_failed(items):
+            return _failed(failed)
+        return JSONResponse(completion(items, self._job_id, self._model))
 
-    async def _item(self) -> Item:
-        def look() -> Item:
+    async def _items(self) -> list[Item]:
+        def look() -> list[Item]:
             with self._services.database.snapshot() as transaction:
-                return results.get(transaction, self._owner_id, self._job_id, 0)
+                return [
+                    results.get(transaction, self._owner_id, self._job_id, number)
+                    for number in range(self._choices)
+                ]
 
         return await run_in_threadpool(look)
 
@@ -236,6 +248,10 @@ class ChatCall:
 
 def _finished(watched: Watched) -> bool:
     return watched.job is not None and watched.job.finished_at is not None
+
+
+def _first_failed(items: list[Item]) -> Item | None:
+    return next((item for item in items if item.answer is None), None)
 
 
 def _failure(item: Item) -> tuple[int, dict[str, Any]]:

@@ -163,8 +163,9 @@ class BatchInput:
         checker = self._checker_of(model)
         try:
             asked = ChatIn.from_body(given.body)
-            if asked.stream:
-                raise RequestError("not allowed in a batch", field="stream")
+            for name, is_asked in {"stream": asked.stream, "n": (asked.n or 1) > 1}.items():
+                if is_asked:
+                    raise RequestError("not allowed in a batch", field=name)
             return asked.item(checker, given.body, given.custom_id)
         except QuotaExceeded:
             raise

@@ -20,7 +20,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "logprobs": (None, False),
     "modalities": (None, ["text"]),
     "moderation": (None,),
-    "n": (None, 1),
     "prediction": (None,),
     "reasoning_effort": (None, "none"),
     "top_logprobs": (None, 0),
@@ -74,6 +73,11 @@ class ChatFields(BaseModel):
     top_p: float | None = Field(None, description="As in OpenAI's API; less than 1 means sampling")
     seed: int | None = Field(
         None, description="Sampling: the same seed gives the same answer of the same variant"
+    )
+    n: Annotated[int, Field(ge=1, le=8)] | None = Field(
+        None,
+        description="1 to 8 choices, each sampled with a seed of its own; not in a batch, and"
+        " streamed one after the other",
     )
     stop: str | Annotated[list[str], Field(max_length=8)] | None = Field(
         None, description="Up to 8 texts, not 4; not with a structured answer"
@@ -134,7 +138,6 @@ class ChatFields(BaseModel):
     logprobs: _Neutral
     modalities: _Neutral
     moderation: _Neutral
-    n: _Neutral
     prediction: _Neutral
     reasoning_effort: _Neutral
     top_logprobs: _Neutral

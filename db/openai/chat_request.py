@@ -76,6 +76,19 @@ class ChatIn(ChatFields):
             error.field = chat_errors.as_sent(error.field, sent)
             raise
 
+    def items(self, checker: ItemChecker, sent: Mapping[str, Any]) -> list[NewItem]:
+        """Turn the request into checked items, one for each choice; see `item`."""
+        first = self.item(checker, sent)
+        if (count := self.n or 1) == 1:
+            return [first]
+        options = first.request.get("options", {})
+        if not options.get("do_sample"):
+            raise RequestError("choices that are not sampled are equal: set temperature", field="n")
+        seeds = [(options["seed"] + number) % 2**63 for number in range(count)]
+        return [
+            NewItem({**first.request, "options": {**options, "seed": seed}}, None) for seed in seeds
+        ]
+
     def _item(self, card: ModelInfo, custom_id: str | None) -> dict[str, Any]:
         images: dict[str, int] = {}
         messages = [

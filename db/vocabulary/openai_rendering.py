@@ -6,6 +6,7 @@ item ─▶ chat.completion                              to whoever waits for it
      ─▶ {"custom_id", "error": {"code"}}               the same: it never ran
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from db.vocabulary.errors import EngineError, FetchFailed, OutOfMemory, Poison
@@ -23,9 +24,10 @@ def completion_id(job_id: str, ordinal: int = 0) -> str:
     return f"chatcmpl-{job_id.removeprefix('job_')}-{ordinal}"
 
 
-def usage(answer: dict[str, Any]) -> dict[str, int]:
-    """Token counts of an answer."""
-    prompt, completion_tokens = answer["prompt_tokens"], answer["completion_tokens"]
+def usage(answers: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Token counts of the answers to one prompt."""
+    prompt = answers[0]["prompt_tokens"]
+    completion_tokens = sum(answer["completion_tokens"] for answer in answers)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion_tokens,
@@ -71,25 +73,27 @@ def fingerprint(variant: str | None) -> str | None:
     return f"fp_{variant}" if variant else None
 
 
-def completion(item: Item, job_id: str, model: str) -> dict[str, Any]:
-    """Render an answered item as a chat.completion."""
-    assert item.answer is not None
-    assert item.finished_at is not None
+def completion(items: Sequence[Item], job_id: str, model: str) -> dict[str, Any]:
+    """Render answered items as the choices of a chat.completion."""
+    answers = [item.answer for item in items if item.answer is not None]
+    first = items[0]
+    assert first.finished_at is not None
     return {
-        "id": completion_id(job_id, item.ordinal),
+        "id": completion_id(job_id, first.ordinal),
         "object": "chat.completion",
-        "created": int(item.finished_at.timestamp()),
+        "created": int(first.finished_at.timestamp()),
         "model": model,
         "choices": [
             {
-                "index": 0,
+                "index": number,
                 "message": _message(item, job_id),
                 "logprobs": None,
-                "finish_reason": finish_reason(item.answer),
+                "finish_reason": finish_reason(answer),
             }
+            for number, (item, answer) in enumerate(zip(items, answers, strict=True))
         ],
-        "usage": usage(item.answer),
-        "system_fingerprint": fingerprint(item.answer.get("variant")),
+        "usage": usage(answers),
+        "system_fingerprint": fingerprint(answers[0].get("variant")),
     }
 
 
@@ -122,7 +126,7 @@ def line(item: Item, job_id: str, model: str, *, expired: bool) -> bytes:
             "message": f"the batch {why} before this request was begun",
         }
     elif item.answer is not None:
-        shown["response"] = _response(200, name, completion(item, job_id, model))
+        shown["response"] = _response(200, name, completion([item], job_id, model))
     else:
         status, body = failure(item)
         shown["response"] = _response(status, name, body)

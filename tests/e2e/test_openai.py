@@ -67,6 +67,19 @@ def test_the_life_of_a_batch_and_a_streamed_answer(
             )
         ]
 
+        several: Any = {"model": "demo", "messages": messages, "n": 3, "temperature": 2.0}
+        choices = client.chat.completions.create(**several, seed=5, logit_bias=None)
+        parts: dict[int, str] = {}
+        for chunk in client.chat.completions.create(**several, seed=5, stream=True):
+            for choice in chunk.choices:
+                text = choice.delta.content or ""
+                parts[choice.index] = parts.get(choice.index, "") + text
+
+    assert [choice.index for choice in choices.choices] == [0, 1, 2]
+    assert len({choice.message.content for choice in choices.choices}) > 1
+    assert parts == {choice.index: choice.message.content for choice in choices.choices}
+    assert choices.usage
+    assert choices.usage.completion_tokens > choices.usage.prompt_tokens / 100
     assert ended.status == "completed"
     answers = {
         line["custom_id"]: line["response"]["body"]["choices"][0]["message"]["content"]

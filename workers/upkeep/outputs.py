@@ -63,7 +63,7 @@ class Outputs:
             for page in results.pages_in_order(self._database, str(batch.job_id), OUTPUT_ITEMS):
                 for item in page:
                     self._write(batch, item, output if item.answer else mistakes)
-                    for name, count in usage(item.answer).items() if item.answer else ():
+                    for name, count in usage([item.answer]).items() if item.answer else ():
                         tokens[name] += count
                 if len(page) == OUTPUT_ITEMS:
                     yield None

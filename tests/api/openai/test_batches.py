@@ -481,7 +481,7 @@ class TestMistakes:
         cut = {"type": "image_url", "image_url": "data:image/png;base64,AAAAA"}
         user = {"role": "user"}
         wrong: dict[str, dict[str, Any]] = {
-            "n: not supported by this service; leave it out": {"n": 2},
+            "n: not allowed in a batch": {"n": 2},
             "stream: not allowed in a batch": {"stream": True},
             "max_tokens: Input should be greater than": {"max_tokens": 0},
             "stop[0]: String should have at most": {"stop": ["x" * 300]},

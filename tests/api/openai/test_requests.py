@@ -18,12 +18,31 @@ A, B = "https://example.com/a.jpg", "https://example.com/b.jpg"
 
 
 def asked(card: ModelInfo = CARD, **fields: Any) -> dict[str, Any]:
+    return asked_often(card, **fields)[0]
+
+
+def asked_often(card: ModelInfo = CARD, **fields: Any) -> list[dict[str, Any]]:
     body = {"model": "echo", "messages": [{"role": "user", "content": "What?"}], **fields}
     nowhere = cast("Any", None)  # no image is stored here
     images = DataImages(nowhere, nowhere, 1, OwnerLimits(), 1_000)
     limits = CARD.limits.model_copy(update={"max_images": 8})
     checker = ItemChecker(card.model_copy(update={"limits": limits}), images, Request())
-    return ChatIn.from_body(body).item(checker, body).request
+    return [item.request for item in ChatIn.from_body(body).items(checker, body)]
+
+
+def test_each_choice_is_an_item_with_a_seed_of_its_own() -> None:
+    items = asked_often(n=3, temperature=0.5, seed=2**63 - 2)
+
+    assert [item["options"].pop("seed") for item in items] == [2**63 - 2, 2**63 - 1, 0]
+    assert items[0] == items[1] == items[2]
+    assert len(asked_often(n=1)) == 1
+
+
+def test_choices_that_would_be_equal_are_refused() -> None:
+    with pytest.raises(RequestError, match="set temperature") as refused:
+        asked_often(n=2, temperature=0)
+
+    assert refused.value.field == "n"
 
 
 def image(url: str, detail: str | None = None) -> dict[str, Any]:
@@ -129,7 +148,7 @@ def test_more_tokens_than_the_model_gives_are_a_maximum_and_no_mistake() -> None
 @pytest.mark.parametrize(
     ("fields", "where"),
     [
-        ({"n": 2}, "n"),
+        ({"n": 9}, "n"),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"logprobs": True}, "logprobs"),
