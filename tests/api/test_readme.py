@@ -19,6 +19,7 @@ CARD = ModelInfo(
     kinds=["caption", "vqa", "classify", "generate", "chat"],
     limits=ModelLimits(max_images=8, max_examples=16, max_new_tokens=64),
     license="Apache-2.0",
+    structured=True,
 )
 
 
