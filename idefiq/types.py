@@ -234,7 +234,11 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model of the service."""
+    """A model of the service.
+
+    Attributes:
+        structured: True if its answers can have the structure of a schema, choices or a pattern.
+    """
 
     name: str
     family: str
@@ -245,6 +249,7 @@ class Model:
     workers: int
     languages: list[str]
     alias_of: str | None = None
+    structured: bool = False
 
     @property
     def licence(self) -> str:
@@ -266,6 +271,7 @@ class Model:
             workers=body["workers"],
             languages=card.get("languages", []),
             alias_of=None if body.get("id") in (None, card["name"]) else card["name"],
+            structured=card.get("structured", False),
         )
 
 
