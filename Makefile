@@ -8,7 +8,7 @@ EDITABLE := --config-settings editable_mode=compat --editable
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-fast test-families test-images test-clients release faults faults-long soak sbom audit check format docs session pictures up train-demo eval-demo bench bench-engine bench-peers bench-service bench-queue bench-contention bench-size bench-batch bench-redis bench-stream bench-structured bench-startup plots lock clean
+.PHONY: help demo test test-fast test-families test-images test-clients test-node-clients release faults faults-long soak sbom audit check format docs session pictures up train-demo eval-demo bench bench-engine bench-peers bench-service bench-queue bench-contention bench-size bench-batch bench-redis bench-stream bench-structured bench-startup plots lock clean
 
 help:
 	@echo "make demo           caption drawn scenes with the whole service, on this machine"
@@ -16,7 +16,7 @@ help:
 	@echo "make test-fast      the tests that need no server and no model: what to run at each change"
 	@echo "make test-families  compare every kind on every model with transformers, a line each"
 	@echo "make test-images    build the container images and have them answer a job"
-	@echo "make test-clients   other people's OpenAI libraries on the whole service"
+	@echo "make test-clients   other people's OpenAI libraries on the whole service; test-node-clients for Node's"
 	@echo "make release        build wheel and sdist, and use them in an empty environment"
 	@echo "make faults         kill, stop and cut everything for some minutes, and count what was lost"
 	@echo "make soak           everyday load for MINUTES=60, and what has grown meanwhile"
@@ -103,6 +103,15 @@ build/clients/done: tests/clients/requirements.txt # other people's libraries
 
 test-clients: $(VENV)/dev build/clients/done
 	$(BIN)/python -m tests.clients
+
+build/node-clients/done: $(wildcard tests/clients/node/*) # the same for Node, which must be there
+	mkdir -p build/node-clients
+	cp tests/clients/node/* build/node-clients
+	npm ci --silent --no-audit --no-fund --prefix build/node-clients
+	touch $@
+
+test-node-clients: $(VENV)/dev build/node-clients/done
+	$(BIN)/python -m tests.clients --node
 
 release: $(VENV)/dev
 	$(BIN)/python -m tests.deploy.release
