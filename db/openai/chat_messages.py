@@ -100,7 +100,7 @@ class ToolCall(_Part):
     function: CalledFunction
 
     @property
-    def told(self) -> str:
+    def text_for_model(self) -> str:
         """The call as the model reads it: chat templates know no calls."""
         name = json.dumps(self.function.name, ensure_ascii=False)
         return f'{{"name": {name}, "arguments": {self.function.arguments or "{}"}}}'

@@ -176,7 +176,7 @@ def _content(message: MessageIn, images: dict[str, int]) -> list[dict[str, Any]]
         parts.append({"type": "text", "text": content})
     else:
         parts += [_part(part, images) for part in content]
-    parts += [{"type": "text", "text": call.told} for call in message.tool_calls or ()]
+    parts += [{"type": "text", "text": call.text_for_model} for call in message.tool_calls or ()]
     return parts or [{"type": "text", "text": "(nothing)" if message.role == "tool" else ""}]
 
 

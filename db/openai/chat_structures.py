@@ -15,7 +15,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from db.vocabulary.errors import RequestError
-from db.vocabulary.json_schemas import moved
+from db.vocabulary.json_schemas import relocated_schema
 from db.vocabulary.schema_checks import schema_text
 from db.vocabulary.structures import ANY_OBJECT, ANY_TOOL
 
@@ -89,7 +89,7 @@ class ToolChoice(_Part):
 
 
 Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS)]
-#: Which tool is called: none, or the one that is named, or the only one.
+#: Which tool is called: none, the one that is named, or one of all.
 Choice = Literal["none", "auto", "required"] | ToolChoice
 
 
@@ -105,8 +105,7 @@ def structure_fields(
     Raises:
         RequestError: It leaves to the model whether to call a tool.
     """
-    has_format = isinstance(response_format, JsonFormat | SchemaFormat)
-    called = _called(tools or (), choice, has_format=has_format)
+    called = _called(response_format, tools or (), choice)
     if len(called) == 1:
         return {"schema": called[0].parameters or _NO_ARGUMENTS, "tool": called[0].name}
     if called:
@@ -124,15 +123,17 @@ def called_tool(
     choice: Choice | None,
 ) -> str | None:
     """Return the name of the function that must be called, ANY_TOOL of several, None of none."""
-    has_format = isinstance(response_format, JsonFormat | SchemaFormat)
-    names = [each.name for each in _called(tools or (), choice, has_format=has_format)]
+    names = [each.name for each in _called(response_format, tools or (), choice)]
     return ANY_TOOL if len(names) > 1 else next(iter(names), None)
 
 
 def _called(
-    tools: Sequence[Tool], choice: Choice | None, *, has_format: bool
+    response_format: TextFormat | JsonFormat | SchemaFormat | None,
+    tools: Sequence[Tool],
+    choice: Choice | None,
 ) -> Sequence[Function]:
     """Return the functions of which one must be called."""
+    has_format = isinstance(response_format, JsonFormat | SchemaFormat)
     if choice == "none" or (choice in (None, "auto") and (has_format or not tools)):
         return []
     functions = [tool.function for tool in tools]
@@ -164,7 +165,7 @@ def _one_of(functions: Sequence[Function]) -> dict[str, Any]:
         except ValueError as error:
             where = f"tools[{number}].function.parameters"
             raise RequestError(str(error), field=where) from error
-        parameters[str(number)] = moved(function.parameters or _NO_ARGUMENTS, place)
+        parameters[str(number)] = relocated_schema(function.parameters or _NO_ARGUMENTS, place)
         fields = {"name": {"const": function.name}, "arguments": {"$ref": place}}
         branches.append({"type": "object", "properties": fields, "required": ["name", "arguments"]})
     return {"$defs": parameters, "anyOf": branches}

@@ -50,7 +50,7 @@ def enforceable(text: str) -> Schema:
     return schema
 
 
-def moved(schema: Schema, place: str) -> Schema:
+def relocated_schema(schema: Schema, place: str) -> Schema:
     """Return a schema as it is at another place: its references are to there.
 
     Args:

@@ -30,7 +30,7 @@ from db.vocabulary.field_types import (
 )
 from db.vocabulary.kinds import Kind
 from db.vocabulary.references import REFERENCE_FORMS
-from db.vocabulary.structures import FORMS, structure_of
+from db.vocabulary.structures import FORMS, form_of
 from db.vocabulary.texts import quotable
 
 MAX_IMAGES = 8
@@ -250,8 +250,9 @@ def effective(defaults: dict[str, Any], request: dict[str, Any]) -> dict[str, An
 
     An item with a structure of its own has no other.
     """
-    if structure_of(request):
-        defaults = {name: defaults[name] for name in defaults.keys() - {*FORMS, "tool"}}
+    if form_of(request):
+        others = {*FORMS, "tool"}
+        defaults = {name: value for name, value in defaults.items() if name not in others}
     merged = {"kind": "caption", **defaults, **request}
     for name in ("options", "alt_text"):
         if name in merged:
@@ -264,7 +265,7 @@ def options_digest(effective_request: dict[str, Any]) -> str:
     chosen = {key: effective_request.get(key) for key in ("kind", "method")}
     if alt_text := alt_text_of(effective_request):
         chosen["alt_text"] = alt_text["long_description"]
-    if structure_of(effective_request):
+    if form_of(effective_request):
         chosen["structured"] = True  # which structure is each item's own
     options = effective_request.get("options", {})
     chosen["options"] = {k: v for k, v in options.items() if k not in OPTIONS_OF_ITEMS}

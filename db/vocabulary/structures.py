@@ -62,14 +62,18 @@ class Structure:
         return value
 
 
+def form_of(request: Mapping[str, Any]) -> Form | None:
+    """Return the form of the structure that a request asks for, None if it asks for none."""
+    return next((form for form in FORMS if form in request), None)
+
+
 def structure_of(request: Mapping[str, Any]) -> Structure | None:
     """Return the structure that an effective request asks for."""
-    for form in FORMS:
-        if form in request:
-            given = request[form]
-            text = given if isinstance(given, str) else orjson.dumps(given).decode()
-            return Structure(form, text)
-    return None
+    form = form_of(request)
+    if form is None:
+        return None
+    given = request[form]
+    return Structure(form, given if isinstance(given, str) else orjson.dumps(given).decode())
 
 
 def shown(request: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ BYTES = LLTokenizer("byte")
 MOST = 400
 
 
-def simple(rng: random.Random, kind: str) -> dict[str, Any]:
+def random_simple_schema(rng: random.Random, kind: str) -> dict[str, Any]:
     if kind == "enum":
         return {"enum": rng.sample(VALUES, 3)}
     rules: dict[str, dict[str, Any]] = {
@@ -31,29 +31,40 @@ def simple(rng: random.Random, kind: str) -> dict[str, Any]:
     return {"type": kind, **dict(rng.sample(own, rng.randint(0, len(own))))}
 
 
-def schema(rng: random.Random, depth: int = 0) -> dict[str, Any]:
+def random_schema(rng: random.Random, depth: int = 0) -> dict[str, Any]:
     kind = rng.choice(SIMPLE if depth > 2 else (*SIMPLE, *NESTED))
     match kind:
         case "object":
-            named = {name: schema(rng, depth + 1) for name in rng.sample("abcd", rng.randint(0, 3))}
+            named = {
+                name: random_schema(rng, depth + 1)
+                for name in rng.sample("abcd", rng.randint(0, 3))
+            }
             required = [name for name in named if rng.random() < 0.6]
-            open_to = {"additionalProperties": schema(rng, depth + 1)} if rng.random() < 0.3 else {}
+            open_to = (
+                {"additionalProperties": random_schema(rng, depth + 1)}
+                if rng.random() < 0.3
+                else {}
+            )
             return {"type": kind, "properties": named, "required": required, **open_to}
         case "array":
-            return {"type": kind, "items": schema(rng, depth + 1), "maxItems": rng.randint(0, 3)}
+            return {
+                "type": kind,
+                "items": random_schema(rng, depth + 1),
+                "maxItems": rng.randint(0, 3),
+            }
         case "anyOf":
-            return {kind: [schema(rng, depth + 1), schema(rng, depth + 1)]}
+            return {kind: [random_schema(rng, depth + 1), random_schema(rng, depth + 1)]}
         case "oneOf":
             return {kind: [{"type": "string", "maxLength": 3}, {"type": "integer"}]}
-    return simple(rng, kind)
+    return random_simple_schema(rng, kind)
 
 
-def referring(rng: random.Random) -> dict[str, Any]:
+def random_referring_schema(rng: random.Random) -> dict[str, Any]:
     listed = {"type": "array", "items": {"$ref": "#/$defs/x"}, "maxItems": 2}
-    return {"$defs": {"x": schema(rng, 1)}, **listed}
+    return {"$defs": {"x": random_schema(rng, 1)}, **listed}
 
 
-def said(rng: random.Random, asked: Structure) -> str | None:
+def random_answer(rng: random.Random, asked: Structure) -> str | None:
     """Return what a model says that draws from all that it may say, if it comes to an end."""
     matcher = LLMatcher(BYTES, grammar_of(asked), log_level=0)
     answer: list[int] = []
@@ -74,9 +85,9 @@ def test_an_answer_by_the_grammar_is_valid_by_the_schema(seed: int) -> None:
     complete = 0
 
     for _ in range(150):
-        given = rng.choice((schema, referring))(rng)
+        given = rng.choice((random_schema, random_referring_schema))(rng)
         asked = Structure("schema", schema_text(given))
-        answer = said(rng, asked)
+        answer = random_answer(rng, asked)
         if answer is None or "\ufffd" in answer:
             continue
         complete += 1

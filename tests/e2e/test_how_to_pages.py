@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from idefiq import Client
 from tests import servers
 from tests.e2e.conftest import Env, Start
@@ -79,11 +81,17 @@ class Reader:
         )
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where a reader works."""
+    made = tmp_path / "reader"
+    made.mkdir()
+    return made
+
+
 def test_a_site_without_texts_gets_them_reviewed_and_passes_its_check(
-    embedded: Env, start: Start, tmp_path: Path
+    embedded: Env, start: Start, folder: Path
 ) -> None:
-    folder = tmp_path / "reader"
-    folder.mkdir()
 
     with start("demo", embedded) as (stack, client):
         printed = Reader("alt-text-for-a-site.md", folder, stack.url).read()
@@ -109,10 +117,8 @@ def _wait_for(client: Client, answers: int) -> None:
 
 
 def test_a_folder_becomes_a_parquet_file_although_it_is_interrupted_three_times(
-    embedded: Env, start: Start, tmp_path: Path
+    embedded: Env, start: Start, folder: Path
 ) -> None:
-    folder = tmp_path / "reader"
-    folder.mkdir()
     stopped: list[int] = []
 
     with start("demo", embedded) as (stack, client):
@@ -143,10 +149,8 @@ def test_a_folder_becomes_a_parquet_file_although_it_is_interrupted_three_times(
 
 
 def test_a_batch_script_runs_with_another_base_url_alone(
-    embedded: Env, start: Start, tmp_path: Path
+    embedded: Env, start: Start, folder: Path
 ) -> None:
-    folder = tmp_path / "reader"
-    folder.mkdir()
     aliases = json.dumps({"gpt-4o-mini": "demo"})
 
     with start("demo", embedded, model_aliases=aliases) as (stack, _):
@@ -160,10 +164,8 @@ def test_a_batch_script_runs_with_another_base_url_alone(
 
 
 def test_product_photos_become_a_table_whose_columns_have_the_types_of_a_schema(
-    embedded: Env, start: Start, tmp_path: Path
+    embedded: Env, start: Start, folder: Path
 ) -> None:
-    folder = tmp_path / "reader"
-    folder.mkdir()
 
     with start("demo", embedded) as (stack, _):
         printed = Reader("product-photos.md", folder, stack.url).read()

@@ -3,6 +3,7 @@
 import base64
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,21 @@ def drawn(count: int) -> list[scenes.Scene]:
     return [scenes.sample(rng, canvas=scenes.CANVASES[n % 3]) for n in range(count)]
 
 
+def ended_batch(client: openai.OpenAI, lines: Sequence[dict[str, Any]]) -> openai.types.Batch:
+    """Send a batch of lines, and wait for its end."""
+    body = "\n".join(map(json.dumps, lines)).encode()
+    file = client.files.create(file=("lines.jsonl", body), purpose="batch")
+    batch = client.batches.create(
+        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+    )
+    servers.wait_until(
+        lambda: client.batches.retrieve(batch.id).status in ENDED,
+        what="the batch",
+        seconds=PATIENCE_SECONDS,
+    )
+    return client.batches.retrieve(batch.id)
+
+
 def test_the_life_of_a_batch_and_a_streamed_answer(
     surroundings: Env, start: Start, tmp_path: Path
 ) -> None:
@@ -46,17 +62,7 @@ def test_the_life_of_a_batch_and_a_streamed_answer(
         start("demo", surroundings, model_aliases=aliases) as (stack, _),
         openai.OpenAI(base_url=f"{stack.url}/v1", api_key=stack.api_key) as client,
     ):
-        body = "\n".join(map(json.dumps, lines)).encode()
-        file = client.files.create(file=("scenes.jsonl", body), purpose="batch")
-        batch = client.batches.create(
-            input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
-        )
-        servers.wait_until(
-            lambda: client.batches.retrieve(batch.id).status in ENDED,
-            what="the batch",
-            seconds=PATIENCE_SECONDS,
-        )
-        ended = client.batches.retrieve(batch.id)
+        ended = ended_batch(client, lines)
         output = client.files.content(str(ended.output_file_id)).text
         messages: Any = ask(made[0], 0)
         whole = client.chat.completions.create(model="demo", messages=messages)

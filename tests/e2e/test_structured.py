@@ -10,10 +10,8 @@ import pytest
 from pydantic import BaseModel
 
 from idefiq.errors import ApiError
-from tests import servers
 from tests.e2e.conftest import Env, Start
-from tests.e2e.test_openai import ENDED, ask, drawn
-from tests.servers import PATIENCE_SECONDS
+from tests.e2e.test_openai import ask, drawn, ended_batch
 
 
 class Colour(StrEnum):
@@ -91,17 +89,7 @@ def test_programs_get_json_of_their_schema_in_chats_in_batches_and_as_calls_of_a
         told = list(
             client.chat.completions.create(model="demo", messages=messages, stream=True, **both)
         )
-        body = "\n".join(map(json.dumps, lines)).encode()
-        file = client.files.create(file=("lines.jsonl", body), purpose="batch")
-        batch = client.batches.create(
-            input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
-        )
-        servers.wait_until(
-            lambda: client.batches.retrieve(batch.id).status in ENDED,
-            what="the batch",
-            seconds=PATIENCE_SECONDS,
-        )
-        ended = client.batches.retrieve(batch.id)
+        ended = ended_batch(client, lines)
         output = client.files.content(str(ended.output_file_id)).text
         errors = client.files.content(str(ended.error_file_id)).text
 

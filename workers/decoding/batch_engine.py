@@ -167,7 +167,7 @@ class BatchEngine:
         return finished
 
     def _prefill(self, sequences: list[ActiveSequence]) -> list[ActiveSequence]:
-        self._masks.begin([(one.grammar, None) for one in sequences if one.grammar])
+        self._masks.begin_masks([(one.grammar, None) for one in sequences if one.grammar])
         slots = self._free[-len(sequences) :][::-1]
         starts = [
             self._restore_prefix(sequence, slot)
@@ -388,7 +388,7 @@ class BatchEngine:
             elif sequence.grammar:
                 advanced.append((sequence.grammar, sequence.tokens[-1]))
         if advanced:
-            self._masks.begin(advanced)
+            self._masks.begin_masks(advanced)
         self.remove(finished)
         return finished
 

@@ -68,11 +68,11 @@ class Grammars:
         self._compiled = lru_cache(COMPILED)(self._compile)
 
     @classmethod
-    def of(cls, tokenizer: Any, end_ids: Sequence[int]) -> "Grammars | None":
+    def for_tokenizer(cls, tokenizer: Any, end_ids: Sequence[int]) -> "Grammars | None":
         """Return the grammars of a vocabulary, or None if it cannot follow any."""
         try:
             grammars = cls(tokenizer, end_ids)
-            probe = grammars.begin(Structure("schema", ANY_OBJECT)).matcher
+            probe = grammars.new_answer(Structure("schema", ANY_OBJECT)).matcher
             ids = tokenizer.encode(_PROBE, add_special_tokens=False)
             is_good = probe.consume_tokens(ids) and probe.is_accepting()
         except (ValueError, RuntimeError, ItemRefused) as error:
@@ -82,7 +82,7 @@ class Grammars:
             log.warning("no structured answers with this tokenizer: it cannot say JSON")
         return grammars if is_good else None
 
-    def begin(self, structure: Structure) -> AnswerGrammar:
+    def new_answer(self, structure: Structure) -> AnswerGrammar:
         """Return the grammar of a new answer.
 
         Raises:
@@ -116,7 +116,7 @@ class TokenMasks:
         self._pending: Future[None] | None = None
         self._bits = torch.arange(32, dtype=torch.int32, device=device)
 
-    def begin(self, advanced: Sequence[tuple[AnswerGrammar, int | None]]) -> None:
+    def begin_masks(self, advanced: Sequence[tuple[AnswerGrammar, int | None]]) -> None:
         """Begin to compute the next masks of some answers.
 
         Args:
@@ -194,7 +194,7 @@ class GrammarProcessor(LogitsProcessor):  # type: ignore[misc]
                 row: one for row, one in self._left.items() if last[row] not in self._end_ids
             }
             advanced = [(one, last[row]) for row, one in self._left.items()]
-        self._masks.begin(advanced)
+        self._masks.begin_masks(advanced)
         rows = list(self._left)
         if rows:
             scores = scores.clone()

@@ -9,9 +9,6 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor
 
-#: Options with these names.
-PENALTIES = ("presence_penalty", "frequency_penalty")
-
 
 class AnswerPenalty(LogitsProcessor):  # type: ignore[misc]
     """Makes tokens less likely that the answer has already; those of the prompt do not count.
@@ -25,9 +22,10 @@ class AnswerPenalty(LogitsProcessor):  # type: ignore[misc]
         self._prompt_tokens = prompt_tokens
 
     @classmethod
-    def of(cls, options: Mapping[str, Any], prompt_tokens: int) -> "list[AnswerPenalty]":
+    def for_options(cls, options: Mapping[str, Any], prompt_tokens: int) -> "list[AnswerPenalty]":
         """Return what the options of a request need: one, or none."""
-        presence, frequency = (float(options.get(name) or 0.0) for name in PENALTIES)
+        presence = float(options.get("presence_penalty") or 0.0)
+        frequency = float(options.get("frequency_penalty") or 0.0)
         return [cls(presence, frequency, prompt_tokens)] if presence or frequency else []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:

@@ -57,7 +57,7 @@ def request_processors(
         processors.append(RepetitionPenaltyLogitsProcessor(penalty=float(penalty)))
     if size := options.get("no_repeat_ngram_size"):
         processors.append(NoRepeatNGramLogitsProcessor(size))
-    processors += AnswerPenalty.of(options, prompt_tokens)
+    processors += AnswerPenalty.for_options(options, prompt_tokens)
     if options.get("do_sample"):
         assert seed is not None
         processors += seeded_sampling.processors(options, [seed])

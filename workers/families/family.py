@@ -175,7 +175,7 @@ def _load(architecture: type[Architecture], where: Path, settings: EngineSetting
         end_tokens=end_tokens,
         padding=generation.padding(tokenizer, end_tokens),
         context=identity.context_of(model),
-        grammars=Grammars.of(tokenizer, end_tokens.ids),
+        grammars=Grammars.for_tokenizer(tokenizer, end_tokens.ids),
     )
 
 

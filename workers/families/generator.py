@@ -52,7 +52,7 @@ class Generator:
         if grammars := [one for item in batch if (one := self._loaded.grammar(item.request))]:
             rules.append(GrammarProcessor(grammars, self._loaded.end_tokens.ids))
         tensors = self._architecture.collate([item.inputs for item in batch])
-        rules += AnswerPenalty.of(options, tensors["input_ids"].shape[1])
+        rules += AnswerPenalty.for_options(options, tensors["input_ids"].shape[1])
         if options.get("do_sample"):
             rules += seeded_sampling.processors(options, seeds)
         elif watch:

@@ -7,7 +7,7 @@ import torch
 
 from db.vocabulary.errors import ItemRefused
 from db.vocabulary.model_info import ModelInfo
-from db.vocabulary.structures import UNSTRUCTURED_OPTIONS, structure_of
+from db.vocabulary.structures import UNSTRUCTURED_OPTIONS, form_of, structure_of
 from workers.decoding import generation
 from workers.decoding.grammar import AnswerGrammar, Grammars
 from workers.families.control_tokens import ControlTokens
@@ -75,7 +75,7 @@ class LoadedModel:
     def options(self, request: dict[str, Any]) -> dict[str, Any]:
         """Merge the options of a request over the checkpoint's defaults."""
         defaults = self.card.defaults
-        if structure_of(request):
+        if form_of(request):
             most = max(defaults["max_new_tokens"], self._structured_tokens)
             # Said, because `generate` would take them from the checkpoint's own configuration.
             defaults = {**defaults, **UNSTRUCTURED_OPTIONS, "max_new_tokens": most}
@@ -103,7 +103,7 @@ class LoadedModel:
             return None
         if self.grammars is None:
             raise ItemRefused(f"model {self.card.name!r} gives no structured answers")
-        return self.grammars.begin(structure)
+        return self.grammars.new_answer(structure)
 
     def to_device(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Move tensors to the model's device, and floating-point ones to its dtype."""

@@ -86,11 +86,11 @@ def test_top_k_and_top_p_leave_only_the_most_probable_tokens(
 def test_penalties_count_the_tokens_of_the_answer_and_not_those_of_the_prompt() -> None:
     scores = torch.zeros((2, 5))
     ids = torch.tensor([[4, 4, 4, 1, 1, 2], [4, 4, 4, 3, 3, 3]])
-    [penalty] = AnswerPenalty.of({"presence_penalty": 1.0, "frequency_penalty": 0.5}, 3)
+    [penalty] = AnswerPenalty.for_options({"presence_penalty": 1.0, "frequency_penalty": 0.5}, 3)
 
     assert penalty(ids, scores).tolist() == [[0, -2, -1.5, 0, 0], [0, 0, 0, -2.5, 0]]
     assert penalty(ids[:, :3], scores).tolist() == scores.tolist()
-    assert AnswerPenalty.of({"presence_penalty": 0, "frequency_penalty": None}, 3) == []
+    assert AnswerPenalty.for_options({"presence_penalty": 0, "frequency_penalty": None}, 3) == []
 
 
 def test_a_penalty_lets_an_answer_repeat_itself_less(loaded_family: Load) -> None:

@@ -263,5 +263,5 @@ def test_a_vocabulary_that_cannot_say_json_gives_no_structured_answers(loaded_fa
     class Slow:
         """A tokenizer that is not a fast one."""
 
-    assert Grammars.of(Slow(), [1]) is None
+    assert Grammars.for_tokenizer(Slow(), [1]) is None
     assert loaded_family("idefics2").card.structured
